@@ -1,0 +1,184 @@
+"""Every operation of Stable Diffusion in plain NumPy: the specification that the fast twins must reproduce.
+
+Channels last everywhere: N images, H × W pixels, C channels, so a pixel is a row and tokens ↔ image is a reshape;
+T queries, S keys, h heads of width D. Arrays are float32 in and out; scalars are Python numbers, because a NumPy
+scalar would promote to float64. Arguments are not modified. Weights have the shapes of the checkpoint.
+"""
+import math
+
+import numpy as np
+from scipy.special import erf, expit
+
+_PATCH_BYTES = 256 << 20       # im2col works on bands of rows, so that its matrix stays below this size
+
+
+# --- weights: the plain twins use them as the checkpoint stores them -------------------------------------------------
+
+def pack_linear(weight):
+    """The layout `linear` wants: here (out, in), as stored."""
+    return weight
+
+
+def pack_conv2d(weight):
+    """The layout `conv2d` wants: here (O, I, kh, kw), as stored."""
+    return weight
+
+
+def stored(weight):
+    """The array of the checkpoint, also when a fast twin has packed it (anything with an `unpack` method)."""
+    return weight.unpack() if hasattr(weight, "unpack") else weight
+
+
+# --- products --------------------------------------------------------------------------------------------------------
+
+def linear(x, weight, bias=None, residual=None):
+    """y = x Wᵀ + b (+ r)      x: (..., in)   weight: (out, in)   bias: (out,)   residual: (..., out)   → (..., out)"""
+    weight = stored(weight)
+    y = x.reshape(-1, x.shape[-1]) @ weight.T
+    if bias is not None:
+        y += bias
+    y = y.reshape(*x.shape[:-1], weight.shape[0])
+    if residual is not None:
+        y += residual
+    return y
+
+
+def im2col(x, kernel, stride, rows):
+    """The patches under a kernel, as rows of a matrix.
+
+    x: (N, H, W, C), padded; kernel: (kh, kw); rows: range of output rows → (N · len(rows) · W_out, kh · kw · C)
+    """
+    kh, kw = kernel
+    width = (x.shape[2] - kw) // stride + 1
+    taps = [x[:, rows.start * stride + i:(rows.stop - 1) * stride + i + 1:stride, j:j + (width - 1) * stride + 1:stride]
+            for i in range(kh) for j in range(kw)]
+    return np.concatenate(taps, axis=-1).reshape(-1, kh * kw * x.shape[3])
+
+
+def conv2d(x, weight, bias=None, stride=1, padding=(0, 0, 0, 0), residual=None):
+    """y[n, i, j] = Σ over u, v of W[:, :, u, v] x[n, s·i + u, s·j + v] + b (+ r), as one matrix product (im2col).
+
+    x: (N, H, W, I)   weight: (O, I, kh, kw)   bias: (O,), or (N, O) to shift each image by its own time embedding
+    padding: zeros added at (top, bottom, left, right)   residual: like the result   → (N, H_out, W_out, O)
+    im2col: Chellapilla, Puri & Simard 2006, "High performance convolutional neural networks for document processing".
+    """
+    weight = stored(weight)
+    out_channels, in_channels, kh, kw = weight.shape
+    top, bottom, left, right = padding
+    n = x.shape[0]
+    x = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
+    height, width = (x.shape[1] - kh) // stride + 1, (x.shape[2] - kw) // stride + 1
+    matrix = weight.transpose(2, 3, 1, 0).reshape(kh * kw * in_channels, out_channels)
+    y = np.empty((n, height, width, out_channels), np.float32)
+    band = max(1, _PATCH_BYTES // (4 * n * width * kh * kw * in_channels))
+    for start in range(0, height, band):
+        rows = range(start, min(start + band, height))
+        y[:, rows.start:rows.stop] = (im2col(x, (kh, kw), stride, rows) @ matrix).reshape(n, len(rows), width, -1)
+    if bias is not None:
+        y += bias if bias.ndim == 1 else bias[:, None, None, :]
+    if residual is not None:
+        y += residual
+    return y
+
+
+def linear_geglu(x, weight, bias):
+    """value · GELU(gate), where (value, gate) = x Wᵀ + b      x: (..., in)   weight: (2 C, in)   → (..., C)
+
+    GEGLU (Shazeer 2020, arXiv:2002.05202): the first half of the outputs is the value, the second half the gate.
+    """
+    value, gate = np.split(linear(x, weight, bias), 2, axis=-1)
+    return value * gelu(gate)
+
+
+# --- normalisation ---------------------------------------------------------------------------------------------------
+
+def group_norm(x, weight, bias, groups, eps):
+    """y = γ (x − μ) / √(σ² + ε) + β, with μ and σ² over the H · W pixels and C / groups channels of a group.
+
+    x: (N, H, W, C)   weight γ, bias β: (C,)   → (N, H, W, C)          Wu & He 2018, arXiv:1803.08494
+    """
+    n, h, w, c = x.shape
+    x = x.reshape(n, h * w, groups, c // groups)
+    mean = x.mean(axis=(1, 3), keepdims=True, dtype=np.float64).astype(np.float32)
+    variance = np.square(x - mean).mean(axis=(1, 3), keepdims=True, dtype=np.float64).astype(np.float32)
+    x = (x - mean) / np.sqrt(variance + eps)
+    return x.reshape(n, h, w, c) * weight + bias
+
+
+def group_norm_silu(x, weight, bias, groups, eps):
+    """silu(group_norm(x)), the head of every residual branch in the UNet and the VAE."""
+    return silu(group_norm(x, weight, bias, groups, eps))
+
+
+def layer_norm(x, weight, bias, eps):
+    """y = γ (x − μ) / √(σ² + ε) + β over the last axis      x: (..., C)          Ba et al. 2016, arXiv:1607.06450"""
+    mean = x.mean(axis=-1, keepdims=True)
+    variance = np.square(x - mean).mean(axis=-1, keepdims=True)
+    return (x - mean) / np.sqrt(variance + eps) * weight + bias
+
+
+# --- activations -----------------------------------------------------------------------------------------------------
+
+def silu(x):
+    """x · σ(x)          Elfwing et al. 2017, arXiv:1702.03118"""
+    return x * expit(x)
+
+
+def gelu(x):
+    """x · Φ(x) = x/2 · (1 + erf(x/√2)), exact          Hendrycks & Gimpel 2016, arXiv:1606.08415"""
+    return 0.5 * x * (1 + erf(x * math.sqrt(0.5)))
+
+
+def quick_gelu(x):
+    """x · σ(1.702 x), the approximation of GELU that CLIP was trained with (Radford et al. 2021, arXiv:2103.00020)"""
+    return x * expit(1.702 * x)
+
+
+def softmax(x):
+    """eˣ / Σ eˣ over the last axis, shifted by its maximum so that nothing overflows"""
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+# --- attention -------------------------------------------------------------------------------------------------------
+
+def attention(q, k, v, heads, causal=False):
+    """softmax(Q Kᵀ / √D) V for each head      q: (N, T, h·D)   k, v: (N, S, h·D)   → (N, T, h·D)
+
+    With `causal`, query t sees keys 0..t alone (T = S).          Vaswani et al. 2017, arXiv:1706.03762, eq. 1
+    """
+    def split(x):                                                        # (N, T, h·D) → (N, h, T, D)
+        return x.reshape(*x.shape[:2], heads, -1).swapaxes(1, 2)
+
+    q, k, v = split(q), split(k), split(v)
+    scores = (q * (1 / math.sqrt(q.shape[-1]))) @ k.swapaxes(-1, -2)     # (N, h, T, S)
+    if causal:
+        scores = np.where(np.tri(*scores.shape[-2:], dtype=bool), scores, np.float32(-np.inf))
+    y = softmax(scores) @ v
+    return y.swapaxes(1, 2).reshape(y.shape[0], y.shape[2], -1)
+
+
+# --- resampling, embeddings ------------------------------------------------------------------------------------------
+
+def upsample_nearest(x, height, width):
+    """y[i, j] = x[⌊i · H / height⌋, ⌊j · W / width⌋]      x: (N, H, W, C)   → (N, height, width, C)"""
+    rows = np.arange(height) * x.shape[1] // height
+    columns = np.arange(width) * x.shape[2] // width
+    return x[:, rows[:, None], columns]
+
+
+def embedding(ids, weight):
+    """Row ids[...] of the table      ids: integers (...)   weight: (vocabulary, C)   → (..., C)"""
+    return weight[ids]
+
+
+def timestep_embedding(timesteps, dim, flip_sin_to_cos=True, freq_shift=0):
+    """cos(t ωᵢ), sin(t ωᵢ) with ωᵢ = 10000^(−i / (dim/2 − freq_shift)), cosines first if `flip_sin_to_cos`.
+
+    timesteps: (N,), may be fractional   → (N, dim)          Ho et al. 2020, arXiv:2006.11239, after Vaswani et al. 2017
+    """
+    half = dim // 2
+    frequencies = np.exp(np.arange(half, dtype=np.float32) * (-math.log(10000) / (half - freq_shift)))
+    angles = np.asarray(timesteps, np.float32)[:, None] * frequencies
+    parts = [np.cos(angles), np.sin(angles)] if flip_sin_to_cos else [np.sin(angles), np.cos(angles)]
+    return np.concatenate(parts, axis=-1)
