@@ -1,0 +1,208 @@
+"""The sizes of a model, read from the `config.json` files of a checkpoint.
+
+Each class is what one model is built from. The files are untrusted: a value of the wrong kind or an absurd size is a
+UserError, and so is a setting that asks for another architecture than Stable Diffusion v1's.
+"""
+import json
+import pathlib
+from dataclasses import dataclass
+
+from npdiffusion.errors import UserError
+
+LARGEST = {"channels": 8192, "levels": 8, "layers": 64, "vocabulary": 1 << 20, "positions": 1 << 16}
+LARGEST_FILE = 1 << 20          # bytes of a config.json
+
+
+def read_json(path, largest=LARGEST_FILE):
+    """The dictionary in a JSON file; UserError if it is missing, larger than `largest` bytes, or anything else than that."""
+    path = pathlib.Path(path)
+    try:
+        if path.stat().st_size > largest:
+            raise UserError(f"{path}: larger than {largest} bytes, which no such file is")
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: a dictionary was expected, found a {type(content).__name__}")
+    return content
+
+
+class Reader:
+    """Takes checked values out of one configuration; messages name the file and the setting."""
+    def __init__(self, settings, source):
+        self.settings = {name: value for name, value in settings.items() if value is not None}     # null means "not set"
+        self.source = source
+
+    def fail(self, name, wanted):
+        raise UserError(f"{self.source}: {name} = {self.settings.get(name)!r}, but {wanted}")
+
+    def integer(self, name, default, largest, smallest=1):
+        value = self.settings.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int) or not smallest <= value <= largest:
+            self.fail(name, f"an integer from {smallest} to {largest} is needed")
+        return value
+
+    def number(self, name, default):
+        value = self.settings.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e6:
+            self.fail(name, "a positive number is needed")
+        return float(value)
+
+    def channels(self, name, default):
+        values = self.settings.get(name, default)
+        if (not isinstance(values, (list, tuple)) or not 1 <= len(values) <= LARGEST["levels"]
+                or not all(type(c) is int and 1 <= c <= LARGEST["channels"] for c in values)):
+            self.fail(name, f"a list of at most {LARGEST['levels']} numbers of channels up to {LARGEST['channels']} is needed")
+        return tuple(values)
+
+    def choices(self, name, default, allowed):
+        """A list of names, one for each level, all of them in `allowed`."""
+        values = self.settings.get(name, default)
+        if not isinstance(values, (list, tuple)) or not all(value in allowed for value in values):
+            self.fail(name, f"only {' and '.join(allowed)} are known")
+        return tuple(values)
+
+    def must_be(self, **expected):
+        """Settings that would change the architecture: only their SD v1 value (or none at all) is supported."""
+        for name, value in expected.items():
+            if self.settings.get(name, value) != value:
+                self.fail(name, f"only {value!r} is supported (the Stable Diffusion v1 architecture)")
+
+    def divisible(self, name, channels, groups):
+        if any(c % groups for c in channels):
+            self.fail(name, f"it must divide every number of channels, {list(channels)}")
+
+
+@dataclass(frozen=True)
+class CLIPTextConfig:
+    """Text encoder; the defaults are SD v1's (CLIP ViT-L/14)."""
+    vocab_size: int = 49408
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    max_position_embeddings: int = 77
+    layer_norm_eps: float = 1e-5
+    hidden_act: str = "quick_gelu"
+
+    @classmethod
+    def from_dict(cls, settings, source="text_encoder/config.json"):
+        read = Reader(settings, source)
+        config = cls(
+            vocab_size=read.integer("vocab_size", cls.vocab_size, LARGEST["vocabulary"]),
+            hidden_size=read.integer("hidden_size", cls.hidden_size, LARGEST["channels"]),
+            intermediate_size=read.integer("intermediate_size", cls.intermediate_size, 4 * LARGEST["channels"]),
+            num_hidden_layers=read.integer("num_hidden_layers", cls.num_hidden_layers, LARGEST["layers"]),
+            num_attention_heads=read.integer("num_attention_heads", cls.num_attention_heads, LARGEST["channels"]),
+            max_position_embeddings=read.integer("max_position_embeddings", 77, LARGEST["positions"]),
+            layer_norm_eps=read.number("layer_norm_eps", cls.layer_norm_eps),
+            hidden_act=read.settings.get("hidden_act", cls.hidden_act))
+        if config.hidden_act not in ("quick_gelu", "gelu"):
+            read.fail("hidden_act", "only quick_gelu and gelu are known")
+        read.divisible("num_attention_heads", [config.hidden_size], config.num_attention_heads)
+        return config
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """UNet; the defaults are SD v1's. `heads` and `cross_attention` have one entry for each level."""
+    in_channels: int = 4
+    out_channels: int = 4
+    block_out_channels: tuple = (320, 640, 1280, 1280)
+    layers_per_block: int = 2
+    cross_attention_dim: int = 768
+    cross_attention: tuple = (True, True, True, False)
+    heads: tuple = (8, 8, 8, 8)
+    norm_num_groups: int = 32
+    norm_eps: float = 1e-5
+    flip_sin_to_cos: bool = True
+    freq_shift: int = 0
+    sample_size: int = 64
+
+    @property
+    def time_channels(self):
+        return 4 * self.block_out_channels[0]
+
+    @classmethod
+    def from_dict(cls, settings, source="unet/config.json"):
+        read = Reader(settings, source)
+        read.must_be(act_fn="silu", center_input_sample=False, mid_block_scale_factor=1, downsample_padding=1,
+                     dual_cross_attention=False, only_cross_attention=False, use_linear_projection=False, class_embed_type=None,
+                     addition_embed_type=None, encoder_hid_dim=None, num_class_embeds=None, resnet_time_scale_shift="default",
+                     time_embedding_type="positional", time_cond_proj_dim=None, transformer_layers_per_block=1,
+                     conv_in_kernel=3, conv_out_kernel=3, attention_type="default", num_attention_heads=None,
+                     mid_block_type="UNetMidBlock2DCrossAttn", resnet_skip_time_act=False, time_embedding_dim=None,
+                     resnet_out_scale_factor=1.0, reverse_transformer_layers_per_block=None, dropout=0.0)
+        channels = read.channels("block_out_channels", cls.block_out_channels)
+        down = read.choices("down_block_types", ["CrossAttnDownBlock2D"] * (len(channels) - 1) + ["DownBlock2D"],
+                            ("CrossAttnDownBlock2D", "DownBlock2D"))
+        cross_attention = tuple(name.startswith("CrossAttn") for name in down)
+        up = read.choices("up_block_types", [name.replace("Down", "Up") for name in reversed(down)],
+                          ("CrossAttnUpBlock2D", "UpBlock2D"))
+        if len(down) != len(channels):
+            read.fail("down_block_types", f"one is needed for each of the {len(channels)} levels of block_out_channels")
+        if tuple(name.startswith("CrossAttn") for name in reversed(up)) != cross_attention:
+            read.fail("up_block_types", "it must mirror down_block_types")
+        # diffusers calls the number of heads `attention_head_dim`, for historical reasons
+        heads = read.settings.get("attention_head_dim", 8)
+        heads = tuple(heads) if isinstance(heads, list) else (heads,) * len(channels)
+        if len(heads) != len(channels) or not all(type(h) is int and h >= 1 and c % h == 0 for h, c in zip(heads, channels)):
+            read.fail("attention_head_dim", "it is the number of heads and must divide the channels of each level")
+        if channels[0] % 2:
+            read.fail("block_out_channels", "the first must be even, for sines and cosines")
+        config = cls(
+            in_channels=read.integer("in_channels", cls.in_channels, 64),
+            out_channels=read.integer("out_channels", cls.out_channels, 64),
+            block_out_channels=channels,
+            layers_per_block=read.integer("layers_per_block", cls.layers_per_block, LARGEST["layers"]),
+            cross_attention_dim=read.integer("cross_attention_dim", cls.cross_attention_dim, LARGEST["channels"]),
+            cross_attention=cross_attention,
+            heads=heads,
+            norm_num_groups=read.integer("norm_num_groups", cls.norm_num_groups, LARGEST["channels"]),
+            norm_eps=read.number("norm_eps", cls.norm_eps),
+            flip_sin_to_cos=bool(read.settings.get("flip_sin_to_cos", True)),
+            freq_shift=read.integer("freq_shift", cls.freq_shift, 1, smallest=0),
+            sample_size=read.integer("sample_size", cls.sample_size, 1024))
+        read.divisible("norm_num_groups", channels, config.norm_num_groups)
+        return config
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """Autoencoder; the defaults are SD v1's."""
+    in_channels: int = 3
+    out_channels: int = 3
+    latent_channels: int = 4
+    block_out_channels: tuple = (128, 256, 512, 512)
+    layers_per_block: int = 2
+    norm_num_groups: int = 32
+    scaling_factor: float = 0.18215
+    sample_size: int = 512
+
+    @property
+    def reduction(self):
+        """Pixels in each direction that one latent pixel stands for."""
+        return 2 ** (len(self.block_out_channels) - 1)
+
+    @classmethod
+    def from_dict(cls, settings, source="vae/config.json"):
+        read = Reader(settings, source)
+        read.must_be(act_fn="silu", in_channels=3, out_channels=3, use_quant_conv=True, use_post_quant_conv=True,
+                     shift_factor=None, latents_mean=None, latents_std=None, mid_block_add_attention=True)
+        channels = read.channels("block_out_channels", cls.block_out_channels)
+        for side in ("Down", "Up"):
+            blocks = read.choices(f"{side.lower()}_block_types", [f"{side}EncoderBlock2D".replace("UpEn", "UpDe")] * len(channels),
+                                  ("DownEncoderBlock2D", "UpDecoderBlock2D"))
+            if len(blocks) != len(channels):
+                read.fail(f"{side.lower()}_block_types", f"one is needed for each of the {len(channels)} levels")
+        config = cls(
+            latent_channels=read.integer("latent_channels", cls.latent_channels, 64),
+            block_out_channels=channels,
+            layers_per_block=read.integer("layers_per_block", cls.layers_per_block, LARGEST["layers"]),
+            norm_num_groups=read.integer("norm_num_groups", cls.norm_num_groups, LARGEST["channels"]),
+            scaling_factor=read.number("scaling_factor", cls.scaling_factor),
+            sample_size=read.integer("sample_size", cls.sample_size, 8192))
+        read.divisible("norm_num_groups", channels, config.norm_num_groups)
+        return config
