@@ -10,3 +10,15 @@ __version__ = "0.1.0"
 _checkout = pathlib.Path(__file__).resolve().parent.parent
 if (_checkout / "kernels").is_dir() and (_checkout / "setup.cfg").is_file():
     __path__.append(str(_checkout))          # a bare checkout: npdiffusion.kernels and npdiffusion.weights lie beside this folder
+
+
+def load(path_or_id=None, dtype="float32", threads=None, tokenizer=None):
+    """A pipeline that makes pictures from prompts; see `npdiffusion.loading.load` for what can be loaded."""
+    from npdiffusion import loading          # here, so that --help and --version need not import NumPy
+    return loading.load(path_or_id, dtype, threads, tokenizer)
+
+
+def use_backend(name):
+    """Run on "numpy" (the readable definitions) or "numba" (compiled); see `npdiffusion.kernels.use_backend`."""
+    from npdiffusion import kernels
+    kernels.use_backend(name)
