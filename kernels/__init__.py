@@ -7,6 +7,7 @@ name and do not know which one runs. Look an operation up when it is called (`ke
 Weights are brought once into the layout that a backend wants (`pack_linear`, `pack_conv2d`); both backends take weights
 in either form, so that changing the backend later costs speed, never correctness.
 """
+import contextlib
 import importlib
 import os
 
@@ -15,6 +16,7 @@ OPERATIONS = ("pack_linear", "pack_conv2d", "linear", "conv2d", "linear_geglu", 
 BACKENDS = {"numpy": "reference", "numba": "fast"}
 
 _chosen = None
+_watcher = None
 
 
 def use_backend(name):
@@ -35,10 +37,32 @@ def backend():
     return _chosen
 
 
+@contextlib.contextmanager
+def watched(watch):
+    """Within this context, call watch(operation's name, its positional arguments, its result) after every operation."""
+    global _watcher
+    _watcher = watch
+    try:
+        yield
+    finally:
+        _watcher = None
+
+
 def __getattr__(name):
     if name not in OPERATIONS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{BACKENDS[backend()]}"), name)
+    operation = getattr(importlib.import_module(f"{__name__}.{BACKENDS[backend()]}"), name)
+    if _watcher is None:
+        return operation
+    return _observed(name, operation, _watcher)
+
+
+def _observed(name, operation, watch):
+    def call(*args, **options):
+        result = operation(*args, **options)
+        watch(name, args, result)
+        return result
+    return call
 
 
 def __dir__():

@@ -147,7 +147,7 @@ class UNetConfig:
             read.fail("up_block_types", "it must mirror down_block_types")
         # diffusers calls the number of heads `attention_head_dim`, for historical reasons
         heads = read.settings.get("attention_head_dim", 8)
-        heads = tuple(heads) if isinstance(heads, list) else (heads,) * len(channels)
+        heads = tuple(heads) if isinstance(heads, (list, tuple)) else (heads,) * len(channels)
         if len(heads) != len(channels) or not all(type(h) is int and h >= 1 and c % h == 0 for h, c in zip(heads, channels)):
             read.fail("attention_head_dim", "it is the number of heads and must divide the channels of each level")
         if channels[0] % 2:

@@ -19,13 +19,13 @@ def walk(module, path=()):
             yield from walk(value, (*path, str(name)))
 
 
-def modules(module):
-    """Yield every object below `module`, itself included."""
+def modules(module, path=()):
+    """Yield (path, object) for every object below `module`, itself included; paths as in `walk`."""
     if not isinstance(module, list):
-        yield module
-    for value in (module if isinstance(module, list) else vars(module).values()):
+        yield ".".join(path), module
+    for name, value in enumerate(module) if isinstance(module, list) else vars(module).items():
         if isinstance(value, list) or hasattr(value, "__dict__"):
-            yield from modules(value)
+            yield from modules(value, (*path, str(name)))
 
 
 def shapes(module):

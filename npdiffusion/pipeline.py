@@ -1,0 +1,110 @@
+"""From a prompt to a picture.
+
+    tokens → context → noise → denoised latents → image          (Rombach et al. 2021, arXiv:2112.10752)
+
+N pictures of W × H pixels; latents are (N, H/f, W/f, C), f the reduction of the VAE, C its latent channels.
+"""
+import contextlib
+import secrets
+import time
+
+import numpy as np
+
+from npdiffusion import noise
+from npdiffusion.denoiser import Denoiser, guided
+from npdiffusion.diagnosis import finite
+from npdiffusion.errors import UserError
+from npdiffusion.images import to_array, to_images
+from npdiffusion.schedules import NoiseSchedule
+
+LARGEST_SIDE = 8192          # pixels
+
+
+class StableDiffusionPipeline:
+    """The parts of a model, each usable by itself, and `generate`, which plays them together.
+
+    tokenizer.encode(text) → (77,) ids      text_encoder(ids (N, 77)) → (N, 77, X)      unet(latents, timesteps, context) → ε or v
+    vae.encode(images) → mean, logvar       vae.decode(latents) → images in [−1, 1]     schedule: betas and sampler of the checkpoint
+    """
+    def __init__(self, tokenizer, text_encoder, unet, vae, scheduler_config, source):
+        self.tokenizer, self.text_encoder, self.unet, self.vae = tokenizer, text_encoder, unet, vae
+        self.schedule = NoiseSchedule.from_config(scheduler_config, f"{source}: scheduler_config.json")
+        self.source = source          # where the model came from, for people
+        self.timings = {}             # seconds that each stage of the last `generate` took
+
+    @property
+    def size(self):
+        """(width, height) in pixels that the model was trained on."""
+        return (self.unet.config.sample_size * self.vae.config.reduction,) * 2
+
+    @property
+    def default_sampler(self):
+        """Name of the sampler that the checkpoint was saved with."""
+        return self.schedule.default_sampler
+
+    def generate(self, prompt, negative_prompt="", steps=50, guidance_scale=7.5, sampler=None, schedule=None, seed=None, width=None,
+                 height=None, init_image=None, strength=0.75, count=1, callback=None, rng="torch"):
+        """Pictures for a prompt: a list of `count` PIL images; each has its seed in `image.info["seed"]`.
+
+        sampler, schedule   names in `samplers.SAMPLERS` and `schedules.KINDS`; None is the checkpoint's own
+        guidance_scale      s of ε_u + s (ε_c − ε_u), arXiv:2207.12598; at 1 the negative prompt has no influence
+        seed                of the first picture, the others count on from it; None is a random one
+        width, height       pixels, multiples of the VAE's reduction; None is the size the model was trained on
+        init_image          PIL image or path to start from; `strength` in (0, 1] is how far the picture may leave it
+        callback            called as callback(step, steps, latents) after each step, step from 1
+        rng                 "torch": a seed's noise is that of a torch CPU generator; "numpy": NumPy's own
+        Raises UserError for a value out of range or a result that is not finite.
+        """
+        width, height = self._check_size(width, height)
+        plan = self.schedule.plan(sampler, steps, schedule, None if init_image is None else strength)
+        first = secrets.randbelow(2**32) if seed is None else seed
+        generators = [noise.generator(rng, first + i) for i in range(_check_count(count))]
+        f, channels = self.vae.config.reduction, self.vae.config.latent_channels
+
+        def draw():                                                             # N(0, 1), each picture from its own generator
+            return noise.latent_noise(generators, height // f, width // f, channels)
+
+        with self._timed("text"):
+            context, negative = (np.repeat(self.encode_prompt(text), count, axis=0) for text in (prompt, negative_prompt))
+        with self._timed("encoding"):
+            init = None if init_image is None else self.vae.latents(to_array(init_image, width, height)[None], draw())
+        with self._timed("sampling"):
+            denoise = Denoiser(guided(self.predict, context, negative, guidance_scale), plan)
+            for step, latents in enumerate(plan.sample(denoise, plan.start(draw(), init), draw), start=1):
+                if callback:
+                    callback(step, len(plan), latents)
+        with self._timed("decoding"):
+            images = to_images(finite(self.vae, "vae", latents, method="decode"))
+        for i, image in enumerate(images):
+            image.info["seed"] = first + i
+        return images
+
+    def encode_prompt(self, prompt):
+        """Text → context (1, 77, X), float32"""
+        ids = self.tokenizer.encode(prompt)[None]
+        return finite(self.text_encoder, "text_encoder", ids)
+
+    def predict(self, latents, timestep, context):
+        """The UNet, its result checked to be finite      (N, h, w, C), t, (N, 77, X) → (N, h, w, C)"""
+        return finite(self.unet, "unet", latents, timestep, context)
+
+    def _check_size(self, width, height):
+        size, f = self.size, self.vae.config.reduction
+        width, height = width or size[0], height or size[1]
+        for name, value in (("width", width), ("height", height)):
+            if value % f or not f <= value <= LARGEST_SIDE:
+                near = min(max(f, round(value / f) * f), LARGEST_SIDE)
+                raise UserError(f"{name} is {value}: it must be a multiple of {f} up to {LARGEST_SIDE}, for example {near}")
+        return width, height
+
+    @contextlib.contextmanager
+    def _timed(self, stage):
+        start = time.perf_counter()
+        yield
+        self.timings[stage] = time.perf_counter() - start
+
+
+def _check_count(count):
+    if count < 1:
+        raise UserError(f"count is {count}: at least one picture must be asked for")
+    return count
