@@ -1,0 +1,63 @@
+"""Write what was trained into weights/, in diffusers' layout and in float16.
+
+    python -m weights.recipe.export            every network that has a state in runs/; the others' shapes alone
+"""
+
+import json
+
+import torch
+from diffusers import DDIMScheduler
+from safetensors.torch import save_file
+
+from . import settings
+from .models import new_text_encoder, new_unet, new_vae
+
+INDEX = {
+    "_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.42.1", "requires_safety_checker": False,
+    "feature_extractor": [None, None], "image_encoder": [None, None], "safety_checker": [None, None],
+    "scheduler": ["diffusers", "DDIMScheduler"], "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"], "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+
+
+def state(name):
+    path = settings.RUNS / f"{name}.pt"
+    return torch.load(path, weights_only=True) if path.exists() else None
+
+
+def averaged_into(models, parameters):
+    """Put averaged parameters, in the order of training, into the models."""
+    parameters = iter(parameters)
+    for model in models:
+        for p in model.parameters():
+            p.data = next(parameters)
+
+
+def write(model, folder, filename, trained):
+    save_config = getattr(model, "save_config", None) or model.config.save_pretrained        # diffusers, transformers
+    save_config(folder)
+    if trained:
+        tensors = {key: value.half().contiguous() for key, value in model.state_dict().items()}
+        save_file(tensors, folder / filename, metadata={"format": "pt"})
+
+
+def main():
+    vae_state, unet_state, latents = state("vae"), state("unet"), state("latents")
+    vae = new_vae(latents["scaling_factor"] if latents else 1.0)
+    unet, text_encoder = new_unet(), new_text_encoder()
+    if vae_state:
+        averaged_into([vae], vae_state["averaged"])
+    if unet_state:
+        averaged_into([text_encoder, unet], unet_state["averaged"])
+    write(vae, settings.WEIGHTS / "vae", "diffusion_pytorch_model.safetensors", vae_state)
+    write(unet, settings.WEIGHTS / "unet", "diffusion_pytorch_model.safetensors", unet_state)
+    write(text_encoder, settings.WEIGHTS / "text_encoder", "model.safetensors", unet_state)
+    DDIMScheduler(**settings.SCHEDULER).save_config(settings.WEIGHTS / "scheduler")
+    (settings.WEIGHTS / "model_index.json").write_text(json.dumps(INDEX, indent=2) + "\n")
+    for model in (vae, unet, text_encoder):
+        print(type(model).__name__, sum(p.numel() for p in model.parameters()))
+
+
+if __name__ == "__main__":
+    main()
