@@ -178,7 +178,8 @@ def timestep_embedding(timesteps, dim, flip_sin_to_cos=True, freq_shift=0):
     timesteps: (N,), may be fractional   → (N, dim)          Ho et al. 2020, arXiv:2006.11239, after Vaswani et al. 2017
     """
     half = dim // 2
-    frequencies = np.exp(np.arange(half, dtype=np.float32) * (-math.log(10000) / (half - freq_shift)))
+    exponents = -math.log(10000) * np.arange(half, dtype=np.float32) / (half - freq_shift)
+    frequencies = np.exp(exponents, dtype=np.float64).astype(np.float32)      # t is up to 999 times as sensitive to an ulp
     angles = np.asarray(timesteps, np.float32)[:, None] * frequencies
     parts = [np.cos(angles), np.sin(angles)] if flip_sin_to_cos else [np.sin(angles), np.cos(angles)]
     return np.concatenate(parts, axis=-1)
