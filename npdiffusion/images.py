@@ -1,0 +1,148 @@
+"""Pictures as files and as arrays.
+
+    file → PIL image (RGB) → array (H, W, 3), float32 in [−1, 1]          x = 2 · level / 255 − 1
+    array (N, H, W, 3) → PIL images → PNG files                           level = round(255 · clip(x / 2 + 1/2, 0, 1))
+
+Levels are 0 … 255, halves are rounded to even. Both directions equal diffusers' VaeImageProcessor bit for bit. A file is
+untrusted when read; when written it appears under its name all at once, and never in place of another one.
+"""
+import contextlib
+import os
+import pathlib
+import stat
+import warnings
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from .errors import UserError
+
+LARGEST_PICTURE = 64_000_000          # pixels; decoded it takes 4 bytes for each
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM")      # not EPS and the like, which run other programs
+
+
+# ---- reading
+
+def open_image(path):
+    """The picture in a file as a PIL image in RGB: upright as its EXIF says, what is transparent put on white.
+
+    UserError for anything that can't be read, names a file of another kind, or has more than LARGEST_PICTURE pixels.
+    """
+    Image.init()
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):      # a pipe would block for ever, a device never end
+            raise UserError(f"{path}: not a file")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")              # of Pillow, about sizes and metadata: the size is looked at below
+            with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
+                if image.width * image.height > LARGEST_PICTURE:
+                    raise UserError(f"{path}: {image.width}x{image.height} is too large, at most "
+                                    f"{LARGEST_PICTURE // 10**6} million pixels are read")
+                return to_rgb(ImageOps.exif_transpose(image))
+    except UserError:
+        raise
+    except Image.UnidentifiedImageError:
+        raise UserError(f"{path}: damaged, or not a picture in a known format ({', '.join(FORMATS)})") from None
+    except Image.DecompressionBombError:
+        raise UserError(f"{path}: too large, at most {LARGEST_PICTURE // 10**6} million pixels are read") from None
+    except OSError as error:
+        raise UserError(f"{path}: can't be read ({error.strerror or error})") from None
+    except Exception as error:                           # decoders raise nearly anything on a damaged file
+        raise UserError(f"{path}: damaged, can't be read ({error or type(error).__name__})") from None
+
+
+def to_rgb(image):
+    """A PIL image of any mode → RGB, 8 bits a channel. ValueError for floating-point pixels, which have no known range."""
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers, save it with 8 bits a channel")
+    if image.mode.startswith("I"):                       # 16-bit grey: Pillow would clip it at 255
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+    if "transparency" in image.info or image.mode in ("RGBA", "RGBa", "LA", "La", "PA"):
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def to_array(image, width, height):
+    """PIL image or path → (height, width, 3), float32 in [−1, 1].
+
+    Another size is scaled (Lanczos) until it covers width × height, and what overlaps is cut off evenly on both sides.
+    UserError if a file can't be read.
+    """
+    image = to_rgb(image) if isinstance(image, Image.Image) else open_image(image)
+    if image.size != (width, height):
+        image = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
+    return 2 * (np.asarray(image, np.float32) / 255) - 1
+
+
+# ---- writing
+
+def to_images(array):
+    """(N, H, W, 3), float in [−1, 1] → list of N PIL images; values beyond are clipped. ValueError if there is a NaN."""
+    if np.isnan(array).any():
+        raise ValueError("the picture holds NaN")
+    levels = (np.clip(array * 0.5 + 0.5, 0, 1) * 255).round().astype(np.uint8)
+    return [Image.fromarray(picture) for picture in levels]
+
+
+def check_folder(folder):
+    """UserError unless new files can be written into a folder; tries it, since permissions alone don't tell."""
+    try:
+        with _temporary(folder) as file:
+            pass
+        os.unlink(file.name)
+    except OSError as error:
+        raise UserError(f"{folder}: no file can be written here ({error.strerror or error})") from None
+
+
+def free_name(path):
+    """`path`, or if that is taken the first free one of path-2, path-3, …"""
+    path = pathlib.Path(path)
+    candidate, number = path, 1
+    while os.path.lexists(candidate):
+        number += 1
+        candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    return candidate
+
+
+def save_png(image, path, pnginfo=None):
+    """Write a PIL image as PNG and return the path it got: `path`, or the next free name beside it (see `free_name`).
+
+    The file is complete when it appears. UserError if it can't be written; nothing is left behind then.
+    """
+    path = pathlib.Path(path)
+    temporary = None
+    try:
+        with _temporary(path.parent) as file:
+            temporary = file.name
+            image.save(file, format="PNG", pnginfo=pnginfo)
+            file.flush()
+            os.fsync(file.fileno())
+        while True:
+            target = free_name(path)
+            with contextlib.suppress(FileExistsError):   # made by someone else in this moment: take the next name
+                _move(temporary, target)
+                return target
+    except OSError as error:
+        raise UserError(f"{path}: the picture can't be written ({error.strerror or error})") from None
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):           # moved already
+                os.unlink(temporary)
+
+
+def _temporary(folder):
+    """A new file in the folder, open for writing; unlike tempfile's it gets the user's ordinary permissions."""
+    return open(pathlib.Path(folder, f".npdiffusion-{os.getpid()}-{os.urandom(4).hex()}.part"), "xb")
+
+
+def _move(temporary, target):
+    """Rename, but FileExistsError where rename would replace a file. A second name for the same file can't replace one."""
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        raise
+    except OSError:                                      # a file system without hard links: look, then rename
+        if os.path.lexists(target):
+            raise FileExistsError(target) from None
+        os.rename(temporary, target)
