@@ -1,0 +1,62 @@
+"""From what the model predicts to the denoiser D, the one thing that a sampler sees.
+
+A noisy state is x = α x₀ + σ ε, with ε ~ N(0, 1). Two scales are in use, and (α, σ) tells them apart:
+
+    variance preserving   α = √ᾱ, σ = √(1 − ᾱ)     x_t of DDPM, DDIM and PNDM: what the model was trained on
+    variance exploding    α = 1                    x of Karras et al. 2022 (arXiv:2206.00364): x₀ under noise of size σ
+
+One D(x) = E[x₀ | x] serves both, since x / √(α² + σ²) has the scale of the training. Three layers, all plain callables:
+
+    model(x, t, context)  →  guided: predict(x, t)  →  Denoiser: denoise(x, level) = x̂₀
+
+N images, H × W latent pixels, C channels (last); float32 in, float32 out.
+"""
+import math
+
+import numpy as np
+
+
+def guided(model, context, negative, scale):
+    """Classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598):  ε̂ = ε(∅) + s (ε(c) − ε(∅)).
+
+    model    (x (N, H, W, C), t, context (N, T, W)) → (N, H, W, C), all float32, t a float
+    context  (N, T, W) of the prompts; negative the same of the negative prompts, unused (and may be None) at scale 1
+    Returns predict(x (N, H, W, C), t) → (N, H, W, C). Both halves go through the model as one batch of 2N, the
+    unconditional half first; at scale 1 it has no weight and isn't computed.
+    """
+    if scale == 1:
+        return lambda x, t: model(x, t, context)
+    both = np.concatenate([negative, context])
+    scale = float(scale)                                     # a NumPy scalar would turn float32 into float64
+
+    def predict(x, t):
+        unconditional, conditional = np.split(model(np.concatenate([x, x]), t, both), 2)
+        return unconditional + scale * (conditional - unconditional)
+
+    return predict
+
+
+class Denoiser:
+    """x̂₀ from a model that predicts ε, v or x₀ itself; nothing else in the library knows which of them it is.
+
+        epsilon        ε                      x̂₀ = (x − σ ε) / α
+        v_prediction   v = α ε − σ x₀         x̂₀ = α x − σ v where α² + σ² = 1 (Salimans & Ho 2022, arXiv:2202.00512)
+        sample         x₀                     x̂₀ = x₀
+
+    predict  (x (N, H, W, C) float32 of the training's scale, t) → the same shape
+    plan     gives `prediction_type`, and `levels`: from the number by which a sampler names a noise level (time step or
+             σ) to that level's (t, α, σ)
+    """
+
+    def __init__(self, predict, plan):
+        self.predict, self.levels, self.prediction_type = predict, plan.levels, plan.prediction_type
+
+    def __call__(self, x, level):                            # (N, H, W, C) → (N, H, W, C)
+        t, alpha, sigma = self.levels[level]
+        size = math.hypot(alpha, sigma)                      # 1 for variance preserving states
+        output = self.predict(x / size, t)
+        if self.prediction_type == "epsilon":
+            return (x - sigma * output) / alpha
+        if self.prediction_type == "v_prediction":
+            return (alpha / size * x - sigma * output) / size
+        return output
