@@ -61,7 +61,7 @@ class TorchGenerator:
         return values
 
     def _short_draw(self, count):
-        """Fewer than 16 values: double precision, pair by pair; a second one that is not needed waits for the next call."""
+        """Fewer than 16 values: double precision, pair by pair; a second one not needed waits for the next call."""
         values = np.empty(count, np.float32)
         for i in range(count):
             if self._kept is not None:

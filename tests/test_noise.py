@@ -13,7 +13,7 @@ def torch_normal(seed, *shapes):
 
 
 def assert_near(ours, theirs):
-    """torch's path without AVX2 rounds the angle differently: it is up to 2.4e-6 away, from torch's other path as well."""
+    """torch's path without AVX2 rounds the angle differently: it is up to 2.4e-6 away, even from torch itself."""
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6 if torch_uses_avx2() else 5e-6)
 
 
