@@ -1,0 +1,37 @@
+"""What the fast twins accept: float32 arrays in any memory layout. Kernels themselves see flat, contiguous memory."""
+import numpy as np
+
+NOTHING = np.zeros(1, np.float32)                        # stands for a missing bias or residual; never read
+_CACHE_LINE = 16                                         # floats in 64 bytes, which also is the longest vector
+
+
+def float32(x, name):
+    """`x` as a contiguous float32 array: copied if its memory is laid out otherwise, widened (exactly) from float16.
+
+    TypeError for other types: float64 would lose precision in silence, integers are hardly ever meant.
+    """
+    x = np.asarray(x)
+    if x.dtype == np.float32 and x.flags.carray:         # contiguous, aligned, writable: by far the most common
+        return x
+    if x.dtype != np.float32 and x.dtype != np.float16:
+        raise TypeError(f"{name} is {x.dtype}, but the numba backend computes in float32: convert it first")
+    return np.require(x, np.float32, ["C", "A"])
+
+
+def shaped(x, shape, name):
+    """`x` as flat, contiguous float32 if its shape is `shape`; ValueError otherwise. Kernels rely on it for their bounds."""
+    x = float32(x, name)
+    if x.shape != shape:
+        raise ValueError(f"{name} has shape {x.shape}, but {shape} is needed")
+    return flat(x)
+
+
+def flat(x):
+    """All elements of a contiguous array in one row, without a copy."""
+    return x.reshape(-1)
+
+
+def aligned(length):
+    """Flat float32 memory that begins on a cache line, so that vectors do not straddle two; not initialised."""
+    memory = np.empty(length + _CACHE_LINE, np.float32)
+    return memory[-(memory.ctypes.data // 4) % _CACHE_LINE:][:length]

@@ -1,0 +1,129 @@
+"""Compiling kernels with numba: one signature each, kept on disk, so that only the first run of a machine compiles.
+
+`@kernel(signature)` declares an entry point. It is compiled (or loaded from the cache) when first called, for that one
+signature: a call with other types is an error instead of a second, silent compilation. Functions that kernels call are
+plain `njit`; they become part of the kernel's machine code and need no cache entry of their own.
+
+The cache lies in a folder named after all that machine code depends on. numba itself looks at the file of the compiled
+function alone, so an edit in another file (a tile shape, say) would go unnoticed: hence the digest of every source here.
+The first writable place of these is taken: $NUMBA_CACHE_DIR, `__pycache__` beside this file, the user's cache folder,
+and at last a private temporary folder, with a note on stderr.
+"""
+import functools
+import hashlib
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+
+import numba
+from llvmlite import binding as llvm
+from numba import types
+
+# Fused multiply-add is welcome. Reordering sums is not: compensated sums and the splitting of ln 2 would be lost.
+# NaN stays NaN, because a caller wants to find it.
+FASTMATH = {"contract", "nsz"}
+
+inlined = functools.partial(numba.njit, fastmath=FASTMATH, error_model="numpy")
+reordered = functools.partial(numba.njit, fastmath=FASTMATH | {"reassoc"}, error_model="numpy")    # for sums, as vectors
+
+size = types.intp
+floats_in = types.Array(types.float32, 1, "C", readonly=True)       # takes writable arrays as well
+floats_out = types.Array(types.float32, 1, "C")
+integers_out = types.Array(types.int64, 1, "C")
+
+_kernels = []
+
+
+def target():
+    """Name and features of the CPU that numba compiles for: this one, or NUMBA_CPU_NAME and NUMBA_CPU_FEATURES."""
+    name, features = numba.config.CPU_NAME, numba.config.CPU_FEATURES
+    return (llvm.get_host_cpu_name() if name is None else name,
+            llvm.get_host_cpu_features().flatten() if features is None else features)
+
+
+def _writable(folder):
+    """True if `folder` exists or can be made, and takes files."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        return False
+    return True
+
+
+def _private_temporary_folder():
+    """A folder that nobody else can write to: a cache is code. Kept between runs if it is ours already."""
+    folder = pathlib.Path(tempfile.gettempdir(), f"npdiffusion-kernels-{os.getuid() if hasattr(os, 'getuid') else 'user'}")
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()
+        if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o077 or folder.is_symlink()):
+            raise PermissionError
+    except OSError:
+        folder = pathlib.Path(tempfile.mkdtemp(prefix="npdiffusion-kernels-"))
+    print(f"npdiffusion: no cache folder is writable, compiled kernels go to {folder} (choose one: NUMBA_CACHE_DIR)",
+          file=sys.stderr)
+    return folder
+
+
+@functools.cache
+def cache_folder():
+    """The folder that holds compiled kernels of these sources for this CPU."""
+    here = pathlib.Path(__file__).resolve().parent
+    sources = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(here.glob("*.py")))).hexdigest()[:12]
+    machine = hashlib.sha256(repr((numba.__version__, target())).encode()).hexdigest()[:12]
+    user = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path("~/.cache").expanduser(), "npdiffusion")
+    places = [pathlib.Path(numba.config.CACHE_DIR)] if numba.config.CACHE_DIR else [here / "__pycache__", user]
+    place = next((p for p in places if _writable(p)), None) or _private_temporary_folder()
+    if place == here / "__pycache__":                    # kernels of sources that are gone: nobody else has this folder
+        for old in place.glob("kernels-*"):
+            if not old.name.startswith(f"kernels-{sources}-"):
+                shutil.rmtree(old, ignore_errors=True)
+    return place / f"kernels-{sources}-{machine}"
+
+
+class kernel:
+    """Decorator: an entry point compiled by numba for one signature, when first called; `parallel` allows `prange`."""
+
+    def __init__(self, *signature, parallel=True):
+        self.signature, self.parallel = types.void(*signature), parallel
+
+    def __call__(self, function):
+        self.name = f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}"
+        self.function, self.compiled = function, None
+        _kernels.append(self)
+        return self
+
+    def compile(self):
+        """Load the kernel from the cache, or compile it (a second or so)."""
+        before = numba.config.CACHE_DIR
+        try:
+            numba.config.CACHE_DIR = str(cache_folder())
+            compiled = numba.njit(cache=True, nogil=True, parallel=self.parallel, fastmath=FASTMATH,
+                                  error_model="numpy")(self.function)
+        finally:
+            numba.config.CACHE_DIR = before
+        compiled.compile(self.signature)
+        compiled.disable_compile()
+        self.compiled = compiled
+
+    def is_cached(self):
+        """True if `compile` will find machine code on disk. Looks at file names alone."""
+        python = f"py{sys.version_info[0]}{sys.version_info[1]}"
+        return any(cache_folder().glob(f"*/{self.name}-*.{python}*.nbc"))
+
+
+def warm_up(report=None):
+    """Load or compile every kernel that has been imported; `report(name, number, total)` is called before each."""
+    for number, each in enumerate(_kernels):
+        if each.compiled is None:
+            if report is not None:
+                report(each.name, number, len(_kernels))
+            each.compile()
+
+
+def is_cached():
+    """True if every kernel is on disk (or compiled already), so that no call will have to compile."""
+    return all(each.compiled is not None or each.is_cached() for each in _kernels)

@@ -1,0 +1,40 @@
+"""What numba's language lacks for kernels: indexing without wrap-around, and a counter that threads share.
+
+x[i] in numba counts from the end when i < 0. The test for that keeps LLVM from seeing that x[i], x[i + 1], ... are
+neighbours, and so from vectorising the loop. `load` and `store` take the index as it is; the caller keeps it in bounds.
+"""
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+
+def _element(context, builder, signature, arguments):
+    """Pointer to element arguments[1] of the flat array arguments[0]."""
+    array = context.make_array(signature.args[0])(context, builder, arguments[0])
+    return builder.gep(array.data, [arguments[1]])
+
+
+@intrinsic
+def load(typing, array, index):
+    """array[index], for index ≥ 0"""
+    def generate(context, builder, signature, arguments):
+        return builder.load(_element(context, builder, signature, arguments))
+    return array.dtype(array, types.intp), generate
+
+
+@intrinsic
+def store(typing, array, index, value):
+    """array[index] = value, for index ≥ 0"""
+    def generate(context, builder, signature, arguments):
+        builder.store(arguments[2], _element(context, builder, signature, arguments))
+        return context.get_dummy_value()
+    return types.void(array, types.intp, array.dtype), generate
+
+
+@intrinsic
+def next_job(typing, counter):
+    """counter[0]++ in one indivisible step → its value before: each number is handed out once, whoever asks"""
+    def generate(context, builder, signature, arguments):
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        return builder.atomic_rmw("add", array.data, ir.IntType(64)(1), "monotonic")
+    return types.int64(counter), generate

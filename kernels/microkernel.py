@@ -1,0 +1,129 @@
+"""The register tile: the one piece of code in which nearly all arithmetic of Stable Diffusion takes place.
+
+    C[i, j] (+)= Σₖ A[i, k] · B[k, j]        i < R rows, j < V vectors of L lanes
+
+The R × V sums stay in vector registers while k runs. Each step loads V vectors of B and broadcasts R scalars of A, so it
+makes R · V multiply-adds of L lanes from R + V loads: the larger the tile, the less the memory has to deliver. That is
+Goto & van de Geijn 2008, "Anatomy of high-performance matrix multiplication".
+
+The tile is written as LLVM vector code. It names no instruction set; LLVM turns it into AVX-512, AVX2, SSE or NEON, and
+only the shape follows the machine: L from the width of a register, R and V from the number of registers.
+"""
+import functools
+from typing import NamedTuple
+
+from llvmlite import binding as llvm
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from .compiling import target
+
+FLOAT, INTEGER, LANE = ir.FloatType(), ir.IntType(64), ir.IntType(32)
+
+
+class Shape(NamedTuple):
+    """Rows, vectors and lanes of a tile; `columns` = vectors · lanes."""
+    rows: int
+    vectors: int
+    lanes: int
+
+    @property
+    def columns(self):
+        return self.vectors * self.lanes
+
+
+@functools.cache
+def registers():
+    """(lanes, number) of the vector registers that LLVM uses for the target, found by compiling one vector sum."""
+    name, features = target()
+    probe = """
+        define void @add(ptr %a) {
+            %x = load <16 x float>, ptr %a, align 4
+            %y = fadd <16 x float> %x, %x
+            store <16 x float> %y, ptr %a, align 4
+            ret void
+        }"""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    machine = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(cpu=name, features=features)
+    assembly = machine.emit_assembly(llvm.parse_assembly(probe))
+    if "zmm" in assembly:
+        return 16, 32                                    # AVX-512
+    if "ymm" in assembly:
+        return 8, 16                                     # AVX, AVX2
+    return 4, 16 if "xmm" in assembly else 32            # SSE; NEON and others
+
+
+# Sums, one vector row of B and a broadcast must fit into the registers: 14 · 2 + 2 + 1 ≤ 32, 6 · 2 + 2 + 1 ≤ 16.
+LANES, _number = registers()
+PRODUCT = Shape(14 if _number == 32 else 6, 2, LANES)
+
+
+def make_tile(shape):
+    """→ tile(a, a_start, row_stride, k_stride, b, b_start, c, c_start, c_stride, depth, accumulate), for use in kernels.
+
+    Flat float32 arrays a, b, c and where the tile begins in each:  A[i, k] = a[a_start + i · row_stride + k · k_stride],
+    B[k, :] = b[b_start + k · columns :][:columns], C[i, :] = c[c_start + i · c_stride :][:columns]; depth ≥ 1 terms are
+    summed and added to C if `accumulate`, else C is overwritten. Nothing is checked, and C must be readable in full.
+    """
+    vector = ir.VectorType(FLOAT, shape.lanes)
+    undefined, zeros = ir.Constant(vector, ir.Undefined), ir.Constant(vector, [0.0] * shape.lanes)
+    first_lane = ir.Constant(ir.VectorType(LANE, shape.lanes), [0] * shape.lanes)
+    cells = [(i, j) for i in range(shape.rows) for j in range(shape.vectors)]
+
+    @intrinsic
+    def tile(typing, a, a_start, row_stride, k_stride, b, b_start, c, c_start, c_stride, depth, accumulate):
+        def generate(context, builder, signature, arguments):
+            def pointer(position):                       # of array number `position`, moved to its start
+                array = context.make_array(signature.args[position])(context, builder, arguments[position])
+                return builder.gep(array.data, [arguments[position + 1]])
+
+            a, b, c = pointer(0), pointer(4), pointer(6)
+            row_stride, k_stride = arguments[2], arguments[3]
+            c_stride, depth, accumulate = arguments[8], arguments[9], arguments[10]
+            multiply_add = cgutils.get_or_insert_function(
+                builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fmuladd.v{shape.lanes}f32")
+
+            def at(base, offset):                        # pointer to a vector
+                return builder.bitcast(builder.gep(base, [offset]), vector.as_pointer())
+
+            def cell(i, j):
+                return at(c, builder.add(builder.mul(c_stride, INTEGER(i)), INTEGER(j * shape.lanes)))
+
+            start = {ij: builder.select(accumulate, builder.load(cell(*ij), align=4), zeros) for ij in cells}
+            before, loop, after = builder.block, builder.append_basic_block("k"), builder.append_basic_block("store")
+            builder.branch(loop)
+
+            builder.position_at_end(loop)
+            k = builder.phi(INTEGER)
+            sums = {ij: builder.phi(vector) for ij in cells}
+            row = builder.mul(k, INTEGER(shape.columns))
+            bs = [builder.load(at(b, builder.add(row, INTEGER(j * shape.lanes))), align=4) for j in range(shape.vectors)]
+            updated = {}
+            for i in range(shape.rows):
+                offset = builder.add(builder.mul(row_stride, INTEGER(i)), builder.mul(k, k_stride))
+                scalar = builder.load(builder.gep(a, [offset]), align=4)
+                spread = builder.shuffle_vector(builder.insert_element(undefined, scalar, LANE(0)), undefined, first_lane)
+                for j in range(shape.vectors):
+                    updated[i, j] = builder.call(multiply_add, [spread, bs[j], sums[i, j]])
+            next_k = builder.add(k, INTEGER(1))
+            k.add_incoming(INTEGER(0), before)
+            k.add_incoming(next_k, loop)
+            for ij in cells:
+                sums[ij].add_incoming(start[ij], before)
+                sums[ij].add_incoming(updated[ij], loop)
+            builder.cbranch(builder.icmp_signed("<", next_k, depth), loop, after)
+
+            builder.position_at_end(after)
+            for ij in cells:
+                builder.store(updated[ij], cell(*ij), align=4)
+            return context.get_dummy_value()
+
+        integers = {1: a_start, 2: row_stride, 3: k_stride, 5: b_start, 7: c_start, 8: c_stride, 9: depth}
+        arrays = {0: a, 4: b, 6: c}
+        kinds = [arrays.get(p) or (types.boolean if p == 10 else types.intp) for p in range(len(integers) + len(arrays) + 1)]
+        return types.void(*kinds), generate
+
+    return tile
