@@ -1,0 +1,173 @@
+"""Matrix product with packed weights: y = x Wᵀ + b (+ r), blocked for the caches; the heart of linear and conv2d.
+
+            K                          outputs                    outputs
+       ┌─────┬─────┬──             ┌─┬─┬─┬─┬─┬─┬──          ┌─────────────┬──
+       │block│     │           ┌─  │p│ │ │ │ │ │            │ C           │
+  rows │  A  │     │       DEPTH   │a│ │ │ │ │ │       rows │  · · · · ·  │
+       │     │     │           │   │n│ │ │ │ │ │            │  ·tile· · · │
+       ├─────┼─────┼──     K   └─  │e│ │ │ │ │ │            ├─────────────┼──
+       │                           │l│ │ │ │ │ │            │             │
+             x                          Wᵀ                         y
+
+A job is a rectangle C of the result: a few tiles high, a few panels wide, kept in working memory of its thread. For each
+block of DEPTH terms, the thread gathers its rows of x into A (`patches.gather`), which stays in the second-level cache;
+then it takes panel after panel, DEPTH rows of which stay in the first-level cache while the register tile
+(`microkernel`) runs down the rows of A. When all terms are in, one output pass adds bias and residual, or multiplies
+value by GELU of gate, and writes y; raggedness at the right edge ends there, so tiles are always computed in full.
+
+Goto & van de Geijn 2008, "Anatomy of high-performance matrix multiplication".
+"""
+import numpy as np
+from numba import prange, types
+
+from . import threads
+from .activations import gelu_of
+from .arrays import NOTHING, flat, float32, shaped
+from .compiling import floats_in, floats_out, inlined, integers_out, kernel, size
+from .memory import load, next_job, store
+from .microkernel import PRODUCT, make_tile
+from .packing import packed
+from .patches import Geometry, gather, rows_of_a_matrix
+
+TILE_ROWS, COLUMNS = PRODUCT.rows, PRODUCT.columns
+DEPTH = 256                                              # terms of a block: a panel's part is 32 KB with AVX-512
+MAX_TILES, MAX_PANELS = 12, 20                           # size of a job: A takes 170 KB, C 430 KB
+_JOBS_PER_THREAD = 4                                     # enough that the last job to finish does not matter much
+_SMALL = 500_000                                         # multiply-adds that are not worth waking threads for
+NO_BIAS, ONE_BIAS, BIAS_PER_IMAGE = range(3)
+
+tile = make_tile(PRODUCT)
+
+
+def linear(x, weight, bias=None, residual=None):
+    """y = x Wᵀ + b (+ r)      x: (..., in)   weight: (out, in)   bias: (out,)   residual: (..., out)   → (..., out)"""
+    x, weight = float32(x, "x"), packed(weight)
+    outputs, depth = weight.shape
+    rows = x.size // depth
+    y = np.empty((*x.shape[:-1], outputs), np.float32)
+    return product(x, rows_of_a_matrix(rows, x.shape[-1]), rows, weight, bias, residual, y)
+
+
+def linear_geglu(x, weight, bias):
+    """value · GELU(gate), where (value, gate) = x Wᵀ + b      x: (..., in)   weight: (2 C, in)   → (..., C)
+
+    GEGLU (Shazeer 2020, arXiv:2002.05202): the first half of the outputs is the value, the second half the gate. A job
+    computes both halves of its columns, so that neither is ever written to memory.
+    """
+    x, weight = float32(x, "x"), packed(weight)
+    outputs, depth = weight.shape
+    rows = x.size // depth
+    y = np.empty((*x.shape[:-1], outputs // 2), np.float32)
+    return product(x, rows_of_a_matrix(rows, x.shape[-1]), rows, weight, bias, None, y, gated=True)
+
+
+def product(x, geometry, rows, weight, bias, residual, y, gated=False):
+    """y = (patches of x) Wᵀ + b (+ r), written into y and returned; ValueError if shapes do not fit.
+
+    x: contiguous   geometry: how rows are gathered from x   weight: Packed   bias: None, (O,) or (N, O)   y: (..., O)
+    """
+    outputs = weight.shape[0]
+    depth = geometry.channels * geometry.kernel_height * geometry.kernel_width
+    if depth != weight.depth or (gated and outputs % 2):
+        raise ValueError(f"a weight of shape {weight.shape} does not fit an input of {geometry.channels} channels")
+    if y.size == 0:
+        return y
+    if bias is None:
+        bias_kind, bias = NO_BIAS, NOTHING
+    elif bias.ndim == 1:
+        bias_kind, bias = ONE_BIAS, shaped(bias, (outputs,), "bias")
+    else:
+        images = rows // (geometry.out_height * geometry.out_width)
+        bias_kind, bias = BIAS_PER_IMAGE, shaped(bias, (images, outputs), "bias")
+    has_residual = residual is not None
+    residual = shaped(residual, y.shape, "residual") if has_residual else NOTHING
+
+    result_columns = y.shape[-1]
+    small = rows * outputs * depth < _SMALL
+    tiles, panels = _job_size(rows, result_columns, 1 if small else threads.get_threads(), MAX_PANELS // (1 + gated))
+    block_rows = tiles * TILE_ROWS
+    width = (panels + (panels + 1 if gated else 0)) * COLUMNS    # a gate that begins inside a panel touches one more
+    memory, share = threads.scratch(block_rows * (DEPTH + width))
+    threads.launch(multiply, rows, outputs, result_columns, depth, block_rows, panels, tuple(geometry), flat(x), weight.panels,
+                   bias_kind, bias, has_residual, residual, flat(y), memory, share, width, parallel=not small)
+    return y
+
+
+def _job_size(rows, columns, thread_count, max_panels):
+    """(tiles, panels) of a job: large, but with some jobs for each thread.
+
+    Rows that fit into one job are split last: all of a large weight is then read once, by whichever thread.
+    """
+    all_tiles, all_panels = -(-rows // TILE_ROWS), -(-columns // COLUMNS)
+    row_parts, column_parts = -(-all_tiles // MAX_TILES), -(-all_panels // max_panels)
+    wanted = _JOBS_PER_THREAD * thread_count if thread_count > 1 else 1
+    if row_parts == 1:
+        column_parts = max(column_parts, min(wanted, -(-all_panels // 2)))
+    row_parts = max(row_parts, min(-(-wanted // column_parts), -(-all_tiles // 4)))
+    return -(-all_tiles // row_parts), -(-all_panels // column_parts)
+
+
+@kernel(size, integers_out, size, size, size, size, size, size, types.UniTuple(size, len(Geometry._fields)), floats_in,
+        floats_in, size, floats_in, types.boolean, floats_in, floats_out, floats_out, size, size)
+def multiply(thread_count, counter, rows, outputs, result_columns, depth, block_rows, block_panels, geometry, x, panels,
+             bias_kind, bias, has_residual, residual, y, memory, share, width):
+    """Jobs go down the rows first: threads that run at the same time read the same panels."""
+    row_blocks = (rows + block_rows - 1) // block_rows
+    block_columns = block_panels * COLUMNS
+    jobs = row_blocks * ((result_columns + block_columns - 1) // block_columns)
+    for thread in prange(thread_count):
+        job = next_job(counter)
+        while job < jobs:
+            first = job % row_blocks * block_rows
+            column = job // row_blocks * block_columns
+            _block(first, min(first + block_rows, rows), column, min(column + block_columns, result_columns), outputs,
+                   result_columns, depth, geometry, x, panels, bias_kind, bias, has_residual, residual, y, memory,
+                   thread * share, thread * share + block_rows * DEPTH, width)
+            job = next_job(counter)
+
+
+@inlined
+def _block(first, last, column, end, outputs, result_columns, depth, geometry, x, panels, bias_kind, bias, has_residual,
+           residual, y, memory, a, c, width):
+    """Rows first … last − 1, columns column … end − 1 of y. A begins at memory[a], C at memory[c], its rows `width` apart.
+
+    With a gate (fewer result columns than outputs) C holds the panels of the values, then those of the gates.
+    """
+    gated = result_columns < outputs
+    value_panel, value_panels = column // COLUMNS, (end - column + COLUMNS - 1) // COLUMNS
+    gate_panel, all_panels = 0, value_panels
+    if gated:
+        gate_panel = (result_columns + column) // COLUMNS
+        all_panels += (result_columns + end - 1) // COLUMNS - gate_panel + 1
+    for k0 in range(0, depth, DEPTH):
+        terms = min(DEPTH, depth - k0)
+        gather(x, geometry, first, last, k0, k0 + terms, memory, a, DEPTH)
+        for p in range(all_panels):
+            panel = value_panel + p if p < value_panels else gate_panel + p - value_panels
+            b = (panel * depth + k0) * COLUMNS
+            for row in range(0, last - first, TILE_ROWS):
+                tile(memory, a + row * DEPTH, DEPTH, 1, panels, b, memory, c + row * width + p * COLUMNS, width, terms, k0 > 0)
+
+    image_rows = geometry[8] * geometry[9]
+    for m in range(first, last):
+        source = c + (m - first) * width
+        target = m * result_columns + column
+        shift = column + (m // image_rows * outputs if bias_kind == BIAS_PER_IMAGE else 0)
+        if gated:
+            gate = source + value_panels * COLUMNS + (result_columns + column) % COLUMNS
+            if bias_kind == NO_BIAS:
+                for i in range(end - column):
+                    store(y, target + i, load(memory, source + i) * gelu_of(load(memory, gate + i)))
+            else:
+                for i in range(end - column):
+                    value = load(memory, source + i) + load(bias, shift + i)
+                    store(y, target + i, value * gelu_of(load(memory, gate + i) + load(bias, shift + result_columns + i)))
+        else:
+            for i in range(end - column):
+                store(y, target + i, load(memory, source + i))
+            if bias_kind != NO_BIAS:
+                for i in range(end - column):
+                    store(y, target + i, load(y, target + i) + load(bias, shift + i))
+            if has_residual:
+                for i in range(end - column):
+                    store(y, target + i, load(y, target + i) + load(residual, target + i))

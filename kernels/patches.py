@@ -1,0 +1,57 @@
+"""Implicit im2col: the patches under a convolution's kernel, gathered a block at a time.
+
+Row m = (n, i, j) of the matrix that im2col would build holds x[n, s·i + u − top, s·j + v − left, :] for every tap (u, v) of
+the kernel: kh · kw · C numbers, zeros where the patch leaves the image. The matrix is kh · kw times as large as the image
+and is never built; `gather` writes the part that a block of the matrix product needs into a small buffer that stays in
+the cache. Padding, stride and ragged edges end here. A linear layer is the 1×1 case with tokens for pixels.
+"""
+from typing import NamedTuple
+
+from .compiling import inlined
+from .memory import load, store
+
+
+class Geometry(NamedTuple):
+    """Where the rows of a product come from."""
+    height: int                                          # of the input
+    width: int
+    channels: int
+    kernel_height: int
+    kernel_width: int
+    stride: int
+    top: int                                             # zeros above and left of the input
+    left: int
+    out_height: int
+    out_width: int
+
+
+def rows_of_a_matrix(rows, channels):
+    """The geometry of a plain (rows, channels) matrix."""
+    return Geometry(1, rows, channels, 1, 1, 1, 0, 0, 1, rows)
+
+
+@inlined
+def gather(x, geometry, first, last, k0, k1, buffer, start, row_stride):
+    """buffer[start + r · row_stride :][: k1 − k0] = columns k0 … k1 − 1 of row first + r, for rows first … last − 1"""
+    height, width, channels, _, kernel_width, stride, top, left, out_height, out_width = geometry
+    for m in range(first, last):
+        n, pixel = divmod(m, out_height * out_width)
+        i, j = divmod(pixel, out_width)
+        target = start + (m - first) * row_stride
+        tap, channel = divmod(k0, channels)
+        k = k0
+        while k < k1:                                    # a run of channels of one tap
+            count = min(channels - channel, k1 - k)
+            row = i * stride + tap // kernel_width - top
+            column = j * stride + tap % kernel_width - left
+            if 0 <= row and row < height and 0 <= column and column < width:
+                source = ((n * height + row) * width + column) * channels + channel
+                for c in range(count):
+                    store(buffer, target + c, load(x, source + c))
+            else:
+                for c in range(count):
+                    store(buffer, target + c, 0)
+            k += count
+            target += count
+            tap += 1
+            channel = 0
