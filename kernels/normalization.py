@@ -1,0 +1,218 @@
+"""Group and layer normalisation, with statistics that survive a mean far from zero.
+
+    y = γ · (x − μ) / √(σ² + ε) + β
+
+σ² as E[x²] − E[x]² loses everything when |μ| ≫ σ. Here deviations are taken from a first estimate m of the mean, which
+may be rough because the sums of d = x − m correct it (Chan, Golub & LeVeque 1983, "Algorithms for computing the sample
+variance"):
+
+    μ = m + Σd / n      M₂ = Σ (x − μ)² = Σd² − (Σd)² / n
+
+and runs of pixels are merged by  M₂ = M₂ₐ + M₂ᵦ + (μᵦ − μₐ)² nₐ nᵦ / n  in float64. Group norm therefore takes two passes
+over the image: partial statistics of some bands of pixels, then each band is normalised with the merged ones.
+"""
+import math
+
+import numpy as np
+from numba import prange, types
+
+from . import threads
+from .activations import silu_of
+from .arrays import flat, float32, shaped
+from .compiling import floats_in, floats_out, inlined, integers_out, kernel, reordered, size
+from .memory import load, next_job, store
+
+_RUN = 32                                                # pixels whose sums are taken in float32
+_SMALL = 30_000                                          # elements that are not worth waking threads for
+_ROWS = 16                                               # rows of a job of layer norm
+
+doubles = types.Array(types.float64, 1, "C")
+
+
+def group_norm(x, weight, bias, groups, eps):
+    """y = γ (x − μ) / √(σ² + ε) + β, with μ and σ² over the H · W pixels and C / groups channels of a group.
+
+    x: (N, H, W, C)   weight γ, bias β: (C,)   → (N, H, W, C)          Wu & He 2018, arXiv:1803.08494
+    """
+    return _group_norm(x, weight, bias, groups, eps, False)
+
+
+def group_norm_silu(x, weight, bias, groups, eps):
+    """silu(group_norm(x)), in one pass over the memory."""
+    return _group_norm(x, weight, bias, groups, eps, True)
+
+
+def _group_norm(x, weight, bias, groups, eps, with_silu):
+    x = float32(x, "x")
+    images, channels = x.shape[0], x.shape[-1]
+    if channels % groups:
+        raise ValueError(f"{channels} channels cannot be divided into {groups} groups")
+    weight, bias = shaped(weight, (channels,), "weight"), shaped(bias, (channels,), "bias")
+    y = np.empty(x.shape, np.float32)
+    if x.size == 0:
+        return y
+    pixels = math.prod(x.shape[1:-1])
+    parallel = x.size > _SMALL
+    bands = min(max(8, 2 * threads.get_threads()), -(-pixels // _RUN)) if parallel else 1
+    band = -(-pixels // bands)
+    bands = -(-pixels // band)
+    partial = np.empty(images * bands * groups * 2, np.float64)          # (N, bands, groups): mean, M₂
+    memory, share = threads.scratch(3 * channels)
+    for normalize in (False, True):
+        threads.launch(group_norm_bands, images, pixels, channels, groups, bands, band, eps, normalize, with_silu, flat(x),
+                       weight, bias, partial, flat(y), memory, share, parallel=parallel)
+    return y
+
+
+def layer_norm(x, weight, bias, eps):
+    """y = γ (x − μ) / √(σ² + ε) + β over the last axis      x: (..., C)          Ba et al. 2016, arXiv:1607.06450"""
+    x = float32(x, "x")
+    channels = x.shape[-1]
+    weight, bias = shaped(weight, (channels,), "weight"), shaped(bias, (channels,), "bias")
+    y = np.empty(x.shape, np.float32)
+    threads.launch(layer_norm_rows, x.size // channels, channels, eps, flat(x), weight, bias, flat(y),
+                   parallel=x.size > _SMALL)
+    return y
+
+
+@kernel(size, integers_out, size, size, size, size, size, size, types.float64, types.boolean, types.boolean, floats_in,
+        floats_in, floats_in, doubles, floats_out, floats_out, size)
+def group_norm_bands(thread_count, counter, images, pixels, channels, groups, bands, band, eps, normalize, with_silu, x,
+                     weight, bias, partial, y, memory, share):
+    """First call: partial statistics; second call (`normalize`): the result. A job is a band of an image's pixels."""
+    for thread in prange(thread_count):
+        job = next_job(counter)
+        while job < images * bands:
+            image, number = divmod(job, bands)
+            first, last = number * band, min((number + 1) * band, pixels)
+            start = (image * pixels + first) * channels
+            if normalize:
+                _scale_and_shift(image, pixels, channels, groups, bands, band, eps, weight, bias, partial, memory,
+                                 thread * share)
+                _normalize_band(start, last - first, channels, with_silu, x, y, memory, thread * share)
+            else:
+                _band_statistics(start, last - first, channels, groups, x, partial, job * groups * 2, memory, thread * share)
+            job = next_job(counter)
+
+
+@inlined
+def _merge(count, mean, m2, other_count, other_mean, other_m2):
+    """Statistics of the union of two samples."""
+    total = count + other_count
+    delta = other_mean - mean
+    return (total, mean + delta * other_count / total, m2 + other_m2 + delta * delta * count * other_count / total)
+
+
+@inlined
+def _band_statistics(start, pixels, channels, groups, x, partial, target, memory, sums):
+    """partial[target + 2 g], [... + 1] = mean and M₂ of group g over a band; memory[sums:] holds 3 · channels numbers"""
+    width = channels // groups
+    centre, squares = sums + channels, sums + 2 * channels
+    for g in range(2 * groups):
+        partial[target + g] = 0
+    for run in range(0, pixels, _RUN):
+        rows = min(_RUN, pixels - run)
+        source = start + run * channels
+        for c in range(channels):
+            store(memory, sums + c, load(x, source + c))
+        for p in range(1, rows):
+            for c in range(channels):
+                store(memory, sums + c, load(memory, sums + c) + load(x, source + p * channels + c))
+        for g in range(groups):                          # the first estimate of a group's mean, for each of its channels
+            total = 0.0
+            for c in range(g * width, (g + 1) * width):
+                total += load(memory, sums + c)
+            for c in range(g * width, (g + 1) * width):
+                store(memory, centre + c, np.float32(total / (rows * width)))
+        for c in range(channels):
+            store(memory, sums + c, 0)
+            store(memory, squares + c, 0)
+        for p in range(rows):
+            for c in range(channels):
+                d = load(x, source + p * channels + c) - load(memory, centre + c)
+                store(memory, sums + c, load(memory, sums + c) + d)
+                store(memory, squares + c, load(memory, squares + c) + d * d)
+        for g in range(groups):
+            total, square = 0.0, 0.0
+            for c in range(g * width, (g + 1) * width):
+                total += load(memory, sums + c)
+                square += load(memory, squares + c)
+            count = float(rows * width)
+            mean = load(memory, centre + g * width) + total / count
+            _, mean, m2 = _merge(float(run * width), partial[target + 2 * g], partial[target + 2 * g + 1],
+                                 count, mean, square - total * total / count)
+            partial[target + 2 * g], partial[target + 2 * g + 1] = mean, m2
+
+
+@inlined
+def _scale_and_shift(image, pixels, channels, groups, bands, band, eps, weight, bias, partial, memory, mean_at):
+    """For each channel: the mean to memory[mean_at:], γ / √(σ² + ε) and β behind it."""
+    width = channels // groups
+    for g in range(groups):
+        count, mean, m2 = 0.0, 0.0, 0.0
+        for number in range(bands):
+            at = ((image * bands + number) * groups + g) * 2
+            in_band = float(min(band, pixels - number * band) * width)
+            count, mean, m2 = _merge(count, mean, m2, in_band, partial[at], partial[at + 1])
+        scale = 1 / math.sqrt(m2 / count + eps)
+        for c in range(g * width, (g + 1) * width):
+            memory[mean_at + c] = mean
+            memory[mean_at + channels + c] = scale * weight[c]
+            memory[mean_at + 2 * channels + c] = bias[c]
+
+
+@inlined
+def _normalize_band(start, pixels, channels, with_silu, x, y, memory, mean):
+    scale, shift = mean + channels, mean + 2 * channels
+    for p in range(pixels):
+        at = start + p * channels
+        if with_silu:
+            for c in range(channels):
+                z = (load(x, at + c) - load(memory, mean + c)) * load(memory, scale + c) + load(memory, shift + c)
+                store(y, at + c, silu_of(z))
+        else:
+            for c in range(channels):
+                z = (load(x, at + c) - load(memory, mean + c)) * load(memory, scale + c) + load(memory, shift + c)
+                store(y, at + c, z)
+
+
+@kernel(size, integers_out, size, size, types.float64, floats_in, floats_in, floats_in, floats_out)
+def layer_norm_rows(thread_count, counter, rows, channels, eps, x, weight, bias, y):
+    """A job is a few rows."""
+    for _ in prange(thread_count):
+        first = next_job(counter) * _ROWS
+        while first < rows:
+            for row in range(first, min(first + _ROWS, rows)):
+                _layer_norm_row(row * channels, channels, eps, x, weight, bias, y)
+            first = next_job(counter) * _ROWS
+
+
+@inlined
+def _layer_norm_row(start, channels, eps, x, weight, bias, y):
+    centre = np.float32(_sum(x, start, channels) / np.float32(channels))
+    total, square = _deviations(x, start, channels, centre)
+    variance = max(0.0, square - float(total) * total / channels) / channels
+    mean = np.float32(centre + total / np.float32(channels))
+    scale = np.float32(1 / math.sqrt(variance + eps))
+    for c in range(channels):
+        store(y, start + c, (load(x, start + c) - mean) * scale * load(weight, c) + load(bias, c))
+
+
+@reordered
+def _sum(x, start, count):
+    """Σ x, in the lanes of vectors, which also keeps rounding errors small"""
+    total = np.float32(0)
+    for i in range(count):
+        total += load(x, start + i)
+    return total
+
+
+@reordered
+def _deviations(x, start, count, centre):
+    """Σ d and Σ d² for d = x − centre"""
+    total, square = np.float32(0), np.float32(0)
+    for i in range(count):
+        d = load(x, start + i) - centre
+        total += d
+        square += d * d
+    return total, square
