@@ -13,9 +13,10 @@ import argparse
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 
 from . import settings
+from .judge import psnr, unseen_scenes
+from .models import new_vae
 from .muon import optimizers
 from .scenes import load_sprites, scenes
 from .training import Averaged, Clock, log, rate_at, save_atomically, set_rate
@@ -57,12 +58,6 @@ def reconstruct(vae, pictures):
     return np.concatenate(out)
 
 
-def psnr(a, b):
-    """Mean over scenes of 10 log₁₀(255² / mean squared error), in decibel.     a, b: (N, H, W, 3) uint8"""
-    squared = ((a.astype(np.float64) - b) ** 2).mean(axis=(1, 2, 3))
-    return float(np.mean(10 * np.log10(255 ** 2 / squared)))
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=settings.VAE_TRAINING["minutes"])
@@ -73,7 +68,7 @@ def main():
     torch.manual_seed(settings.SEED)
     plan, sprites = settings.VAE_TRAINING, load_sprites(args.font)
 
-    vae = AutoencoderKL(**settings.VAE).to(memory_format=torch.channels_last)
+    vae = new_vae().to(memory_format=torch.channels_last)
     both = optimizers(vae, plan["rate"], plain=("conv_in", "conv_out", "quant_conv"))
     averaged = Averaged(vae, plan["averaging"])
     step, elapsed = 0, 0.0
@@ -86,8 +81,7 @@ def main():
     clock = Clock(args.minutes, elapsed)
     log("vae", parameters=sum(p.numel() for p in vae.parameters()), step=step, minutes=args.minutes)
 
-    unseen = scenes(sprites, np.random.default_rng([settings.SEED, 1]))
-    unseen = np.stack([next(unseen)[1] for _ in range(64)])
+    unseen = unseen_scenes(64, sprites)
 
     def checkpoint():
         averaged.swap(vae)
