@@ -3,8 +3,8 @@
     file → PIL image (RGB) → array (H, W, 3), float32 in [−1, 1]          x = 2 · level / 255 − 1
     array (N, H, W, 3) → PIL images → PNG files                           level = round(255 · clip(x / 2 + 1/2, 0, 1))
 
-Levels are 0 … 255, halves are rounded to even. Both directions equal diffusers' VaeImageProcessor bit for bit. A file is
-untrusted when read; when written it appears under its name all at once, and never in place of another one.
+Levels are 0 … 255, halves are rounded to even. Both directions equal diffusers' VaeImageProcessor bit for bit. A file
+is untrusted when read; when written it appears under its name all at once, and never in place of another one.
 """
 import contextlib
 import os
@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 from .errors import UserError
 
 LARGEST_PICTURE = 64_000_000          # pixels; decoded it takes 4 bytes for each
-FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM")      # not EPS and the like, which run other programs
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM")      # not EPS, which runs Ghostscript
 
 
 # ---- reading
@@ -33,7 +33,7 @@ def open_image(path):
         if not stat.S_ISREG(os.stat(path).st_mode):      # a pipe would block for ever, a device never end
             raise UserError(f"{path}: not a file")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")              # of Pillow, about sizes and metadata: the size is looked at below
+            warnings.simplefilter("ignore")              # of Pillow, about metadata and the size, see below
             with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
                 if image.width * image.height > LARGEST_PICTURE:
                     raise UserError(f"{path}: {image.width}x{image.height} is too large, at most "
@@ -52,7 +52,7 @@ def open_image(path):
 
 
 def to_rgb(image):
-    """A PIL image of any mode → RGB, 8 bits a channel. ValueError for floating-point pixels, which have no known range."""
+    """A PIL image of any mode → RGB, 8 bits a channel. ValueError for floating-point pixels: their range is unknown."""
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers, save it with 8 bits a channel")
     if image.mode.startswith("I"):                       # 16-bit grey: Pillow would clip it at 255
@@ -78,7 +78,7 @@ def to_array(image, width, height):
 # ---- writing
 
 def to_images(array):
-    """(N, H, W, 3), float in [−1, 1] → list of N PIL images; values beyond are clipped. ValueError if there is a NaN."""
+    """(N, H, W, 3), float in [−1, 1] → list of N PIL images; values beyond are clipped. ValueError for a NaN."""
     if np.isnan(array).any():
         raise ValueError("the picture holds NaN")
     levels = (np.clip(array * 0.5 + 0.5, 0, 1) * 255).round().astype(np.uint8)
@@ -137,7 +137,7 @@ def _temporary(folder):
 
 
 def _move(temporary, target):
-    """Rename, but FileExistsError where rename would replace a file. A second name for the same file can't replace one."""
+    """Rename, but FileExistsError where that would replace a file: a second name for the same file never does."""
     try:
         os.link(temporary, target)
     except FileExistsError:

@@ -17,16 +17,17 @@ from . import __version__
 
 KEY = "parameters"
 SAMPLER_NAMES = {                     # ours → that of the web interface, which knows PNDM as PLMS
-    "ddpm": "DDPM", "ddim": "DDIM", "pndm": "PLMS", "euler": "Euler", "euler_a": "Euler a", "heun": "Heun", "dpm++2m": "DPM++ 2M",
+    "ddpm": "DDPM", "ddim": "DDIM", "pndm": "PLMS",
+    "euler": "Euler", "euler_a": "Euler a", "heun": "Heun", "dpm++2m": "DPM++ 2M",
 }
 SCHEDULE_NAMES = {"discrete": "Uniform", "karras": "Karras"}
-WITHOUT_SCHEDULE = ("ddpm", "ddim", "pndm")      # they walk over the time steps of the training, there is nothing to choose
+WITHOUT_SCHEDULE = ("ddpm", "ddim", "pndm")      # they walk over the training's time steps: no choice
 RNG_NAMES = {"torch": "CPU", "numpy": "NumPy"}   # "CPU" is torch's generator there, and no entry means a GPU's
 
 
 def parameters(prompt, negative_prompt="", *, steps, sampler, schedule, guidance_scale, seed, width, height, model,
                strength=None, rng="torch"):
-    """The text for one picture. Names of sampler, schedule and rng are ours; strength is None unless a picture was given."""
+    """The text for one picture. Names of sampler, schedule and rng are ours; strength is None without an init image."""
     settings = {
         "Steps": steps,
         "Sampler": SAMPLER_NAMES.get(sampler, sampler),

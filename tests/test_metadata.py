@@ -9,20 +9,23 @@ from npdiffusion import __version__, samplers
 from npdiffusion.images import save_png
 from npdiffusion.metadata import SAMPLER_NAMES, parameters, png_info, quote
 
-SETTINGS = dict(steps=50, sampler="ddim", schedule="discrete", guidance_scale=7.5, seed=1, width=128, height=64, model="v1-5")
+SETTINGS = dict(steps=50, sampler="ddim", schedule="discrete", guidance_scale=7.5, seed=1, width=128, height=64,
+                model="v1-5")
 
 # How that program finds the pairs in the last line.
 PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 
 
 def pairs(text):
-    return {key: json.loads(value) if value.startswith('"') else value for key, value in PAIR.findall(text.splitlines()[-1])}
+    found = PAIR.findall(text.splitlines()[-1])
+    return {key: json.loads(value) if value.startswith('"') else value for key, value in found}
 
 
 def test_text_has_prompt_then_settings():
     assert parameters("a red apple", **SETTINGS) == (
         "a red apple\n"
-        f"Steps: 50, Sampler: DDIM, CFG scale: 7.5, Seed: 1, Size: 128x64, Model: v1-5, RNG: CPU, Version: npdiffusion {__version__}")
+        "Steps: 50, Sampler: DDIM, CFG scale: 7.5, Seed: 1, Size: 128x64, Model: v1-5, RNG: CPU, "
+        f"Version: npdiffusion {__version__}")
 
 
 def test_negative_prompt_has_a_line_of_its_own_if_there_is_one():
@@ -33,7 +36,9 @@ def test_negative_prompt_has_a_line_of_its_own_if_there_is_one():
 def test_karras_schedule_and_strength_are_named_as_there():
     text = parameters("", **{**SETTINGS, "sampler": "dpm++2m", "schedule": "karras"}, strength=0.6)
     found = pairs(text)
-    assert found["Sampler"] == "DPM++ 2M" and found["Schedule type"] == "Karras" and found["Denoising strength"] == "0.6"
+    assert found["Sampler"] == "DPM++ 2M"
+    assert found["Schedule type"] == "Karras"
+    assert found["Denoising strength"] == "0.6"
 
 
 def test_every_sampler_has_a_name_there():
