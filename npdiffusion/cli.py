@@ -1,0 +1,274 @@
+"""The command line: a prompt and options → pictures in files, with progress on stderr and the files' names on stdout.
+
+    npdiffusion "a red apple on a blue background" --steps 20 --seed 1 -o apple.png
+
+Whatever can be found wrong is found before the model is loaded. Each picture is in its file before the next one is
+begun, so that an error or Ctrl-C loses only the one at work. Exit code 0: all is done, 1: it could not be done, 2: the
+command can't be understood. The options themselves are in options.py.
+"""
+import contextlib
+import logging
+import os
+import pathlib
+import re
+import sys
+import time
+import traceback
+import warnings
+
+import npdiffusion
+from npdiffusion import kernels, machine, samplers
+from npdiffusion.errors import UserError
+from npdiffusion.options import parse
+
+# NumPy, numba and Pillow are imported where they are used: --help and --version answer at once, and how many threads
+# NumPy's BLAS starts has to be settled before it is there.
+
+BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+OTHER_FORMATS = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ppm")
+LONGEST_NAME = 200                    # bytes of a file name that is given
+LONGEST_WORDS = 60                    # bytes of the prompt in a file name that is made
+
+
+def main(argv=None):
+    """Run the command; returns its exit code."""
+    try:
+        options = parse(argv)
+    except SystemExit as end:         # after --help, --version or a message
+        return end.code
+    try:
+        with one_line_warnings(options.verbose):
+            return show_info(options) if options.info else run(options)
+    except KeyboardInterrupt:
+        say("npdiffusion: stopped")
+        return 1
+    except BrokenPipeError:           # whoever read the names is gone; let the interpreter's last flush go nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if options.verbose:
+            traceback.print_exc()
+        say(f"npdiffusion: error: {explain(error)}")
+        return 1
+
+
+def run(options):
+    """Make the pictures that are asked for and tell about it."""
+    start = time.perf_counter()
+    backend, threads = set_up(options)
+    from npdiffusion.images import open_image
+    from npdiffusion.metadata import parameters
+    folder, name = find_output(options.output)
+    init_image = None if options.init_image is None else open_image(options.init_image)
+
+    say(f"loading {options.model or 'the embedded model'}; {backend} backend, {threads} thread{'s' * (threads > 1)}")
+    loading = time.perf_counter()
+    pipeline = npdiffusion.load(options.model, threads=threads, tokenizer=options.tokenizer)
+    if backend == "numba":
+        compile_kernels()
+    seconds = {"loading": time.perf_counter() - loading}
+
+    settings = choose_settings(options, pipeline)
+    width, height = settings["width"], settings["height"]
+    if init_image is not None and init_image.size != (width, height):
+        was = f"{init_image.width}x{init_image.height}"
+        say(f"{options.init_image}: its {was} pixels are scaled and cut to {width}x{height}")
+
+    saved, steps = [], 0
+    try:
+        for number in range(options.batch_count):
+            seed = options.seed + number
+            which = f"picture {number + 1} of {options.batch_count}: " if options.batch_count > 1 else ""
+            say(f"{which}seed {seed}, {width}x{height} pixels, {options.steps} steps of {settings['sampler']}")
+            with Progress("step") as progress:
+                image, = pipeline.generate(options.prompt, options.negative_prompt, seed=seed, init_image=init_image,
+                                           strength=options.strength, callback=progress, **settings)
+            text = parameters(options.prompt, options.negative_prompt, seed=seed, model=model_name(options.model),
+                              strength=None if init_image is None else options.strength, **settings)
+            saved.append(save(image, text, folder / (name or default_name(options.prompt, seed)), saved))
+            steps += progress.done
+            for stage, duration in pipeline.timings.items():
+                seconds[stage] = seconds.get(stage, 0) + duration
+    finally:
+        if 0 < len(saved) < options.batch_count:
+            say(f"{len(saved)} of {options.batch_count} pictures are saved")
+
+    if init_image is None:
+        seconds.pop("encoding", None)
+    times = [f"{stage} {duration:.2f} s" for stage, duration in seconds.items()]
+    per_step = seconds["sampling"] / max(steps, 1)
+    say(f"{', '.join(times)}, total {time.perf_counter() - start:.2f} s; {per_step:.3f} s/step")
+    return 0
+
+
+def show_info(options):
+    """Print what --info asks for."""
+    _, threads = set_up(options)
+    from npdiffusion import info
+    for line in info.report(options.model, threads):
+        print_line(line)
+    return 0
+
+
+# ---- before the model is there
+
+def set_up(options):
+    """Put backend and threads in force → (name of the backend, number of threads)"""
+    if options.verbose:
+        logging.basicConfig(format="%(name)s: %(message)s")
+        logging.getLogger("npdiffusion").setLevel(logging.INFO)
+    if options.backend:
+        npdiffusion.use_backend(options.backend)
+    try:
+        backend = kernels.backend()
+    except ValueError as error:
+        raise UserError(f"NPDIFFUSION_BACKEND: {error}") from None
+
+    threads = options.threads or machine.physical_cores()
+    if threads > machine.logical_cores():
+        say(f"--threads: {threads} is more than there are cores here, {machine.logical_cores()} will be used")
+        threads = machine.logical_cores()
+    if backend == "numpy":            # its matrix products are BLAS's, which reads these when NumPy is imported
+        for name in BLAS_VARIABLES:
+            if options.threads or name not in os.environ:
+                os.environ[name] = str(threads)
+    return backend, threads
+
+
+def find_output(output):
+    """--output → (folder, file name, or None where each picture is named after its prompt and seed)
+
+    UserError unless files can be written there. A folder that ends in a slash is created.
+    """
+    from npdiffusion.images import check_folder
+    if output == "":
+        raise UserError("--output: the name is empty")
+    folder, name = pathlib.Path(output or "."), None
+    if output and output.endswith(("/", os.sep)):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--output: the folder {folder} can't be created ({error.strerror or error})") from None
+    elif not os.path.isdir(folder):
+        folder, name = folder.parent, folder.name
+        if not os.path.isdir(folder):
+            raise UserError(f"--output: there is no folder {folder} (to have it created, end the path in /)")
+        if name.lower().endswith(OTHER_FORMATS):
+            raise UserError(f"--output: {name}: pictures are written as PNG, so the name should end in .png")
+        name = name if name.lower().endswith(".png") else name + ".png"
+        if len(os.fsencode(name)) > LONGEST_NAME:
+            raise UserError(f"--output: the file name is too long, at most {LONGEST_NAME} bytes are allowed")
+    check_folder(folder)
+    return folder, name
+
+
+def compile_kernels():
+    """Compile what isn't on disk from an earlier run, visibly: it takes a while."""
+    from npdiffusion.kernels import fast
+    if not fast.is_cached():
+        say("Compiling kernels (first run only) ...")
+        with Progress("kernel") as progress:
+            fast.warm_up(lambda name, number, total: progress(number, total))
+
+
+# ---- settings and names
+
+def choose_settings(options, pipeline):
+    """The arguments of `generate`, those that the model decides included."""
+    sampler = options.sampler or pipeline.default_sampler
+    karras = pipeline.schedule.use_karras_sigmas and samplers.find(sampler).karras
+    return dict(steps=options.steps, guidance_scale=options.cfg_scale, sampler=sampler, rng=options.rng,
+                schedule=options.schedule or ("karras" if karras else "discrete"),
+                width=options.width or pipeline.size[0], height=options.height or pipeline.size[1])
+
+
+def save(image, text, wanted, saved):
+    """Write a picture and its settings, print the path it got and return it; `saved` are the paths before it."""
+    from npdiffusion import images, metadata
+    path = images.save_png(image, wanted, metadata.png_info(text))
+    if path != wanted and wanted not in saved:
+        say(f"{wanted} is there already and stays as it is, the picture goes to {path}")
+    print_line(path)
+    return path
+
+
+def default_name(prompt, seed):
+    """File name of a picture: words of its prompt, then the seed."""
+    words = "-".join(re.findall(r"\w+", prompt.lower()))
+    short = words.encode()[:LONGEST_WORDS].decode(errors="ignore")
+    if short != words:                # no half word, unless it is the only one
+        short = short.rpartition("-")[0] or short
+    return f"{short or 'picture'}-{seed}.png"
+
+
+def model_name(model):
+    """How --model is called in a picture's settings: a file or folder by its own name alone, an id as it is."""
+    if model is None:
+        return "embedded"
+    path = os.path.abspath(os.path.expanduser(model))
+    return os.path.basename(path).removesuffix(".safetensors") if os.path.exists(path) else model
+
+
+# ---- talking
+
+class Progress:
+    """A bar on stderr with the seconds that each unit takes and the time left; called as generate's callback."""
+    def __init__(self, unit):
+        self.unit, self.done = unit, 0
+
+    def __enter__(self):
+        from tqdm import tqdm
+        layout = "{percentage:3.0f}%|{bar:30}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_inv_fmt}]"
+        self.bar = tqdm(unit=self.unit, file=sys.stderr, dynamic_ncols=True, bar_format=layout,
+                        mininterval=0.1 if sys.stderr.isatty() else 10)             # fewer lines in a file
+        return self
+
+    def __call__(self, done, total, latents=None):
+        self.done, self.bar.total = done, total
+        self.bar.update(done - self.bar.n)
+
+    def __exit__(self, *exception):
+        self.bar.close()
+
+
+@contextlib.contextmanager
+def one_line_warnings(verbose):
+    """Within, warnings meant for users are shown as one line, each once; the others only if verbose."""
+    seen = set()
+
+    def show(message, category, filename, line_number, file=None, line=None):
+        text = one_line(message)
+        if text not in seen and (verbose or issubclass(category, UserWarning)):
+            seen.add(text)
+            from tqdm import tqdm
+            tqdm.write(f"npdiffusion: warning: {text}", file=sys.stderr)            # above a bar, not into it
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = show
+        yield
+
+
+def explain(error):
+    """One line about an exception."""
+    if isinstance(error, UserError):
+        return one_line(error)
+    if isinstance(error, MemoryError):
+        return f"not enough memory; a smaller picture needs less ({one_line(error) or 'no details known'})"
+    return f"{one_line(f'{type(error).__name__}: {error}')} (a mistake in npdiffusion; -v shows where)"
+
+
+def one_line(message):
+    """Its text with each stretch of white space as one space."""
+    return " ".join(str(message).split())
+
+
+def say(message):
+    """A line on stderr."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def print_line(line):
+    """A line on stdout, where names of files may have characters that its encoding lacks."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(str(line).encode(encoding, "backslashreplace").decode(encoding), flush=True)

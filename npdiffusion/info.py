@@ -1,0 +1,63 @@
+"""What `--info` prints: versions, processor, backend and model. Nothing is loaded for it but tables of contents."""
+import importlib.metadata
+import math
+import pathlib
+import platform
+
+from npdiffusion import __version__, checkpoint, kernels, machine, memory, single_file, weights
+from npdiffusion.config import UNetConfig, VAEConfig, read_json
+
+PRECISIONS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+BYTES = {"F16": 2, "BF16": 2, "I64": 8}
+
+
+def report(model, threads):
+    """Lines of text about the installation, then about the model; UserError, after the former, if it can't be read."""
+    total, free = machine.memory(), memory.available()
+    yield line("npdiffusion", __version__)
+    yield line("python", f"{platform.python_version()}, {platform.system()} {platform.machine()}")
+    for package in ("numpy", "numba"):
+        yield line(package, installed(package))
+    yield line("processor", machine.cpu_name())
+    yield line("features", ", ".join(machine.cpu_features()) or "not known")
+    yield line("cores", f"{machine.physical_cores()} physical, {machine.logical_cores()} logical")
+    amounts = [f"{amount / 1e9:.1f} GB {word}" for amount, word in ((total, "in all"), (free, "available")) if amount]
+    yield line("memory", ", ".join(amounts) or "not known")
+    yield line("backend", kernels.backend())
+    yield line("threads", threads)
+    yield from describe(model)
+
+
+def line(name, value):
+    """One entry; the names make a column."""
+    return f"{name:<16}{value}"
+
+
+def installed(package):
+    """Version of an installed package, found without importing it."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def describe(model):
+    """Lines about a model (None: the embedded one): where it is, its parts with parameters, precision and size."""
+    folder = pathlib.Path(weights.__file__).parent if model is None else pathlib.Path(model).expanduser()
+    if not folder.exists():
+        yield line("model", f"{model}, no file or folder here; as an id it is looked up when a picture is made")
+        return
+    yield line("model", f"{'embedded, in ' if model is None else ''}{folder}")
+    if folder.is_dir():
+        parts = {part: checkpoint.read_folder(folder / part, stem)[0] for part, stem in checkpoint.STEMS.items()}
+        unet = UNetConfig.from_dict(read_json(folder / "unet" / "config.json"), folder / "unet" / "config.json")
+        vae = VAEConfig.from_dict(read_json(folder / "vae" / "config.json"), folder / "vae" / "config.json")
+        side = unet.sample_size * vae.reduction
+        yield line("  pictures", f"{side}x{side} pixels if not told otherwise")
+    else:
+        parts = single_file.split(checkpoint.read_file(folder), folder)
+    for part, tensors in parts.items():
+        count = sum(math.prod(tensor.shape) for tensor in tensors.values())
+        size = sum(math.prod(tensor.shape) * BYTES.get(tensor.dtype, 4) for tensor in tensors.values())
+        kinds = sorted({PRECISIONS.get(tensor.dtype, tensor.dtype) for tensor in tensors.values()})
+        yield line(f"  {part}", f"{count / 1e6:.1f} million parameters, {' and '.join(kinds)}, {size / 1e6:.1f} MB")

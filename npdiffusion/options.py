@@ -1,0 +1,173 @@
+"""The options of the command line: their names, what they may be, and one clear line for what they may not.
+
+Everything that can be judged without the model is judged here, with exit code 2. Imports nothing heavy, so that --help
+and --version answer at once.
+"""
+import argparse
+import difflib
+import os
+
+import npdiffusion
+from npdiffusion import kernels, samplers
+
+SCHEDULES = ("discrete", "karras")
+GENERATORS = ("torch", "numpy")
+MOST_STEPS = 1000                     # the time steps of the training
+LARGEST_SIDE = 8192                   # pixels
+LARGEST_SEED = 2**64 - 1
+STRENGTH = 0.75                       # of image to image
+
+EXAMPLES = """\
+examples:
+  npdiffusion "a red apple on a blue background"
+  npdiffusion "a cat" -m sd-v1-5.safetensors --sampler dpm++2m --schedule karras --steps 25 -b 4 -o cats/
+  npdiffusion "a cat in the snow" -i cat.png --strength 0.6
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage."""
+    def error(self, message):
+        self.exit(2, f"npdiffusion: error: {message.removeprefix('argument ')}\n")
+
+
+def parse(argv=None):
+    """The checked options of a command; SystemExit with code 2 and a line on stderr if they are wrong."""
+    parser = build_parser()
+    options, unknown = parser.parse_known_args(argv)
+    if unknown:
+        flag = unknown[0].partition("=")[0]
+        known = [name for action in parser._actions for name in action.option_strings]
+        near = difflib.get_close_matches(flag, known, n=1)
+        parser.error(f"unknown option {flag}" + (f", did you mean {near[0]}?" if near else "") if flag.startswith("-")
+                     else f"only one prompt is taken, {unknown[0]!r} is left over: put the whole prompt in quotes")
+    if options.info:
+        return options
+    if options.prompt is None:
+        parser.error('a prompt is missing, for example: npdiffusion "a red apple on a blue background" (more: --help)')
+    if options.strength is not None and options.init_image is None:
+        parser.error("--strength: it says how far a picture may be left, so --init-image is needed too")
+    options.strength = options.strength or STRENGTH
+    if options.init_image is not None and int(options.steps * options.strength) == 0:
+        parser.error(f"--strength: {options.strength:g} of {options.steps} steps leaves no step, raise one of them")
+    if options.schedule == "karras" and options.sampler and not samplers.SAMPLERS[options.sampler].karras:
+        offered = ", ".join(name for name, sampler in samplers.SAMPLERS.items() if sampler.karras)
+        parser.error(f"--schedule: karras is for {offered}, not for {options.sampler}")
+    if options.seed is None or options.seed == -1:
+        options.seed = int.from_bytes(os.urandom(4), "little")
+    if options.seed + options.batch_count - 1 > LARGEST_SEED:
+        highest = LARGEST_SEED - options.batch_count + 1
+        parser.error(f"--seed: with {options.batch_count} pictures it can be at most {highest}")
+    return options
+
+
+def build_parser():
+    """All options, in groups."""
+    parser = Parser(prog="npdiffusion", usage='npdiffusion "prompt" [options]', add_help=False, allow_abbrev=False,
+                    description="Pictures from words: Stable Diffusion on the CPU, in NumPy.",
+                    epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    group = parser.add_argument_group("what to make")
+    group.add_argument("prompt", nargs="?", type=text, help="what the picture shows, in quotes")
+    group.add_argument("-n", "--negative-prompt", metavar="TEXT", type=text, default="", help="what it should not show")
+    group.add_argument("-i", "--init-image", metavar="FILE", help="picture to start from; it is scaled and cut to size")
+    group.add_argument("--strength", metavar="X", type=number(0, 1, above=True),
+                       help="how far to go from that picture, above 0 (not at all) to 1 (all the way) (default: 0.75)")
+    group.add_argument("-W", "--width", metavar="PIXELS", type=side, help="a multiple of 8 (default: the model's size)")
+    group.add_argument("-H", "--height", metavar="PIXELS", type=side, help="likewise")
+    group.add_argument("-b", "--batch-count", metavar="N", type=whole(1, 9999), default=1,
+                       help="number of pictures, made one after the other with seeds S, S+1, ... (default: 1)")
+    group.add_argument("-o", "--output", metavar="PATH",
+                       help="PNG file, or folder (one that ends in / is created); an existing file is kept and the new "
+                            "one gets a number (default: here, named after prompt and seed)")
+
+    group = parser.add_argument_group("sampling")
+    group.add_argument("--steps", metavar="N", type=whole(1, MOST_STEPS), default=50,
+                       help="more are slower and finer (default: 50)")
+    group.add_argument("--cfg-scale", "--guidance-scale", metavar="X", type=number(0, 100), default=7.5,
+                       help="how closely to follow the prompt; 1 switches guidance off (default: 7.5)")
+    group.add_argument("-s", "--seed", metavar="S", type=whole(-1, LARGEST_SEED),
+                       help="the same seed gives the same picture (default, and -1: a random one)")
+    group.add_argument("--sampler", metavar="NAME", type=one_of(samplers.SAMPLERS),
+                       help=f"{', '.join(samplers.SAMPLERS)} (default: the model's own)")
+    group.add_argument("--schedule", metavar="NAME", type=one_of(SCHEDULES),
+                       help=f"how the noise decreases: {', '.join(SCHEDULES)} (default: the model's own)")
+    group.add_argument("--rng", metavar="NAME", type=one_of(GENERATORS), default="torch",
+                       help="whose random numbers: torch (pictures as with diffusers on a CPU), numpy (default: torch)")
+
+    group = parser.add_argument_group("model")
+    group.add_argument("-m", "--model", metavar="MODEL",
+                       help="folder in diffusers layout, .safetensors file or Hugging Face id (default: the embedded "
+                            "model)")
+    group.add_argument("--tokenizer", metavar="PATH",
+                       help="folder with vocab.json and merges.txt, or an id, for a single file with none beside it")
+
+    group = parser.add_argument_group("machine")
+    group.add_argument("-t", "--threads", metavar="N", type=whole(1, 4096),
+                       help="how many cores work (default: the physical cores)")
+    group.add_argument("--backend", metavar="NAME", type=one_of(kernels.BACKENDS),
+                       help="numba (compiled) or numpy (readable, slower) (default: $NPDIFFUSION_BACKEND, or numba)")
+
+    group = parser.add_argument_group("about")
+    group.add_argument("-v", "--verbose", action="store_true", help="all warnings, and where an error comes from")
+    group.add_argument("--info", action="store_true", help="show versions, processor, backend and model")
+    group.add_argument("--version", action="version", version=f"npdiffusion {npdiffusion.__version__}")
+    group.add_argument("-h", "--help", action="help", help="show this text")
+    return parser
+
+
+def text(value):
+    """A prompt; bytes that the terminal's encoding has no characters for can't be tokenized."""
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError("the text is not valid UTF-8") from None
+    return value
+
+
+def whole(low, high):
+    """The type of an option that takes a whole number from low to high."""
+    def read(value):
+        allowed = f"allowed are {low} to {high}"
+        try:
+            result = int(value)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{value[:40]!r} is no whole number, {allowed}") from None
+        if not low <= result <= high:
+            raise argparse.ArgumentTypeError(f"{value[:40]} is out of range, {allowed}")
+        return result
+    return read
+
+
+def number(low, high, above=False):
+    """The type of an option that takes a number from low (or only above it) to high."""
+    def read(value):
+        allowed = f"allowed are numbers {'above' if above else 'from'} {low} {'and up ' * above}to {high}"
+        try:
+            result = float(value)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{value[:40]!r} is no number, {allowed}") from None
+        if not low <= result <= high or (above and result == low):                  # NaN is not
+            raise argparse.ArgumentTypeError(f"{value[:40]} is out of range, {allowed}")
+        return result
+    return read
+
+
+def side(value):
+    """The type of an option that takes a width or height."""
+    result = whole(8, LARGEST_SIDE)(value)
+    if result % 8:
+        below = result // 8 * 8
+        raise argparse.ArgumentTypeError(f"{result} is no multiple of 8, the nearest are {below} and {below + 8}")
+    return result
+
+
+def one_of(names):
+    """The type of an option that takes one of some names."""
+    def read(value):
+        if value not in names:
+            near = difflib.get_close_matches(value.lower(), names, n=1, cutoff=0.4)
+            hint = f"did you mean {near[0]}? Known" if near else "known"
+            raise argparse.ArgumentTypeError(f"{value[:40]!r} is unknown, {hint} are {', '.join(names)}")
+        return value
+    return read

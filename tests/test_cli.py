@@ -1,0 +1,452 @@
+"""The command line, with a pipeline that paints in one colour in place of the real one."""
+import json
+import os
+import re
+import subprocess
+import sys
+import types
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import npdiffusion
+from npdiffusion import cli, kernels, machine, options
+from npdiffusion.errors import UserError
+
+PROMPT = "a red apple"
+
+
+class FakePipeline:
+    """Remembers what it was asked for; `act` is called before each picture is returned."""
+    size = (128, 128)
+    default_sampler = "pndm"
+    schedule = types.SimpleNamespace(use_karras_sigmas=False)
+
+    def __init__(self):
+        self.loaded, self.asked, self.timings, self.act = [], [], {}, lambda: None
+
+    def load(self, *arguments, **settings):
+        self.loaded.append((arguments, settings))
+        return self
+
+    def generate(self, prompt, negative_prompt="", **settings):
+        self.asked.append(dict(settings, prompt=prompt, negative_prompt=negative_prompt))
+        for step in range(1, settings["steps"] + 1):
+            settings["callback"](step, settings["steps"], np.zeros((1, 16, 16, 4), np.float32))
+        self.act()
+        self.timings = {"text": 0.25, "encoding": 0.125, "sampling": 2.0, "decoding": 0.5}
+        return [Image.new("RGB", (settings["width"], settings["height"]), "red")]
+
+
+@pytest.fixture
+def pipeline(monkeypatch, tmp_path):
+    """The command runs in an empty folder, on the NumPy backend, with a fake pipeline."""
+    fake = FakePipeline()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(npdiffusion, "load", fake.load)
+    monkeypatch.setattr(kernels, "_chosen", "numpy")
+    monkeypatch.setattr(cli, "BLAS_VARIABLES", ())
+    return fake
+
+
+def files(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def settings_in(path):
+    with Image.open(path) as image:
+        return image.text["parameters"]
+
+
+# ---- what comes out
+
+def test_a_prompt_makes_a_picture_named_after_it(pipeline, tmp_path, capsys):
+    assert cli.main([PROMPT, "-s", "7"]) == 0
+    assert files(tmp_path) == ["a-red-apple-7.png"]
+    assert capsys.readouterr().out == "a-red-apple-7.png\n"
+
+
+def test_defaults_are_those_of_the_model_and_the_issue(pipeline):
+    cli.main([PROMPT, "-s", "7"])
+    asked, = pipeline.asked
+    asked.pop("callback")
+    assert asked == dict(prompt=PROMPT, negative_prompt="", steps=50, guidance_scale=7.5, sampler="pndm",
+                         schedule="discrete", seed=7, width=128, height=128, init_image=None, strength=0.75,
+                         rng="torch")
+    assert pipeline.loaded == [((None,), dict(threads=machine.physical_cores(), tokenizer=None))]
+
+
+def test_every_option_reaches_the_pipeline(pipeline):
+    cli.main([PROMPT, "-n", "blur", "--steps", "3", "--guidance-scale", "2", "-s", "9", "-W", "64", "-H", "72",
+              "-t", "1", "--sampler", "euler", "--schedule", "karras", "--rng", "numpy", "-m", "model",
+              "--tokenizer", "folder"])
+    asked, = pipeline.asked
+    asked.pop("callback")
+    assert asked == dict(prompt=PROMPT, negative_prompt="blur", steps=3, guidance_scale=2.0, sampler="euler",
+                         schedule="karras", seed=9, width=64, height=72, init_image=None, strength=0.75, rng="numpy")
+    assert pipeline.loaded == [(("model",), dict(threads=1, tokenizer="folder"))]
+
+
+def test_the_settings_are_in_the_png(pipeline):
+    cli.main([PROMPT, "-n", "blur", "--steps", "3", "-s", "9", "-o", "out.png"])
+    assert settings_in("out.png") == (
+        "a red apple\nNegative prompt: blur\n"
+        "Steps: 3, Sampler: PLMS, CFG scale: 7.5, Seed: 9, Size: 128x128, Model: embedded, RNG: CPU, "
+        f"Version: npdiffusion {npdiffusion.__version__}")
+
+
+def test_a_model_that_was_saved_with_karras_sigmas_keeps_them(pipeline, monkeypatch):
+    monkeypatch.setattr(pipeline, "schedule", types.SimpleNamespace(use_karras_sigmas=True))
+    cli.main([PROMPT, "--sampler", "euler", "-o", "out.png"])
+    cli.main([PROMPT, "--sampler", "ddim"])
+    assert [asked["schedule"] for asked in pipeline.asked] == ["karras", "discrete"]
+    assert "Schedule type: Karras" in settings_in("out.png")
+
+
+@pytest.mark.parametrize("arguments", [[], ["-s", "-1"]], ids=["no seed", "-1"])
+def test_a_random_seed_is_printed(arguments, pipeline, capsys):
+    cli.main([PROMPT, *arguments])
+    cli.main([PROMPT, *arguments])
+    first, second = (asked["seed"] for asked in pipeline.asked)
+    assert first != second
+    messages = capsys.readouterr().err
+    assert f"seed {first}" in messages and f"seed {second}" in messages
+
+
+def test_a_batch_counts_the_seed_on(pipeline, tmp_path):
+    cli.main([PROMPT, "-b", "3", "-s", "5"])
+    assert [asked["seed"] for asked in pipeline.asked] == [5, 6, 7]
+    assert files(tmp_path) == ["a-red-apple-5.png", "a-red-apple-6.png", "a-red-apple-7.png"]
+    assert "Seed: 7" in settings_in("a-red-apple-7.png")
+
+
+def test_the_time_of_every_stage_is_told_at_the_end(pipeline, capsys):
+    cli.main([PROMPT, "-b", "2", "--steps", "10"])
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert re.fullmatch(r"loading \d+\.\d\d s, text 0\.50 s, sampling 4\.00 s, decoding 1\.00 s, "
+                        r"total \d+\.\d\d s; 0\.200 s/step", last)
+
+
+def test_the_bar_shows_seconds_per_step(pipeline, capsys):
+    cli.main([PROMPT, "--steps", "4"])
+    assert re.search(r"100%\|.*\| 4/4 \[00:00<00:00, +\d+\.\d\ds/step\]", capsys.readouterr().err)
+
+
+def test_threads_are_physical_cores_and_printed(pipeline, monkeypatch, capsys):
+    monkeypatch.setattr(machine, "physical_cores", lambda: 3)
+    monkeypatch.setattr(machine, "logical_cores", lambda: 6)
+    cli.main([PROMPT])
+    assert "3 threads" in capsys.readouterr().err
+    assert pipeline.loaded[0][1]["threads"] == 3
+
+
+def test_more_threads_than_cores_are_reduced_with_a_note(pipeline, monkeypatch, capsys):
+    monkeypatch.setattr(machine, "logical_cores", lambda: 6)
+    assert cli.main([PROMPT, "-t", "99"]) == 0
+    assert "--threads: 99 is more than there are cores here, 6 will be used" in capsys.readouterr().err
+    assert pipeline.loaded[0][1]["threads"] == 6
+
+
+# ---- output
+
+def test_an_existing_file_is_kept_and_this_is_said(pipeline, tmp_path, capsys):
+    (tmp_path / "out.png").write_text("precious")
+    assert cli.main([PROMPT, "-o", "out.png"]) == 0
+    assert (tmp_path / "out.png").read_text() == "precious"
+    printed = capsys.readouterr()
+    assert printed.out == "out-2.png\n"
+    assert "out.png is there already" in printed.err
+
+
+def test_a_batch_into_one_file_name_is_numbered_without_a_note(pipeline, tmp_path, capsys):
+    cli.main([PROMPT, "-b", "3", "-o", "out.png"])
+    assert files(tmp_path) == ["out-2.png", "out-3.png", "out.png"]
+    assert "already" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("output", ["new/", "new/deep/", "there"])
+def test_output_into_a_folder(output, pipeline, tmp_path):
+    (tmp_path / "there").mkdir()
+    assert cli.main([PROMPT, "-s", "1", "-o", output]) == 0
+    assert files(tmp_path / output) == ["a-red-apple-1.png"]
+
+
+def test_a_name_without_ending_gets_one(pipeline, tmp_path):
+    cli.main([PROMPT, "-o", "version1.5"])
+    assert files(tmp_path) == ["version1.5.png"]
+
+
+@pytest.mark.parametrize(("output", "message"), [
+    ("missing/out.png", "--output: there is no folder missing"),
+    ("file/out.png", "--output: there is no folder file"),
+    ("file/", "--output: the folder file can't be created"),
+    ("out.jpg", "--output: out.jpg: pictures are written as PNG"),
+    ("x" * 300, "--output: the file name is too long"),
+    ("", "--output: the name is empty"),
+], ids=["missing", "file", "file as folder", "jpg", "long", "empty"])
+def test_an_impossible_output_is_found_before_loading(output, message, pipeline, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert cli.main([PROMPT, "-o", output]) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"npdiffusion: error: {message}") and printed.count("\n") == 1
+    assert pipeline.loaded == []
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_loading(pipeline, monkeypatch, capsys):
+    def refuse(path, mode):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", refuse)
+    code = cli.main([PROMPT, "-o", "."])
+    monkeypatch.undo()
+    assert code == 1 and pipeline.loaded == []
+    assert capsys.readouterr().err == "npdiffusion: error: .: no file can be written here (Permission denied)\n"
+
+
+@pytest.mark.parametrize(("prompt", "name"), [
+    ("A red apple, on a blue background!", "a-red-apple-on-a-blue-background-1.png"),
+    ("../../etc/passwd", "etc-passwd-1.png"),
+    ("", "picture-1.png"),
+    ("🍎", "picture-1.png"),
+    ("größe りんご", "größe-りんご-1.png"),
+    ("word " * 50, "-".join(["word"] * 12) + "-1.png"),
+    ("り" * 50, "り" * 20 + "-1.png"),
+], ids=["words", "path", "empty", "emoji", "unicode", "long", "long word"])
+def test_names_made_of_prompts(prompt, name):
+    assert cli.default_name(prompt, 1) == name
+
+
+def test_models_are_called_by_their_own_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "v1-5.safetensors").touch()
+    (tmp_path / "folder").mkdir()
+    assert cli.model_name(str(tmp_path / "v1-5.safetensors")) == "v1-5"
+    assert cli.model_name("folder/") == "folder"
+    assert cli.model_name("org/name") == "org/name"
+
+
+# ---- image to image
+
+def test_a_picture_to_start_from_is_scaled_with_a_note(pipeline, tmp_path, capsys):
+    Image.new("RGB", (60, 40)).save(tmp_path / "in.png")
+    assert cli.main([PROMPT, "-i", "in.png", "--strength", "0.6", "-o", "out.png"]) == 0
+    asked, = pipeline.asked
+    assert asked["init_image"].size == (60, 40) and asked["strength"] == 0.6
+    assert "in.png: its 60x40 pixels are scaled and cut to 128x128" in capsys.readouterr().err
+    assert "Denoising strength: 0.6" in settings_in("out.png")
+
+
+def test_a_picture_that_fits_needs_no_note(pipeline, tmp_path, capsys):
+    Image.new("RGB", (128, 128)).save(tmp_path / "in.png")
+    cli.main([PROMPT, "-i", "in.png"])
+    printed = capsys.readouterr().err
+    assert "scaled" not in printed and "encoding 0.12 s" in printed
+
+
+def test_an_unreadable_picture_is_found_before_loading(pipeline, tmp_path, capsys):
+    (tmp_path / "in.png").write_text("no picture")
+    assert cli.main([PROMPT, "-i", "in.png"]) == 1
+    assert "in.png: damaged, or not a picture" in capsys.readouterr().err
+    assert pipeline.loaded == []
+
+
+# ---- errors
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ([], "a prompt is missing"),
+    (["a", "red", "apple"], "only one prompt is taken, 'red' is left over: put the whole prompt in quotes"),
+    ([PROMPT, "--stpes", "3"], "unknown option --stpes, did you mean --steps?"),
+    ([PROMPT, "--zzz=1"], "unknown option --zzz\n"),
+    ([PROMPT, "--steps"], "--steps: expected one argument"),
+    ([PROMPT, "--steps", "0"], "--steps: 0 is out of range, allowed are 1 to 1000"),
+    ([PROMPT, "--steps", "many"], "--steps: 'many' is no whole number, allowed are 1 to 1000"),
+    ([PROMPT, "--steps", "9" * 5000], "--steps: "),
+    ([PROMPT, "-W", "100"], "-W/--width: 100 is no multiple of 8, the nearest are 96 and 104"),
+    ([PROMPT, "-H", "0"], "-H/--height: 0 is out of range, allowed are 8 to 8192"),
+    ([PROMPT, "--cfg-scale", "nan"], "--cfg-scale/--guidance-scale: nan is out of range, allowed are numbers from 0"),
+    ([PROMPT, "-i", "x", "--strength", "0"], "--strength: 0 is out of range, allowed are numbers above 0 and up to 1"),
+    ([PROMPT, "-i", "x", "--strength", "0.01"], "--strength: 0.01 of 50 steps leaves no step"),
+    ([PROMPT, "--strength", "0.5"], "--strength: it says how far a picture may be left, so --init-image is needed"),
+    ([PROMPT, "-s", "-2"], "-s/--seed: -2 is out of range"),
+    ([PROMPT, "-s", str(2**64 - 1), "-b", "2"], f"--seed: with 2 pictures it can be at most {2**64 - 2}"),
+    ([PROMPT, "-b", "0"], "-b/--batch-count: 0 is out of range, allowed are 1 to 9999"),
+    ([PROMPT, "-t", "0"], "-t/--threads: 0 is out of range"),
+    ([PROMPT, "--sampler", "Euler a"], "--sampler: 'Euler a' is unknown, did you mean euler_a? Known are ddpm, ddim"),
+    ([PROMPT, "--sampler", "???"], "--sampler: '???' is unknown, known are ddpm, ddim"),
+    ([PROMPT, "--schedule", "karas"], "--schedule: 'karas' is unknown, did you mean karras?"),
+    ([PROMPT, "--schedule", "karras", "--sampler", "ddim"], "--schedule: karras is for euler, euler_a, heun, dpm++2m"),
+    ([PROMPT, "--backend", "torch"], "--backend: 'torch' is unknown"),
+    (["caf\udce9"], "prompt: the text is not valid UTF-8"),
+])
+def test_a_command_that_makes_no_sense_ends_with_2_and_one_line(arguments, message, pipeline, capsys):
+    assert cli.main(arguments) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"npdiffusion: error: {message}")
+    assert printed.count("\n") == 1 and len(printed) < 400
+    assert pipeline.loaded == []
+
+
+def test_choices_are_those_of_the_library():
+    from npdiffusion import noise, pipeline, schedules
+    assert options.SCHEDULES == schedules.KINDS
+    assert set(options.GENERATORS) == set(noise.GENERATORS)
+    assert options.LARGEST_SIDE == pipeline.LARGEST_SIDE
+
+
+def fail_at(pipeline, number, error):
+    """Let the pipeline raise while it makes the picture of that number."""
+    def act():
+        if len(pipeline.asked) == number:
+            raise error
+    pipeline.act = act
+
+
+@pytest.mark.parametrize(("error", "message"), [
+    (UserError("NaN\nin unet.conv_in"), "error: NaN in unet.conv_in"),
+    (KeyboardInterrupt(), "stopped"),
+    (MemoryError(), "error: not enough memory"),
+    (ZeroDivisionError("oh"), "error: ZeroDivisionError: oh (a mistake in npdiffusion; -v shows where)"),
+], ids=["UserError", "Ctrl-C", "memory", "mistake"])
+def test_what_ends_the_third_picture_leaves_the_first_two(error, message, pipeline, tmp_path, capsys):
+    fail_at(pipeline, 3, error)
+    assert cli.main([PROMPT, "-b", "5", "-s", "1"]) == 1
+    assert files(tmp_path) == ["a-red-apple-1.png", "a-red-apple-2.png"]
+    *_, saved, last = capsys.readouterr().err.splitlines()
+    assert saved == "2 of 5 pictures are saved"
+    assert last.startswith(f"npdiffusion: {message}")
+
+
+def test_a_traceback_is_shown_with_v_alone(pipeline, capsys):
+    fail_at(pipeline, 1, UserError("no"))
+    cli.main([PROMPT])
+    assert "Traceback" not in capsys.readouterr().err
+    fail_at(pipeline, 2, UserError("no"))
+    assert cli.main([PROMPT, "-v"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_warnings_for_users_are_one_line_each_and_shown_once(pipeline, capsys):
+    def act():
+        warnings.warn("cut off:\n'the rest'")
+        warnings.warn("overflow in something", RuntimeWarning)
+
+    pipeline.act = act
+    assert cli.main([PROMPT, "-b", "2"]) == 0
+    printed = capsys.readouterr().err
+    assert printed.count("npdiffusion: warning: cut off: 'the rest'\n") == 1
+    assert "overflow" not in printed
+    assert cli.main([PROMPT, "-v"]) == 0
+    assert "npdiffusion: warning: overflow in something\n" in capsys.readouterr().err
+
+
+# ---- backends
+
+def test_an_unknown_backend_in_the_environment_is_named(pipeline, monkeypatch, capsys):
+    monkeypatch.setattr(kernels, "_chosen", None)
+    monkeypatch.setenv("NPDIFFUSION_BACKEND", "torch")
+    assert cli.main([PROMPT]) == 1
+    assert capsys.readouterr().err.startswith("npdiffusion: error: NPDIFFUSION_BACKEND: backend 'torch' is unknown")
+
+
+@pytest.mark.parametrize(("arguments", "expected"), [
+    ([], dict(SET_VARIABLE="8", UNSET_VARIABLE="1")),
+    (["-t", "1"], dict(SET_VARIABLE="1", UNSET_VARIABLE="1")),
+], ids=["default", "-t 1"])
+def test_threads_limit_blas_on_the_numpy_backend(arguments, expected, pipeline, monkeypatch):
+    monkeypatch.setattr(cli, "BLAS_VARIABLES", tuple(expected))
+    monkeypatch.setattr(machine, "physical_cores", lambda: 1)
+    monkeypatch.setenv("UNSET_VARIABLE", "")
+    monkeypatch.delenv("UNSET_VARIABLE")
+    monkeypatch.setenv("SET_VARIABLE", "8")
+    cli.main([PROMPT, *arguments])
+    assert {name: os.environ[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_compiling_is_announced_when_there_is_something_to_compile(cached, pipeline, monkeypatch, capsys):
+    compiled = []
+
+    def warm_up(report):
+        for number, name in enumerate("abc"):
+            report(name, number, 3)
+            compiled.append(name)
+
+    fast = types.SimpleNamespace(is_cached=lambda: cached, warm_up=warm_up)
+    monkeypatch.setitem(sys.modules, "npdiffusion.kernels.fast", fast)
+    monkeypatch.setattr(kernels, "fast", fast, raising=False)
+    assert cli.main([PROMPT, "--backend", "numba"]) == 0
+    assert ("Compiling kernels (first run only) ..." in capsys.readouterr().err) == (not cached)
+    assert compiled == ([] if cached else ["a", "b", "c"])
+
+
+# ---- about
+
+def run_python(*arguments):
+    """A finished process of a fresh interpreter."""
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=120)
+
+
+def modules_after(*arguments):
+    """Names of the modules that a command has imported when it is done, and its output."""
+    program = ("import json, sys; from npdiffusion.cli import main; main(sys.argv[1:]);"
+               "print(json.dumps(sorted(sys.modules)))")
+    *lines, modules = run_python("-c", program, *arguments).stdout.splitlines()
+    return set(json.loads(modules)), "\n".join(lines)
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_and_version_import_nothing_heavy(option):
+    modules, output = modules_after(option)
+    assert "npdiffusion" in output
+    assert not modules & {"numpy", "numba", "scipy", "PIL", "tqdm", "safetensors"}
+
+
+def test_help_names_every_option_and_sampler(capsys):
+    from npdiffusion.samplers import SAMPLERS
+    assert cli.main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    for option in (*"-n -s -W -H -i -o -m -t -b -v".split(), "--negative-prompt", "--steps", "--cfg-scale",
+                   "--guidance-scale", "--seed", "--width", "--height", "--sampler", "--schedule", "--init-image", "--strength", "--output",
+                   "--model", "--tokenizer", "--threads", "--batch-count", "--rng", "--backend", "--version", "--info",
+                   *SAMPLERS):
+        assert re.search(rf"(^|\s){re.escape(option)}\b", printed), option
+
+
+def test_the_package_runs_as_a_module():
+    done = run_python("-m", "npdiffusion", "--version")
+    assert (done.returncode, done.stdout) == (0, f"npdiffusion {npdiffusion.__version__}\n")
+    done = run_python("-m", "npdiffusion")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+
+
+@pytest.fixture
+def model_folder(tmp_path):
+    """Files as of a model; what `--info` looks at."""
+    from safetensors.numpy import save_file
+    from npdiffusion.checkpoint import STEMS
+    for part, stem in STEMS.items():
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "config.json").write_text("{}")
+        save_file({"a": np.zeros((1000, 1500), np.float16)}, tmp_path / part / f"{stem}.safetensors")
+    return tmp_path
+
+
+def test_info_describes_the_installation_and_the_model_without_numba(model_folder):
+    modules, output = modules_after("--info", "-m", str(model_folder), "--backend", "numba", "-t", "1")
+    assert "numba" not in modules
+    entries = dict(re.split(r"  +", line.strip(), maxsplit=1) for line in output.splitlines())
+    assert entries["backend"] == "numba" and entries["threads"] == "1" and entries["model"] == str(model_folder)
+    assert entries["pictures"].startswith("512x512")
+    assert entries["unet"] == "1.5 million parameters, float16, 3.0 MB"
+    assert {"npdiffusion", "python", "numpy", "processor", "features", "cores", "memory"} <= set(entries)
+
+
+def test_info_about_a_damaged_model_is_one_error_line(model_folder, capsys, monkeypatch):
+    monkeypatch.setattr(kernels, "_chosen", "numba")
+    (model_folder / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"")
+    assert cli.main(["--info", "-m", str(model_folder)]) == 1
+    printed = capsys.readouterr()
+    assert printed.err.startswith("npdiffusion: error: ") and "empty" in printed.err and printed.err.count("\n") == 1
+    assert "processor" in printed.out
