@@ -12,11 +12,10 @@ import numpy as np
 import torch
 
 from . import settings
-from .export import averaged_into, state
 from .models import new_vae
 from .scenes import draw, load_sprites, sample_scene
 from .train_vae import to_tensor
-from .training import log, save_atomically
+from .training import DEVICE, averaged_into, half_precision, log, save_atomically, state
 
 LATENTS = settings.RUNS / "latents.pt"
 PIECE = 1000
@@ -32,8 +31,9 @@ def scene_of(index):
 def encode(vae, indices, sprites):
     """→ (N, 4, 16, 16) float16, the posterior's means, not yet scaled"""
     pictures = np.stack([draw(scene, sprites, rng) for scene, rng in map(scene_of, indices)])
-    with torch.autocast("cpu", torch.bfloat16):
-        return torch.cat([vae.encode(x).latent_dist.mean.half() for x in to_tensor(pictures).split(25)])
+    with half_precision():
+        means = [vae.encode(x).latent_dist.mean for x in to_tensor(pictures).split(25)]
+    return torch.cat(means).half().cpu()
 
 
 def main():
@@ -45,6 +45,7 @@ def main():
     torch.set_num_threads(args.threads)
     sprites, vae = load_sprites(args.font), new_vae().to(memory_format=torch.channels_last)
     averaged_into([vae], state("vae")["averaged"])
+    vae.to(DEVICE)
 
     bank = state("latents")
     latents = bank["latents"] if bank else torch.empty(0, 4, settings.PIXELS // 8, settings.PIXELS // 8, dtype=torch.half)

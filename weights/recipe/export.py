@@ -1,16 +1,19 @@
 """Write what was trained into weights/, in diffusers' layout and in float16.
 
-    python -m weights.recipe.export            every network that has a state in runs/; the others' shapes alone
+    python -m weights.recipe.export [--to FOLDER]       every network that has a state in runs/; the others' shapes alone
 """
 
+import argparse
 import json
+import shutil
+from pathlib import Path
 
-import torch
 from diffusers import DDIMScheduler
 from safetensors.torch import save_file
 
 from . import settings
 from .models import new_text_encoder, new_unet, new_vae
+from .training import averaged_into, state
 
 INDEX = {
     "_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.42.1", "requires_safety_checker": False,
@@ -19,19 +22,6 @@ INDEX = {
     "tokenizer": ["transformers", "CLIPTokenizer"], "unet": ["diffusers", "UNet2DConditionModel"],
     "vae": ["diffusers", "AutoencoderKL"],
 }
-
-
-def state(name):
-    path = settings.RUNS / f"{name}.pt"
-    return torch.load(path, weights_only=True) if path.exists() else None
-
-
-def averaged_into(models, parameters):
-    """Put averaged parameters, in the order of training, into the models."""
-    parameters = iter(parameters)
-    for model in models:
-        for p in model.parameters():
-            p.data = next(parameters)
 
 
 def write(model, folder, filename, trained):
@@ -43,6 +33,9 @@ def write(model, folder, filename, trained):
 
 
 def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--to", type=Path, default=settings.WEIGHTS)
+    folder = parser.parse_args().to
     vae_state, unet_state, latents = state("vae"), state("unet"), state("latents")
     vae = new_vae(latents["scaling_factor"] if latents else 1.0)
     unet, text_encoder = new_unet(), new_text_encoder()
@@ -50,11 +43,13 @@ def main():
         averaged_into([vae], vae_state["averaged"])
     if unet_state:
         averaged_into([text_encoder, unet], unet_state["averaged"])
-    write(vae, settings.WEIGHTS / "vae", "diffusion_pytorch_model.safetensors", vae_state)
-    write(unet, settings.WEIGHTS / "unet", "diffusion_pytorch_model.safetensors", unet_state)
-    write(text_encoder, settings.WEIGHTS / "text_encoder", "model.safetensors", unet_state)
-    DDIMScheduler(**settings.SCHEDULER).save_config(settings.WEIGHTS / "scheduler")
-    (settings.WEIGHTS / "model_index.json").write_text(json.dumps(INDEX, indent=2) + "\n")
+    write(vae, folder / "vae", "diffusion_pytorch_model.safetensors", vae_state)
+    write(unet, folder / "unet", "diffusion_pytorch_model.safetensors", unet_state)
+    write(text_encoder, folder / "text_encoder", "model.safetensors", unet_state)
+    if folder != settings.WEIGHTS:
+        shutil.copytree(settings.WEIGHTS / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)
+    DDIMScheduler(**settings.SCHEDULER).save_config(folder / "scheduler")
+    (folder / "model_index.json").write_text(json.dumps(INDEX, indent=2) + "\n")
     for model in (vae, unet, text_encoder):
         print(type(model).__name__, sum(p.numel() for p in model.parameters()))
 

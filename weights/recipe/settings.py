@@ -55,6 +55,6 @@ SCHEDULER = dict(                                           # Stable Diffusion v
     set_alpha_to_one=False, steps_offset=1, timestep_spacing="leading", prediction_type="v_prediction",
 )
 UNET_TRAINING = dict(
-    minutes=77, scenes=36_000, batch=64, rate=1.5e-3, warm_up=100, averaging=0.999, snr_cap=5.0, empty_captions=0.1,
+    minutes=77, scenes=24_000, batch=64, rate=1.5e-3, warm_up=100, averaging=0.999, snr_cap=5.0, empty_captions=0.1,
 )
 GUIDANCE = 5.0                                              # with which the figures and the sheet are made

@@ -19,11 +19,10 @@ from diffusers import DDIMScheduler
 
 from . import settings
 from .encode import scene_of
-from .export import state
 from .models import new_text_encoder, new_unet, token_ids
 from .muon import optimizers
 from .scenes import caption
-from .training import Averaged, Clock, log, rate_at, save_atomically, set_rate
+from .training import DEVICE, Averaged, Clock, half_precision, log, rate_at, save_atomically, set_rate, state
 
 STATE = settings.RUNS / "unet.pt"
 WORDINGS = 3                                                # captions kept ready for each scene
@@ -47,7 +46,7 @@ def loss_of(unet, text_encoder, z0, ids, t, noise, alphas_cumprod):
     alpha_bar = alphas_cumprod[t].view(-1, 1, 1, 1)
     alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
     v = alpha * noise - sigma * z0
-    with torch.autocast("cpu", torch.bfloat16):
+    with half_precision():
         context = text_encoder(ids).last_hidden_state
         predicted = unet(alpha * z0 + sigma * noise, t, context).sample.float()
     snr_plus_1 = 1 / (1 - alpha_bar)
@@ -65,19 +64,19 @@ def main():
     plan, bank = settings.UNET_TRAINING, state("latents")
     latents = bank["latents"].float() * bank["scaling_factor"]
     ids, empty = captions_of(len(latents)), torch.from_numpy(token_ids([""]))
-    alphas_cumprod = DDIMScheduler(**settings.SCHEDULER).alphas_cumprod
+    alphas_cumprod = DDIMScheduler(**settings.SCHEDULER).alphas_cumprod.to(DEVICE)
 
-    text_encoder, unet = new_text_encoder(), new_unet().to(memory_format=torch.channels_last)
+    text_encoder, unet = new_text_encoder().to(DEVICE), new_unet().to(DEVICE, memory_format=torch.channels_last)
     both = torch.nn.ModuleList([text_encoder, unet])
     steppers = optimizers(both, plan["rate"], plain=("embedding.weight", "conv_in", "conv_out"))
     averaged = Averaged(both, plan["averaging"])
     step, elapsed = 0, 0.0
-    if STATE.exists():
-        saved = torch.load(STATE, weights_only=True)
+    if saved := state("unet"):
         both.load_state_dict(saved["model"])
         for stepper, its_state in zip(steppers, saved["optimizers"]):
             stepper.load_state_dict(its_state)
-        averaged.parameters, step, elapsed = saved["averaged"], saved["step"], saved["elapsed"]
+        averaged.load(saved["averaged"])
+        step, elapsed = saved["step"], saved["elapsed"]
     clock = Clock(args.minutes, elapsed)
     log("unet", parameters=sum(p.numel() for p in both.parameters()), scenes=len(latents), step=step, minutes=args.minutes)
 
@@ -95,7 +94,8 @@ def main():
         z0 = latents[index].contiguous(memory_format=torch.channels_last)
         noise = torch.randn(z0.shape, generator=generator)
         set_rate(steppers, plan["rate"] * rate_at(clock.progress, step, plan["warm_up"]))
-        loss = loss_of(unet, text_encoder, z0, words, spread_timesteps(n, generator), noise, alphas_cumprod)
+        z0, words, t, noise = (x.to(DEVICE) for x in (z0, words, spread_timesteps(n, generator), noise))
+        loss = loss_of(unet, text_encoder, z0, words, t, noise, alphas_cumprod)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(both.parameters(), 1.0)
         for stepper in steppers:

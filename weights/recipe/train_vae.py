@@ -19,14 +19,14 @@ from .judge import psnr, unseen_scenes
 from .models import new_vae
 from .muon import optimizers
 from .scenes import load_sprites, scenes
-from .training import Averaged, Clock, log, rate_at, save_atomically, set_rate
+from .training import DEVICE, Averaged, Clock, half_precision, log, rate_at, save_atomically, set_rate, state
 
 STATE = settings.RUNS / "vae.pt"
 
 
 def to_tensor(pictures):
     """(N, H, W, 3) uint8 → (N, 3, H, W) float32 in −1 … 1, stored channels last"""
-    x = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2)
+    x = torch.from_numpy(np.ascontiguousarray(pictures)).to(DEVICE).permute(0, 3, 1, 2)
     return x.float().div_(127.5).sub_(1).contiguous(memory_format=torch.channels_last)
 
 
@@ -52,9 +52,9 @@ def reconstruct(vae, pictures):
     """(N, 128, 128, 3) uint8 → the same through the latent, with the posterior's mean"""
     out = []
     for batch in np.array_split(pictures, max(1, len(pictures) // 16)):
-        with torch.autocast("cpu", torch.bfloat16):
+        with half_precision():
             y = vae.decode(vae.encode(to_tensor(batch)).latent_dist.mean).sample
-        out.append(((y.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
+        out.append(((y.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy())
     return np.concatenate(out)
 
 
@@ -68,16 +68,16 @@ def main():
     torch.manual_seed(settings.SEED)
     plan, sprites = settings.VAE_TRAINING, load_sprites(args.font)
 
-    vae = new_vae().to(memory_format=torch.channels_last)
+    vae = new_vae().to(DEVICE, memory_format=torch.channels_last)
     both = optimizers(vae, plan["rate"], plain=("conv_in", "conv_out", "quant_conv"))
     averaged = Averaged(vae, plan["averaging"])
     step, elapsed = 0, 0.0
-    if STATE.exists():
-        state = torch.load(STATE, weights_only=True)
-        vae.load_state_dict(state["model"])
-        for optimizer, its_state in zip(both, state["optimizers"]):
+    if saved := state("vae"):
+        vae.load_state_dict(saved["model"])
+        for optimizer, its_state in zip(both, saved["optimizers"]):
             optimizer.load_state_dict(its_state)
-        averaged.parameters, step, elapsed = state["averaged"], state["step"], state["elapsed"]
+        averaged.load(saved["averaged"])
+        step, elapsed = saved["step"], saved["elapsed"]
     clock = Clock(args.minutes, elapsed)
     log("vae", parameters=sum(p.numel() for p in vae.parameters()), step=step, minutes=args.minutes)
 
@@ -97,7 +97,7 @@ def main():
         source = scenes(sprites, rng)
         x = to_tensor(np.stack([busiest_crop(next(source)[1], plan["crop"], rng) for _ in range(plan["batch"])]))
         set_rate(both, plan["rate"] * rate_at(clock.progress, step, plan["warm_up"]))
-        with torch.autocast("cpu", torch.bfloat16):
+        with half_precision():
             loss, squared = loss_of(vae, x, plan["kl"])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)

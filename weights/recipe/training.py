@@ -8,6 +8,13 @@ import torch
 
 from . import settings
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def half_precision():
+    """Context in which matrix products and convolutions run in bfloat16."""
+    return torch.autocast(DEVICE.type, torch.bfloat16)
+
 
 def rate_at(progress, step, warm_up):
     """Share of the peak learning rate: a linear warm-up over steps, then half a cosine over the time that was granted.
@@ -35,11 +42,28 @@ class Averaged:
         decay = min(self.decay, (1 + step) / (10 + step))                      # forget the random beginning quickly
         torch._foreach_lerp_(self.parameters, [p.detach() for p in model.parameters()], 1 - decay)
 
+    def load(self, parameters):
+        self.parameters = [theirs.to(mine.device) for mine, theirs in zip(self.parameters, parameters)]
+
     @torch.no_grad()
     def swap(self, model):
         """Exchange the model's parameters with the averaged ones; a second call exchanges them back."""
         for mine, its in zip(self.parameters, model.parameters()):
             its.data, mine.data = mine.data, its.data
+
+
+def state(name):
+    """What runs/<name>.pt holds, or None."""
+    path = settings.RUNS / f"{name}.pt"
+    return torch.load(path, weights_only=True, map_location="cpu") if path.exists() else None
+
+
+def averaged_into(models, parameters):
+    """Put averaged parameters, in the order of training, into the models."""
+    parameters = iter(parameters)
+    for model in models:
+        for p in model.parameters():
+            p.data = next(parameters)
 
 
 def save_atomically(state, path):
