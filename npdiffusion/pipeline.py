@@ -5,6 +5,8 @@
 N pictures of W × H pixels; latents are (N, H/f, W/f, C), f the reduction of the VAE, C its latent channels.
 """
 import contextlib
+import math
+import numbers
 import secrets
 import time
 
@@ -56,9 +58,11 @@ class StableDiffusionPipeline:
         Raises UserError for a value out of range or a result that is not finite.
         """
         width, height = self._check_size(width, height)
+        if not math.isfinite(guidance_scale):
+            raise UserError(f"guidance_scale is {guidance_scale}: it must be a finite number, for example 7.5")
         plan = self.schedule.plan(sampler, steps, schedule, None if init_image is None else strength)
-        first = secrets.randbelow(2**32) if seed is None else seed
-        generators = [noise.generator(rng, first + i) for i in range(_check_count(count))]
+        seeds = _seeds(seed, count)
+        generators = [noise.generator(rng, seed) for seed in seeds]
         f, channels = self.vae.config.reduction, self.vae.config.latent_channels
 
         def draw():                                                             # N(0, 1), each picture from its own generator
@@ -75,8 +79,8 @@ class StableDiffusionPipeline:
                     callback(step, len(plan), latents)
         with self._timed("decoding"):
             images = to_images(finite(self.vae, "vae", latents, method="decode"))
-        for i, image in enumerate(images):
-            image.info["seed"] = first + i
+        for image, seed in zip(images, seeds):
+            image.info["seed"] = seed
         return images
 
     def encode_prompt(self, prompt):
@@ -90,7 +94,7 @@ class StableDiffusionPipeline:
 
     def _check_size(self, width, height):
         size, f = self.size, self.vae.config.reduction
-        width, height = width or size[0], height or size[1]
+        width, height = size[0] if width is None else width, size[1] if height is None else height
         for name, value in (("width", width), ("height", height)):
             if value % f or not f <= value <= LARGEST_SIDE:
                 near = min(max(f, round(value / f) * f), LARGEST_SIDE)
@@ -104,7 +108,11 @@ class StableDiffusionPipeline:
         self.timings[stage] = time.perf_counter() - start
 
 
-def _check_count(count):
+def _seeds(first, count):
+    """One for each picture, counting on from the first; a random first one for None."""
     if count < 1:
         raise UserError(f"count is {count}: at least one picture must be asked for")
-    return count
+    if first is not None and not isinstance(first, numbers.Integral):
+        raise UserError(f"seed is {first!r}: it must be a whole number")
+    first = secrets.randbelow(2**32) if first is None else int(first)
+    return range(first, first + count)

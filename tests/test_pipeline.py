@@ -1,0 +1,142 @@
+"""The whole way, prompt to picture, against diffusers' own pipelines with the same seed."""
+import json
+import pathlib
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler,
+                       EulerDiscreteScheduler, HeunDiscreteScheduler, PNDMScheduler, StableDiffusionImg2ImgPipeline,
+                       StableDiffusionPipeline)
+from PIL import Image
+from transformers import CLIPTokenizer as TorchCLIPTokenizer
+
+from npdiffusion import weights
+from npdiffusion.errors import UserError
+from npdiffusion.pipeline import StableDiffusionPipeline as OurPipeline
+from npdiffusion.tokenizer import CLIPTokenizer
+from tests import references
+
+SCHEDULER = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000, steps_offset=1,
+                 set_alpha_to_one=False, skip_prk_steps=True, clip_sample=False)
+SAMPLERS = {"ddpm": DDPMScheduler, "ddim": DDIMScheduler, "pndm": PNDMScheduler, "euler": EulerDiscreteScheduler,
+            "euler_a": EulerAncestralDiscreteScheduler, "heun": HeunDiscreteScheduler, "dpm++2m": DPMSolverMultistepScheduler}
+PROMPT, NEGATIVE = "a red apple on a blue background", "a cat, green"
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """(diffusers' pipeline, ours), both tiny, random and equal."""
+    vocabulary = pathlib.Path(weights.__file__).parent / "tokenizer"
+    ids = len(json.loads((vocabulary / "vocab.json").read_text(encoding="utf-8")))
+    theirs = StableDiffusionPipeline(
+        vae=references.torch_vae(**references.TINY_VAE), unet=references.torch_unet(**references.TINY_UNET),
+        text_encoder=references.torch_text_encoder(**references.TINY_TEXT | dict(
+            vocab_size=ids, bos_token_id=ids - 2, eos_token_id=ids - 1, pad_token_id=ids - 1)),
+        tokenizer=TorchCLIPTokenizer.from_pretrained(vocabulary), scheduler=PNDMScheduler.from_config(SCHEDULER),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    theirs.set_progress_bar_config(disable=True)
+    ours = OurPipeline(CLIPTokenizer.from_folder(vocabulary), *(references.twin(getattr(theirs, name)) for name in
+                                                                ("text_encoder", "unet", "vae")),
+                       SCHEDULER | {"_class_name": "PNDMScheduler"}, "tiny")
+    return theirs, ours
+
+
+def levels(image):
+    return np.asarray(image).astype(int)
+
+
+def their_picture(pipeline, seed=7, **options):
+    return levels(pipeline(PROMPT, negative_prompt=NEGATIVE, generator=torch.Generator().manual_seed(seed), **options).images[0])
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_text_to_image_equals_diffusers_within_one_level(pair, name):
+    theirs, ours = pair
+    theirs.scheduler = SAMPLERS[name].from_config(SCHEDULER)
+    expected = their_picture(theirs, num_inference_steps=10, guidance_scale=5.0, height=32, width=48)
+    image, = ours.generate(PROMPT, NEGATIVE, steps=10, guidance_scale=5.0, sampler=name, seed=7, width=48, height=32)
+    assert expected.std() > 10          # a picture, not a flat field that anything would equal
+    assert np.abs(levels(image) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_image_to_image_equals_diffusers_within_one_level(pair, name):
+    theirs, ours = pair
+    start = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8))
+    pipeline = StableDiffusionImg2ImgPipeline(**theirs.components, requires_safety_checker=False)
+    pipeline.scheduler = SAMPLERS[name].from_config(SCHEDULER)
+    pipeline.set_progress_bar_config(disable=True)
+    expected = their_picture(pipeline, image=start, strength=0.6, num_inference_steps=10, guidance_scale=5.0)
+    image, = ours.generate(PROMPT, NEGATIVE, steps=10, guidance_scale=5.0, sampler=name, seed=7, width=48, height=32,
+                           init_image=start, strength=0.6)
+    assert np.abs(levels(image) - expected).max() <= 1
+
+
+def test_the_whole_way_on_each_backend(each_backend, pair):
+    theirs, _ = pair
+    theirs.scheduler = PNDMScheduler.from_config(SCHEDULER)
+    ours = OurPipeline(pair[1].tokenizer, *(references.twin(getattr(theirs, name)) for name in ("text_encoder", "unet", "vae")),
+                       SCHEDULER | {"_class_name": "PNDMScheduler"}, "tiny")
+    expected = their_picture(theirs, num_inference_steps=6, height=40, width=40)
+    assert np.abs(levels(ours.generate(PROMPT, NEGATIVE, steps=6, seed=7, width=40, height=40)[0]) - expected).max() <= 1
+
+
+def test_each_picture_of_a_batch_depends_on_its_own_seed_alone(pair):
+    ours = pair[1]
+    together = ours.generate(PROMPT, steps=3, sampler="euler_a", seed=3, count=3)
+    alone, = ours.generate(PROMPT, steps=3, sampler="euler_a", seed=5)
+    assert [image.info["seed"] for image in together] == [3, 4, 5]
+    assert np.abs(levels(together[2]) - levels(alone)).max() <= 1
+    assert np.abs(levels(together[0]) - levels(alone)).max() > 20
+
+
+def test_the_same_seed_gives_the_same_picture_and_no_seed_another_one(pair):
+    ours = pair[1]
+    a, b = (ours.generate(PROMPT, steps=2, seed=1)[0] for _ in range(2))
+    c, d = (ours.generate(PROMPT, steps=2)[0] for _ in range(2))
+    assert np.array_equal(levels(a), levels(b)) and not np.array_equal(levels(c), levels(d))
+    assert np.array_equal(levels(ours.generate(PROMPT, steps=2, seed=c.info["seed"])[0]), levels(c))
+
+
+def test_guidance_scale_one_never_runs_the_unconditional_half(pair):
+    ours, sizes = pair[1], []
+
+    class Spy:
+        config = ours.unet.config
+
+        def __call__(self, latents, timesteps, context):
+            sizes.append(len(latents))
+            return ours.unet(latents, timesteps, context)
+
+    spied = OurPipeline(ours.tokenizer, ours.text_encoder, Spy(), ours.vae, SCHEDULER | {"_class_name": "DDIMScheduler"}, "spied")
+    spied.generate(PROMPT, steps=2, guidance_scale=1, seed=0)
+    spied.generate(PROMPT, steps=1, guidance_scale=2, seed=0)
+    assert sizes == [1, 1, 2]
+
+
+def test_callback_sees_every_step(pair):
+    seen = []
+    pair[1].generate(PROMPT, steps=4, sampler="ddim", seed=0, callback=lambda step, steps, latents: seen.append(
+        (step, steps, latents.shape, latents.dtype)))
+    assert seen == [(i, 4, (1, 8, 8, 4), np.float32) for i in (1, 2, 3, 4)]
+
+
+@pytest.mark.parametrize("options, words", [
+    (dict(width=50), "multiple of 4"), (dict(height=0), "multiple of 4"), (dict(width=1 << 20), "8192"), (dict(steps=0), "steps"),
+    (dict(steps=1001), "steps"), (dict(sampler="eular"), "did you mean euler"), (dict(schedule="magic"), "schedule"),
+    (dict(count=0), "count"), (dict(init_image=Image.new("RGB", (32, 32)), strength=0), "strength"), (dict(rng="dice"), "dice"),
+    (dict(seed="x"), "seed"), (dict(guidance_scale=float("nan")), "guidance_scale")])
+def test_a_value_that_cannot_be_used_is_named_in_one_line(pair, options, words):
+    with pytest.raises(UserError) as error:
+        pair[1].generate(PROMPT, **{"steps": 1, "seed": 0} | options)
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_result_that_is_not_finite_names_the_layer(each_backend, pair):
+    theirs = pair[0]
+    unet = references.twin(theirs.unet)
+    unet.down_blocks[0].resnets[1].conv1.bias[3] = np.inf
+    broken = OurPipeline(pair[1].tokenizer, pair[1].text_encoder, unet, pair[1].vae, SCHEDULER | {"_class_name": "DDIMScheduler"}, "x")
+    with pytest.raises(UserError, match=r"not finite .* unet\.down_blocks\.0\.resnets\.1\.conv1"):
+        broken.generate(PROMPT, steps=1, seed=0)
