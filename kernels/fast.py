@@ -4,7 +4,7 @@ Products, normalisation, attention and activations are compiled. The rest moves 
 already: those names are the reference itself. Arrays must be float32 (or float16, which is widened); TypeError otherwise.
 """
 from .activations import gelu, quick_gelu, silu
-from .attention import attention
+from .flash_attention import attention
 from .compiling import is_cached, warm_up
 from .convolution import conv2d
 from .matmul import linear, linear_geglu
