@@ -42,9 +42,6 @@ def main(argv=None):
     except KeyboardInterrupt:
         say("npdiffusion: stopped")
         return 1
-    except BrokenPipeError:           # whoever read the names is gone; let the interpreter's last flush go nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except Exception as error:
         if options.verbose:
             traceback.print_exc()
@@ -61,7 +58,7 @@ def run(options):
     folder, name = find_output(options.output)
     init_image = None if options.init_image is None else open_image(options.init_image)
 
-    say(f"loading {options.model or 'the embedded model'}; {backend} backend, {threads} thread{'s' * (threads > 1)}")
+    say(f"loading {options.model or 'the embedded model'}, {backend} backend, {threads} thread{'s' * (threads > 1)}")
     loading = time.perf_counter()
     pipeline = npdiffusion.load(options.model, threads=threads, tokenizer=options.tokenizer)
     if backend == "numba":
@@ -74,13 +71,14 @@ def run(options):
         was = f"{init_image.width}x{init_image.height}"
         say(f"{options.init_image}: its {was} pixels are scaled and cut to {width}x{height}")
 
+    planned = options.steps if init_image is None else int(options.steps * options.strength)
     saved, steps = [], 0
     try:
         for number in range(options.batch_count):
             seed = options.seed + number
             which = f"picture {number + 1} of {options.batch_count}: " if options.batch_count > 1 else ""
-            say(f"{which}seed {seed}, {width}x{height} pixels, {options.steps} steps of {settings['sampler']}")
-            with Progress("step") as progress:
+            say(f"{which}seed {seed}, {width}x{height} pixels, {planned} step{'s' * (planned > 1)} of {settings['sampler']}")
+            with Progress("step", planned) as progress:
                 image, = pipeline.generate(options.prompt, options.negative_prompt, seed=seed, init_image=init_image,
                                            strength=options.strength, callback=progress, **settings)
             text = parameters(options.prompt, options.negative_prompt, seed=seed, model=model_name(options.model),
@@ -213,13 +211,13 @@ def model_name(model):
 
 class Progress:
     """A bar on stderr with the seconds that each unit takes and the time left; called as generate's callback."""
-    def __init__(self, unit):
-        self.unit, self.done = unit, 0
+    def __init__(self, unit, total=None):
+        self.unit, self.total, self.done = unit, total, 0
 
     def __enter__(self):
         from tqdm import tqdm
         layout = "{percentage:3.0f}%|{bar:30}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_inv_fmt}]"
-        self.bar = tqdm(unit=self.unit, file=sys.stderr, dynamic_ncols=True, bar_format=layout,
+        self.bar = tqdm(total=self.total, unit=self.unit, file=sys.stderr, dynamic_ncols=True, bar_format=layout,
                         mininterval=0.1 if sys.stderr.isatty() else 10)             # fewer lines in a file
         return self
 
@@ -253,6 +251,8 @@ def explain(error):
     """One line about an exception."""
     if isinstance(error, UserError):
         return one_line(error)
+    if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("npdiffusion"):
+        return f"the Python package {error.name} is missing; install npdiffusion together with what it needs (pip install .)"
     if isinstance(error, MemoryError):
         return f"not enough memory; a smaller picture needs less ({one_line(error) or 'no details known'})"
     return f"{one_line(f'{type(error).__name__}: {error}')} (a mistake in npdiffusion; -v shows where)"
@@ -271,4 +271,7 @@ def say(message):
 def print_line(line):
     """A line on stdout, where names of files may have characters that its encoding lacks."""
     encoding = sys.stdout.encoding or "utf-8"
-    print(str(line).encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    try:
+        print(str(line).encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    except BrokenPipeError:           # whoever read the names is gone, but the pictures are wanted all the same
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -37,10 +37,11 @@ def parse(argv=None):
     options, unknown = parser.parse_known_args(argv)
     if unknown:
         flag = unknown[0].partition("=")[0]
-        known = [name for action in parser._actions for name in action.option_strings]
-        near = difflib.get_close_matches(flag, known, n=1)
-        parser.error(f"unknown option {flag}" + (f", did you mean {near[0]}?" if near else "") if flag.startswith("-")
-                     else f"only one prompt is taken, {unknown[0]!r} is left over: put the whole prompt in quotes")
+        if not flag.startswith("-"):
+            parser.error(f"only one prompt is taken, {unknown[0]!r} is left over: put the whole prompt in quotes")
+        known = [name.lstrip("-") for action in parser._actions for name in action.option_strings]
+        near = difflib.get_close_matches(flag.lstrip("-"), known, n=1)
+        parser.error(f"unknown option {flag}" + (f", did you mean --{near[0]}?" if near else " (all options: --help)"))
     if options.info:
         return options
     if options.prompt is None:

@@ -243,6 +243,7 @@ def test_a_picture_that_fits_needs_no_note(pipeline, tmp_path, capsys):
     cli.main([PROMPT, "-i", "in.png"])
     printed = capsys.readouterr().err
     assert "scaled" not in printed and "encoding 0.12 s" in printed
+    assert "37 steps of pndm" in printed                 # 0.75 of 50
 
 
 def test_an_unreadable_picture_is_found_before_loading(pipeline, tmp_path, capsys):
@@ -258,7 +259,7 @@ def test_an_unreadable_picture_is_found_before_loading(pipeline, tmp_path, capsy
     ([], "a prompt is missing"),
     (["a", "red", "apple"], "only one prompt is taken, 'red' is left over: put the whole prompt in quotes"),
     ([PROMPT, "--stpes", "3"], "unknown option --stpes, did you mean --steps?"),
-    ([PROMPT, "--zzz=1"], "unknown option --zzz\n"),
+    ([PROMPT, "--zzz=1"], "unknown option --zzz (all options: --help)\n"),
     ([PROMPT, "--steps"], "--steps: expected one argument"),
     ([PROMPT, "--steps", "0"], "--steps: 0 is out of range, allowed are 1 to 1000"),
     ([PROMPT, "--steps", "many"], "--steps: 'many' is no whole number, allowed are 1 to 1000"),
@@ -307,8 +308,9 @@ def fail_at(pipeline, number, error):
     (UserError("NaN\nin unet.conv_in"), "error: NaN in unet.conv_in"),
     (KeyboardInterrupt(), "stopped"),
     (MemoryError(), "error: not enough memory"),
+    (ModuleNotFoundError("No module named 'numba'", name="numba"), "error: the Python package numba is missing"),
     (ZeroDivisionError("oh"), "error: ZeroDivisionError: oh (a mistake in npdiffusion; -v shows where)"),
-], ids=["UserError", "Ctrl-C", "memory", "mistake"])
+], ids=["UserError", "Ctrl-C", "memory", "package", "mistake"])
 def test_what_ends_the_third_picture_leaves_the_first_two(error, message, pipeline, tmp_path, capsys):
     fail_at(pipeline, 3, error)
     assert cli.main([PROMPT, "-b", "5", "-s", "1"]) == 1
@@ -316,6 +318,15 @@ def test_what_ends_the_third_picture_leaves_the_first_two(error, message, pipeli
     *_, saved, last = capsys.readouterr().err.splitlines()
     assert saved == "2 of 5 pictures are saved"
     assert last.startswith(f"npdiffusion: {message}")
+
+
+def test_pictures_are_made_even_if_nobody_reads_their_names(pipeline, tmp_path, monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert cli.main([PROMPT, "-b", "2", "-s", "1"]) == 0
+    assert files(tmp_path) == ["a-red-apple-1.png", "a-red-apple-2.png"]
 
 
 def test_a_traceback_is_shown_with_v_alone(pipeline, capsys):
