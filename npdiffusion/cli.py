@@ -61,9 +61,10 @@ def run(options):
     say(f"loading {options.model or 'the embedded model'}, {backend} backend, {threads} thread{'s' * (threads > 1)}")
     loading = time.perf_counter()
     pipeline = npdiffusion.load(options.model, threads=threads, tokenizer=options.tokenizer)
-    if backend == "numba":
-        compile_kernels()
-    seconds = {"loading": time.perf_counter() - loading}
+    loaded = time.perf_counter()
+    seconds = {"loading": loaded - loading}
+    if backend == "numba" and compile_kernels():
+        seconds["compiling"] = time.perf_counter() - loaded
 
     settings = choose_settings(options, pipeline)
     width, height = settings["width"], settings["height"]
@@ -72,12 +73,13 @@ def run(options):
         say(f"{options.init_image}: its {was} pixels are scaled and cut to {width}x{height}")
 
     planned = options.steps if init_image is None else int(options.steps * options.strength)
+    what = f"{width}x{height} pixels, {planned} step{'s' * (planned > 1)} of {settings['sampler']}"
     saved, steps = [], 0
     try:
         for number in range(options.batch_count):
             seed = options.seed + number
             which = f"picture {number + 1} of {options.batch_count}: " if options.batch_count > 1 else ""
-            say(f"{which}seed {seed}, {width}x{height} pixels, {planned} step{'s' * (planned > 1)} of {settings['sampler']}")
+            say(f"{which}seed {seed}, {what}")
             with Progress("step", planned) as progress:
                 image, = pipeline.generate(options.prompt, options.negative_prompt, seed=seed, init_image=init_image,
                                            strength=options.strength, callback=progress, **settings)
@@ -93,9 +95,9 @@ def run(options):
 
     if init_image is None:
         seconds.pop("encoding", None)
-    times = [f"{stage} {duration:.2f} s" for stage, duration in seconds.items()]
-    per_step = seconds["sampling"] / max(steps, 1)
-    say(f"{', '.join(times)}, total {time.perf_counter() - start:.2f} s; {per_step:.3f} s/step")
+    seconds["total"] = time.perf_counter() - start
+    notes = {"sampling": f" ({seconds['sampling'] / max(steps, 1):.3f} s/step)"}
+    say(", ".join(f"{stage} {duration:.2f} s{notes.get(stage, '')}" for stage, duration in seconds.items()))
     return 0
 
 
@@ -161,12 +163,15 @@ def find_output(output):
 
 
 def compile_kernels():
-    """Compile what isn't on disk from an earlier run, visibly: it takes a while."""
+    """Compile what isn't on disk from an earlier run, visibly: it takes a while. False if all of it was."""
     from npdiffusion.kernels import fast
-    if not fast.is_cached():
-        say("Compiling kernels (first run only) ...")
-        with Progress("kernel") as progress:
-            fast.warm_up(lambda name, number, total: progress(number, total))
+    if fast.is_cached():
+        return False
+    say("Compiling kernels (first run only) ...")
+    with Progress("kernel") as progress:
+        fast.warm_up(lambda name, number, total: progress(number, total))
+        progress(progress.bar.total, progress.bar.total)
+    return True
 
 
 # ---- settings and names
@@ -252,7 +257,7 @@ def explain(error):
     if isinstance(error, UserError):
         return one_line(error)
     if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("npdiffusion"):
-        return f"the Python package {error.name} is missing; install npdiffusion together with what it needs (pip install .)"
+        return f"the Python package {error.name} is missing; install npdiffusion with all it needs (pip install .)"
     if isinstance(error, MemoryError):
         return f"not enough memory; a smaller picture needs less ({one_line(error) or 'no details known'})"
     return f"{one_line(f'{type(error).__name__}: {error}')} (a mistake in npdiffusion; -v shows where)"
