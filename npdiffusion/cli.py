@@ -163,7 +163,7 @@ def find_output(output):
 
 
 def compile_kernels():
-    """Compile what isn't on disk from an earlier run, visibly: it takes a while. False if all of it was."""
+    """Compile what isn't on disk from an earlier run, visibly: it takes a while → whether there was anything."""
     from npdiffusion.kernels import fast
     if fast.is_cached():
         return False
