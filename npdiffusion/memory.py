@@ -1,0 +1,67 @@
+"""Will a model fit? An estimate before anything is allocated, since a machine that runs out of memory helps no one.
+
+    needed = 4 bytes · parameters + FEATURE_MAPS · largest feature map of the decoder, for a picture of the usual size
+"""
+import math
+import os
+import pathlib
+
+from npdiffusion import parameters
+from npdiffusion.errors import UserError
+
+FEATURE_MAPS = 4      # alive at once in a residual block: its input, normalised, convolved, and the shortcut's result
+
+
+def check(text_encoder, unet, vae, source):
+    """UserError if the models, and what making a picture takes, need more memory than there is."""
+    shapes = [shape for model in (text_encoder, unet, vae) for shape in parameters.shapes(model).values()]
+    needed = 4 * sum(map(math.prod, shapes))
+    channels = vae.config.block_out_channels
+    needed += FEATURE_MAPS * 4 * vae.config.sample_size**2 * channels[min(1, len(channels) - 1)]
+    there = available()
+    if there is not None and needed > there:
+        raise UserError(f"{source}: needs about {needed / 1e9:.1f} GB of memory, {there / 1e9:.1f} GB are available")
+
+
+def available():
+    """Bytes that this process can still take without swapping, as far as the system tells; None if it doesn't."""
+    amounts = [amount for amount in (_meminfo(), *_control_groups()) if amount is not None]
+    if not amounts and "SC_AVPHYS_PAGES" in getattr(os, "sysconf_names", ()):
+        amounts = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    return min(amounts, default=None)
+
+
+def _meminfo():
+    for line in _lines("/proc/meminfo"):
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def _control_groups(root="/sys/fs/cgroup", own="/proc/self/cgroup"):
+    """What is left below the limit of each group that the process is in; containers and batch systems set them.
+
+    Pages of files count as used there, but the kernel gives those that were not used lately back when memory is short.
+    """
+    for line in _lines(own):
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":                                                                   # version 2: one tree
+            folder, names = pathlib.Path(root), ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            folder, names = pathlib.Path(root, "memory"), (
+                "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        parts = pathlib.PurePosixPath(path).parts[1:]
+        for group in (folder.joinpath(*parts[:depth]) for depth in range(len(parts) + 1)):
+            limit, used = (next(_lines(group / name), "") for name in names[:2])
+            if limit.isdigit() and used.isdigit():
+                files = [line.split()[1] for line in _lines(group / "memory.stat") if line.split()[0] == names[2]]
+                yield max(0, int(limit) - int(used) + int(*files))
+
+
+def _lines(path):
+    try:
+        yield from pathlib.Path(path).read_text().splitlines()
+    except OSError:
+        return
