@@ -1,0 +1,59 @@
+"""Which model is it, if it isn't Stable Diffusion v1? Relatives and single parts are told by names, sizes or class."""
+import re
+
+from npdiffusion.errors import UserError
+
+# Of another family if any tensor's name begins so,
+RELATIVES = [(re.compile(pattern), description) for pattern, description in (
+    (r"lora_|.*\.(lora[_.]|hada_w|lokr_w)", "a LoRA, which changes a model and is none itself"),
+    (r"emb_params$|string_to_param|clip_[gl]$", "a textual inversion, which is a word for a model and no model itself"),
+    (r"conditioner\.embedders\.|text_encoder_2\.", "Stable Diffusion XL"),
+    (r"model\.diffusion_model\.joint_blocks\.|joint_blocks\.", "Stable Diffusion 3"),
+    (r"(model\.diffusion_model\.)?(double_blocks|single_transformer_blocks)\.", "Flux"),
+    (r"cond_stage_model\.model\.", "Stable Diffusion 2"),
+    (r"control_model\.|controlnet_", "a ControlNet, which steers a model and is none itself"))]
+# and only one part of a model if all names begin so; original names and diffusers'.
+SINGLE_PARTS = [(re.compile(pattern), description) for pattern, description in (
+    (r"(cond_stage_model\.transformer\.)?(text_model\.)?(encoder\.layers|embeddings|final_layer_norm)\.",
+     "a text encoder alone"),
+    (r"(first_stage_model\.)?(encoder|decoder|quant_conv|post_quant_conv|loss)\.", "a VAE alone"),
+    (r"model\.diffusion_model\.|input_blocks\.|middle_block\.|output_blocks\.|time_embed\.|out\.|"
+     r"down_blocks\.|mid_block\.|up_blocks\.|time_embedding\.|conv_(in|norm_out|out)\.", "a UNet alone"))]
+
+BY_CLASS = (("StableDiffusionXL", "Stable Diffusion XL"), ("StableDiffusion3", "Stable Diffusion 3"), ("Flux", "Flux"),
+            ("StableDiffusionInpaint", "an inpainting model"))
+SUPPORTED_CLASSES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
+
+
+def refuse(description, source):
+    raise UserError(f"{source}: this is {description}; only complete models of Stable Diffusion v1 can be loaded")
+
+
+def check_names(names, source):
+    """UserError if the tensors of a file belong to something else; names: of all its tensors"""
+    for table, some_or_all in (RELATIVES, any), (SINGLE_PARTS, all):
+        for pattern, description in table:
+            if some_or_all(pattern.match(name) for name in names):
+                refuse(description, source)
+
+
+def check_class(name, source):
+    """UserError if the pipeline class in model_index.json is another; None, for a folder that doesn't say, passes."""
+    if name in (None, *SUPPORTED_CLASSES):
+        return
+    for prefix, description in BY_CLASS:
+        if str(name).startswith(prefix):
+            refuse(description, source)
+    refuse(f"made for {str(name)[:100]!a}", source)
+
+
+def check_sizes(context_width, linear_projection, in_channels, latent_channels, source):
+    """UserError if the sizes are those of a relative. Untrusted values: nothing is assumed of their types."""
+    if context_width == 2048:
+        refuse("Stable Diffusion XL (its context is 2048 wide)", source)
+    if linear_projection:
+        refuse(f"Stable Diffusion 2 (its context is {context_width} wide, its transformers project linearly)", source)
+    if in_channels == 9 and latent_channels == 4:
+        refuse("an inpainting model (its UNet takes 9 channels)", source)
+    if in_channels != latent_channels:
+        raise UserError(f"{source}: the UNet takes {in_channels} channels, the VAE's latents have {latent_channels}")

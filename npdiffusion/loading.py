@@ -1,0 +1,207 @@
+"""From a path or a name to a pipeline: the parts of a model are found, checked against each other, and filled.
+
+    folder (diffusers layout)     text_encoder/  unet/  vae/  (config.json and weights)   tokenizer/   scheduler/
+    one .safetensors file         all weights in the original names, see single_file.py
+    org/name                      a folder from Hugging Face's cache or hub, see hub.py
+
+Cheap things come first: settings, names and shapes of tensors, the tokenizer and memory are all checked before any of
+the gigabytes are read. Nothing that is given as a local path touches the network.
+"""
+import os
+import pathlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from npdiffusion import checkpoint, families, hub, memory, parameters, single_file
+from npdiffusion.clip import CLIPTextModel
+from npdiffusion.config import CLIPTextConfig, UNetConfig, VAEConfig, read_json
+from npdiffusion.errors import UserError
+from npdiffusion.tokenizer import END, CLIPTokenizer
+from npdiffusion.unet import UNet2DConditionModel
+from npdiffusion.vae import AutoencoderKL
+
+DTYPES = ("float32",)
+MODELS = {"text_encoder": (CLIPTextConfig, CLIPTextModel), "unet": (UNetConfig, UNet2DConditionModel),
+          "vae": (VAEConfig, AutoencoderKL)}
+
+OLD_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}   # in diffusers' first year
+CLIP = "openai/clip-vit-large-patch14"                   # whose tokenizer is Stable Diffusion v1's
+
+
+@dataclass
+class Part:
+    """A model that is still empty, the tensors that belong into it, and how the checkpoint spells their names."""
+    model: object
+    tensors: dict
+    source: object
+    spelling: Callable = parameters.same_name
+
+    def check(self):
+        parameters.check(self.model, self.tensors, self.source, self.spelling)
+
+    def fill(self):
+        parameters.load(self.model, self.tensors, self.source, self.spelling)
+
+
+def load(path_or_id=None, dtype="float32", threads=None, tokenizer=None):
+    """A pipeline that makes pictures from prompts → npdiffusion.pipeline.StableDiffusionPipeline
+
+    path_or_id: None (the embedded model), a folder in diffusers layout, a .safetensors file, or a Hugging Face id
+    dtype: of parameters and results, "float32"
+    threads: how many the kernels use; None leaves it as it is: the number of physical cores, if never set
+    tokenizer: a folder with vocab.json and merges.txt, or the Hugging Face id of a model that has them, in place of the
+        model's own; a single file has none: without this it is looked for beside the file and in Hugging Face's cache
+    Raises UserError, with one line that says what is wrong, for whatever can't be loaded.
+    """
+    from npdiffusion.kernels.threads import set_threads
+    from npdiffusion.pipeline import StableDiffusionPipeline
+    if dtype not in DTYPES:
+        raise UserError(f"dtype {dtype!r} is not supported, only {', '.join(DTYPES)}")
+    if threads is not None:
+        if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+            raise UserError(f"threads = {threads!r}, but a whole number from 1 on is needed")
+        set_threads(threads)
+    return StableDiffusionPipeline(**load_parts(path_or_id, tokenizer))
+
+
+def load_parts(path_or_id=None, tokenizer=None):
+    """What `load` makes a pipeline of: {tokenizer, text_encoder, unet, vae, scheduler_config, source}"""
+    path = locate(path_or_id)
+    try:
+        parts, scheduler_config = open_folder(path) if path.is_dir() else open_file(path)
+        models = {name: part.model for name, part in parts.items()}
+        check_widths(**models, source=path)
+        for part in parts.values():
+            part.check()
+        memory.check(**models, source=path)
+        tokenizer = find_tokenizer(tokenizer, path, models["text_encoder"].config)
+        for part in parts.values():
+            part.fill()
+    except MemoryError:
+        raise UserError(f"{path}: not enough memory for this model") from None
+    return {"tokenizer": tokenizer, **models, "scheduler_config": scheduler_config, "source": str(path_or_id or path)}
+
+
+def locate(path_or_id):
+    """The file or folder that is meant; UserError if there is none."""
+    if path_or_id is None:
+        import npdiffusion.weights
+        return pathlib.Path(npdiffusion.weights.__file__).parent
+    path = os.path.expanduser(path_or_id)
+    if os.path.exists(path):
+        return pathlib.Path(path)
+    a_file = path.endswith((".safetensors", *checkpoint.PICKLES))
+    if isinstance(path_or_id, str) and hub.ID.fullmatch(path_or_id) and not a_file:
+        return hub.model(path_or_id)
+    raise UserError(f"{path_or_id}: no such file or folder")
+
+
+def open_folder(folder):
+    """A model in diffusers layout → {name: Part}, settings of the scheduler"""
+    index = folder / "model_index.json"
+    families.check_class(read_json(index).get("_class_name") if index.exists() else None, folder)
+    missing = [name for name in (*MODELS, "tokenizer", "scheduler") if not (folder / name).is_dir()]
+    if missing:
+        hint = ""
+        files = sorted(path.name for path in folder.glob("*.safetensors"))
+        if (folder / "config.json").exists():
+            hint = "; it looks like one part of a model, so try the folder above it"
+        elif files:
+            hint = f"; to load a single file, name it: {folder / files[0]}"
+        raise UserError(f"{folder}: not a model in diffusers layout, it has no {'/, '.join(missing)}/{hint}")
+    settings = {name: read_json(folder / name / "config.json") for name in MODELS}
+    check_family(settings, folder)
+    parts = {}
+    for name, (config, model) in MODELS.items():
+        tensors, source = checkpoint.read_folder(folder / name, checkpoint.STEMS[name])
+        tensors = {key: tensor for key, tensor in tensors.items() if not key.endswith(".position_ids")}
+        empty = model(config.from_dict(settings[name], folder / name / "config.json"))
+        parts[name] = Part(empty, tensors, source, spelling(tensors))
+    return parts, read_json(folder / "scheduler" / "scheduler_config.json")
+
+
+def open_file(path):
+    """A single file in the original names → {name: Part}, settings of Stable Diffusion v1's scheduler"""
+    tensors = single_file.split(checkpoint.read_file(path), path)
+    settings = single_file.settings(tensors, path)
+    check_family(settings, path)
+    parts = {}
+    for name, (config, model) in MODELS.items():
+        config = config.from_dict(settings[name], path)
+        parts[name] = Part(model(config), tensors[name], path, single_file.spelling(name, config, tensors[name]))
+    return parts, dict(single_file.SCHEDULER)
+
+
+def spelling(names):
+    """How a part in diffusers layout spells parameters: old text encoders with `text_model.`, old VAEs with `query`."""
+    if any(name.startswith("text_model.") for name in names):
+        return "text_model.{}".format
+    if any(name.endswith(".proj_attn.weight") for name in names):
+        def old(name):
+            if ".attentions." in name:
+                for new, previous in OLD_ATTENTION.items():
+                    name = name.replace(f".{new}.", f".{previous}.")
+            return name
+        return old
+    return parameters.same_name
+
+
+def check_family(settings, source):
+    unet, vae = settings["unet"], settings["vae"]
+    families.check_sizes(unet.get("cross_attention_dim"), unet.get("use_linear_projection"),
+                         unet.get("in_channels", UNetConfig.in_channels),
+                         vae.get("latent_channels", VAEConfig.latent_channels), source)
+
+
+def check_widths(text_encoder, unet, vae, source):
+    """UserError unless the parts fit together."""
+    for what, found, wanted in (
+            ("the UNet's context", unet.config.cross_attention_dim, text_encoder.config.hidden_size),
+            ("the UNet's input", unet.config.in_channels, vae.config.latent_channels),
+            ("the UNet's output", unet.config.out_channels, vae.config.latent_channels)):
+        if found != wanted:
+            other = "the text encoder" if "context" in what else "the VAE"
+            raise UserError(f"{source}: its parts don't fit together: {what} is {found} wide, but {other} has {wanted}")
+
+
+def find_tokenizer(given, path, config):
+    """The tokenizer that `given` names, or the model's own, or, for a single file, one that is lying about.
+
+    given: a folder, a Hugging Face id, or None; config: of the text encoder, which it must fit
+    """
+    if given is not None:
+        if os.path.isdir(os.path.expanduser(given)):
+            folder = pathlib.Path(os.path.expanduser(given))
+            folder = folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder
+        elif isinstance(given, str) and hub.ID.fullmatch(given) and not os.path.exists(given):
+            folder = hub.tokenizer(given)
+        else:
+            raise UserError(f"{given}: a folder with vocab.json and merges.txt was expected, or a Hugging Face id")
+        return read_tokenizer(folder, config)
+    if path.is_dir():
+        return read_tokenizer(path / "tokenizer", config)
+    for folder in (path.parent / "tokenizer", path.parent):
+        if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
+            return read_tokenizer(folder, config)
+    for folder in (hub.cached(CLIP), *(model / "tokenizer" for model in hub.everything_cached())):
+        try:
+            found = folder and CLIPTokenizer.from_folder(folder)
+        except UserError:
+            continue                                             # no tokenizer, or another kind
+        if found and len(found.vocabulary) == config.vocab_size and found.padding == END:     # not Stable Diffusion 2's
+            return found
+    raise UserError(f"{path}: a single file has no tokenizer; put vocab.json and merges.txt of {CLIP} beside it, "
+                    f"or name the folder that has them (--tokenizer FOLDER), or download them (--tokenizer {CLIP})")
+
+
+def read_tokenizer(folder, config):
+    """The tokenizer in a folder; UserError unless it fits the text encoder."""
+    tokenizer = CLIPTokenizer.from_folder(folder)
+    pieces = len(tokenizer.vocabulary)
+    if not config.vocab_size / 2 < pieces <= config.vocab_size:          # a few rows more belong to words learnt later
+        raise UserError(f"{folder}: has {pieces} pieces, but the text encoder knows {config.vocab_size}: "
+                        "this is the tokenizer of another model")
+    if tokenizer.length > config.max_position_embeddings:
+        raise UserError(f"{folder}: makes {tokenizer.length} tokens, but the text encoder takes at most "
+                        f"{config.max_position_embeddings}")
+    return tokenizer
