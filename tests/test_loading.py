@@ -1,0 +1,540 @@
+"""Folders in diffusers layout with random weights, and everything that can be wrong with files."""
+import json
+import logging
+import os
+import pathlib
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import npdiffusion
+from npdiffusion import checkpoint, hub, kernels, loading, memory, parameters
+from npdiffusion.clip import CLIPTextModel
+from npdiffusion.config import CLIPTextConfig
+from npdiffusion.errors import UserError
+from tests import folders, references
+
+TEXT_WEIGHTS = "text_encoder/model.safetensors"
+UNET_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+VAE_WEIGHTS = "vae/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def on_numpy(monkeypatch):
+    monkeypatch.setattr(kernels, "_chosen", "numpy")
+
+
+@pytest.fixture(scope="module")
+def models():
+    return folders.torch_models()
+
+
+@pytest.fixture(scope="module")
+def written(models, tmp_path_factory):
+    return folders.write_model(tmp_path_factory.mktemp("written") / "model", models)
+
+
+@pytest.fixture
+def folder(written, tmp_path):
+    """A copy that a test may spoil."""
+    return pathlib.Path(shutil.copytree(written, tmp_path / "model"))
+
+
+def message(path, **arguments):
+    """What the UserError of loading says: one line."""
+    with pytest.raises(UserError) as caught:
+        loading.load_parts(path, **arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def rewrite(path, change):
+    """Change the tensors of a file by a function from dictionary to dictionary."""
+    tensors = change(load_file(path))
+    path.unlink()
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+
+
+def edit(path, **settings):
+    """Change settings in a JSON file; None takes one away."""
+    content = json.loads(path.read_text()) | settings
+    path.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
+
+
+def weights(parts):
+    """{name: array} of all parameters; with the numpy backend they stay as they were stored."""
+    return {f"{part}.{name}": getattr(owner, attribute) for part in checkpoint.STEMS
+            for name, owner, attribute in parameters.walk(parts[part])}
+
+
+def same(parts, others):
+    a, b = weights(parts), weights(others)
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+# --- what is loaded --------------------------------------------------------------------------------------------------
+
+def test_folder_gives_the_models_it_was_made_of(written, models):
+    expected = folders.torch_results(models)
+    for name, found in folders.our_results(loading.load_parts(written)).items():
+        assert references.relative_error(found, expected[name]) < 1e-5, name
+
+
+def test_load_makes_a_pipeline_of_a_folder(written):
+    pipeline = npdiffusion.load(written)
+    assert pipeline.source == str(written)
+    assert pipeline.size == (16, 16)
+    assert len(pipeline.tokenizer.encode("a red apple")) == 77
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_becomes_float32_exactly(folder, models, dtype):
+    for path in (TEXT_WEIGHTS, UNET_WEIGHTS, VAE_WEIGHTS):
+        rewrite(folder / path, lambda tensors: {name: tensor.to(dtype) for name, tensor in tensors.items()})
+    parts = loading.load_parts(folder)
+    found = weights(parts)
+    for part, model in models.items():
+        for name, tensor in model.state_dict().items():
+            array = found[f"{part}.{name}"]
+            assert array.dtype == np.float32
+            assert np.array_equal(array, tensor.to(dtype).float().numpy())
+
+
+def test_special_values_of_bfloat16_survive(tmp_path):
+    values = torch.tensor([0.0, -0.0, 1.0, -1.5, 3.3895e38, 1e-40, float("inf")], dtype=torch.bfloat16)
+    save_file({"x": values}, tmp_path / "x.safetensors")
+    assert np.array_equal(checkpoint.read_file(tmp_path / "x.safetensors")["x"](), values.float().numpy())
+
+
+def test_loaded_arrays_are_owned_and_writable(written):
+    tensor = next(iter(checkpoint.read_file(written / UNET_WEIGHTS).values()))()
+    assert tensor.flags.writeable and not isinstance(tensor, np.memmap)
+
+
+def test_variant_is_taken_when_it_is_alone(folder, written, caplog):
+    for path in (TEXT_WEIGHTS, UNET_WEIGHTS, VAE_WEIGHTS):
+        (folder / path).rename(folder / path.replace(".safetensors", ".fp16.safetensors"))
+    with caplog.at_level(logging.INFO, logger="npdiffusion"):
+        assert same(loading.load_parts(folder), loading.load_parts(written))
+    assert "model.fp16.safetensors" in caplog.text
+
+
+def test_plain_file_is_preferred_to_the_variant(folder, written):
+    variant = folder / UNET_WEIGHTS.replace(".safetensors", ".fp16.safetensors")
+    save_file({name: tensor + 1 for name, tensor in load_file(folder / UNET_WEIGHTS).items()}, variant)
+    assert same(loading.load_parts(folder), loading.load_parts(written))
+
+
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_sharded_files_give_the_same(folder, written, models, variant):
+    (folder / UNET_WEIGHTS).unlink()
+    models["unet"].save_pretrained(folder / "unet", max_shard_size="1MB", variant=variant)
+    assert len(list((folder / "unet").glob("*-of-*.safetensors"))) > 2
+    assert same(loading.load_parts(folder), loading.load_parts(written))
+
+
+def test_old_names_of_text_encoder_and_vae(folder, written):
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+
+    def rename(name):
+        for new, previous in old.items():
+            name = name.replace(f"attentions.0.{new}.", f"attentions.0.{previous}.")
+        return name
+    rewrite(folder / VAE_WEIGHTS, lambda tensors: {rename(name): tensor for name, tensor in tensors.items()})
+    rewrite(folder / TEXT_WEIGHTS, lambda tensors: {
+        "text_model.embeddings.position_ids": torch.arange(77)[None],
+        **{"text_model." + name: tensor for name, tensor in tensors.items()}})
+    assert any(name.endswith("mid_block.attentions.0.proj_attn.bias") for name in load_file(folder / VAE_WEIGHTS))
+    assert same(loading.load_parts(folder), loading.load_parts(written))
+
+
+def test_attention_of_the_vae_may_be_a_convolution(folder, written):
+    rewrite(folder / VAE_WEIGHTS, lambda tensors: {
+        name: tensor[:, :, None, None] if ".attentions." in name and tensor.ndim == 2 else tensor
+        for name, tensor in tensors.items()})
+    assert same(loading.load_parts(folder), loading.load_parts(written))
+
+
+def test_default_is_the_folder_of_the_embedded_model():
+    import npdiffusion.weights
+    assert loading.locate(None) == pathlib.Path(npdiffusion.weights.__file__).parent
+
+
+def test_safetensors_content_counts_more_than_the_suffix(folder):
+    path = folder / "weights.ckpt"
+    shutil.copy(folder / TEXT_WEIGHTS, path)
+    assert checkpoint.read_file(path).keys() == checkpoint.read_file(folder / TEXT_WEIGHTS).keys()
+
+
+def test_header_whose_length_looks_like_a_pickle_is_read(tmp_path):
+    header = json.dumps({"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode().ljust(0x180)
+    (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + np.float32(2).tobytes())
+    assert (tmp_path / "x.safetensors").read_bytes()[0] == 0x80
+    assert checkpoint.read_file(tmp_path / "x.safetensors")["x"]() == 2
+
+
+def test_scheduler_settings_are_handed_on(written):
+    assert loading.load_parts(written)["scheduler_config"] == folders.SCHEDULER
+
+
+def test_home_is_expanded(written, monkeypatch):
+    monkeypatch.setenv("HOME", str(written.parent))
+    assert loading.locate("~/model") == written
+
+
+def test_local_folder_never_opens_a_socket(written, monkeypatch):
+    def forbidden(*_, **__):
+        raise AssertionError("a socket was opened")
+    monkeypatch.setattr(socket, "socket", forbidden)
+    monkeypatch.setattr(socket, "create_connection", forbidden)
+    monkeypatch.setattr(socket, "getaddrinfo", forbidden)
+    monkeypatch.setattr(hub, "find", forbidden)
+    loading.load_parts(written)
+
+
+# --- paths and arguments ---------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("path", ["nowhere", "./no/where", "/no/where", "no/where/else", "../x", "models/x.safetensors",
+                                  "a/b.ckpt", "", "a\0b", "x" * 5000, "~no-such-user/x"])
+def test_path_that_does_not_exist(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert message(path) == f"{path}: no such file or folder"
+
+
+def test_a_path_object_is_never_taken_for_an_id():
+    assert "no such file or folder" in message(pathlib.Path("org/name"))
+
+
+def test_unsupported_dtype(written):
+    with pytest.raises(UserError, match="float16.*float32"):
+        loading.load(written, dtype="float16")
+
+
+@pytest.mark.parametrize("threads", [0, -1, 2.0, True, "2"])
+def test_number_of_threads_out_of_range(written, threads):
+    with pytest.raises(UserError, match="threads = "):
+        loading.load(written, threads=threads)
+
+
+def test_threads_are_set(written, monkeypatch):
+    from npdiffusion.kernels import threads
+    monkeypatch.setattr(threads, "_count", None)
+    loading.load(written, threads=3)
+    assert threads.get_threads() == 3
+
+
+# --- folders ---------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "tokenizer", "scheduler"])
+def test_missing_part_of_a_folder(folder, part):
+    shutil.rmtree(folder / part)
+    assert f"it has no {part}/" in message(folder)
+
+
+def test_a_part_given_in_place_of_the_model(folder):
+    assert "try the folder above it" in message(folder / "unet")
+
+
+def test_a_folder_with_a_single_file_in_it(tmp_path):
+    (tmp_path / "v1-5.safetensors").write_bytes(b"")
+    assert f"name it: {tmp_path / 'v1-5.safetensors'}" in message(tmp_path)
+
+
+@pytest.mark.parametrize("name, description", [
+    ("StableDiffusionXLPipeline", "Stable Diffusion XL"), ("StableDiffusion3Pipeline", "Stable Diffusion 3"),
+    ("FluxPipeline", "Flux"), ("StableDiffusionInpaintPipeline", "an inpainting model"),
+    ("LDMPipeline", "made for 'LDMPipeline'"), (["x"], "made for")])
+def test_other_pipelines_are_named(folder, name, description):
+    edit(folder / "model_index.json", _class_name=name)
+    assert f"{folder}: this is {description}" in message(folder)
+
+
+def test_stable_diffusion_2_is_named_from_its_settings(folder):
+    edit(folder / "unet/config.json", cross_attention_dim=1024, use_linear_projection=True, attention_head_dim=[5, 10])
+    assert "this is Stable Diffusion 2" in message(folder)
+
+
+def test_inpainting_is_named_from_its_settings(folder):
+    edit(folder / "unet/config.json", in_channels=9)
+    assert "this is an inpainting model" in message(folder)
+
+
+@pytest.mark.parametrize("file, settings, text", [
+    ("text_encoder/config.json", {"hidden_size": 64}, "the UNet's context is 128 wide, but the text encoder has 64"),
+    ("vae/config.json", {"latent_channels": 8}, "the UNet takes 4 channels, the VAE's latents have 8"),
+    ("unet/config.json", {"out_channels": 8}, "the UNet's output is 8 wide, but the VAE has 4")])
+def test_parts_that_do_not_fit_together(folder, file, settings, text):
+    edit(folder / file, **settings)
+    assert text in message(folder)
+
+
+@pytest.mark.parametrize("file", ["model_index.json", "unet/config.json", "scheduler/scheduler_config.json"])
+@pytest.mark.parametrize("content", ["", "{", "[1]", "null", "\0"])
+def test_spoilt_settings_name_their_file(folder, file, content):
+    (folder / file).write_text(content)
+    assert message(folder).startswith(f"{folder / file}: ")
+
+
+@pytest.mark.parametrize("file", [UNET_WEIGHTS, "unet/config.json", "scheduler/scheduler_config.json"])
+def test_missing_file_is_named(folder, file):
+    (folder / file).unlink()
+    assert str((folder / file).parent) in message(folder)
+
+
+def test_absurd_sizes_end_at_once(folder):
+    edit(folder / "unet/config.json", block_out_channels=[8192] * 2, layers_per_block=64)
+    assert "tensors don't fit the model" in message(folder)
+
+
+# --- tensors ---------------------------------------------------------------------------------------------------------
+
+def test_missing_tensors_are_listed_and_counted(folder):
+    rewrite(folder / UNET_WEIGHTS, lambda tensors: {
+        name: tensor for name, tensor in tensors.items() if not name.startswith("up_blocks.0.resnets.0")})
+    text = message(folder)
+    assert text.startswith(f"{folder / UNET_WEIGHTS}: ")
+    assert "12 missing: up_blocks.0.resnets.0.conv1.bias" in text and "and 8 more" in text
+
+
+def test_unexpected_tensor_is_named(folder):
+    rewrite(folder / VAE_WEIGHTS, lambda tensors: tensors | {"decoder.extra.weight": torch.zeros(1)})
+    assert "1 unexpected: decoder.extra.weight" in message(folder)
+
+
+def test_tensor_of_another_shape_is_named(folder):
+    rewrite(folder / TEXT_WEIGHTS, lambda tensors: tensors | {"final_layer_norm.bias": torch.zeros(2, 64)})
+    assert "1 of another shape: final_layer_norm.bias is (2, 64) instead of (128,)" in message(folder)
+
+
+def test_only_matrices_may_be_convolutions(folder):
+    rewrite(folder / TEXT_WEIGHTS, lambda tensors: tensors | {"final_layer_norm.bias": torch.zeros(128, 1, 1)})
+    assert "1 of another shape" in message(folder)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_weights_that_are_not_finite_are_named(folder, value, dtype):
+    def spoil(tensors):
+        tensors["conv_out.bias"] = torch.tensor([0, 0, value, 0], dtype=dtype)
+        return tensors
+    rewrite(folder / UNET_WEIGHTS, spoil)
+    assert "conv_out.bias holds values that are not finite" in message(folder)
+
+
+@pytest.mark.parametrize("name, dtype", [
+    ("F64", torch.float64), ("I64", torch.int64), ("F8_E4M3", torch.float8_e4m3fn)])
+def test_other_kinds_of_numbers_are_named(folder, name, dtype):
+    rewrite(folder / UNET_WEIGHTS, lambda tensors: tensors | {"conv_out.bias": torch.zeros(4, dtype=dtype)})
+    text = message(folder)
+    assert "'conv_out.bias' is of type " + name in text and str(folder / UNET_WEIGHTS) in text
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+def safetensors_bytes(table, data=b""):
+    table = table if isinstance(table, bytes) else json.dumps(table).encode()
+    return struct.pack("<Q", len(table)) + table + data
+
+
+ENTRY = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+
+
+@pytest.mark.parametrize("content, text", [
+    (b"", "the file is empty"),
+    (b"abc", "damaged or cut short"),
+    (b"\x00" * 100, "damaged or cut short"),
+    (b"{\"a\": 1}", "a JSON file"),
+    (b"<!DOCTYPE html><html>Access denied</html>", "a web page"),
+    (b"\n <html>", "a web page"),
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "git lfs pull"),
+    (b"GGUF\x03\0\0\0", "a GGUF file"),
+    (b"PK\x03\x04" + bytes(60), "a pickle"),
+    (b"\x80\x02}q\x00." + bytes(60), "a pickle"),
+    (b"\x80\x04\x95\x1e\0\0\0\0\0\0\0}", "a pickle"),
+    (os.urandom(4096), "damaged or cut short"),
+    (struct.pack("<Q", 1 << 62) + b"{}", "damaged or cut short"),
+    (safetensors_bytes({}), "no tensors"),
+    (safetensors_bytes({"a": ENTRY}, b"12"), "damaged or cut short"),
+    (safetensors_bytes({"a": ENTRY}, b"12345"), "damaged or cut short"),
+    (safetensors_bytes({"a": ENTRY, "b": ENTRY}, b"1234"), "damaged or cut short"),
+    (safetensors_bytes({"a": ENTRY | {"dtype": "F9"}}, b"1234"), "damaged or cut short"),
+    (safetensors_bytes({"a": ENTRY | {"shape": [1 << 62, 1 << 62]}}, b"1234"), "damaged or cut short"),
+    (safetensors_bytes(b"[" * 100_000), "damaged or cut short"),
+    (safetensors_bytes(b"{" + b" " * (17 << 20) + b"}"), "far more than any such model needs")])
+def test_what_is_no_safetensors_file_is_named(tmp_path, content, text):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    found = message(path)
+    assert found.startswith(f"{path}: ") and text in found
+
+
+@pytest.mark.parametrize("left", [0.0, 0.001, 0.5, 0.999])
+def test_file_cut_short_at_any_place(folder, left):
+    path = folder / UNET_WEIGHTS
+    with path.open("r+b") as file:
+        file.truncate(int(left * path.stat().st_size))
+    assert message(folder).startswith(f"{path}: ")
+
+
+def test_file_cut_short_after_it_was_opened(folder):
+    tensors = checkpoint.read_file(folder / UNET_WEIGHTS)
+    with (folder / UNET_WEIGHTS).open("r+b") as file:
+        file.truncate(100_000)
+    with pytest.raises(UserError, match="cut short while it was read"):
+        for tensor in tensors.values():
+            tensor()
+
+
+def test_a_folder_in_place_of_a_file(folder):
+    (folder / UNET_WEIGHTS).unlink()
+    (folder / UNET_WEIGHTS).mkdir()
+    assert message(folder) == f"{folder / UNET_WEIGHTS}: a file was expected, not a folder"
+
+
+def test_other_kinds_of_files_are_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.safetensors")                             # reading it would wait for ever
+    assert "no such file" in message(tmp_path / "pipe.safetensors")
+
+
+def test_two_tables_for_one_name_are_no_way_around_the_check(tmp_path):
+    table = f'{{"a": {json.dumps(ENTRY)}, "a": {json.dumps(ENTRY | {"data_offsets": [4, 8]})}}}'
+    (tmp_path / "x.safetensors").write_bytes(safetensors_bytes(table.encode(), b"1234"))
+    with pytest.raises(UserError, match="cut short"):
+        checkpoint.read_file(tmp_path / "x.safetensors")["a"]()
+
+
+def test_folder_of_pickles_tells_a_command_that_converts_them(folder, tmp_path):
+    tensors = load_file(folder / UNET_WEIGHTS)
+    (folder / UNET_WEIGHTS).unlink()
+    tensors["shared"] = tensors["conv_out.bias"]
+    torch.save({"state_dict": tensors, "epoch": 3}, folder / "unet" / "diffusion_pytorch_model.bin")
+    text = message(folder)
+    command = text.split("convert it to safetensors: ")[1].replace("python -c", f"{sys.executable} -c", 1)
+    subprocess.run(command, shell=True, check=True, timeout=120)
+    assert load_file(folder / UNET_WEIGHTS).keys() == tensors.keys()
+
+
+@pytest.mark.parametrize("name", ["model.ckpt", "model.bin", "model.pt"])
+def test_pickle_by_its_suffix(tmp_path, name):
+    (tmp_path / name).write_bytes(b"anything")
+    assert "a pickle" in message(tmp_path / name)
+
+
+# --- shards ----------------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def index(folder, models):
+    (folder / UNET_WEIGHTS).unlink()
+    models["unet"].save_pretrained(folder / "unet", max_shard_size="2MB")
+    return folder / "unet" / "diffusion_pytorch_model.safetensors.index.json"
+
+
+@pytest.mark.parametrize("name", ["../vae/diffusion_pytorch_model.safetensors", "/etc/passwd", "a\\b.safetensors",
+                                  "x.bin", "..safetensors", "C:x.safetensors", "a\0b.safetensors"])
+def test_shards_stay_in_their_folder(folder, index, name):
+    content = json.loads(index.read_text())
+    content["weight_map"]["conv_out.bias"] = name
+    index.write_text(json.dumps(content))
+    text = message(folder)
+    assert text.startswith(f"{index}: ") and "not the name of a safetensors file in the same folder" in text
+
+
+@pytest.mark.parametrize("weight_map", [None, [], {}, {"a": 1}, {str(i): f"{i}.safetensors" for i in range(1000)}])
+def test_absurd_index(folder, index, weight_map):
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    assert message(folder).startswith(f"{index}: ")
+
+
+def test_missing_shard_is_named(folder, index):
+    shard = sorted(index.parent.glob("*-of-*"))[1]
+    shard.unlink()
+    assert message(folder) == f"{shard}: no such file"
+
+
+def test_tensor_that_the_index_promises_in_vain(folder, index):
+    content = json.loads(index.read_text())
+    content["weight_map"]["extra"] = content["weight_map"]["conv_out.bias"]
+    index.write_text(json.dumps(content))
+    assert "the first is 'extra'" in message(folder)
+
+
+# --- tokenizers ------------------------------------------------------------------------------------------------------
+
+def test_tokenizer_that_is_given_goes_before_the_models_own(folder, tmp_path):
+    folders.write_tokenizer(tmp_path / "other", merges=["x y", "x z", "x w", "y z", "y w", "z w"])
+    assert "xy" in loading.load_parts(folder, tokenizer=tmp_path / "other")["tokenizer"].vocabulary
+
+
+def test_tokenizer_of_another_model_is_refused(folder):
+    merges = [f"{a} {b}" for a in "abcdefghij" for b in "abcdefghij"]
+    folders.write_tokenizer(folder / "tokenizer", merges)
+    assert "614 pieces, but the text encoder knows 520" in message(folder)
+
+
+def test_tokenizer_that_makes_too_many_tokens_is_refused(folder):
+    edit(folder / "tokenizer/tokenizer_config.json", model_max_length=100)
+    assert "makes 100 tokens, but the text encoder takes at most 77" in message(folder)
+
+
+def test_tokenizer_folder_that_does_not_exist(folder):
+    assert "./nowhere: a folder with vocab.json" in message(folder, tokenizer="./nowhere")
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+def test_too_little_memory_is_told_before_anything_is_read(written, monkeypatch):
+    monkeypatch.setattr(memory, "available", lambda: 5_000_000)
+    monkeypatch.setattr(checkpoint.Tensor, "__call__", lambda self: pytest.fail("a tensor was read"))
+    assert message(written) == f"{written}: needs about 0.0 GB of memory, 0.0 GB are available"
+
+
+def test_unknown_memory_is_no_obstacle(written, monkeypatch):
+    monkeypatch.setattr(memory, "available", lambda: None)
+    loading.load_parts(written)
+
+
+def test_available_memory_is_at_most_what_the_machine_has():
+    assert 0 < memory.available() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.parametrize("line, files", [
+    ("0::/outer/inner", {"outer/inner/memory.max": "1000", "outer/inner/memory.current": "700",
+                         "outer/inner/memory.stat": "anon 1\ninactive_file 200\n", "outer/memory.max": "max"}),
+    ("4:cpu,memory:/job", {"memory/job/memory.limit_in_bytes": "1000", "memory/job/memory.usage_in_bytes": "700",
+                           "memory/job/memory.stat": "inactive_file 9\ntotal_inactive_file 200\n"})])
+def test_limits_of_control_groups_count(tmp_path, line, files):
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    (tmp_path / "own").write_text(line + "\n")
+    assert list(memory._control_groups(tmp_path, tmp_path / "own")) == [500]
+
+
+def test_memory_that_runs_out_gives_one_line(written, monkeypatch):
+    def exhausted(self):
+        raise MemoryError
+    monkeypatch.setattr(checkpoint.Tensor, "__call__", exhausted)
+    assert message(written) == f"{written}: not enough memory for this model"
+
+
+def test_filling_reads_each_tensor_once():
+    model = CLIPTextModel(CLIPTextConfig.from_dict(folders.TEXT))
+    read = []
+
+    class Counted:
+        def __init__(self, name, shape):
+            self.name, self.shape = name, shape
+
+        def __call__(self):
+            read.append(self.name)
+            return np.ones(self.shape, np.float32)
+    names = parameters.shapes(model)
+    parameters.load(model, {name: Counted(name, shape) for name, shape in names.items()}, "test")
+    assert sorted(read) == sorted(names)
