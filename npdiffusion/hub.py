@@ -84,7 +84,7 @@ def find(repository, select):
         raise UserError(f"{repository}: no such file or folder, and {state} in the cache ({cache()}); to download it, "
                         "first: pip install 'npdiffusion[hub]'") from None
     try:
-        names = huggingface_hub.HfApi().list_repo_files(repository)
+        names = [file.rfilename for file in huggingface_hub.HfApi().model_info(repository).siblings]
         return pathlib.Path(huggingface_hub.snapshot_download(
             repository, allow_patterns=select(repository, names), cache_dir=str(cache())))
     except UserError:

@@ -80,15 +80,16 @@ class StandIn(types.ModuleType):
     def HfApi(self):
         return self
 
-    def list_repo_files(self, repository):
+    def model_info(self, repository):
         if self.error:
             raise self.error
         folder = self.repositories[repository]
-        return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        return types.SimpleNamespace(siblings=[types.SimpleNamespace(rfilename=name) for name in names])
 
     def snapshot_download(self, repository, *, allow_patterns, cache_dir):
-        names = [name for name in self.list_repo_files(repository)
-                 if any(fnmatch.fnmatch(name, pattern) for pattern in allow_patterns)]
+        names = [file.rfilename for file in self.model_info(repository).siblings
+                 if any(fnmatch.fnmatch(file.rfilename, pattern) for pattern in allow_patterns)]
         self.fetched += names
         only = pathlib.Path(cache_dir, "download")
         for name in names:
