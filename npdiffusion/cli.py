@@ -17,7 +17,7 @@ import traceback
 import warnings
 
 import npdiffusion
-from npdiffusion import kernels, machine, samplers
+from npdiffusion import kernels, machine
 from npdiffusion.errors import UserError
 from npdiffusion.options import parse
 
@@ -179,9 +179,8 @@ def compile_kernels():
 def choose_settings(options, pipeline):
     """The arguments of `generate`, those that the model decides included."""
     sampler = options.sampler or pipeline.default_sampler
-    karras = pipeline.schedule.use_karras_sigmas and samplers.find(sampler).karras
     return dict(steps=options.steps, guidance_scale=options.cfg_scale, sampler=sampler, rng=options.rng,
-                schedule=options.schedule or ("karras" if karras else "discrete"),
+                schedule=options.schedule or pipeline.schedule.default_kind(sampler),
                 width=options.width or pipeline.size[0], height=options.height or pipeline.size[1])
 
 

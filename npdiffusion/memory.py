@@ -15,12 +15,21 @@ FEATURE_MAPS = 4      # alive at once in a residual block: its input, normalised
 def check(text_encoder, unet, vae, source):
     """UserError if the models, and what making a picture takes, need more memory than there is."""
     shapes = [shape for model in (text_encoder, unet, vae) for shape in parameters.shapes(model).values()]
-    needed = 4 * sum(map(math.prod, shapes))
-    channels = vae.config.block_out_channels
-    needed += FEATURE_MAPS * 4 * vae.config.sample_size**2 * channels[min(1, len(channels) - 1)]
+    size = vae.config.sample_size
+    require(4 * sum(map(math.prod, shapes)) + picture(vae.config, size, size), str(source))
+
+
+def picture(config, width, height):
+    """Bytes that decoding a picture of width × height pixels takes; config: the VAE's"""
+    channels = config.block_out_channels
+    return FEATURE_MAPS * 4 * width * height * channels[min(1, len(channels) - 1)]
+
+
+def require(needed, what):
+    """UserError unless that many bytes are available, as far as the system tells."""
     there = available()
     if there is not None and needed > there:
-        raise UserError(f"{source}: needs about {needed / 1e9:.1f} GB of memory, {there / 1e9:.1f} GB are available")
+        raise UserError(f"{what}: needs about {needed / 1e9:.1f} GB of memory, {there / 1e9:.1f} GB are available")
 
 
 def available():

@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 
-from npdiffusion import noise
+from npdiffusion import memory, noise
 from npdiffusion.denoiser import Denoiser, guided
 from npdiffusion.diagnosis import finite
 from npdiffusion.errors import UserError
@@ -63,6 +63,7 @@ class StableDiffusionPipeline:
         plan = self.schedule.plan(sampler, steps, schedule, None if init_image is None else strength)
         seeds = _seeds(seed, count)
         generators = [noise.generator(rng, seed) for seed in seeds]
+        memory.require(count * memory.picture(self.vae.config, width, height), f"{count} × {width}×{height} pixels")
         f, channels = self.vae.config.reduction, self.vae.config.latent_channels
 
         def draw():                                                             # N(0, 1), each picture from its own generator

@@ -154,6 +154,10 @@ class NoiseSchedule:
                             f"name one of {', '.join(samplers.SAMPLERS)}")
         return CLASSES[self.class_name]
 
+    def default_kind(self, sampler):
+        """"karras" if the checkpoint's file asks for it and the sampler of that name can, else "discrete"."""
+        return "karras" if self.use_karras_sigmas and samplers.find(sampler).karras else "discrete"
+
     def plan(self, sampler=None, steps=50, kind=None, strength=None, eta=0.0):
         """The noise levels that `sampler` visits in `steps` steps.
 
@@ -166,7 +170,7 @@ class NoiseSchedule:
         name = self.default_sampler if sampler is None else sampler
         method = samplers.find(name)
         if kind is None:
-            kind = "karras" if self.use_karras_sigmas and method.karras else "discrete"
+            kind = self.default_kind(name)
         if kind not in KINDS:
             raise UserError(f"unknown schedule {kind!r}: known are {', '.join(KINDS)}")
         if kind == "karras" and not method.karras:

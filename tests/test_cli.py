@@ -14,6 +14,7 @@ from PIL import Image
 import npdiffusion
 from npdiffusion import cli, kernels, machine, options
 from npdiffusion.errors import UserError
+from npdiffusion.schedules import NoiseSchedule
 
 PROMPT = "a red apple"
 
@@ -22,7 +23,7 @@ class FakePipeline:
     """Remembers what it was asked for; `act` is called before each picture is returned."""
     size = (128, 128)
     default_sampler = "pndm"
-    schedule = types.SimpleNamespace(use_karras_sigmas=False)
+    schedule = NoiseSchedule()
 
     def __init__(self):
         self.loaded, self.asked, self.timings, self.act = [], [], {}, lambda: None
@@ -98,7 +99,7 @@ def test_the_settings_are_in_the_png(pipeline):
 
 
 def test_a_model_that_was_saved_with_karras_sigmas_keeps_them(pipeline, monkeypatch):
-    monkeypatch.setattr(pipeline, "schedule", types.SimpleNamespace(use_karras_sigmas=True))
+    monkeypatch.setattr(pipeline, "schedule", NoiseSchedule(use_karras_sigmas=True))
     cli.main([PROMPT, "--sampler", "euler", "-o", "out.png"])
     cli.main([PROMPT, "--sampler", "ddim"])
     assert [asked["schedule"] for asked in pipeline.asked] == ["karras", "discrete"]

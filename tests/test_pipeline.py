@@ -11,7 +11,7 @@ from diffusers import (DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from PIL import Image
 from transformers import CLIPTokenizer as TorchCLIPTokenizer
 
-from npdiffusion import weights
+from npdiffusion import memory, weights
 from npdiffusion.errors import UserError
 from npdiffusion.pipeline import StableDiffusionPipeline as OurPipeline
 from npdiffusion.tokenizer import CLIPTokenizer
@@ -131,6 +131,13 @@ def test_a_value_that_cannot_be_used_is_named_in_one_line(pair, options, words):
     with pytest.raises(UserError) as error:
         pair[1].generate(PROMPT, **{"steps": 1, "seed": 0} | options)
     assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_picture_too_large_for_the_memory_is_refused_before_anything_is_done(pair, monkeypatch):
+    monkeypatch.setattr(memory, "available", lambda: 10**8)
+    pair[1].generate(PROMPT, steps=1, seed=0)
+    with pytest.raises(UserError, match="2 × 2048×1024 pixels: needs about 2.1 GB of memory, 0.1 GB are available"):
+        pair[1].generate(PROMPT, steps=1, seed=0, width=2048, height=1024, count=2)
 
 
 def test_a_result_that_is_not_finite_names_the_layer(each_backend, pair):
