@@ -52,8 +52,8 @@ def check_sizes(context_width, linear_projection, in_channels, latent_channels, 
     if context_width == 2048:
         refuse("Stable Diffusion XL (its context is 2048 wide)", source)
     if linear_projection:
-        refuse(f"Stable Diffusion 2 (its context is {context_width} wide, its transformers project linearly)", source)
+        refuse(f"Stable Diffusion 2 (its context is {context_width!r} wide, its transformers project linearly)", source)
     if in_channels == 9 and latent_channels == 4:
         refuse("an inpainting model (its UNet takes 9 channels)", source)
     if in_channels != latent_channels:
-        raise UserError(f"{source}: the UNet takes {in_channels} channels, the VAE's latents have {latent_channels}")
+        raise UserError(f"{source}: the UNet takes {in_channels!r} channels, VAE latents have {latent_channels!r}")

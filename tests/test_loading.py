@@ -268,7 +268,8 @@ def test_inpainting_is_named_from_its_settings(folder):
 
 @pytest.mark.parametrize("file, settings, text", [
     ("text_encoder/config.json", {"hidden_size": 64}, "the UNet's context is 128 wide, but the text encoder has 64"),
-    ("vae/config.json", {"latent_channels": 8}, "the UNet takes 4 channels, the VAE's latents have 8"),
+    ("vae/config.json", {"latent_channels": 8}, "the UNet takes 4 channels, VAE latents have 8"),
+    ("unet/config.json", {"in_channels": "\n"}, r"the UNet takes '\n' channels"),
     ("unet/config.json", {"out_channels": 8}, "the UNet's output is 8 wide, but the VAE has 4")])
 def test_parts_that_do_not_fit_together(folder, file, settings, text):
     edit(folder / file, **settings)
