@@ -40,15 +40,15 @@ START, END = VOCABULARY_SIZE - 2, VOCABULARY_SIZE - 1
 TOKENS = 77
 
 TEXT = dict(
-    vocab_size=VOCABULARY_SIZE, hidden_size=192, intermediate_size=768, projection_dim=192, num_hidden_layers=3,
+    vocab_size=VOCABULARY_SIZE, hidden_size=160, intermediate_size=640, projection_dim=160, num_hidden_layers=2,
     num_attention_heads=4, max_position_embeddings=TOKENS, hidden_act="quick_gelu", bos_token_id=START, eos_token_id=END,
     pad_token_id=END,
 )
 UNET = dict(
-    sample_size=PIXELS // 8, in_channels=4, out_channels=4, block_out_channels=(96, 160, 224), layers_per_block=1,
-    down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-    up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-    cross_attention_dim=192, attention_head_dim=4, norm_num_groups=32,
+    sample_size=PIXELS // 8, in_channels=4, out_channels=4, block_out_channels=(64, 128, 192), layers_per_block=1,
+    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),      # words count at 8 × 8 and 4 × 4;
+    up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),              # at 16 × 16 they would cost half
+    cross_attention_dim=160, attention_head_dim=4, norm_num_groups=32,
 )
 SCHEDULER = dict(                                           # Stable Diffusion v1's, but for the prediction type
     beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000, clip_sample=False,

@@ -16,6 +16,7 @@ import argparse
 import numpy as np
 import torch
 from diffusers import DDIMScheduler
+from diffusers.models.attention_processor import AttnProcessor
 
 from . import settings
 from .encode import scene_of
@@ -66,7 +67,10 @@ def main():
     ids, empty = captions_of(len(latents)), torch.from_numpy(token_ids([""]))
     alphas_cumprod = DDIMScheduler(**settings.SCHEDULER).alphas_cumprod.to(DEVICE)
 
-    text_encoder, unet = new_text_encoder().to(DEVICE), new_unet().to(DEVICE, memory_format=torch.channels_last)
+    text_encoder, unet = new_text_encoder().to(DEVICE), new_unet().to(DEVICE)
+    if DEVICE.type == "cpu":                                # the fused attention's backward pass is slow on a CPU
+        text_encoder.set_attn_implementation("eager")
+        unet.set_attn_processor(AttnProcessor())
     both = torch.nn.ModuleList([text_encoder, unet])
     steppers = optimizers(both, plan["rate"], plain=("embedding.weight", "conv_in", "conv_out"))
     averaged = Averaged(both, plan["averaging"])
@@ -91,7 +95,7 @@ def main():
         index = torch.randint(len(latents), (n,), generator=generator)
         words = ids[torch.randint(WORDINGS, (n,), generator=generator), index].long()
         words[torch.rand(n, generator=generator) < plan["empty_captions"]] = empty
-        z0 = latents[index].contiguous(memory_format=torch.channels_last)
+        z0 = latents[index]
         noise = torch.randn(z0.shape, generator=generator)
         set_rate(steppers, plan["rate"] * rate_at(clock.progress, step, plan["warm_up"]))
         z0, words, t, noise = (x.to(DEVICE) for x in (z0, words, spread_timesteps(n, generator), noise))
