@@ -2,8 +2,9 @@
 
     silu(x) = x / (1 + e⁻ˣ)      quick_gelu(x) = x / (1 + e^(−1.702 x))      gelu(x) = x/2 · (1 + erf(x/√2))
 
-erf after Abramowitz & Stegun 1964, 7.1.26: for z ≥ 0, 1 − erf(z) = (a₁t + … + a₅t⁵) e^(−z²) with t = 1 / (1 + 0.3275911 z),
-wrong by 1.5e-7 at most.
+erf after Abramowitz & Stegun 1964, 7.1.26, wrong by 1.5e-7 at most:
+
+    1 − erf(z) = (a₁t + a₂t² + a₃t³ + a₄t⁴ + a₅t⁵) e^(−z²)      t = 1 / (1 + 0.3275911 z), z ≥ 0
 """
 import math
 
@@ -17,7 +18,8 @@ from .exponential import exp
 from .memory import load, next_job, store
 
 SILU, GELU, QUICK_GELU = range(3)
-_ONE, _HALF, _SQRT_HALF, _QUICK = np.float32(1), np.float32(0.5), np.float32(math.sqrt(0.5)), np.float32(-1.702)
+_ZERO, _HALF, _ONE = np.float32(0), np.float32(0.5), np.float32(1)
+_SQRT_HALF, _QUICK = np.float32(math.sqrt(0.5)), np.float32(-1.702)
 _P = np.float32(0.3275911)
 _A1, _A2, _A3 = np.float32(0.254829592), np.float32(-0.284496736), np.float32(1.421413741)
 _A4, _A5 = np.float32(-1.453152027), np.float32(1.061405429)
@@ -64,7 +66,7 @@ def gelu_of(x):
     z = abs(x) * _SQRT_HALF
     t = _ONE / (_ONE + _P * z)
     erfc = ((((_A5 * t + _A4) * t + _A3) * t + _A2) * t + _A1) * t * exp(-z * z)
-    return _HALF * (x + abs(x) - abs(x) * erfc)
+    return (x if x > 0 else _ZERO) - _HALF * abs(x) * erfc
 
 
 @kernel(size, integers_out, size, size, floats_in, floats_out)

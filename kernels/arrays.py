@@ -2,7 +2,7 @@
 import numpy as np
 
 NOTHING = np.zeros(1, np.float32)                        # stands for a missing bias or residual; never read
-_CACHE_LINE = 16                                         # floats in 64 bytes, which also is the longest vector
+CACHE_LINE = 16                                         # floats in 64 bytes, which also is the longest vector
 
 
 def float32(x, name):
@@ -19,7 +19,7 @@ def float32(x, name):
 
 
 def shaped(x, shape, name):
-    """`x` as flat, contiguous float32 if its shape is `shape`; ValueError otherwise. Kernels rely on it for their bounds."""
+    """`x` as flat, contiguous float32; ValueError if its shape is not `shape`. Kernels trust this for their bounds."""
     x = float32(x, name)
     if x.shape != shape:
         raise ValueError(f"{name} has shape {x.shape}, but {shape} is needed")
@@ -33,5 +33,5 @@ def flat(x):
 
 def aligned(length):
     """Flat float32 memory that begins on a cache line, so that vectors do not straddle two; not initialised."""
-    memory = np.empty(length + _CACHE_LINE, np.float32)
-    return memory[-(memory.ctypes.data // 4) % _CACHE_LINE:][:length]
+    memory = np.empty(length + CACHE_LINE, np.float32)
+    return memory[-(memory.ctypes.data // 4) % CACHE_LINE:][:length]

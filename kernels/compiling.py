@@ -1,11 +1,11 @@
 """Compiling kernels with numba: one signature each, kept on disk, so that only the first run of a machine compiles.
 
-`@kernel(signature)` declares an entry point. It is compiled (or loaded from the cache) when first called, for that one
-signature: a call with other types is an error instead of a second, silent compilation. Functions that kernels call are
-plain `njit`; they become part of the kernel's machine code and need no cache entry of their own.
+`@kernel(signature)` declares an entry point. It is compiled, or loaded from the cache, when first launched, for that
+signature alone: a call with other types is an error instead of a second, silent compilation. Functions that kernels
+call are plain `njit`; they become part of the kernel's machine code and need no cache entry of their own.
 
 The cache lies in a folder named after all that machine code depends on. numba itself looks at the file of the compiled
-function alone, so an edit in another file (a tile shape, say) would go unnoticed: hence the digest of every source here.
+function alone, and would not notice an edit in another one (a tile shape, say): hence the digest of every source here.
 The first writable place of these is taken: $NUMBA_CACHE_DIR, `__pycache__` beside this file, the user's cache folder,
 and at last a private temporary folder, with a note on stderr.
 """
@@ -16,6 +16,7 @@ import pathlib
 import shutil
 import sys
 import tempfile
+import threading
 
 import numba
 from llvmlite import binding as llvm
@@ -26,7 +27,7 @@ from numba import types
 FASTMATH = {"contract", "nsz"}
 
 inlined = functools.partial(numba.njit, fastmath=FASTMATH, error_model="numpy")
-reordered = functools.partial(numba.njit, fastmath=FASTMATH | {"reassoc"}, error_model="numpy")    # for sums, as vectors
+reordered = functools.partial(numba.njit, fastmath=FASTMATH | {"reassoc"}, error_model="numpy")       # sums as vectors
 
 size = types.intp
 floats_in = types.Array(types.float32, 1, "C", readonly=True)       # takes writable arrays as well
@@ -34,6 +35,7 @@ floats_out = types.Array(types.float32, 1, "C")
 integers_out = types.Array(types.int64, 1, "C")
 
 _kernels = []
+_lock = threading.Lock()
 
 
 def target():
@@ -55,11 +57,12 @@ def _writable(folder):
 
 def _private_temporary_folder():
     """A folder that nobody else can write to: a cache is code. Kept between runs if it is ours already."""
-    folder = pathlib.Path(tempfile.gettempdir(), f"npdiffusion-kernels-{os.getuid() if hasattr(os, 'getuid') else 'user'}")
+    user = os.getuid() if hasattr(os, "getuid") else 0   # on Windows the folder lies in the user's profile anyway
+    folder = pathlib.Path(tempfile.gettempdir(), f"npdiffusion-kernels-{user}")
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         status = folder.lstat()
-        if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o077 or folder.is_symlink()):
+        if folder.is_symlink() or hasattr(os, "getuid") and (status.st_uid != user or status.st_mode & 0o077):
             raise PermissionError
     except OSError:
         folder = pathlib.Path(tempfile.mkdtemp(prefix="npdiffusion-kernels-"))
@@ -74,7 +77,7 @@ def cache_folder():
     here = pathlib.Path(__file__).resolve().parent
     sources = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(here.glob("*.py")))).hexdigest()[:12]
     machine = hashlib.sha256(repr((numba.__version__, target())).encode()).hexdigest()[:12]
-    user = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path("~/.cache").expanduser(), "npdiffusion")
+    user = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "npdiffusion")
     places = [pathlib.Path(numba.config.CACHE_DIR)] if numba.config.CACHE_DIR else [here / "__pycache__", user]
     place = next((p for p in places if _writable(p)), None) or _private_temporary_folder()
     if place == here / "__pycache__":                    # kernels of sources that are gone: nobody else has this folder
@@ -85,10 +88,10 @@ def cache_folder():
 
 
 class kernel:
-    """Decorator: an entry point compiled by numba for one signature, when first called; `parallel` allows `prange`."""
+    """Decorator: an entry point that numba compiles for one signature when `compile` is called; it may use `prange`."""
 
-    def __init__(self, *signature, parallel=True):
-        self.signature, self.parallel = types.void(*signature), parallel
+    def __init__(self, *signature):
+        self.signature = types.void(*signature)
 
     def __call__(self, function):
         self.name = f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}"
@@ -98,16 +101,19 @@ class kernel:
 
     def compile(self):
         """Load the kernel from the cache, or compile it (a second or so)."""
-        before = numba.config.CACHE_DIR
-        try:
-            numba.config.CACHE_DIR = str(cache_folder())
-            compiled = numba.njit(cache=True, nogil=True, parallel=self.parallel, fastmath=FASTMATH,
-                                  error_model="numpy")(self.function)
-        finally:
-            numba.config.CACHE_DIR = before
-        compiled.compile(self.signature)
-        compiled.disable_compile()
-        self.compiled = compiled
+        with _lock:
+            if self.compiled is not None:                # by another Python thread, meanwhile
+                return
+            before = numba.config.CACHE_DIR
+            try:
+                numba.config.CACHE_DIR = str(cache_folder())
+                compiled = numba.njit(cache=True, nogil=True, parallel=True, fastmath=FASTMATH,
+                                      error_model="numpy")(self.function)
+            finally:
+                numba.config.CACHE_DIR = before
+            compiled.compile(self.signature)
+            compiled.disable_compile()
+            self.compiled = compiled
 
     def is_cached(self):
         """True if `compile` will find machine code on disk. Looks at file names alone."""

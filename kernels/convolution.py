@@ -2,8 +2,8 @@
 
     y[n, i, j] = Σ over u, v of W[:, :, u, v] x[n, s·i + u − top, s·j + v − left] + b (+ r)
 
-Chellapilla, Puri & Simard 2006, "High performance convolutional neural networks for document processing", has the matrix;
-`patches` has the gathering and `matmul` the product.
+The matrix is that of Chellapilla, Puri & Simard 2006, "High performance convolutional neural networks for document
+processing"; `patches` gathers its rows and `matmul` multiplies them.
 """
 import numpy as np
 
@@ -26,7 +26,7 @@ def conv2d(x, weight, bias=None, stride=1, padding=(0, 0, 0, 0), residual=None):
     out_height = (height + top + bottom - kernel_height) // stride + 1
     out_width = (width + left + right - kernel_width) // stride + 1
     if inputs != channels or min(out_height, out_width) < 1:
-        raise ValueError(f"a kernel of shape {weight.shape} does not fit an input of shape {x.shape} with padding {padding}")
+        raise ValueError(f"a kernel {weight.shape} does not fit an input {x.shape} with padding {padding}")
     geometry = Geometry(height, width, channels, kernel_height, kernel_width, stride, top, left, out_height, out_width)
     y = np.empty((images, out_height, out_width, outputs), np.float32)
     return product(x, geometry, images * out_height * out_width, weight, bias, residual, y)

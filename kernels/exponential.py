@@ -1,15 +1,17 @@
-"""Exponentials in a form that a compiler turns into vector code: no branches, no calls, two units in the last place.
+"""Exponentials in a form that a processor runs in vectors: no branches, no calls, right to one unit in the last place.
 
     2ˣ = 2ⁿ · 2ᶠ      n = round(x), f = x − n, |f| ≤ 1/2                          2ᶠ and eʳ by polynomials of degree 6
     eˣ = 2ⁿ · eʳ      n = round(x / ln 2), r = x − n ln 2, |r| ≤ ln 2 / 2
 
 ln 2 is subtracted in two parts (Cody & Waite 1980), the first with so few digits that n times it is exact. Adding
-1.5 · 2²³ rounds to an integer and leaves that integer in the low bits of the sum, from where it moves into the exponent.
-NaN gives NaN; below 2⁻¹²⁶ the result stays there instead of becoming subnormal, above 2¹²⁷ likewise.
+1.5 · 2²³ rounds to an integer and leaves it in the low bits of the sum, from where it moves into the exponent.
+NaN gives NaN. Below 2⁻¹²⁶ the result stays there instead of becoming subnormal; above 2^127.5 it is infinite.
 """
 import math
 
 import numpy as np
+
+from llvmlite import ir
 
 from .compiling import inlined
 
@@ -18,12 +20,10 @@ _ONE = np.float32(1)
 _BIAS, _MANTISSA = np.int32(127 << 23), np.int32(23)     # float32: 23 bits below the exponent, which is stored + 127
 _LOG2_E = np.float32(1 / math.log(2))
 _LN2_HIGH, _LN2_LOW = np.float32(355 / 512), np.float32(math.log(2) - 355 / 512)
-_LOWEST, _HIGHEST = np.float32(-126), np.float32(127)
-_LOWEST_E, _HIGHEST_E = np.float32(-126 * math.log(2)), np.float32(127 * math.log(2))
+_LOWEST_E, _HIGHEST_E = np.float32(-126 * math.log(2)), np.float32(128 * math.log(2))
 
 # Minimax in relative error (2e-9 and 3e-9), fitted by iteratively reweighted least squares (Lawson 1961).
-_P1, _P2, _P3 = np.float32(0.69314718), np.float32(0.24022648), np.float32(0.055503324)
-_P4, _P5, _P6 = np.float32(0.009618438), np.float32(0.0013398901), np.float32(0.00015353342)
+_POWERS = (1, 0.69314718, 0.24022648, 0.055503324, 0.009618438, 0.0013398901, 0.00015353342)
 _E2, _E3, _E4 = np.float32(0.49999994), np.float32(0.16666521), np.float32(0.04166839)
 _E5, _E6 = np.float32(0.008368717), np.float32(0.0013814599)
 
@@ -42,16 +42,6 @@ def _power_of_two(rounded):
 
 
 @inlined
-def exp2(x):
-    """2ˣ, float32"""
-    x = _clamp(x, _LOWEST, _HIGHEST)
-    rounded = x + _ROUND
-    f = x - (rounded - _ROUND)
-    p = (((((_P6 * f + _P5) * f + _P4) * f + _P3) * f + _P2) * f + _P1) * f + _ONE
-    return p * _power_of_two(rounded)
-
-
-@inlined
 def exp(x):
     """eˣ, float32"""
     x = _clamp(x, _LOWEST_E, _HIGHEST_E)
@@ -60,3 +50,20 @@ def exp(x):
     r = x - n * _LN2_HIGH - n * _LN2_LOW
     p = ((((_E6 * r + _E5) * r + _E4) * r + _E3) * r + _E2) * r * r + r + _ONE
     return p * _power_of_two(rounded)
+
+
+def emit_exp2(builder, multiply_add, x):
+    """Write LLVM code for 2ˣ, x ≤ 0, where x is a vector; `multiply_add(a, b, c)` writes a · b + c."""
+    def constant(value):
+        return ir.Constant(x.type, [value] * x.type.count)
+
+    integers = ir.VectorType(ir.IntType(32), x.type.count)
+    x = builder.select(builder.fcmp_ordered("<", x, constant(-126.0)), constant(-126.0), x)
+    rounded = builder.fadd(x, constant(float(_ROUND)))
+    f = builder.fsub(x, builder.fsub(rounded, constant(float(_ROUND))))
+    p = constant(_POWERS[-1])
+    for coefficient in _POWERS[-2::-1]:
+        p = multiply_add(p, f, constant(float(coefficient)))
+    exponent = builder.shl(builder.bitcast(rounded, integers), ir.Constant(integers, [23] * integers.count))
+    bits = builder.add(exponent, ir.Constant(integers, [127 << 23] * integers.count))
+    return builder.fmul(p, builder.bitcast(bits, x.type))

@@ -1,17 +1,17 @@
 """The fast twins of every operation, by the names of `kernels.OPERATIONS`. Importing this module imports numba.
 
-Products, normalisation, attention and activations are compiled. The rest moves memory or is tiny, where NumPy is as fast
-already: those names are the reference itself. Arrays must be float32 (or float16, which is widened); TypeError otherwise.
+Products, normalisation, attention and activations are compiled. The rest moves memory or is tiny, and there NumPy is as
+fast: those names are the reference itself. Arrays must be float32 (or float16, which is widened); TypeError otherwise.
 """
 from .activations import gelu, quick_gelu, silu
-from .flash_attention import attention
 from .compiling import is_cached, warm_up
 from .convolution import conv2d
+from .flash_attention import attention
 from .matmul import linear, linear_geglu
 from .normalization import group_norm, group_norm_silu, layer_norm
 from .packing import Packed, pack_conv2d, pack_linear
 from .reference import embedding, softmax, timestep_embedding, upsample_nearest
 
-__all__ = ["Packed", "attention", "conv2d", "embedding", "gelu", "group_norm", "group_norm_silu", "is_cached", "layer_norm",
-           "linear", "linear_geglu", "pack_conv2d", "pack_linear", "quick_gelu", "silu", "softmax", "timestep_embedding",
-           "upsample_nearest", "warm_up"]
+__all__ = ["Packed", "attention", "conv2d", "embedding", "gelu", "group_norm", "group_norm_silu", "is_cached",
+           "layer_norm", "linear", "linear_geglu", "pack_conv2d", "pack_linear", "quick_gelu", "silu", "softmax",
+           "timestep_embedding", "upsample_nearest", "warm_up"]

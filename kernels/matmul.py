@@ -9,11 +9,11 @@
        │                           │l│ │ │ │ │ │            │             │
              x                          Wᵀ                         y
 
-A job is a rectangle C of the result: a few tiles high, a few panels wide, kept in working memory of its thread. For each
-block of DEPTH terms, the thread gathers its rows of x into A (`patches.gather`), which stays in the second-level cache;
-then it takes panel after panel, DEPTH rows of which stay in the first-level cache while the register tile
+A job is a rectangle C of the result: a few tiles high, a few panels wide, kept in working memory of its thread. For
+each block of DEPTH terms, the thread gathers its rows of x into A (`patches.gather`), which stays in the second-level
+cache; then it takes panel after panel, DEPTH rows of which stay in the first-level cache while the register tile
 (`microkernel`) runs down the rows of A. When all terms are in, one output pass adds bias and residual, or multiplies
-value by GELU of gate, and writes y; raggedness at the right edge ends there, so tiles are always computed in full.
+value by GELU of gate, and writes y. Tiles are always computed in full; what lies beyond the edges of y is not written.
 
 Goto & van de Geijn 2008, "Anatomy of high-performance matrix multiplication".
 """
@@ -36,7 +36,10 @@ _JOBS_PER_THREAD = 4                                     # enough that the last 
 _SMALL = 500_000                                         # multiply-adds that are not worth waking threads for
 NO_BIAS, ONE_BIAS, BIAS_PER_IMAGE = range(3)
 
-tile = make_tile(PRODUCT)
+TAIL_ROWS = TILE_ROWS // 3                               # up to two of these tiles take rows that full ones leave over
+
+full_tile = make_tile(PRODUCT)
+tail_tile = make_tile(PRODUCT._replace(rows=TAIL_ROWS))
 
 
 def linear(x, weight, bias=None, residual=None):
@@ -87,9 +90,9 @@ def product(x, geometry, rows, weight, bias, residual, y, gated=False):
     tiles, panels = _job_size(rows, result_columns, 1 if small else threads.get_threads(), MAX_PANELS // (1 + gated))
     block_rows = tiles * TILE_ROWS
     width = (panels + (panels + 1 if gated else 0)) * COLUMNS    # a gate that begins inside a panel touches one more
-    memory, share = threads.scratch(block_rows * (DEPTH + width))
-    threads.launch(multiply, rows, outputs, result_columns, depth, block_rows, panels, tuple(geometry), flat(x), weight.panels,
-                   bias_kind, bias, has_residual, residual, flat(y), memory, share, width, parallel=not small)
+    threads.launch(multiply, rows, outputs, result_columns, depth, block_rows, panels, width, tuple(geometry), flat(x),
+                   weight.panels, bias_kind, bias, has_residual, residual, flat(y),
+                   parallel=not small, scratch=block_rows * (DEPTH + width))
     return y
 
 
@@ -107,10 +110,10 @@ def _job_size(rows, columns, thread_count, max_panels):
     return -(-all_tiles // row_parts), -(-all_panels // column_parts)
 
 
-@kernel(size, integers_out, size, size, size, size, size, size, types.UniTuple(size, len(Geometry._fields)), floats_in,
-        floats_in, size, floats_in, types.boolean, floats_in, floats_out, floats_out, size, size)
-def multiply(thread_count, counter, rows, outputs, result_columns, depth, block_rows, block_panels, geometry, x, panels,
-             bias_kind, bias, has_residual, residual, y, memory, share, width):
+@kernel(size, integers_out, size, size, size, size, size, size, size, types.UniTuple(size, len(Geometry._fields)),
+        floats_in, floats_in, size, floats_in, types.boolean, floats_in, floats_out, floats_out, size)
+def multiply(thread_count, counter, rows, outputs, result_columns, depth, block_rows, block_panels, width, geometry,
+             x, panels, bias_kind, bias, has_residual, residual, y, memory, share):
     """Jobs go down the rows first: threads that run at the same time read the same panels."""
     row_blocks = (rows + block_rows - 1) // block_rows
     block_columns = block_panels * COLUMNS
@@ -129,7 +132,7 @@ def multiply(thread_count, counter, rows, outputs, result_columns, depth, block_
 @inlined
 def _block(first, last, column, end, outputs, result_columns, depth, geometry, x, panels, bias_kind, bias, has_residual,
            residual, y, memory, a, c, width):
-    """Rows first … last − 1, columns column … end − 1 of y. A begins at memory[a], C at memory[c], its rows `width` apart.
+    """Rows first … last − 1, columns column … end − 1 of y. A begins at memory[a], C at memory[c] with rows of `width`.
 
     With a gate (fewer result columns than outputs) C holds the panels of the values, then those of the gates.
     """
@@ -139,16 +142,22 @@ def _block(first, last, column, end, outputs, result_columns, depth, geometry, x
     if gated:
         gate_panel = (result_columns + column) // COLUMNS
         all_panels += (result_columns + end - 1) // COLUMNS - gate_panel + 1
+    whole = (last - first + TILE_ROWS - 2 * TAIL_ROWS - 1) // TILE_ROWS * TILE_ROWS      # a larger rest fills a tile
     for k0 in range(0, depth, DEPTH):
         terms = min(DEPTH, depth - k0)
         gather(x, geometry, first, last, k0, k0 + terms, memory, a, DEPTH)
         for p in range(all_panels):
             panel = value_panel + p if p < value_panels else gate_panel + p - value_panels
             b = (panel * depth + k0) * COLUMNS
-            for row in range(0, last - first, TILE_ROWS):
-                tile(memory, a + row * DEPTH, DEPTH, 1, panels, b, memory, c + row * width + p * COLUMNS, width, terms, k0 > 0)
+            target = c + p * COLUMNS
+            for row in range(0, whole, TILE_ROWS):
+                full_tile(memory, a + row * DEPTH, DEPTH, 1, panels, b,
+                          memory, target + row * width, width, terms, k0 > 0)
+            for row in range(whole, last - first, TAIL_ROWS):
+                tail_tile(memory, a + row * DEPTH, DEPTH, 1, panels, b,
+                          memory, target + row * width, width, terms, k0 > 0)
 
-    image_rows = geometry[8] * geometry[9]
+    image_rows = geometry[-2] * geometry[-1]             # out_height · out_width
     for m in range(first, last):
         source = c + (m - first) * width
         target = m * result_columns + column
@@ -161,7 +170,8 @@ def _block(first, last, column, end, outputs, result_columns, depth, geometry, x
             else:
                 for i in range(end - column):
                     value = load(memory, source + i) + load(bias, shift + i)
-                    store(y, target + i, value * gelu_of(load(memory, gate + i) + load(bias, shift + result_columns + i)))
+                    gate_input = load(memory, gate + i) + load(bias, shift + result_columns + i)
+                    store(y, target + i, value * gelu_of(gate_input))
         else:
             for i in range(end - column):
                 store(y, target + i, load(memory, source + i))

@@ -2,8 +2,8 @@
 
     C[i, j] (+)= Σₖ A[i, k] · B[k, j]        i < R rows, j < V vectors of L lanes
 
-The R × V sums stay in vector registers while k runs. Each step loads V vectors of B and broadcasts R scalars of A, so it
-makes R · V multiply-adds of L lanes from R + V loads: the larger the tile, the less the memory has to deliver. That is
+The R × V sums stay in vector registers while k runs. Each step loads V vectors of B and broadcasts R scalars of A: it
+makes R · V multiply-adds of L lanes from R + V loads, and the larger the tile, the less the memory has to deliver.
 Goto & van de Geijn 2008, "Anatomy of high-performance matrix multiplication".
 
 The tile is written as LLVM vector code. It names no instruction set; LLVM turns it into AVX-512, AVX2, SSE or NEON, and
@@ -61,12 +61,28 @@ LANES, _number = registers()
 PRODUCT = Shape(14 if _number == 32 else 6, 2, LANES)
 
 
-def make_tile(shape):
-    """→ tile(a, a_start, row_stride, k_stride, b, b_start, c, c_start, c_stride, depth, accumulate), for use in kernels.
+def vector_pointer(builder, base, offset, vector):
+    """Pointer to the vector that begins `offset` floats after `base`."""
+    return builder.bitcast(builder.gep(base, [offset]), vector.as_pointer())
 
-    Flat float32 arrays a, b, c and where the tile begins in each:  A[i, k] = a[a_start + i · row_stride + k · k_stride],
-    B[k, :] = b[b_start + k · columns :][:columns], C[i, :] = c[c_start + i · c_stride :][:columns]; depth ≥ 1 terms are
-    summed and added to C if `accumulate`, else C is overwritten. Nothing is checked, and C must be readable in full.
+
+def multiply_add(builder, a, b, c):
+    """a · b + c of vectors: one instruction, or two where the processor has no fused one"""
+    signature, name = ir.FunctionType(a.type, [a.type] * 3), f"llvm.fmuladd.v{a.type.count}f32"
+    return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), [a, b, c])
+
+
+def make_tile(shape):
+    """→ tile(a, a_start, row_stride, k_stride, b, b_start, c, c_start, c_stride, depth, accumulate), used in kernels.
+
+    The matrices lie in flat float32 arrays:
+
+        A[i, k] = a[a_start + i · row_stride + k · k_stride]
+        B[k, :] = b[b_start + k · columns :][: columns]
+        C[i, :] = c[c_start + i · c_stride :][: columns]
+
+    `depth` ≥ 1 terms are summed and added to C if `accumulate`, else C is overwritten. Nothing is checked, and all of C
+    must be readable.
     """
     vector = ir.VectorType(FLOAT, shape.lanes)
     undefined, zeros = ir.Constant(vector, ir.Undefined), ir.Constant(vector, [0.0] * shape.lanes)
@@ -83,11 +99,9 @@ def make_tile(shape):
             a, b, c = pointer(0), pointer(4), pointer(6)
             row_stride, k_stride = arguments[2], arguments[3]
             c_stride, depth, accumulate = arguments[8], arguments[9], arguments[10]
-            multiply_add = cgutils.get_or_insert_function(
-                builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fmuladd.v{shape.lanes}f32")
 
-            def at(base, offset):                        # pointer to a vector
-                return builder.bitcast(builder.gep(base, [offset]), vector.as_pointer())
+            def at(base, offset):
+                return vector_pointer(builder, base, offset, vector)
 
             def cell(i, j):
                 return at(c, builder.add(builder.mul(c_stride, INTEGER(i)), INTEGER(j * shape.lanes)))
@@ -100,14 +114,16 @@ def make_tile(shape):
             k = builder.phi(INTEGER)
             sums = {ij: builder.phi(vector) for ij in cells}
             row = builder.mul(k, INTEGER(shape.columns))
-            bs = [builder.load(at(b, builder.add(row, INTEGER(j * shape.lanes))), align=4) for j in range(shape.vectors)]
+            bs = [builder.load(at(b, builder.add(row, INTEGER(j * shape.lanes))), align=4)
+                  for j in range(shape.vectors)]
             updated = {}
             for i in range(shape.rows):
                 offset = builder.add(builder.mul(row_stride, INTEGER(i)), builder.mul(k, k_stride))
                 scalar = builder.load(builder.gep(a, [offset]), align=4)
-                spread = builder.shuffle_vector(builder.insert_element(undefined, scalar, LANE(0)), undefined, first_lane)
+                spread = builder.insert_element(undefined, scalar, LANE(0))
+                spread = builder.shuffle_vector(spread, undefined, first_lane)
                 for j in range(shape.vectors):
-                    updated[i, j] = builder.call(multiply_add, [spread, bs[j], sums[i, j]])
+                    updated[i, j] = multiply_add(builder, spread, bs[j], sums[i, j])
             next_k = builder.add(k, INTEGER(1))
             k.add_incoming(INTEGER(0), before)
             k.add_incoming(next_k, loop)
@@ -121,9 +137,7 @@ def make_tile(shape):
                 builder.store(updated[ij], cell(*ij), align=4)
             return context.get_dummy_value()
 
-        integers = {1: a_start, 2: row_stride, 3: k_stride, 5: b_start, 7: c_start, 8: c_stride, 9: depth}
-        arrays = {0: a, 4: b, 6: c}
-        kinds = [arrays.get(p) or (types.boolean if p == 10 else types.intp) for p in range(len(integers) + len(arrays) + 1)]
-        return types.void(*kinds), generate
+        size = types.intp
+        return types.void(a, size, size, size, b, size, c, size, size, size, types.boolean), generate
 
     return tile

@@ -8,8 +8,8 @@ variance"):
 
     μ = m + Σd / n      M₂ = Σ (x − μ)² = Σd² − (Σd)² / n
 
-and runs of pixels are merged by  M₂ = M₂ₐ + M₂ᵦ + (μᵦ − μₐ)² nₐ nᵦ / n  in float64. Group norm therefore takes two passes
-over the image: partial statistics of some bands of pixels, then each band is normalised with the merged ones.
+and runs of pixels are merged by  M₂ = M₂ₐ + M₂ᵦ + (μᵦ − μₐ)² nₐ nᵦ / n  in float64. Group norm therefore takes two
+passes over the image: partial statistics of some bands of pixels, then each band is normalised with the merged ones.
 """
 import math
 
@@ -57,10 +57,9 @@ def _group_norm(x, weight, bias, groups, eps, with_silu):
     band = -(-pixels // bands)
     bands = -(-pixels // band)
     partial = np.empty(images * bands * groups * 2, np.float64)          # (N, bands, groups): mean, M₂
-    memory, share = threads.scratch(3 * channels)
     for normalize in (False, True):
-        threads.launch(group_norm_bands, images, pixels, channels, groups, bands, band, eps, normalize, with_silu, flat(x),
-                       weight, bias, partial, flat(y), memory, share, parallel=parallel)
+        threads.launch(group_norm_bands, images, pixels, channels, groups, bands, band, eps, normalize, with_silu,
+                       flat(x), weight, bias, partial, flat(y), parallel=parallel, scratch=3 * channels)
     return y
 
 
@@ -91,7 +90,8 @@ def group_norm_bands(thread_count, counter, images, pixels, channels, groups, ba
                                  thread * share)
                 _normalize_band(start, last - first, channels, with_silu, x, y, memory, thread * share)
             else:
-                _band_statistics(start, last - first, channels, groups, x, partial, job * groups * 2, memory, thread * share)
+                _band_statistics(start, last - first, channels, groups, x, partial, job * groups * 2, memory,
+                                 thread * share)
             job = next_job(counter)
 
 
@@ -105,7 +105,7 @@ def _merge(count, mean, m2, other_count, other_mean, other_m2):
 
 @inlined
 def _band_statistics(start, pixels, channels, groups, x, partial, target, memory, sums):
-    """partial[target + 2 g], [... + 1] = mean and M₂ of group g over a band; memory[sums:] holds 3 · channels numbers"""
+    """partial[target + 2 g], [… + 1] = mean and M₂ of group g over a band; memory[sums:] has room for 3 · channels"""
     width = channels // groups
     centre, squares = sums + channels, sums + 2 * channels
     for g in range(2 * groups):
@@ -118,7 +118,7 @@ def _band_statistics(start, pixels, channels, groups, x, partial, target, memory
         for p in range(1, rows):
             for c in range(channels):
                 store(memory, sums + c, load(memory, sums + c) + load(x, source + p * channels + c))
-        for g in range(groups):                          # the first estimate of a group's mean, for each of its channels
+        for g in range(groups):                          # first estimate of a group's mean, at each of its channels
             total = 0.0
             for c in range(g * width, (g + 1) * width):
                 total += load(memory, sums + c)

@@ -30,7 +30,7 @@ _BLOCK = 64                        # panel rows written at a time: 64 · 32 floa
 class Packed:
     """A weight in panels, made by `pack_linear` or `pack_conv2d`; it holds the only copy that is needed.
 
-    shape: as in the checkpoint, (out, in) or (O, I, kh, kw)          panels: flat float32, ⌈out / columns⌉ · K · columns
+    shape: as in the checkpoint, (out, in) or (O, I, kh, kw)     panels: flat float32, ⌈out / columns⌉ · K · columns
     """
 
     def __init__(self, weight):

@@ -1,7 +1,7 @@
 """Implicit im2col: the patches under a convolution's kernel, gathered a block at a time.
 
-Row m = (n, i, j) of the matrix that im2col would build holds x[n, s·i + u − top, s·j + v − left, :] for every tap (u, v) of
-the kernel: kh · kw · C numbers, zeros where the patch leaves the image. The matrix is kh · kw times as large as the image
+Row m = (n, i, j) of the matrix that im2col would build holds x[n, s·i + u − top, s·j + v − left, :] for all taps (u, v)
+and zeros where the patch leaves the image: kh · kw · C numbers. That matrix is kh · kw times as large as the image
 and is never built; `gather` writes the part that a block of the matrix product needs into a small buffer that stays in
 the cache. Padding, stride and ragged edges end here. A linear layer is the 1×1 case with tokens for pixels.
 """

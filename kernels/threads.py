@@ -1,36 +1,24 @@
 """How many threads kernels use, and launching them from any Python thread.
 
 numba keeps its thread count per Python thread and, with the layer called workqueue, aborts the process when two Python
-threads run parallel kernels at once. So the count is kept here, told to numba at each launch, and workqueue gets a lock;
-the layers tbb and omp, which numba prefers where they are installed, need none.
+threads run parallel kernels at once. So the count is kept here and told to numba at each launch, and workqueue gets a
+lock; the layers tbb and omp, which numba prefers where they are installed, need none.
 
 Inside a kernel the threads share jobs out among themselves: each takes the next number from a common counter until none
 is left. A thread that the operating system has put aside then delays one job, not a fixed share of the work.
 """
 import contextlib
 import functools
-import os
-import pathlib
 import threading
 
 import numpy as np
 
-from .arrays import aligned
+from npdiffusion.machine import physical_cores
+
+from .arrays import CACHE_LINE, aligned
 
 _count = None
 _local = threading.local()
-
-
-def physical_cores():
-    """Number of cores this process may run on, hyper-threads counted once."""
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    siblings = set()
-    for cpu in allowed:
-        try:
-            siblings.add(pathlib.Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text())
-        except OSError:
-            siblings.add(cpu)
-    return max(1, len(siblings))
 
 
 def set_threads(count=None):
@@ -58,29 +46,28 @@ def _guard():
     return threading.Lock() if numba.threading_layer() == "workqueue" else contextlib.nullcontext()
 
 
-def launch(kernel, *arguments, parallel=True):
+def launch(kernel, *arguments, parallel=True, scratch=None):
     """kernel(threads, counter, *arguments), on one thread if not `parallel` (too little work to share).
 
-    `counter` is a fresh array of one zero, from which `microkernel.next_job` hands out jobs.
+    `counter` is a fresh array of one zero, from which `memory.next_job` hands out jobs. With `scratch`, the number of
+    floats that each thread needs to work in, two more arguments follow: that memory, and the size of a thread's share.
     """
     import numba
     if kernel.compiled is None:
         kernel.compile()
     count = min(get_threads(), numba.config.NUMBA_NUM_THREADS) if parallel else 1
+    if scratch is not None:
+        share = -(-scratch // CACHE_LINE) * CACHE_LINE
+        arguments = (*arguments, _working_memory(count * share), share)
     numba.set_num_threads(count)                         # starts numba's threads when called for the first time
     with _guard():
         kernel.compiled(count, np.zeros(1, np.int64), *arguments)
 
 
-def scratch(length):
-    """float32 working memory of arbitrary content, `length` for each thread; one per Python thread, kept for its next call.
-
-    → an array of threads × length, the share of thread t beginning at t · length, on a cache line of its own
-    """
-    length = -(-length // 16) * 16
-    wanted = get_threads() * length
+def _working_memory(length):
+    """Flat float32 memory of arbitrary content, at least `length` long; each Python thread keeps its own."""
     memory = getattr(_local, "memory", None)
-    if memory is None or memory.size < wanted:
-        memory = _local.memory = aligned(wanted)
+    if memory is None or memory.size < length:
+        memory = _local.memory = aligned(length)
         memory.fill(0)                                   # tiles compute ragged edges in full: let that be plain numbers
-    return memory, length
+    return memory

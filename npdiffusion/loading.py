@@ -16,6 +16,7 @@ from npdiffusion import checkpoint, families, hub, memory, parameters, single_fi
 from npdiffusion.clip import CLIPTextModel
 from npdiffusion.config import CLIPTextConfig, UNetConfig, VAEConfig, read_json
 from npdiffusion.errors import UserError
+from npdiffusion.schedules import NoiseSchedule
 from npdiffusion.tokenizer import END, CLIPTokenizer
 from npdiffusion.unet import UNet2DConditionModel
 from npdiffusion.vae import AutoencoderKL
@@ -65,10 +66,10 @@ def load(path_or_id=None, dtype="float32", threads=None, tokenizer=None):
 
 
 def load_parts(path_or_id=None, tokenizer=None):
-    """What `load` makes a pipeline of: {tokenizer, text_encoder, unet, vae, scheduler_config, source}"""
+    """What `load` makes a pipeline of: {tokenizer, text_encoder, unet, vae, schedule, source}"""
     path = locate(path_or_id)
     try:
-        parts, scheduler_config = open_folder(path) if path.is_dir() else open_file(path)
+        parts, schedule = open_folder(path) if path.is_dir() else open_file(path)
         models = {name: part.model for name, part in parts.items()}
         check_widths(**models, source=path)
         for part in parts.values():
@@ -79,7 +80,7 @@ def load_parts(path_or_id=None, tokenizer=None):
             part.fill()
     except MemoryError:
         raise UserError(f"{path}: not enough memory for this model") from None
-    return {"tokenizer": tokenizer, **models, "scheduler_config": scheduler_config, "source": str(path_or_id or path)}
+    return {"tokenizer": tokenizer, **models, "schedule": schedule, "source": str(path_or_id or path)}
 
 
 def locate(path_or_id):
@@ -97,7 +98,7 @@ def locate(path_or_id):
 
 
 def open_folder(folder):
-    """A model in diffusers layout → {name: Part}, settings of the scheduler"""
+    """A model in diffusers layout → {name: Part}, NoiseSchedule"""
     index = folder / "model_index.json"
     families.check_class(read_json(index).get("_class_name") if index.exists() else None, folder)
     missing = [name for name in (*MODELS, "tokenizer", "scheduler") if not (folder / name).is_dir()]
@@ -111,17 +112,19 @@ def open_folder(folder):
         raise UserError(f"{folder}: not a model in diffusers layout, it has no {'/, '.join(missing)}/{hint}")
     settings = {name: read_json(folder / name / "config.json") for name in MODELS}
     check_family(settings, folder)
+    scheduler_config = folder / "scheduler" / "scheduler_config.json"
+    schedule = NoiseSchedule.from_config(read_json(scheduler_config), scheduler_config)
     parts = {}
     for name, (config, model) in MODELS.items():
         tensors, source = checkpoint.read_folder(folder / name, checkpoint.STEMS[name])
         tensors = {key: tensor for key, tensor in tensors.items() if not key.endswith(".position_ids")}
         empty = model(config.from_dict(settings[name], folder / name / "config.json"))
         parts[name] = Part(empty, tensors, source, spelling(tensors))
-    return parts, read_json(folder / "scheduler" / "scheduler_config.json")
+    return parts, schedule
 
 
 def open_file(path):
-    """A single file in the original names → {name: Part}, settings of Stable Diffusion v1's scheduler"""
+    """A single file in the original names → {name: Part}, NoiseSchedule: Stable Diffusion v1's"""
     tensors = single_file.split(checkpoint.read_file(path), path)
     settings = single_file.settings(tensors, path)
     check_family(settings, path)
@@ -129,7 +132,7 @@ def open_file(path):
     for name, (config, model) in MODELS.items():
         config = config.from_dict(settings[name], path)
         parts[name] = Part(model(config), tensors[name], path, single_file.spelling(name, config, tensors[name]))
-    return parts, dict(single_file.SCHEDULER)
+    return parts, NoiseSchedule.from_config(single_file.SCHEDULER)
 
 
 def spelling(names):

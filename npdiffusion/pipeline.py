@@ -17,7 +17,6 @@ from npdiffusion.denoiser import Denoiser, guided
 from npdiffusion.diagnosis import finite
 from npdiffusion.errors import UserError
 from npdiffusion.images import to_array, to_images
-from npdiffusion.schedules import NoiseSchedule
 
 LARGEST_SIDE = 8192          # pixels
 
@@ -28,9 +27,9 @@ class StableDiffusionPipeline:
     tokenizer.encode(text) → (77,) ids      text_encoder(ids (N, 77)) → (N, 77, X)      unet(latents, timesteps, context) → ε or v
     vae.encode(images) → mean, logvar       vae.decode(latents) → images in [−1, 1]     schedule: betas and sampler of the checkpoint
     """
-    def __init__(self, tokenizer, text_encoder, unet, vae, scheduler_config, source):
+    def __init__(self, tokenizer, text_encoder, unet, vae, schedule, source):
         self.tokenizer, self.text_encoder, self.unet, self.vae = tokenizer, text_encoder, unet, vae
-        self.schedule = NoiseSchedule.from_config(scheduler_config, f"{source}: scheduler_config.json")
+        self.schedule = schedule      # a NoiseSchedule: betas, prediction type and sampler of the checkpoint
         self.source = source          # where the model came from, for people
         self.timings = {}             # seconds that each stage of the last `generate` took
 

@@ -19,6 +19,7 @@ from npdiffusion import checkpoint, hub, kernels, loading, memory, parameters
 from npdiffusion.clip import CLIPTextModel
 from npdiffusion.config import CLIPTextConfig
 from npdiffusion.errors import UserError
+from npdiffusion.schedules import NoiseSchedule
 from tests import folders, references
 
 TEXT_WEIGHTS = "text_encoder/model.safetensors"
@@ -181,7 +182,15 @@ def test_header_whose_length_looks_like_a_pickle_is_read(tmp_path):
 
 
 def test_scheduler_settings_are_handed_on(written):
-    assert loading.load_parts(written)["scheduler_config"] == folders.SCHEDULER
+    assert loading.load_parts(written)["schedule"] == NoiseSchedule.from_config(folders.SCHEDULER)
+
+
+def test_scheduler_settings_are_checked_before_any_tensor_is_read(written):
+    settings = written / "scheduler" / "scheduler_config.json"
+    settings.write_text(json.dumps(folders.SCHEDULER | {"beta_start": -1}))
+    (written / "unet" / "diffusion_pytorch_model.safetensors").unlink(missing_ok=True)
+    with pytest.raises(UserError, match="scheduler_config.json: beta_start"):
+        loading.open_folder(written)
 
 
 def test_home_is_expanded(written, monkeypatch):

@@ -14,11 +14,13 @@ from transformers import CLIPTokenizer as TorchCLIPTokenizer
 from npdiffusion import memory, weights
 from npdiffusion.errors import UserError
 from npdiffusion.pipeline import StableDiffusionPipeline as OurPipeline
+from npdiffusion.schedules import NoiseSchedule
 from npdiffusion.tokenizer import CLIPTokenizer
 from tests import references
 
 SCHEDULER = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000, steps_offset=1,
                  set_alpha_to_one=False, skip_prk_steps=True, clip_sample=False)
+SCHEDULE = NoiseSchedule.from_config(SCHEDULER)
 SAMPLERS = {"ddpm": DDPMScheduler, "ddim": DDIMScheduler, "pndm": PNDMScheduler, "euler": EulerDiscreteScheduler,
             "euler_a": EulerAncestralDiscreteScheduler, "heun": HeunDiscreteScheduler, "dpm++2m": DPMSolverMultistepScheduler}
 PROMPT, NEGATIVE = "a red apple on a blue background", "a cat, green"
@@ -38,7 +40,7 @@ def pair():
     theirs.set_progress_bar_config(disable=True)
     ours = OurPipeline(CLIPTokenizer.from_folder(vocabulary), *(references.twin(getattr(theirs, name)) for name in
                                                                 ("text_encoder", "unet", "vae")),
-                       SCHEDULER | {"_class_name": "PNDMScheduler"}, "tiny")
+                       SCHEDULE, "tiny")
     return theirs, ours
 
 
@@ -77,7 +79,7 @@ def test_the_whole_way_on_each_backend(each_backend, pair):
     theirs, _ = pair
     theirs.scheduler = PNDMScheduler.from_config(SCHEDULER)
     ours = OurPipeline(pair[1].tokenizer, *(references.twin(getattr(theirs, name)) for name in ("text_encoder", "unet", "vae")),
-                       SCHEDULER | {"_class_name": "PNDMScheduler"}, "tiny")
+                       SCHEDULE, "tiny")
     expected = their_picture(theirs, num_inference_steps=6, height=40, width=40)
     assert np.abs(levels(ours.generate(PROMPT, NEGATIVE, steps=6, seed=7, width=40, height=40)[0]) - expected).max() <= 1
 
@@ -109,9 +111,9 @@ def test_guidance_scale_one_never_runs_the_unconditional_half(pair):
             sizes.append(len(latents))
             return ours.unet(latents, timesteps, context)
 
-    spied = OurPipeline(ours.tokenizer, ours.text_encoder, Spy(), ours.vae, SCHEDULER | {"_class_name": "DDIMScheduler"}, "spied")
-    spied.generate(PROMPT, steps=2, guidance_scale=1, seed=0)
-    spied.generate(PROMPT, steps=1, guidance_scale=2, seed=0)
+    spied = OurPipeline(ours.tokenizer, ours.text_encoder, Spy(), ours.vae, SCHEDULE, "spied")
+    spied.generate(PROMPT, steps=2, guidance_scale=1, sampler="ddim", seed=0)
+    spied.generate(PROMPT, steps=1, guidance_scale=2, sampler="ddim", seed=0)
     assert sizes == [1, 1, 2]
 
 
@@ -144,6 +146,6 @@ def test_a_result_that_is_not_finite_names_the_layer(each_backend, pair):
     theirs = pair[0]
     unet = references.twin(theirs.unet)
     unet.down_blocks[0].resnets[1].conv1.bias[3] = np.inf
-    broken = OurPipeline(pair[1].tokenizer, pair[1].text_encoder, unet, pair[1].vae, SCHEDULER | {"_class_name": "DDIMScheduler"}, "x")
+    broken = OurPipeline(pair[1].tokenizer, pair[1].text_encoder, unet, pair[1].vae, SCHEDULE, "x")
     with pytest.raises(UserError, match=r"not finite .* unet\.down_blocks\.0\.resnets\.1\.conv1"):
         broken.generate(PROMPT, steps=1, seed=0)

@@ -10,7 +10,6 @@ from safetensors.torch import save_file
 from npdiffusion import kernels, loading, single_file
 from npdiffusion.config import CLIPTextConfig, UNetConfig, VAEConfig
 from npdiffusion.errors import UserError
-from npdiffusion.schedules import NoiseSchedule
 from tests import folders, references
 
 CONFIGS = {"text_encoder": CLIPTextConfig, "unet": UNetConfig, "vae": VAEConfig}
@@ -142,8 +141,8 @@ def test_averages_buffers_and_the_discriminator_are_ignored(file):
 
 
 def test_scheduler_is_that_of_v1(file):
-    schedule = NoiseSchedule.from_config(loading.load_parts(file())["scheduler_config"], "v1")
-    assert schedule.default_sampler == "pndm"
+    schedule = loading.load_parts(file())["schedule"]
+    assert (schedule.default_sampler, schedule.timestep_spacing, schedule.steps_offset) == ("pndm", None, 1)
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------
