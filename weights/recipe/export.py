@@ -30,6 +30,7 @@ def write(model, folder, filename, trained):
     if trained:
         tensors = {key: value.half().contiguous() for key, value in model.state_dict().items()}
         save_file(tensors, folder / filename, metadata={"format": "pt"})
+        (folder / filename).chmod(0o644)                    # the library leaves it readable to its owner alone
 
 
 def main():

@@ -31,7 +31,7 @@ VAE = dict(
     down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=1,
     norm_num_groups=16,
 )
-VAE_TRAINING = dict(minutes=38, batch=16, crop=64, rate=2e-3, warm_up=100, averaging=0.999, kl=1e-4)
+VAE_TRAINING = dict(minutes=29, batch=16, crop=64, rate=2e-3, warm_up=100, averaging=0.999, kl=1e-4)
 
 # The vocabulary, the text encoder and the UNet -------------------------------------------------------------------------
 MERGES = 900                                                # vocabulary: 2 · 256 bytes, the merges, 2 special words
@@ -55,6 +55,6 @@ SCHEDULER = dict(                                           # Stable Diffusion v
     set_alpha_to_one=False, steps_offset=1, timestep_spacing="leading", prediction_type="v_prediction",
 )
 UNET_TRAINING = dict(
-    minutes=77, scenes=24_000, batch=64, rate=1.5e-3, warm_up=100, averaging=0.999, snr_cap=5.0, empty_captions=0.1,
+    minutes=80, scenes=24_000, batch=64, rate=1.5e-3, warm_up=100, averaging=0.999, snr_cap=5.0, empty_captions=0.1,
 )
 GUIDANCE = 5.0                                              # with which the figures and the sheet are made

@@ -8,7 +8,7 @@
 that nearly clean latents do not take all the effort. One caption in ten is empty, for classifier-free guidance (Ho & Salimans 2022,
 arXiv:2207.12598).
 
-    python -m weights.recipe.train_unet [--minutes 77]       go on from where the last run stopped
+    python -m weights.recipe.train_unet [--minutes 80]       go on from where the last run stopped
 """
 
 import argparse
