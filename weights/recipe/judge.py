@@ -16,6 +16,7 @@ import json
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from . import settings
 from .scenes import COLOURS, PLACES, Scene, caption, draw, held_out, load_sprites, sample_scene, scaled
@@ -128,8 +129,7 @@ class WithNpdiffusion:
 
     def reconstruct(self, pictures):
         x = pictures.astype(np.float32) / 127.5 - 1
-        mean, _ = self.pipeline.vae.encode(x)
-        return to_uint8(self.pipeline.vae.decode(mean))
+        return to_uint8(self.pipeline.vae.decode(self.pipeline.vae.latents(x, noise=0)))      # without noise: the mean
 
 
 class WithDiffusers:
@@ -172,7 +172,8 @@ def main():
 
     questions = exam(args.captions)
     texts = [caption(question) for question in questions]
-    pictures = [np.asarray(picture) for picture in artist.generate(texts, list(range(len(texts))))]
+    drawing = tqdm(artist.generate(texts, list(range(len(texts)))), total=len(texts), unit="picture")
+    pictures = [np.asarray(picture) for picture in drawing]
     right = marks(questions, pictures, sprites)
     scenes = unseen_scenes(64, sprites)
     reconstruction = np.concatenate([artist.reconstruct(batch) for batch in np.split(scenes, 8)])
