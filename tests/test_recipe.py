@@ -1,7 +1,7 @@
 """The recipe of the embedded model: its data, its vocabulary, its training tools, and above all its judge.
 
-Whoever judges must be judged first: real scenes have to pass, scenes that show something else have to fail. That is tested with a
-few stand-in sprites, so that it needs no font, and with the font's own where it is installed.
+Whoever judges must be judged first: real scenes have to pass, scenes that show something else have to fail. That is
+tested with a few stand-in sprites, so that it needs no font, and with the font's own where it is installed.
 """
 
 import json
@@ -39,13 +39,13 @@ def drawn(questions, sprites):
     return [scenes.draw(question, sprites, rng) for question in questions]
 
 
-# The judge -------------------------------------------------------------------------------------------------------------
+# The judge -----------------------------------------------------------------------------------------------------
 
 def test_judge_passes_real_scenes_of_every_size_and_place(sprites):
+    extras = [("", ""), ("small", "on the left"), ("big", ""), ("", "at the top")]
     questions = [
-        scenes.Scene((name,), colour, size, place)
-        for name, (size, place) in zip(STAND_INS * 4, [("", ""), ("small", "on the left"), ("big", ""), ("", "at the top")] * 6)
-        for colour in ("blue", "white", "black")
+        scenes.Scene((name,), colour, *extra)
+        for name in STAND_INS for extra in extras for colour in ("blue", "white", "black")
     ]
     assert judge.marks(questions, drawn(questions, sprites), sprites).all()
 
@@ -90,7 +90,7 @@ def test_judge_passes_the_fonts_own_scenes():
     assert judge.marks(shifted, pictures, sprites)[:, 0].mean() < 0.1
 
 
-# The data --------------------------------------------------------------------------------------------------------------
+# The data ------------------------------------------------------------------------------------------------------
 
 def test_training_scenes_never_show_a_held_out_pair():
     rng = np.random.default_rng(0)
@@ -151,7 +151,7 @@ def test_place_words_move_the_subject(sprites):
     assert centre("at the top")[0] < middle[0] - 15 < middle[0] + 15 < centre("at the bottom")[0]
 
 
-# What is shipped agrees with the settings ------------------------------------------------------------------------------
+# What is shipped agrees with the settings ----------------------------------------------------------------------
 
 def shipped(path):
     return json.loads((settings.WEIGHTS / path).read_text(encoding="utf-8"))
@@ -182,7 +182,7 @@ def test_words_of_subjects_and_colours_are_single_tokens():
     assert {word for word in words if word + "</w>" not in vocabulary} == set()
 
 
-# Training tools (need torch) -------------------------------------------------------------------------------------------
+# Training tools (need torch) -----------------------------------------------------------------------------------
 
 def test_orthogonalised_keeps_directions_and_evens_out_singular_values():
     torch = pytest.importorskip("torch")

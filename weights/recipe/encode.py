@@ -1,7 +1,8 @@
 """Draw the scenes that the UNet learns from and encode them once, so that no picture is needed while it trains.
 
-Scene i comes from a generator seeded with i alone. So only the latents are stored; what a latent shows is known again by drawing
-the scene's words anew (`scene_of`), and its caption can take another wording every time it is seen.
+Scene i comes from a generator seeded with i alone. So only the latents are stored; what a latent shows is known
+again by drawing the scene's words anew (`scene_of`), and its caption can take another wording every time it is
+seen.
 
     python -m weights.recipe.encode            writes runs/latents.pt, in pieces, and goes on where it stopped
 """
@@ -48,7 +49,8 @@ def main():
     vae.to(DEVICE)
 
     bank = state("latents")
-    latents = bank["latents"] if bank else torch.empty(0, 4, settings.PIXELS // 8, settings.PIXELS // 8, dtype=torch.half)
+    side = settings.PIXELS // 8
+    latents = bank["latents"] if bank else torch.empty(0, 4, side, side, dtype=torch.half)
     while len(latents) < args.scenes:
         latents = torch.cat([latents, encode(vae, range(len(latents), len(latents) + PIECE), sprites)])
         factor = round(1 / latents[:5 * PIECE].float().std().item(), 5)        # of the first pieces, so that it stays

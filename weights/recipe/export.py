@@ -1,6 +1,6 @@
 """Write what was trained into weights/, in diffusers' layout and in float16.
 
-    python -m weights.recipe.export [--to FOLDER]       every network that has a state in runs/; the others' shapes alone
+    python -m weights.recipe.export [--to FOLDER]       networks that have a state in runs/; the others' shapes alone
 """
 
 import argparse

@@ -1,12 +1,12 @@
 """Judge the model by something that is not a model: which sprite is nearest, which colour is the ground.
 
     ground     median colour of the picture's border                      → nearest colour of the palette
-    subject    what differs from the ground, cut out and made 24 × 24     → nearest of all sprites, drawn on the same ground and cut
-                                                                            out in the same way (mean squared difference)
-    PSNR       unseen scenes, encoded and decoded                         → mean over scenes of 10 log₁₀(255² / mean squared error)
+    subject    what differs from the ground, cut out and made 24 × 24     → nearest of all sprites, drawn on the same ground
+                                                                            and cut out likewise (mean squared difference)
+    PSNR       unseen scenes, encoded and decoded                         → mean of 10 log₁₀(255² / mean squared error)
 
-The captions name pairs of subject and background that training never showed. Every pair is asked for plainly and once more with a
-size or a place; seeds are fixed. Right means nearest of all 116 subjects, so guessing scores 1 %.
+The captions name pairs of subject and background that training never showed. Every pair is asked for plainly and
+once more with a size or a place; seeds are fixed. Right means nearest of all 116 subjects, so guessing scores 1 %.
 
     python -m weights.recipe.judge [--with npdiffusion|diffusers] [--steps 50] [--guidance 5] [--captions 240]
 """
@@ -27,7 +27,7 @@ DIFFERS = 36                                                # of 255, in one cha
 THUMBNAIL = 24
 
 
-# Looking at a picture --------------------------------------------------------------------------------------------------
+# Looking at a picture ------------------------------------------------------------------------------------------
 
 def ground_of(picture):
     """Median colour of the border.     (H, W, 3) uint8 → (3,) float"""
@@ -42,7 +42,7 @@ def nearest_colour(colour):
 
 
 def thumbnail(picture, ground):
-    """What stands out from the ground, centred in a square of 24 × 24.     → (24, 24, 3) float; None if nothing stands out"""
+    """What stands out from the ground, centred in a square.     → (24, 24, 3) float; None if nothing stands out"""
     stands_out = (np.abs(picture - ground) > DIFFERS).any(axis=2)
     rows, columns = (np.flatnonzero(stands_out.sum(axis) >= 2) for axis in (1, 0))       # a lone pixel is a speck
     if not len(rows) or not len(columns):
@@ -80,10 +80,10 @@ def look(picture, sprites):
     return min(known, key=lambda name: ((known[name] - seen) ** 2).mean()), nearest_colour(ground)
 
 
-# Asking ----------------------------------------------------------------------------------------------------------------
+# Asking --------------------------------------------------------------------------------------------------------
 
 def exam(count, names=NAMES):
-    """The first `count` questions: all held-out pairs plainly, then all again with a size or a place.     → list of Scene"""
+    """The first `count` questions: all held-out pairs plainly, then again with a size or a place.     → list of Scene"""
     rng = np.random.default_rng([settings.SEED, 6])
     pairs = [(name, colour) for name in names for colour in COLOURS if held_out(name, colour)]
     pairs = [pairs[i] for i in rng.permutation(len(pairs))]
@@ -96,7 +96,8 @@ def exam(count, names=NAMES):
 def marks(questions, pictures, sprites):
     """→ (N, 2) bool: subject right, background right"""
     seen = [look(np.asarray(picture), sprites) for picture in pictures]
-    return np.array([(subject == q.subjects[0], ground == q.background) for q, (subject, ground) in zip(questions, seen)])
+    return np.array([(subject == asked.subjects[0], ground == asked.background)
+                     for asked, (subject, ground) in zip(questions, seen)])
 
 
 def psnr(a, b):
@@ -116,7 +117,7 @@ def to_uint8(x):
     return ((x.clip(-1, 1) + 1) * 127.5).round().astype(np.uint8)
 
 
-# Who draws -------------------------------------------------------------------------------------------------------------
+# Who draws -----------------------------------------------------------------------------------------------------
 
 class WithNpdiffusion:
     def __init__(self, model, steps, guidance):
@@ -125,7 +126,7 @@ class WithNpdiffusion:
 
     def generate(self, captions, seeds):
         for text, seed in zip(captions, seeds):
-            yield self.pipeline.generate(text, steps=self.steps, guidance_scale=self.guidance, sampler="ddim", seed=seed)[0]
+            yield from self.pipeline.generate(text, steps=self.steps, guidance_scale=self.guidance, sampler="ddim", seed=seed)
 
     def reconstruct(self, pictures):
         x = pictures.astype(np.float32) / 127.5 - 1
@@ -145,8 +146,9 @@ class WithDiffusers:
     def generate(self, captions, seeds):
         for i in range(0, len(captions), self.batch):
             generators = [self.torch.Generator().manual_seed(seed) for seed in seeds[i:i + self.batch]]
-            yield from self.pipeline(captions[i:i + self.batch], num_inference_steps=self.steps, guidance_scale=self.guidance,
-                                     height=settings.PIXELS, width=settings.PIXELS, generator=generators).images
+            yield from self.pipeline(
+                captions[i:i + self.batch], num_inference_steps=self.steps, guidance_scale=self.guidance,
+                height=settings.PIXELS, width=settings.PIXELS, generator=generators).images
 
     def reconstruct(self, pictures):
         x = self.torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1

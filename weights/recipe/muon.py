@@ -2,15 +2,16 @@
 
     M ← μ M + G          O = U Vᵀ, where M = U Σ Vᵀ          W ← (1 − λη) W − η · 0.2 √max(m, n) · O
 
-A plain gradient step follows a few dominant directions of a weight matrix; with all singular values set to one the rare directions
-learn at the same pace. U Vᵀ comes from five Newton-Schulz steps, matrix products alone. The factor 0.2 √max(m, n) gives the update
-the size of an AdamW step (Liu et al. 2025, arXiv:2502.16982), so one rate serves both: a convolution counts as a matrix
-(out, in · kernel), while vectors, embeddings and the layers next to pixels or latents go to AdamW.
+A plain gradient step follows a few dominant directions of a weight matrix; with all singular values set to one the
+rare directions learn at the same pace. U Vᵀ comes from five Newton-Schulz steps, matrix products alone. The factor
+0.2 √max(m, n) gives the update the size of an AdamW step (Liu et al. 2025, arXiv:2502.16982), so one rate serves
+both: a convolution counts as a matrix (out, in · kernel), while vectors, embeddings and the layers next to pixels
+or latents go to AdamW.
 """
 
 import torch
 
-A, B, C = 3.4445, -4.7750, 2.0315                           # quintic a s + b s³ + c s⁵ drives every 0 < s ≤ 1 close to 1
+A, B, C = 3.4445, -4.7750, 2.0315                           # a s + b s³ + c s⁵, repeated, brings 0 < s ≤ 1 close to 1
 
 
 def orthogonalised(m, steps=5):
@@ -47,7 +48,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def optimizers(model, rate, plain=()):
-    """[Muon, AdamW] for a model: AdamW takes vectors and every parameter whose name holds one of the words in `plain`."""
+    """[Muon, AdamW] for a model: AdamW takes vectors and parameters whose name holds one of the words in `plain`."""
     named = list(model.named_parameters())
     matrices = [p for name, p in named if p.ndim >= 2 and not any(word in name for word in plain)]
     others = [p for name, p in named if p.ndim < 2 or any(word in name for word in plain)]

@@ -1,11 +1,11 @@
 """The data: scenes of emoji on a coloured ground, each with its caption, drawn from a random generator without end.
 
-    sample_scene   what is said       who, how big, where, on which colour          "a small cat on the left on a yellow background"
+    sample_scene   what is said       who, how big, where, on which colour
     caption        how it is said     one of a few wordings
     draw           what is not said   exact shade, size and place                   → (128, 128, 3) uint8
 
-One (subject, colour) pair in ten, chosen by a hash, is held out: no training scene has it, so that the judge can ask for what has
-never been seen.
+One (subject, colour) pair in ten, chosen by a hash, is held out: no training scene has it, so that the judge can
+ask for what has never been seen.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ STRIKE = 109                                                # the one size at wh
 
 @dataclass(frozen=True)
 class Scene:
-    """What a caption says. `subjects` has one name or two, from left to right; `size` and `place` belong to a lone subject."""
+    """What a caption says: one subject, with a size and a place if they are told, or two from left to right."""
     subjects: tuple
     background: str
     size: str = ""
@@ -52,7 +52,7 @@ def sample_scene(rng):
         return Scene(subjects, background, size, "" if size == "big" else place)     # a big subject fills the picture
 
 
-# Words -----------------------------------------------------------------------------------------------------------------
+# Words ---------------------------------------------------------------------------------------------------------
 
 def with_article(words):
     """"cat" → "a cat", "orange background" → "an orange background", "grapes" → "grapes"."""
@@ -80,7 +80,7 @@ def caption(scene, rng=None):
     )[wording]
 
 
-# Pictures --------------------------------------------------------------------------------------------------------------
+# Pictures ------------------------------------------------------------------------------------------------------
 
 def load_sprites(font=settings.FONT):
     """Every subject as an RGBA image, cut to its outline; {name: image}."""

@@ -1,8 +1,8 @@
 """What the model can draw: a table from an emoji to the name it goes by in captions.
 
-The names are Unicode's, in lower case, shortened where people say less: "cat face" → "cat", "high voltage sign" → "lightning".
-Left out are things that vanish on a white background (cloud, egg) and near twins (wolf beside fox, boat beside ship).
-`name_in_unicode` gives the full name, so that each row can be checked.
+The names are Unicode's, in lower case, shortened where people say less: "cat face" → "cat", "high voltage sign" →
+"lightning". Left out are things that vanish on a white background (cloud, egg) and near twins (wolf beside fox,
+boat beside ship). `name_in_unicode` gives the full name, so that each row can be checked.
 """
 
 import unicodedata

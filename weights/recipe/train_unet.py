@@ -4,9 +4,9 @@
     v   = α_t ε − σ_t z₀            what the UNet predicts (Salimans & Ho 2022, arXiv:2202.00512)
     loss = w_t ‖v̂ − v‖²            w_t = min(SNR + 1, γ) / (SNR + 1),  SNR = α_t² / σ_t²
 
-‖v̂ − v‖² is ‖ẑ₀ − z₀‖² times SNR + 1; the weight caps that factor at γ, the idea of Min-SNR (Hang et al. 2023, arXiv:2303.09556), so
-that nearly clean latents do not take all the effort. One caption in ten is empty, for classifier-free guidance (Ho & Salimans 2022,
-arXiv:2207.12598).
+‖v̂ − v‖² is ‖ẑ₀ − z₀‖² times SNR + 1; the weight caps that factor at γ, the idea of Min-SNR (Hang et al. 2023,
+arXiv:2303.09556), so that nearly clean latents do not take all the effort. One caption in ten is empty, for
+classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598).
 
     python -m weights.recipe.train_unet [--minutes 80]       go on from where the last run stopped
 """
@@ -82,7 +82,8 @@ def main():
         averaged.load(saved["averaged"])
         step, elapsed = saved["step"], saved["elapsed"]
     clock = Clock(args.minutes, elapsed)
-    log("unet", parameters=sum(p.numel() for p in both.parameters()), scenes=len(latents), step=step, minutes=args.minutes)
+    parameters = sum(p.numel() for p in both.parameters())
+    log("unet", parameters=parameters, scenes=len(latents), step=step, minutes=args.minutes)
 
     def save():
         save_atomically(dict(model=both.state_dict(), optimizers=[s.state_dict() for s in steppers],

@@ -2,9 +2,9 @@
 
     loss = |x̂ − x| + |∇x̂ − ∇x| + 2 (x̂ − x)² + 10⁻⁴ KL(q(z|x) ‖ N(0, 1))
 
-The gradient term asks for crisp edges, without the adversarial and perceptual networks of the paper (Esser et al. 2021,
-arXiv:2012.09841). The networks are convolutional, so they learn from 64 × 64 crops: of three random crops the busiest, since plain
-ground teaches little.
+The gradient term asks for crisp edges, without the adversarial and perceptual networks of the paper (Esser et al.
+2021, arXiv:2012.09841). The networks are convolutional, so they learn from 64 × 64 crops: of three random crops the
+busiest, since plain ground teaches little.
 
     python -m weights.recipe.train_vae [--minutes 29]        go on from where the last run stopped
 """
@@ -88,8 +88,8 @@ def main():
         score = psnr(reconstruct(vae, unseen), unseen)
         averaged.swap(vae)
         log("vae", step=step, minutes=clock.elapsed / 60, psnr=score)
-        save_atomically(dict(model=vae.state_dict(), optimizers=[o.state_dict() for o in both], averaged=averaged.parameters,
-                             step=step, elapsed=clock.elapsed), STATE)
+        save_atomically(dict(model=vae.state_dict(), optimizers=[o.state_dict() for o in both],
+                             averaged=averaged.parameters, step=step, elapsed=clock.elapsed), STATE)
 
     last_saved = clock.elapsed
     while clock.progress < 1:

@@ -19,7 +19,7 @@ def half_precision():
 def rate_at(progress, step, warm_up):
     """Share of the peak learning rate: a linear warm-up over steps, then half a cosine over the time that was granted.
 
-    progress: share of the granted time that has gone, so that the rate reaches zero when the time is over, on any machine.
+    progress: share of the granted time that has gone, so that the rate reaches zero with the time, on any machine.
     """
     return min(1.0, (step + 1) / warm_up) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
@@ -66,11 +66,11 @@ def averaged_into(models, parameters):
             p.data = next(parameters)
 
 
-def save_atomically(state, path):
+def save_atomically(values, path):
     """Write beside, then move: an interruption leaves the old state or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".part")
-    torch.save(state, beside)
+    torch.save(values, beside)
     os.replace(beside, path)
 
 
@@ -91,7 +91,8 @@ class Clock:
 
 def log(name, **values):
     """One line on the screen and in runs/<name>.log."""
-    line = "  ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in values.items())
+    shown = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in values.items()}
+    line = "  ".join(f"{key} {value}" for key, value in shown.items())
     print(line, flush=True)
     settings.RUNS.mkdir(parents=True, exist_ok=True)
     with open(settings.RUNS / f"{name}.log", "a") as file:
