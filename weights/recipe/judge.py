@@ -8,7 +8,7 @@
 The captions name pairs of subject and background that training never showed. Every pair is asked for plainly and
 once more with a size or a place; seeds are fixed. Right means nearest of all 116 subjects, so guessing scores 1 %.
 
-    python -m weights.recipe.judge [--with npdiffusion|diffusers] [--steps 50] [--guidance 5] [--captions 240]
+    python -m weights.recipe.judge [--with npdiffusion|diffusers] [--steps 50] [--guidance 4] [--captions 240]
 """
 
 import argparse

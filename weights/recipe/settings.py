@@ -61,4 +61,4 @@ SCHEDULER = dict(                                           # Stable Diffusion v
 UNET_TRAINING = dict(
     minutes=80, scenes=24_000, batch=64, rate=1.5e-3, warm_up=100, averaging=0.999, snr_cap=5.0, empty_captions=0.1,
 )
-GUIDANCE = 5.0                                              # with which the figures and the sheet are made
+GUIDANCE = 4.0                                              # with which the figures and the sheet are made
