@@ -192,10 +192,10 @@ def _layer_norm_row(start, channels, eps, x, weight, bias, y):
     centre = np.float32(_sum(x, start, channels) / np.float32(channels))
     total, square = _deviations(x, start, channels, centre)
     variance = max(0.0, square - float(total) * total / channels) / channels
-    mean = np.float32(centre + total / np.float32(channels))
+    rest = total / np.float32(channels)                  # μ − centre
     scale = np.float32(1 / math.sqrt(variance + eps))
     for c in range(channels):
-        store(y, start + c, (load(x, start + c) - mean) * scale * load(weight, c) + load(bias, c))
+        store(y, start + c, (load(x, start + c) - centre - rest) * scale * load(weight, c) + load(bias, c))
 
 
 @reordered
