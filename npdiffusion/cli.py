@@ -179,7 +179,8 @@ def compile_kernels():
 def choose_settings(options, pipeline):
     """The arguments of `generate`, those that the model decides included."""
     sampler = options.sampler or pipeline.default_sampler
-    return dict(steps=options.steps, guidance_scale=options.cfg_scale, sampler=sampler, rng=options.rng,
+    guidance = pipeline.default_guidance if options.cfg_scale is None else options.cfg_scale
+    return dict(steps=options.steps, guidance_scale=guidance, sampler=sampler, rng=options.rng,
                 schedule=options.schedule or pipeline.schedule.default_kind(sampler),
                 width=options.width or pipeline.size[0], height=options.height or pipeline.size[1])
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from npdiffusion import checkpoint, families, hub, memory, parameters, single_file
 from npdiffusion.clip import CLIPTextModel
-from npdiffusion.config import CLIPTextConfig, UNetConfig, VAEConfig, read_json
+from npdiffusion.config import CLIPTextConfig, Reader, UNetConfig, VAEConfig, read_json
 from npdiffusion.errors import UserError
 from npdiffusion.schedules import NoiseSchedule
 from npdiffusion.tokenizer import END, CLIPTokenizer
@@ -66,7 +66,7 @@ def load(path_or_id=None, dtype="float32", threads=None, tokenizer=None):
 
 
 def load_parts(path_or_id=None, tokenizer=None):
-    """What `load` makes a pipeline of: {tokenizer, text_encoder, unet, vae, schedule, source}"""
+    """What `load` makes a pipeline of: {tokenizer, text_encoder, unet, vae, schedule, source} and advice"""
     path = locate(path_or_id)
     try:
         parts, schedule = open_folder(path) if path.is_dir() else open_file(path)
@@ -76,11 +76,12 @@ def load_parts(path_or_id=None, tokenizer=None):
             part.check()
         memory.check(**models, source=path)
         tokenizer = find_tokenizer(tokenizer, path, models["text_encoder"].config)
+        given = advice(path)
         for part in parts.values():
             part.fill()
     except MemoryError:
         raise UserError(f"{path}: not enough memory for this model") from None
-    return {"tokenizer": tokenizer, **models, "schedule": schedule, "source": str(path_or_id or path)}
+    return {"tokenizer": tokenizer, **models, "schedule": schedule, "source": str(path_or_id or path), **given}
 
 
 def locate(path_or_id):
@@ -121,6 +122,16 @@ def open_folder(folder):
         empty = model(config.from_dict(settings[name], folder / name / "config.json"))
         parts[name] = Part(empty, tensors, source, spelling(tensors))
     return parts, schedule
+
+
+def advice(path):
+    """What the makers of a checkpoint advise in its model_index.json → {default_guidance} or nothing
+
+    A key of our own, "guidance_scale": diffusers, which has no place for it, mentions that it ignores it.
+    """
+    index = path / "model_index.json"                            # a single file has none
+    read = Reader(read_json(index) if index.is_file() else {}, index)
+    return {"default_guidance": read.number("guidance_scale", None)} if "guidance_scale" in read.settings else {}
 
 
 def open_file(path):

@@ -85,8 +85,9 @@ def build_parser():
     group = parser.add_argument_group("sampling")
     group.add_argument("--steps", metavar="N", type=whole(1, MOST_STEPS), default=50,
                        help="more are slower and finer (default: 50)")
-    group.add_argument("--cfg-scale", "--guidance-scale", metavar="X", type=number(0, 100), default=7.5,
-                       help="how closely to follow the prompt; 1 switches guidance off (default: 7.5)")
+    group.add_argument("--cfg-scale", "--guidance-scale", metavar="X", type=number(0, 100),
+                       help="how closely to follow the prompt; 1 switches guidance off (default: the model's own, "
+                            "which is 7.5 unless it says otherwise)")
     group.add_argument("-s", "--seed", metavar="S", type=whole(-1, LARGEST_SEED),
                        help="the same seed gives the same picture (default, and -1: a random one)")
     group.add_argument("--sampler", metavar="NAME", type=one_of(samplers.SAMPLERS),

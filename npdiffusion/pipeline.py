@@ -19,6 +19,7 @@ from npdiffusion.errors import UserError
 from npdiffusion.images import to_array, to_images
 
 LARGEST_SIDE = 8192          # pixels
+CUSTOMARY_GUIDANCE = 7.5     # what users of SD v1 expect where the checkpoint says nothing
 
 
 class StableDiffusionPipeline:
@@ -27,10 +28,11 @@ class StableDiffusionPipeline:
     tokenizer.encode(text) → (77,) ids      text_encoder(ids (N, 77)) → (N, 77, X)      unet(latents, timesteps, context) → ε or v
     vae.encode(images) → mean, logvar       vae.decode(latents) → images in [−1, 1]     schedule: betas and sampler of the checkpoint
     """
-    def __init__(self, tokenizer, text_encoder, unet, vae, schedule, source):
+    def __init__(self, tokenizer, text_encoder, unet, vae, schedule, source, default_guidance=CUSTOMARY_GUIDANCE):
         self.tokenizer, self.text_encoder, self.unet, self.vae = tokenizer, text_encoder, unet, vae
         self.schedule = schedule      # a NoiseSchedule: betas, prediction type and sampler of the checkpoint
         self.source = source          # where the model came from, for people
+        self.default_guidance = default_guidance      # the guidance scale that its makers advise
         self.timings = {}             # seconds that each stage of the last `generate` took
 
     @property
@@ -43,12 +45,13 @@ class StableDiffusionPipeline:
         """Name of the sampler that the checkpoint was saved with."""
         return self.schedule.default_sampler
 
-    def generate(self, prompt, negative_prompt="", steps=50, guidance_scale=7.5, sampler=None, schedule=None, seed=None, width=None,
-                 height=None, init_image=None, strength=0.75, count=1, callback=None, rng="torch"):
+    def generate(self, prompt, negative_prompt="", steps=50, guidance_scale=None, sampler=None, schedule=None, seed=None,
+                 width=None, height=None, init_image=None, strength=0.75, count=1, callback=None, rng="torch"):
         """Pictures for a prompt: a list of `count` PIL images; each has its seed in `image.info["seed"]`.
 
         sampler, schedule   names in `samplers.SAMPLERS` and `schedules.KINDS`; None is the checkpoint's own
-        guidance_scale      s of ε_u + s (ε_c − ε_u), arXiv:2207.12598; at 1 the negative prompt has no influence
+        guidance_scale      s of ε_u + s (ε_c − ε_u), arXiv:2207.12598; at 1 the negative prompt has no influence;
+                            None is the checkpoint's own: 7.5 unless its model_index.json says otherwise
         seed                of the first picture, the others count on from it; None is a random one
         width, height       pixels, multiples of the VAE's reduction; None is the size the model was trained on
         init_image          PIL image or path to start from; `strength` in (0, 1] is how far the picture may leave it
@@ -57,6 +60,7 @@ class StableDiffusionPipeline:
         Raises UserError for a value out of range or a result that is not finite.
         """
         width, height = self._check_size(width, height)
+        guidance_scale = self.default_guidance if guidance_scale is None else guidance_scale
         if not math.isfinite(guidance_scale):
             raise UserError(f"guidance_scale is {guidance_scale}: it must be a finite number, for example 7.5")
         plan = self.schedule.plan(sampler, steps, schedule, None if init_image is None else strength)

@@ -23,6 +23,7 @@ class FakePipeline:
     """Remembers what it was asked for; `act` is called before each picture is returned."""
     size = (128, 128)
     default_sampler = "pndm"
+    default_guidance = 4.0
     schedule = NoiseSchedule()
 
     def __init__(self):
@@ -69,11 +70,11 @@ def test_a_prompt_makes_a_picture_named_after_it(pipeline, tmp_path, capsys):
     assert capsys.readouterr().out == "a-red-apple-7.png\n"
 
 
-def test_defaults_are_those_of_the_model_and_the_issue(pipeline):
+def test_defaults_are_those_of_the_model(pipeline):
     cli.main([PROMPT, "-s", "7"])
     asked, = pipeline.asked
     asked.pop("callback")
-    assert asked == dict(prompt=PROMPT, negative_prompt="", steps=50, guidance_scale=7.5, sampler="pndm",
+    assert asked == dict(prompt=PROMPT, negative_prompt="", steps=50, guidance_scale=4.0, sampler="pndm",
                          schedule="discrete", seed=7, width=128, height=128, init_image=None, strength=0.75,
                          rng="torch")
     assert pipeline.loaded == [((None,), dict(threads=machine.physical_cores(), tokenizer=None))]
@@ -94,7 +95,7 @@ def test_the_settings_are_in_the_png(pipeline):
     cli.main([PROMPT, "-n", "blur", "--steps", "3", "-s", "9", "-o", "out.png"])
     assert settings_in("out.png") == (
         "a red apple\nNegative prompt: blur\n"
-        "Steps: 3, Sampler: PLMS, CFG scale: 7.5, Seed: 9, Size: 128x128, Model: embedded, RNG: CPU, "
+        "Steps: 3, Sampler: PLMS, CFG scale: 4, Seed: 9, Size: 128x128, Model: embedded, RNG: CPU, "
         f"Version: npdiffusion {npdiffusion.__version__}")
 
 

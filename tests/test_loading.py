@@ -191,6 +191,15 @@ def test_scheduler_settings_are_checked_before_any_tensor_is_read(folder):
     assert "scheduler_config.json: beta_start" in message(folder)
 
 
+def test_guidance_that_the_makers_advise(folder):
+    assert npdiffusion.load(folder).default_guidance == 7.5
+    index = folder / "model_index.json"
+    index.write_text(json.dumps({"guidance_scale": 4}))
+    assert npdiffusion.load(folder).default_guidance == 4
+    index.write_text(json.dumps({"guidance_scale": "strong"}))
+    assert message(folder) == f"{index}: guidance_scale = 'strong', but a positive number is needed"
+
+
 def test_home_is_expanded(written, monkeypatch):
     monkeypatch.setenv("HOME", str(written.parent))
     assert loading.locate("~/model") == written

@@ -21,6 +21,7 @@ INDEX = {
     "scheduler": ["diffusers", "DDIMScheduler"], "text_encoder": ["transformers", "CLIPTextModel"],
     "tokenizer": ["transformers", "CLIPTokenizer"], "unet": ["diffusers", "UNet2DConditionModel"],
     "vae": ["diffusers", "AutoencoderKL"],
+    "guidance_scale": settings.GUIDANCE,                    # read by npdiffusion, ignored by diffusers
 }
 
 
