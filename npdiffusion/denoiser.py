@@ -7,7 +7,7 @@ A noisy state is x = α x₀ + σ ε, with ε ~ N(0, 1). Two scales are in use, 
 
 One D(x) = E[x₀ | x] serves both, since x / √(α² + σ²) has the scale of the training. Three layers, all plain callables:
 
-    model(x, t, context)  →  guided: predict(x, t)  →  Denoiser: denoise(x, level) = x̂₀
+    model(context): predict(x, t)  →  guided: predict(x, t)  →  Denoiser: denoise(x, level) = x̂₀
 
 N images, H × W latent pixels, C channels (last); float32 in, float32 out.
 """
@@ -19,18 +19,19 @@ import numpy as np
 def guided(model, context, negative, scale):
     """Classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598):  ε̂ = ε(∅) + s (ε(c) − ε(∅)).
 
-    model    (x (N, H, W, C), t, context (N, T, W)) → (N, H, W, C), all float32, t a float
-    context  (N, T, W) of the prompts; negative the same of the negative prompts, unused (and may be None) at scale 1
-    Returns predict(x (N, H, W, C), t) → (N, H, W, C). Both halves go through the model as one batch of 2N, the
-    unconditional half first; at scale 1 it has no weight and isn't computed.
+    model    from context (M, S, X) to predict(x (N, H, W, C), t) → (M, H, W, C), where M is N or 2N and image i goes
+             with contexts i and N + i; all float32, t a float
+    context  (N, S, X) of the prompts; negative the same of the negative prompts, unused (and may be None) at scale 1
+    Returns predict(x (N, H, W, C), t) → (N, H, W, C). Both halves go through the model as one batch, the unconditional
+    half first, and share x, so that the model may share work; at scale 1 that half has no weight and isn't computed.
     """
     if scale == 1:
-        return lambda x, t: model(x, t, context)
-    both = np.concatenate([negative, context])
+        return model(context)
+    both = model(np.concatenate([negative, context]))
     scale = float(scale)                                     # a NumPy scalar would turn float32 into float64
 
     def predict(x, t):
-        unconditional, conditional = np.split(model(np.concatenate([x, x]), t, both), 2)
+        unconditional, conditional = np.split(both(x, t), 2)
         return unconditional + scale * (conditional - unconditional)
 
     return predict

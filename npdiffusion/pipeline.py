@@ -17,6 +17,7 @@ from npdiffusion.denoiser import Denoiser, guided
 from npdiffusion.diagnosis import finite
 from npdiffusion.errors import UserError
 from npdiffusion.images import to_array, to_images
+from npdiffusion.sharing import Context
 
 LARGEST_SIDE = 8192          # pixels
 CUSTOMARY_GUIDANCE = 7.5     # what users of SD v1 expect where the checkpoint says nothing
@@ -77,7 +78,7 @@ class StableDiffusionPipeline:
         with self._timed("encoding"):
             init = None if init_image is None else self.vae.latents(to_array(init_image, width, height)[None], draw())
         with self._timed("sampling"):
-            denoise = Denoiser(guided(self.predict, context, negative, guidance_scale), plan)
+            denoise = Denoiser(guided(self.predictor, context, negative, guidance_scale), plan)
             for step, latents in enumerate(plan.sample(denoise, plan.start(draw(), init), draw), start=1):
                 if callback:
                     callback(step, len(plan), latents)
@@ -92,9 +93,10 @@ class StableDiffusionPipeline:
         ids = self.tokenizer.encode(prompt)[None]
         return finite(self.text_encoder, "text_encoder", ids)
 
-    def predict(self, latents, timestep, context):
-        """The UNet, its result checked to be finite      (N, h, w, C), t, (N, 77, X) → (N, h, w, C)"""
-        return finite(self.unet, "unet", latents, timestep, context)
+    def predictor(self, context):
+        """The UNet for these prompts (N, 77, X): predict(latents, t), like `unet`, but checked to be finite"""
+        context = Context(context)
+        return lambda latents, timestep: finite(self.unet, "unet", latents, timestep, context)
 
     def _check_size(self, width, height):
         size, f = self.size, self.vae.config.reduction

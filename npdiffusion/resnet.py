@@ -2,15 +2,16 @@
 
 The block is the pre-activation residual block of DDPM (Ho et al. 2020, arXiv:2006.11239, appendix B):
 
-    h = conv1(silu(norm1(x))) + W silu(e)         e: time embedding; the VAE's blocks have none
+    h = conv1(silu(norm1(x))) + W e               e: silu(time embedding), the same in all blocks; the VAE's have none
     y = shortcut(x) + conv2(silu(norm2(h)))       shortcut: 1×1 convolution where the channels change, else identity
 """
 from npdiffusion import kernels
 from npdiffusion.layers import Conv2d, GroupNorm, Linear
+from npdiffusion.sharing import repeated
 
 
 class ResnetBlock2D:
-    """(N, H, W, C_in), time embedding (N, E) or None → (N, H, W, C_out)
+    """(N, H, W, C_in), silu(time embedding) (N, E), (1, E) if all images share it, or None → (N, H, W, C_out)
 
     eps of the norms is 1e-5 in the UNet (`norm_eps`) and 1e-6 in the VAE.
     """
@@ -23,7 +24,7 @@ class ResnetBlock2D:
         self.conv_shortcut = Conv2d(in_channels, out_channels, kernel=1) if in_channels != out_channels else None
 
     def __call__(self, x, time_embedding=None):
-        shift = self.time_emb_proj(kernels.silu(time_embedding)) if self.time_emb_proj else None
+        shift = repeated(self.time_emb_proj(time_embedding), len(x)) if self.time_emb_proj else None
         h = self.conv1(self.norm1.silu(x), shift=shift)
         shortcut = self.conv_shortcut(x) if self.conv_shortcut else x
         return self.conv2(self.norm2.silu(h), residual=shortcut)

@@ -3,9 +3,13 @@
 Rombach et al. 2021, arXiv:2112.10752, section 3.3: the pixels of a feature map are the tokens; each block is
 self-attention, cross-attention to the text encoder's hidden states, and a gated feed-forward layer, all with a
 layer norm before and a residual around. T = H · W pixels, S words, C channels, X context width.
+
+A context is an array or a `Context`, which remembers keys and values. Fewer images than contexts are shared by them, see
+sharing.py: N is then the number of images up to the first cross-attention, and the number of contexts from there on.
 """
 from npdiffusion import kernels
 from npdiffusion.layers import Conv2d, GroupNorm, LayerNorm, Linear
+from npdiffusion.sharing import Context, repeated
 
 _NO_PARAMETERS = None      # the checkpoint counts a dropout layer at this index
 
@@ -23,10 +27,18 @@ class Attention:
         self.to_out = [Linear(channels, channels), _NO_PARAMETERS]
         self.heads = heads
 
-    def __call__(self, x, context=None, residual=None):
-        context = x if context is None else context
-        y = kernels.attention(self.to_q(x), self.to_k(context), self.to_v(context), self.heads)
-        return self.to_out[0](y, residual)
+    def __call__(self, x, residual, context=None):
+        """x attends to the context, or to itself without one; residual: like x"""
+        if isinstance(context, Context):
+            k, v = context.keys_and_values(self)
+        else:
+            k, v = self.keys_and_values(x if context is None else context)
+        y = kernels.attention(repeated(self.to_q(x), len(k)), k, v, self.heads)
+        return self.to_out[0](y, repeated(residual, len(k)))
+
+    def keys_and_values(self, context):
+        """(N, S, X) → k, v (N, S, C)"""
+        return self.to_k(context), self.to_v(context)
 
 
 class GEGLU:
@@ -59,7 +71,7 @@ class BasicTransformerBlock:
 
     def __call__(self, x, context):
         x = self.attn1(self.norm1(x), residual=x)
-        x = self.attn2(self.norm2(x), context, residual=x)
+        x = self.attn2(self.norm2(x), residual=x, context=context)
         return self.ff(self.norm3(x), residual=x)
 
 
@@ -76,4 +88,4 @@ class Transformer2DModel:
         tokens = self.proj_in(self.norm(x)).reshape(n, height * width, channels)
         for block in self.transformer_blocks:
             tokens = block(tokens, context)
-        return self.proj_out(tokens.reshape(n, height, width, channels), residual=x)
+        return self.proj_out(tokens.reshape(-1, height, width, channels), residual=repeated(x, len(tokens)))

@@ -5,23 +5,25 @@ diffusion (Rombach et al. 2021, arXiv:2112.10752): four levels of 320, 640, 1280
 down every result is kept; on the way up each residual block reads one of them beside its input, last kept first.
 
 N images, H × W latent pixels, C channels (last), E time channels (4 · first level), S words of context width X.
+What images, prompts or steps have in common is computed once: see sharing.py.
 """
 import numpy as np
 
 from npdiffusion import kernels
 from npdiffusion.layers import Conv2d, GroupNorm, Linear
 from npdiffusion.resnet import Downsample2D, ResnetBlock2D, Upsample2D
+from npdiffusion.sharing import repeated
 from npdiffusion.transformer import Transformer2DModel
 
 
 class TimestepEmbedding:
-    """Two layers on the sinusoidal embedding      (N, C) → (N, E)"""
+    """Two layers on the sinusoidal embedding, then SiLU, with which every residual block begins      (N, C) → (N, E)"""
     def __init__(self, channels, time_channels):
         self.linear_1 = Linear(channels, time_channels)
         self.linear_2 = Linear(time_channels, time_channels)
 
     def __call__(self, x):
-        return self.linear_2(kernels.silu(self.linear_1(x)))
+        return kernels.silu(self.linear_2(kernels.silu(self.linear_1(x))))
 
 
 class DownBlock:
@@ -77,7 +79,7 @@ class UpBlock:
     def __call__(self, x, skips, time_embedding, context):
         """Takes what it needs from the end of `skips`."""
         for i, resnet in enumerate(self.resnets):
-            x = resnet(np.concatenate([x, skips.pop()], axis=-1), time_embedding)
+            x = resnet(np.concatenate([x, repeated(skips.pop(), len(x))], axis=-1), time_embedding)
             if self.attentions:
                 x = self.attentions[i](x, context)
         for upsampler in self.upsamplers:
@@ -89,6 +91,8 @@ class UNet2DConditionModel:
     """Latents (N, H, W, C_in), time steps (N,) or one number, context (N, S, X) → prediction (N, H, W, C_out), float32
 
     The prediction is the noise ε, or v = √ᾱ ε − √(1−ᾱ) x₀ for checkpoints trained so; the schedule knows which.
+    context: an array, or a `Context` for several calls; N latents also go with 2N contexts (3N, ...), where they are
+    shared: latents i with contexts i and N + i → predictions (2N, H, W, C_out). ValueError for another number.
     """
     def __init__(self, config):
         self.config = config
@@ -103,7 +107,9 @@ class UNet2DConditionModel:
         self.conv_out = Conv2d(channels[0], config.out_channels)
 
     def __call__(self, latents, timesteps, context):
-        timesteps = np.broadcast_to(np.asarray(timesteps, np.float32), len(latents))
+        if len(context) % len(latents):
+            raise ValueError(f"{len(latents)} latents cannot be shared by {len(context)} contexts")
+        timesteps = np.atleast_1d(np.asarray(timesteps, np.float32))
         config = self.config
         time_embedding = self.time_embedding(kernels.timestep_embedding(
             timesteps, config.block_out_channels[0], config.flip_sin_to_cos, config.freq_shift))

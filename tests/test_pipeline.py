@@ -11,7 +11,7 @@ from diffusers import (DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from PIL import Image
 from transformers import CLIPTokenizer as TorchCLIPTokenizer
 
-from npdiffusion import memory, weights
+from npdiffusion import kernels, memory, weights
 from npdiffusion.errors import UserError
 from npdiffusion.pipeline import StableDiffusionPipeline as OurPipeline
 from npdiffusion.schedules import NoiseSchedule
@@ -102,19 +102,27 @@ def test_the_same_seed_gives_the_same_picture_and_no_seed_another_one(pair):
 
 
 def test_guidance_scale_one_never_runs_the_unconditional_half(pair):
-    ours, sizes = pair[1], []
+    ours, prompts = pair[1], []
 
     class Spy:
         config = ours.unet.config
 
         def __call__(self, latents, timesteps, context):
-            sizes.append(len(latents))
+            prompts.append(len(context))
             return ours.unet(latents, timesteps, context)
 
     spied = OurPipeline(ours.tokenizer, ours.text_encoder, Spy(), ours.vae, SCHEDULE, "spied")
     spied.generate(PROMPT, steps=2, guidance_scale=1, sampler="ddim", seed=0)
     spied.generate(PROMPT, steps=1, guidance_scale=2, sampler="ddim", seed=0)
-    assert sizes == [1, 1, 2]
+    assert prompts == [1, 1, 2]
+
+
+def test_keys_and_values_of_the_prompts_are_computed_once_a_picture(pair):
+    ours, seen = pair[1], []
+    cross = ours.unet.mid_block.attentions[0].transformer_blocks[0].attn2
+    with kernels.watched(lambda operation, inputs, result: seen.extend(id(x) for x in inputs)):
+        ours.generate(PROMPT, NEGATIVE, steps=4, sampler="ddim", seed=0)
+    assert [seen.count(id(layer.weight)) for layer in (cross.to_q, cross.to_k, cross.to_v)] == [4, 1, 1]
 
 
 def test_callback_sees_every_step(pair):

@@ -274,25 +274,24 @@ def test_the_model_sees_states_of_the_scale_it_was_trained_on():
 
 
 def test_guidance_moves_from_the_unconditional_to_the_conditional_prediction():
-    predict = guided(lambda x, t, context: x * context.mean(axis=(1, 2))[:, None, None, None], np.full((2, 7, 3), 5.0),
-                     np.full((2, 7, 3), 2.0), 7.5)
+    def model(context):
+        return lambda x, t: np.concatenate([x, x]) * context.mean(axis=(1, 2))[:, None, None, None]
+
+    predict = guided(model, np.full((2, 7, 3), 5.0), np.full((2, 7, 3), 2.0), 7.5)
     assert np.allclose(predict(INIT, 1.0), INIT * (2 + 7.5 * (5 - 2)))
 
 
 def test_guidance_keeps_float32():
-    predict = guided(lambda x, t, context: x, np.ones((2, 7, 3)), np.ones((2, 7, 3)), np.float64(7.5))
+    predict = guided(lambda context: lambda x, t: np.concatenate([x, x]), np.ones((2, 7, 3)), np.ones((2, 7, 3)), np.float64(7.5))
     assert predict(INIT, 1.0).dtype == np.float32
 
 
 def test_guidance_puts_the_unconditional_half_first():
     seen = []
-    predict = guided(lambda x, t, context: seen.extend(context[:, 0, 0]) or x, np.full((2, 7, 3), 5.0),
-                     np.full((2, 7, 3), 2.0), 2.0)
-    predict(INIT, 1.0)
+    guided(lambda context: seen.extend(context[:, 0, 0]), np.full((2, 7, 3), 5.0), np.full((2, 7, 3), 2.0), 2.0)
     assert seen == [2, 2, 5, 5]
 
 
 def test_without_guidance_the_unconditional_half_is_not_computed():
-    seen = []
-    guided(lambda x, t, context: seen.append(len(x)) or x, np.ones((2, 7, 3)), None, 1.0)(INIT, 1.0)
-    assert seen == [2]
+    context = np.ones((2, 7, 3))
+    assert guided(lambda context: context, context, None, 1.0) is context
