@@ -17,6 +17,7 @@ import shutil
 import sys
 import tempfile
 import threading
+import types as python_types
 
 import numba
 from llvmlite import binding as llvm
@@ -32,6 +33,8 @@ reordered = functools.partial(numba.njit, fastmath=FASTMATH | {"reassoc"}, error
 size = types.intp
 floats_in = types.Array(types.float32, 1, "C", readonly=True)       # takes writable arrays as well
 floats_out = types.Array(types.float32, 1, "C")
+halves_in = types.Array(types.uint16, 1, "C", readonly=True)        # bfloat16, or memory of any other content
+halves_out = types.Array(types.uint16, 1, "C")
 integers_out = types.Array(types.int64, 1, "C")
 
 _kernels = []
@@ -119,6 +122,21 @@ class kernel:
         """True if `compile` will find machine code on disk. Looks at file names alone."""
         python = f"py{sys.version_info[0]}{sys.version_info[1]}"
         return any(cache_folder().glob(f"*/{self.name}-*.{python}*.nbc"))
+
+
+def variants(**signatures):
+    """Decorator: a kernel for each named signature → {name: kernel}. What depends on types is decided when compiling.
+
+    Each is compiled from a function of its own name, by which numba finds it on disk.
+    """
+    def declare(function):
+        kernels = {}
+        for name, signature in signatures.items():
+            named = python_types.FunctionType(function.__code__, function.__globals__, f"{function.__name__}_{name}")
+            named.__qualname__ = named.__name__
+            kernels[name] = kernel(*signature)(named)
+        return kernels
+    return declare
 
 
 def warm_up(report=None):

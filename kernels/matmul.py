@@ -15,6 +15,10 @@ cache; then it takes panel after panel, DEPTH rows of which stay in the first-le
 (`microkernel`) runs down the rows of A. When all terms are in, one output pass adds bias and residual, or multiplies
 value by GELU of gate, and writes y. Tiles are always computed in full; what lies beyond the edges of y is not written.
 
+Panels hold float32 or bfloat16; in the second case x is rounded to bfloat16 as well, on its way into A, while sums, C
+and y are float32. The code below is compiled for both and counts terms; where they lie in words of 32 bits is known to
+`gather`, the tile and the packing.
+
 Goto & van de Geijn 2008, "Anatomy of high-performance matrix multiplication".
 """
 import numpy as np
@@ -23,14 +27,15 @@ from numba import prange, types
 from . import threads
 from .activations import gelu_of
 from .arrays import NOTHING, flat, float32, shaped
-from .compiling import floats_in, floats_out, inlined, integers_out, kernel, size
+from .bfloat16 import factors_per_word
+from .compiling import floats_in, floats_out, halves_in, inlined, integers_out, size, variants
 from .memory import load, next_job, store
 from .microkernel import PRODUCT, make_tile
-from .packing import packed
+from .packing import packed, packed_depth
 from .patches import Geometry, gather, rows_of_a_matrix
 
 TILE_ROWS, COLUMNS = PRODUCT.rows, PRODUCT.columns
-DEPTH = 256                                              # terms of a block: a panel's part is 32 KB with AVX-512
+DEPTH = 256                                              # words of a row of A; a panel's part is 32 KB with AVX-512
 MAX_TILES, MAX_PANELS = 12, 20                           # size of a job: A takes 170 KB, C 430 KB
 _JOBS_PER_THREAD = 4                                     # enough that the last job to finish does not matter much
 _SMALL = 500_000                                         # multiply-adds that are not worth waking threads for
@@ -90,8 +95,8 @@ def product(x, geometry, rows, weight, bias, residual, y, gated=False):
     tiles, panels = _job_size(rows, result_columns, 1 if small else threads.get_threads(), MAX_PANELS // (1 + gated))
     block_rows = tiles * TILE_ROWS
     width = (panels + (panels + 1 if gated else 0)) * COLUMNS    # a gate that begins inside a panel touches one more
-    threads.launch(multiply, rows, outputs, result_columns, depth, block_rows, panels, width, tuple(geometry), flat(x),
-                   weight.panels, bias_kind, bias, has_residual, residual, flat(y),
+    threads.launch(multiply[weight.dtype], rows, outputs, result_columns, depth, block_rows, panels, width,
+                   tuple(geometry), flat(x), weight.panels, bias_kind, bias, has_residual, residual, flat(y),
                    parallel=not small, scratch=block_rows * (DEPTH + width))
     return y
 
@@ -110,8 +115,12 @@ def _job_size(rows, columns, thread_count, max_panels):
     return -(-all_tiles // row_parts), -(-all_panels // column_parts)
 
 
-@kernel(size, integers_out, size, size, size, size, size, size, size, types.UniTuple(size, len(Geometry._fields)),
-        floats_in, floats_in, size, floats_in, types.boolean, floats_in, floats_out, floats_out, size)
+def _signature(panels):
+    return (size, integers_out, size, size, size, size, size, size, size, types.UniTuple(size, len(Geometry._fields)),
+            floats_in, panels, size, floats_in, types.boolean, floats_in, floats_out, floats_out, size)
+
+
+@variants(float32=_signature(floats_in), bfloat16=_signature(halves_in))
 def multiply(thread_count, counter, rows, outputs, result_columns, depth, block_rows, block_panels, width, geometry,
              x, panels, bias_kind, bias, has_residual, residual, y, memory, share):
     """Jobs go down the rows first: threads that run at the same time read the same panels."""
@@ -143,12 +152,13 @@ def _block(first, last, column, end, outputs, result_columns, depth, geometry, x
         gate_panel = (result_columns + column) // COLUMNS
         all_panels += (result_columns + end - 1) // COLUMNS - gate_panel + 1
     whole = (last - first + TILE_ROWS - 2 * TAIL_ROWS - 1) // TILE_ROWS * TILE_ROWS      # a larger rest fills a tile
-    for k0 in range(0, depth, DEPTH):
-        terms = min(DEPTH, depth - k0)
-        gather(x, geometry, first, last, k0, k0 + terms, memory, a, DEPTH)
+    block_terms = DEPTH * factors_per_word(panels)
+    for k0 in range(0, depth, block_terms):
+        terms = min(block_terms, depth - k0)
+        gather(x, geometry, first, last, k0, k0 + terms, memory, a, DEPTH, panels)
         for p in range(all_panels):
             panel = value_panel + p if p < value_panels else gate_panel + p - value_panels
-            b = (panel * depth + k0) * COLUMNS
+            b = (panel * packed_depth(depth, panels) + k0) * COLUMNS
             target = c + p * COLUMNS
             for row in range(0, whole, TILE_ROWS):
                 full_tile(memory, a + row * DEPTH, DEPTH, 1, panels, b,

@@ -1,7 +1,9 @@
-"""What numba's language lacks for kernels: indexing without wrap-around, and a counter that threads share.
+"""What numba's language lacks for kernels: indexing without wrap-around, memory seen as numbers of another size, and a
+counter that threads share.
 
 x[i] in numba counts from the end when i < 0. The test for that keeps LLVM from seeing that x[i], x[i + 1], ... are
 neighbours, and so from vectorising the loop. `load` and `store` take the index as it is; the caller keeps it in bounds.
+`load_float`, `store_half` and so on see an array's memory as float32 or as 16-bit numbers, whatever the array says.
 """
 from llvmlite import ir
 from numba import types
@@ -29,6 +31,32 @@ def store(typing, array, index, value):
         builder.store(arguments[2], _element(context, builder, signature, arguments))
         return context.get_dummy_value()
     return types.void(array, types.intp, array.dtype), generate
+
+
+def _seen_as(number):
+    """load and store for memory seen as numbers of a type, of which `index` counts"""
+    def pointer(context, builder, signature, arguments):
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        return builder.gep(builder.bitcast(array.data, context.get_value_type(number).as_pointer()), [arguments[1]])
+
+    @intrinsic
+    def load(typing, array, index):
+        def generate(context, builder, signature, arguments):
+            return builder.load(pointer(context, builder, signature, arguments))
+        return number(array, types.intp), generate
+
+    @intrinsic
+    def store(typing, array, index, value):
+        def generate(context, builder, signature, arguments):
+            builder.store(arguments[2], pointer(context, builder, signature, arguments))
+            return context.get_dummy_value()
+        return types.void(array, types.intp, number), generate
+
+    return load, store
+
+
+load_float, store_float = _seen_as(types.float32)
+load_half, store_half = _seen_as(types.uint16)
 
 
 @intrinsic

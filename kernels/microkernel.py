@@ -8,6 +8,10 @@ Goto & van de Geijn 2008, "Anatomy of high-performance matrix multiplication".
 
 The tile is written as LLVM vector code. It names no instruction set; LLVM turns it into AVX-512, AVX2, SSE or NEON, and
 only the shape follows the machine: L from the width of a register, R and V from the number of registers.
+
+B may be bfloat16, two terms in each word of 32 bits (`packing`). Where the processor has the dot product of pairs, A
+holds pairs as well, and a step of the tile takes two terms; elsewhere B's words are widened in registers, first the
+lower and then the upper halves, and A holds float32.
 """
 import functools
 from typing import NamedTuple
@@ -18,6 +22,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from .bfloat16 import HAS_DOT, emit_dot, emit_widened
 from .compiling import target
 
 FLOAT, INTEGER, LANE = ir.FloatType(), ir.IntType(64), ir.IntType(32)
@@ -75,14 +80,15 @@ def multiply_add(builder, a, b, c):
 def make_tile(shape):
     """→ tile(a, a_start, row_stride, k_stride, b, b_start, c, c_start, c_stride, depth, accumulate), used in kernels.
 
-    The matrices lie in flat float32 arrays:
+    The matrices lie in flat arrays, a and c of float32:
 
         A[i, k] = a[a_start + i · row_stride + k · k_stride]
         B[k, :] = b[b_start + k · columns :][: columns]
         C[i, :] = c[c_start + i · c_stride :][: columns]
 
-    `depth` ≥ 1 terms are summed and added to C if `accumulate`, else C is overwritten. Nothing is checked, and all of C
-    must be readable.
+    `depth` ≥ 1 terms are summed and added to C if `accumulate`, else C is overwritten. If b is uint16, a panel of
+    bfloat16, then k counts words of two terms in B, and in A where the processor multiplies pairs (`bfloat16.HAS_DOT`);
+    depth still counts terms. Nothing is checked, and all of C must be readable.
     """
     vector = ir.VectorType(FLOAT, shape.lanes)
     undefined, zeros = ir.Constant(vector, ir.Undefined), ir.Constant(vector, [0.0] * shape.lanes)
@@ -91,14 +97,18 @@ def make_tile(shape):
 
     @intrinsic
     def tile(typing, a, a_start, row_stride, k_stride, b, b_start, c, c_start, c_stride, depth, accumulate):
+        terms = 1 if b.dtype == types.float32 else 2     # in a word of B
+        multiply, steps = (emit_dot, 1) if terms == 2 and HAS_DOT else (multiply_add, terms)
+
         def generate(context, builder, signature, arguments):
             def pointer(position):                       # of array number `position`, moved to its start
                 array = context.make_array(signature.args[position])(context, builder, arguments[position])
-                return builder.gep(array.data, [arguments[position + 1]])
+                return builder.bitcast(builder.gep(array.data, [arguments[position + 1]]), FLOAT.as_pointer())
 
             a, b, c = pointer(0), pointer(4), pointer(6)
             row_stride, k_stride = arguments[2], arguments[3]
             c_stride, depth, accumulate = arguments[8], arguments[9], arguments[10]
+            words = builder.sdiv(builder.add(depth, INTEGER(terms - 1)), INTEGER(terms))
 
             def at(base, offset):
                 return vector_pointer(builder, base, offset, vector)
@@ -113,24 +123,28 @@ def make_tile(shape):
             builder.position_at_end(loop)
             k = builder.phi(INTEGER)
             sums = {ij: builder.phi(vector) for ij in cells}
+            updated = dict(sums)
             row = builder.mul(k, INTEGER(shape.columns))
-            bs = [builder.load(at(b, builder.add(row, INTEGER(j * shape.lanes))), align=4)
-                  for j in range(shape.vectors)]
-            updated = {}
-            for i in range(shape.rows):
-                offset = builder.add(builder.mul(row_stride, INTEGER(i)), builder.mul(k, k_stride))
-                scalar = builder.load(builder.gep(a, [offset]), align=4)
-                spread = builder.insert_element(undefined, scalar, LANE(0))
-                spread = builder.shuffle_vector(spread, undefined, first_lane)
-                for j in range(shape.vectors):
-                    updated[i, j] = multiply_add(builder, spread, bs[j], sums[i, j])
+            for step in range(steps):
+                bs = [builder.load(at(b, builder.add(row, INTEGER(j * shape.lanes))), align=4)
+                      for j in range(shape.vectors)]
+                if steps == 2:
+                    bs = [emit_widened(builder, pairs, half=step) for pairs in bs]
+                column = builder.mul(builder.add(builder.mul(k, INTEGER(steps)), INTEGER(step)), k_stride)
+                for i in range(shape.rows):
+                    offset = builder.add(builder.mul(row_stride, INTEGER(i)), column)
+                    scalar = builder.load(builder.gep(a, [offset]), align=4)
+                    spread = builder.insert_element(undefined, scalar, LANE(0))
+                    spread = builder.shuffle_vector(spread, undefined, first_lane)
+                    for j in range(shape.vectors):
+                        updated[i, j] = multiply(builder, spread, bs[j], updated[i, j])
             next_k = builder.add(k, INTEGER(1))
             k.add_incoming(INTEGER(0), before)
             k.add_incoming(next_k, loop)
             for ij in cells:
                 sums[ij].add_incoming(start[ij], before)
                 sums[ij].add_incoming(updated[ij], loop)
-            builder.cbranch(builder.icmp_signed("<", next_k, depth), loop, after)
+            builder.cbranch(builder.icmp_signed("<", next_k, words), loop, after)
 
             builder.position_at_end(after)
             for ij in cells:

@@ -11,36 +11,60 @@ A product y = x Wᵀ takes W in panels, as many outputs side by side as a regist
 
 so that the tile reads memory front to back. A convolution's W (O, I, kh, kw) becomes a matrix whose K runs over taps
 first and then channels, k = (u · kw + v) · I + i, because channels are what is contiguous in a channels-last image.
+
+In bfloat16 a row of a panel has two terms for each output, k and k + 1 side by side in one word, which is how the
+processor multiplies them; an odd K is filled up by zeros:
+
+    output 0   output 0   output 1   output 1          → number k of output j of panel p is element
+    k = 0      k = 1      k = 0      k = 1     ...
+    k = 2      k = 3      k = 2      k = 3     ...           ((p · ⌈K/2⌉ + ⌊k/2⌋) · columns + j) · 2 + k mod 2
 """
 import math
 
 import numpy as np
-from numba import prange
+from numba import prange, types
 
 from . import threads
-from .arrays import aligned, flat, float32
-from .compiling import floats_in, floats_out, inlined, integers_out, kernel, size
-from .memory import load, next_job, store
+from .arrays import aligned, flat
+from .bfloat16 import narrowed, widened
+from .compiling import floats_out, halves_in, halves_out, inlined, integers_out, kernel, size
+from .memory import load, load_float, load_half, next_job, store_float, store_half
 from .microkernel import PRODUCT
 
 COLUMNS = PRODUCT.columns
-_BLOCK = 64                        # panel rows written at a time: 64 · 32 floats = 8 KB stay in the first-level cache
+FLOAT32, FLOAT16, BFLOAT16 = range(3)                    # what a weight may come as; bfloat16 as uint16
+_KINDS = {"float32": FLOAT32, "float16": FLOAT16, "uint16": BFLOAT16}
+_RUN = 128                         # about as many numbers of an output are moved at a time: their lines stay in the cache
+
+_ZERO = np.float32(0)
+_SIGN, _REST, _EXPONENT, _MANTISSA = np.uint32(0x8000), np.uint32(0x7fff), np.uint32(0x7c00), np.uint32(0x3ff)
+_SHIFT, _UP, _BIAS, _HIGHEST = np.uint32(13), np.uint32(16), np.uint32((127 - 15) << 23), np.uint32(255 << 23)
+_POSITIVE = np.uint32(0x7fffffff)
+_SUBNORMAL = np.float32(2**-24)
 
 
 class Packed:
     """A weight in panels, made by `pack_linear` or `pack_conv2d`; it holds the only copy that is needed.
 
-    shape: as in the checkpoint, (out, in) or (O, I, kh, kw)     panels: flat float32, ⌈out / columns⌉ · K · columns
+    shape: as in the checkpoint, (out, in) or (O, I, kh, kw)     dtype: "float32" or "bfloat16"
+    panels: flat float32, ⌈out / columns⌉ · K · columns, or uint16, ⌈out / columns⌉ · 2 ⌈K / 2⌉ · columns
+    is_finite: whether all numbers are (neither infinite nor NaN); looked at while packing, when they pass by anyway
     """
 
-    def __init__(self, weight):
-        weight = float32(weight, "weight")
-        self.shape = weight.shape
+    def __init__(self, weight, dtype="float32"):
+        weight = _contiguous(weight)
+        self.shape, self.dtype = weight.shape, dtype
         outputs, channels = self.shape[:2]
         count = -(-outputs // COLUMNS)
-        self.panels = aligned(count * COLUMNS * self.depth)
-        threads.launch(pack, count, outputs, channels, math.prod(self.shape[2:]), flat(weight), self.panels,
-                       parallel=weight.size > 100_000)
+        if dtype == "float32":
+            self.panels = aligned(count * COLUMNS * self.depth)
+        else:
+            self.panels = aligned(count * COLUMNS * (-(-self.depth // 2))).view(np.uint16)
+        outcome = np.ones(1, np.int64)
+        threads.launch(pack, count, outputs, channels, math.prod(self.shape[2:]), flat(weight).view(np.uint16),
+                       _KINDS[weight.dtype.name], self.panels.view(np.uint16), dtype != "float32", outcome,
+                       parallel=weight.size > 100_000, scratch=_RUN + math.prod(self.shape[2:]))
+        self.is_finite = bool(outcome[0])
 
     @property
     def depth(self):
@@ -53,57 +77,139 @@ class Packed:
         return self.panels.nbytes
 
     def unpack(self):
-        """The weight as stored in the checkpoint, exactly."""
+        """The weight as stored in the checkpoint, exactly: float32, or bfloat16 as uint16."""
         outputs, channels = self.shape[:2]
-        matrix = self.panels.reshape(-1, self.depth, COLUMNS).swapaxes(1, 2).reshape(-1, self.depth)[:outputs]
+        terms = 4 // self.panels.itemsize                # side by side
+        rows = self.panels.reshape(-1, -(-self.depth // terms), COLUMNS, terms)
+        matrix = rows.swapaxes(1, 2).reshape(-1, rows.shape[1] * terms)[:outputs, :self.depth]
         taps_last = matrix.reshape(outputs, -1, channels).swapaxes(1, 2)
         return np.ascontiguousarray(taps_last).reshape(self.shape)
 
     def __repr__(self):
-        return f"Packed{self.shape}"
+        return f"Packed{self.shape}" if self.dtype == "float32" else f"Packed({self.shape}, {self.dtype})"
 
 
-def pack_linear(weight):
-    """The layout `linear` wants: (out, in) in panels. float32, or float16, which float32 holds exactly."""
-    return Packed(weight)
+def pack_linear(weight, dtype="float32"):
+    """The layout `linear` wants: (out, in) in panels.
+
+    weight: float32, float16, or uint16, which means bfloat16     dtype: "float32" or "bfloat16", to which it is rounded
+    """
+    return Packed(weight, dtype)
 
 
-def pack_conv2d(weight):
-    """The layout `conv2d` wants: (O, I, kh, kw) in panels. float32, or float16, which float32 holds exactly."""
-    return Packed(weight)
+def pack_conv2d(weight, dtype="float32"):
+    """The layout `conv2d` wants: (O, I, kh, kw) in panels; as `pack_linear`."""
+    return Packed(weight, dtype)
 
 
 def packed(weight):
     """The weight in panels, packed now if it is an array; → Packed"""
-    return weight if isinstance(weight, Packed) else Packed(weight)
+    if isinstance(weight, Packed):
+        return weight
+    return Packed(weight, "bfloat16" if weight.dtype == np.uint16 else "float32")
 
 
-@kernel(size, integers_out, size, size, size, size, floats_in, floats_out)
-def pack(thread_count, counter, panels, outputs, channels, taps, weight, packed):
-    """A job is a panel."""
-    for _ in prange(thread_count):
+def _contiguous(weight):
+    """`weight` in one piece of memory; TypeError if it is of no kind that weights have."""
+    weight = np.asarray(weight)
+    if weight.dtype.name not in _KINDS:
+        raise TypeError(f"weight is {weight.dtype}, but {', '.join(_KINDS)} (bfloat16) are what can be packed")
+    return np.require(weight, weight.dtype.newbyteorder("="), ["C", "A"])
+
+
+@inlined
+def packed_depth(depth, panels):
+    """How many terms a panel has for each output: K, or the next even number in panels of bfloat16."""
+    return depth if panels.itemsize == 4 else (depth + 1) // 2 * 2
+
+
+@inlined
+def element(panels, depth, k, output):
+    """W[output, k] as float32, from panels of either kind."""
+    terms = 4 // panels.itemsize                         # side by side
+    panel, lane = output // COLUMNS, output % COLUMNS
+    row = panel * (packed_depth(depth, panels) // terms) + k // terms
+    number = load(panels, (row * COLUMNS + lane) * terms + k % terms)
+    return np.float32(number) if panels.itemsize == 4 else widened(number)
+
+
+@kernel(size, integers_out, size, size, size, size, halves_in, size, halves_out, types.boolean, integers_out,
+        floats_out, size)
+def pack(thread_count, counter, panels, outputs, channels, taps, weight, kind, packed, narrow, is_finite, memory, share):
+    """A job is a panel. is_finite[0] becomes 0 if a number is not finite."""
+    for thread in prange(thread_count):
         panel = next_job(counter)
         while panel < panels:
-            _pack_panel(panel, outputs, channels, taps, weight, packed)
+            if not _pack_panel(panel, outputs, channels, taps, weight, kind, packed, narrow, memory, thread * share):
+                is_finite[0] = 0
             panel = next_job(counter)
 
 
 @inlined
-def _pack_panel(panel, outputs, channels, taps, weight, packed):
+def _pack_panel(panel, outputs, channels, taps, weight, kind, packed, narrow, memory, run):
+    """→ whether all numbers are finite. For a few channels at a time, an output's numbers go to memory[run:], as they
+    come and as float32, then to their places in the panel."""
     depth = channels * taps
-    first = panel * COLUMNS
-    start = first * depth
-    for k0 in range(0, depth, _BLOCK):
-        end = min(k0 + _BLOCK, depth)
+    rows = (depth + 1) // 2 if narrow else depth
+    step = max(1, _RUN // taps)
+    highest = np.uint32(0)
+    for c0 in range(0, channels, step):
+        count = min(step, channels - c0)
         for lane in range(COLUMNS):
-            if first + lane < outputs:
-                tap, channel = k0 // channels, k0 % channels
-                row = (first + lane) * depth
-                for k in range(k0, end):
-                    store(packed, start + k * COLUMNS + lane, load(weight, row + channel * taps + tap))
-                    channel += 1
-                    if channel == channels:
-                        channel, tap = 0, tap + 1
+            output = panel * COLUMNS + lane
+            if output < outputs:
+                bits = _widen(weight, kind, (output * channels + c0) * taps, count * taps, memory, run)
+                highest = max(highest, bits)
             else:
-                for k in range(k0, end):
-                    store(packed, start + k * COLUMNS + lane, 0)
+                for i in range(count * taps):
+                    store_float(memory, run + i, _ZERO)
+            for tap in range(taps):
+                k = tap * channels + c0
+                source = run + tap
+                if narrow:
+                    for _ in range(count):
+                        at = ((panel * rows + (k >> 1)) * COLUMNS + lane) * 2 + (k & 1)
+                        store_half(packed, at, narrowed(load_float(memory, source)))
+                        k += 1
+                        source += taps
+                else:
+                    at = (panel * rows + k) * COLUMNS + lane
+                    for _ in range(count):
+                        store_float(packed, at, load_float(memory, source))
+                        at += COLUMNS
+                        source += taps
+    if narrow and depth % 2:
+        for lane in range(COLUMNS):
+            store_half(packed, ((panel * rows + rows - 1) * COLUMNS + lane) * 2 + 1, np.uint16(0))
+    return highest < _HIGHEST
+
+
+@inlined
+def _widen(weight, kind, start, count, memory, run):
+    """memory[run:] = `count` numbers of a weight of any kind as float32 → the largest of their bits but for the sign"""
+    if kind == FLOAT32:
+        for i in range(count):
+            store_float(memory, run + i, load_float(weight, start + i))
+    elif kind == BFLOAT16:
+        for i in range(count):
+            store_float(memory, run + i, widened(load_half(weight, start + i)))
+    else:
+        for i in range(count):
+            store_float(memory, run + i, _from_float16(load_half(weight, start + i)))
+    highest = np.uint32(0)
+    for i in range(count):
+        highest = max(highest, np.uint32(np.float32(load_float(memory, run + i)).view(np.uint32) & _POSITIVE))
+    return highest
+
+
+@inlined
+def _from_float16(bits):
+    """float32 from the bits of an IEEE half: 5 bits of exponent, 10 of mantissa"""
+    bits = np.uint32(bits)
+    rest = np.uint32(bits & _REST)
+    normal = np.uint32(np.uint32(rest << _SHIFT) + _BIAS)
+    special = np.uint32(np.uint32(rest << _SHIFT) | _HIGHEST)                        # infinity and NaN
+    wide = special if rest >= _EXPONENT else normal
+    small = np.float32(np.int32(rest)) * _SUBNORMAL
+    size = np.uint32(np.float32(small).view(np.uint32)) if rest <= _MANTISSA else np.uint32(wide)
+    return np.uint32(size | np.uint32(np.uint32(bits & _SIGN) << _UP)).view(np.float32)

@@ -7,8 +7,11 @@ the cache. Padding, stride and ragged edges end here. A linear layer is the 1×1
 """
 from typing import NamedTuple
 
+import numpy as np
+
+from .bfloat16 import factors_per_word, store_factor
 from .compiling import inlined
-from .memory import load, store
+from .memory import load
 
 
 class Geometry(NamedTuple):
@@ -31,13 +34,18 @@ def rows_of_a_matrix(rows, channels):
 
 
 @inlined
-def gather(x, geometry, first, last, k0, k1, buffer, start, row_stride):
-    """buffer[start + r · row_stride :][: k1 − k0] = columns k0 … k1 − 1 of row first + r, for rows first … last − 1"""
+def gather(x, geometry, first, last, k0, k1, buffer, start, row_stride, panels):
+    """buffer[start + r · row_stride :] = columns k0 … k1 − 1 of row first + r, for rows first … last − 1
+
+    They are to be multiplied by `panels`: are those bfloat16, then columns are rounded to bfloat16 too, and where the
+    processor multiplies pairs of them, two go into each float of the buffer. An odd number is filled up by a zero.
+    """
+    per_word = factors_per_word(panels)
     height, width, channels, _, kernel_width, stride, top, left, out_height, out_width = geometry
     for m in range(first, last):
         n, pixel = divmod(m, out_height * out_width)
         i, j = divmod(pixel, out_width)
-        target = start + (m - first) * row_stride
+        target = (start + (m - first) * row_stride) * per_word
         tap, channel = divmod(k0, channels)
         k = k0
         while k < k1:                                    # a run of channels of one tap
@@ -47,11 +55,13 @@ def gather(x, geometry, first, last, k0, k1, buffer, start, row_stride):
             if 0 <= row and row < height and 0 <= column and column < width:
                 source = ((n * height + row) * width + column) * channels + channel
                 for c in range(count):
-                    store(buffer, target + c, load(x, source + c))
+                    store_factor(buffer, target + c, load(x, source + c), panels)
             else:
                 for c in range(count):
-                    store(buffer, target + c, 0)
+                    store_factor(buffer, target + c, np.float32(0), panels)
             k += count
             target += count
             tap += 1
             channel = 0
+        if panels.itemsize == 2 and (k1 - k0) % 2:
+            store_factor(buffer, target, np.float32(0), panels)

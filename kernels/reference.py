@@ -12,16 +12,30 @@ from scipy.special import erf, expit
 _PATCH_BYTES = 256 << 20       # im2col works on bands of rows, so that its matrix stays below this size
 
 
-# --- weights: the plain twins use them as the checkpoint stores them -------------------------------------------------
+# --- weights: the plain twins use them as the checkpoint stores them; uint16 stands for bfloat16, which NumPy lacks -----
 
-def pack_linear(weight):
-    """The layout `linear` wants: here (out, in), as stored."""
-    return weight
+def pack_linear(weight, dtype="float32"):
+    """The layout `linear` wants: here (out, in), as stored, or rounded to bfloat16 if that is the dtype."""
+    return to_bfloat16(as_float32(weight)) if dtype == "bfloat16" else as_float32(weight)
 
 
-def pack_conv2d(weight):
-    """The layout `conv2d` wants: here (O, I, kh, kw), as stored."""
-    return weight
+def pack_conv2d(weight, dtype="float32"):
+    """The layout `conv2d` wants: here (O, I, kh, kw), as stored, or rounded to bfloat16 if that is the dtype."""
+    return pack_linear(weight, dtype)
+
+
+def to_bfloat16(x):
+    """The nearest numbers that are the upper half of a float32, ties to even; NaN stays NaN      → uint16, that half"""
+    bits = np.asarray(x, np.float32).view(np.uint32)
+    nearest = (bits + (0x7fff + (bits >> 16 & 1))) >> 16
+    return np.where(np.isnan(x), bits >> 16 | 0x40, nearest).astype(np.uint16)
+
+
+def as_float32(x):
+    """float32 numbers from bfloat16 (uint16), float16 or float32, exactly; other types stay as they are."""
+    if x.dtype == np.uint16:
+        return (x.astype(np.uint32) << 16).view(np.float32)
+    return x.astype(np.float32) if x.dtype == np.float16 else x
 
 
 def stored(weight):
@@ -29,11 +43,19 @@ def stored(weight):
     return weight.unpack() if hasattr(weight, "unpack") else weight
 
 
+def factors(x, weight):
+    """x and W as they are multiplied: as they are, or both rounded to bfloat16 if W is kept so. Sums are float32."""
+    weight = stored(weight)
+    if weight.dtype != np.uint16:
+        return x, weight
+    return as_float32(to_bfloat16(x)).astype(x.dtype, copy=False), as_float32(weight)
+
+
 # --- products --------------------------------------------------------------------------------------------------------
 
 def linear(x, weight, bias=None, residual=None):
     """y = x Wᵀ + b (+ r)      x: (..., in)   weight: (out, in)   bias: (out,)   residual: (..., out)   → (..., out)"""
-    weight = stored(weight)
+    x, weight = factors(x, weight)
     y = x.reshape(-1, x.shape[-1]) @ weight.T
     if bias is not None:
         y += bias
@@ -62,7 +84,7 @@ def conv2d(x, weight, bias=None, stride=1, padding=(0, 0, 0, 0), residual=None):
     padding: zeros added at (top, bottom, left, right)   residual: like the result   → (N, H_out, W_out, O)
     im2col: Chellapilla, Puri & Simard 2006, "High performance convolutional neural networks for document processing".
     """
-    weight = stored(weight)
+    x, weight = factors(x, weight)
     out_channels, in_channels, kh, kw = weight.shape
     top, bottom, left, right = padding
     n = x.shape[0]

@@ -1,0 +1,94 @@
+"""bfloat16: a float32 without its lower half, so numbers of 16 bits with the range of float32 and 8 significant bits.
+
+    float32     s eeeeeeee mmmmmmmmmmmmmmmmmmmmmmm
+    bfloat16    s eeeeeeee mmmmmmm                       kept as uint16, because neither NumPy nor numba has the type
+
+Widening is a shift. Narrowing rounds to nearest, ties to even; NaN stays NaN. The product of two has 16 significant
+bits, so it is exact in float32, and sums are float32 too: all that a bfloat16 product loses is lost when narrowing.
+
+Processors with AVX512-BF16 have an instruction for it, y + a₀ b₀ + a₁ b₁ in each lane, where a and b are words of two
+bfloat16. It makes twice as many multiply-adds as float32 vectors of the same length. Others multiply in float32 what
+has been narrowed and widened again, which gives the same numbers but for the last bits of sums.
+"""
+import numpy as np
+from llvmlite import binding as llvm
+from llvmlite import ir
+from numba.core import cgutils
+
+from .compiling import inlined, target
+from .memory import store, store_half
+
+# LLVM has had the instruction with operands of this type since 16. The name of a CPU alone is not asked, only features:
+# an instruction that the target lacks would abort the process.
+HAS_DOT = "+avx512bf16" in target()[1].split(",") and llvm.llvm_version_info[0] >= 16
+
+_SHIFT, _ONE, _HALF = np.uint32(16), np.uint32(1), np.uint32(0x7fff)
+_QUIET = np.uint32(0x400000)                             # a bit of the mantissa that makes sure that NaN keeps one
+
+
+@inlined
+def widened(bits):
+    """float32 from the bits of a bfloat16"""
+    return np.uint32(np.uint32(bits) << _SHIFT).view(np.float32)
+
+
+@inlined
+def narrowed(x):
+    """Bits of the bfloat16 nearest to a float32"""
+    bits = np.float32(x).view(np.uint32)
+    even = np.uint32(np.uint32(bits >> _SHIFT) & _ONE)
+    rounded = np.uint32(np.uint32(bits + _HALF) + even)
+    return np.uint16(np.uint32((rounded if x == x else np.uint32(bits | _QUIET)) >> _SHIFT))
+
+
+@inlined
+def factors_per_word(panels):
+    """How many factors of the left side stand in a word of 32 bits, if the right side is `panels` (float32 or uint16)."""
+    return 2 if panels.itemsize == 2 and HAS_DOT else 1
+
+
+@inlined
+def store_factor(memory, index, value, panels):
+    """Make `value` factor number `index` of a left side: memory is float32, `panels` (float32 or uint16) the right side.
+
+    The branches are decided when compiling.
+    """
+    if panels.itemsize == 4:
+        store(memory, index, value)
+    elif HAS_DOT:
+        store_half(memory, index, narrowed(value))
+    else:
+        store(memory, index, widened(narrowed(value)))
+
+
+class _BFloat(ir.Type):
+    """LLVM's name for the type, which llvmlite lacks."""
+    def __str__(self):
+        return "bfloat"
+
+    _to_string = __str__
+
+    def __eq__(self, other):
+        return isinstance(other, _BFloat)
+
+    def __hash__(self):
+        return hash(_BFloat)
+
+
+def emit_dot(builder, a, b, c):
+    """Write LLVM code for c + a₀ b₀ + a₁ b₁, where vectors a and b of float32 are words of two bfloat16."""
+    pairs = ir.VectorType(_BFloat(), 2 * c.type.count)
+    name = f"llvm.x86.avx512bf16.dpbf16ps.{32 * c.type.count}"
+    dot = cgutils.get_or_insert_function(builder.module, ir.FunctionType(c.type, [c.type, pairs, pairs]), name)
+    return builder.call(dot, [c, builder.bitcast(a, pairs), builder.bitcast(b, pairs)])
+
+
+def emit_widened(builder, words, half):
+    """Write LLVM code for lower (0) or upper (1) halves of a vector of words as float32."""
+    integers = ir.VectorType(ir.IntType(32), words.type.count)
+    bits = builder.bitcast(words, integers)
+    if half == 0:
+        bits = builder.shl(bits, ir.Constant(integers, [16] * integers.count))
+    else:
+        bits = builder.and_(bits, ir.Constant(integers, [0xffff0000] * integers.count))
+    return builder.bitcast(bits, words.type)

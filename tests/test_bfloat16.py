@@ -1,0 +1,119 @@
+"""Weights in bfloat16: rounding, packing, and products whose factors are bfloat16 and whose sums are float32."""
+import platform
+
+import numpy as np
+import pytest
+
+from npdiffusion.kernels import fast, reference
+from tests.test_kernels import CONVOLUTIONS, PRODUCTS, assert_twin, convolution, elsewhere, error, values
+
+torch = pytest.importorskip("torch")
+
+SPECIAL = [0.0, -0.0, 1.0, -1.5, 1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-8 + 2**-20, 3.4e38, 1e-40, np.inf, -np.inf, np.nan]
+ROUNDING = 2**-8                                         # half a unit in the last place, relative, at most
+
+
+def bfloat16(weight):
+    """bits of the nearest bfloat16, by torch"""
+    return torch.from_numpy(weight).bfloat16().view(torch.int16).numpy().view(np.uint16)
+
+
+# ---- numbers
+
+def test_rounding_is_torchs():
+    x = np.concatenate([values(10_000), values(10_000, scale=1e-20), np.array(SPECIAL[:-1], np.float32)])
+    np.testing.assert_array_equal(reference.to_bfloat16(x), bfloat16(x))
+
+
+@pytest.mark.parametrize("bits", [0x7fc00000, 0xffc00000, 0x7f800001, 0x7fffffff, 0xffffffff])
+def test_nan_stays_nan(bits):
+    x = np.array([bits], np.uint32).view(np.float32)
+    assert np.isnan(reference.as_float32(reference.to_bfloat16(x))).all()
+    assert np.isnan(reference.as_float32(fast.pack_linear(x[None], "bfloat16").unpack())).all()
+    y = fast.linear(np.stack([np.ones(3, np.float32), np.repeat(x, 3)]), fast.pack_linear(values(40, 3), "bfloat16"))
+    assert np.isfinite(y[0]).all() and np.isnan(y[1]).all()
+
+
+# ---- packing
+
+@pytest.mark.parametrize("shape", [(1, 1), (33, 7), (64, 320), (4, 320, 3, 3), (50, 3, 2, 3), (96, 20, 1, 1), (40, 129, 1, 3)])
+@pytest.mark.parametrize("source", ["float32", "float16", "bfloat16"])
+def test_packing_rounds_once_and_loses_nothing_else(shape, source):
+    weight = {"float32": values(*shape), "float16": values(*shape).astype(np.float16),
+              "bfloat16": bfloat16(values(*shape))}[source]
+    for dtype in ("float32", "bfloat16"):
+        packed = fast.pack_conv2d(weight, dtype)
+        assert (packed.shape, packed.dtype, packed.is_finite) == (shape, dtype, True)
+        np.testing.assert_array_equal(packed.unpack(), reference.pack_conv2d(weight, dtype))
+
+
+def test_every_float16_is_widened_exactly():
+    weight = np.arange(2**16).astype(np.uint16).view(np.float16).reshape(2, -1)
+    packed = fast.pack_linear(weight)
+    np.testing.assert_array_equal(packed.unpack(), weight.astype(np.float32))
+    assert not packed.is_finite
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_packing_sees_what_is_not_finite(value, dtype):
+    weight = values(70, 33).astype(dtype)
+    weight[69, 32] = value
+    assert not fast.pack_linear(weight, "bfloat16").is_finite
+    assert not fast.pack_linear(bfloat16(weight.astype(np.float32))).is_finite
+
+
+def test_bfloat16_takes_half_the_memory():
+    weight = values(320, 320)
+    assert 2 * fast.pack_linear(weight, "bfloat16").nbytes == weight.nbytes == fast.pack_linear(weight).nbytes
+
+
+# ---- products
+
+@pytest.mark.parametrize("rows, inputs, outputs", [*PRODUCTS, (30, 515, 64)])
+def test_products_of_bfloat16_match_their_definition(rows, inputs, outputs):
+    x, bias, residual = values(rows, inputs), values(outputs), values(rows, outputs)
+    weight = reference.pack_linear(values(outputs, inputs), "bfloat16")
+    assert_twin("linear", x, weight)
+    assert_twin("linear", x, weight, bias, residual)
+    assert_twin("linear_geglu", x, reference.pack_linear(values(2 * outputs, inputs), "bfloat16"), values(2 * outputs))
+
+
+@pytest.mark.parametrize("image, channels, kernel, stride, padding", CONVOLUTIONS)
+def test_convolutions_of_bfloat16_match_their_definition(image, channels, kernel, stride, padding):
+    x, weight, bias = convolution(image, channels, kernel)
+    assert_twin("conv2d", x, reference.pack_conv2d(weight, "bfloat16"), bias, stride, padding)
+
+
+def test_packed_weights_give_the_same_as_rounded_ones():
+    x, weight = values(9, 41), values(50, 41)
+    packed, rounded = fast.pack_linear(weight, "bfloat16"), reference.pack_linear(weight, "bfloat16")
+    for twin in (fast, reference):
+        np.testing.assert_array_equal(twin.linear(x, packed), twin.linear(x, rounded))
+
+
+def test_both_factors_are_rounded_and_sums_are_not():
+    x, weight = values(20, 1000), values(30, 1000)
+    x16, weight16 = (torch.from_numpy(a).bfloat16().double().numpy() for a in (x, weight))
+    assert error(fast.linear(x, fast.pack_linear(weight, "bfloat16")), x16 @ weight16.T) < 1e-6
+    assert error(x16 @ weight16.T, x.astype(float) @ weight.T.astype(float)) > ROUNDING / 4
+
+
+CHECKS_OF_ONE_CPU = """
+from tests import test_bfloat16 as t
+from npdiffusion.kernels import bfloat16, microkernel
+for case in t.CONVOLUTIONS[2:4] + t.CONVOLUTIONS[-2:]:
+    t.test_convolutions_of_bfloat16_match_their_definition(*case)
+for case in t.PRODUCTS:
+    t.test_products_of_bfloat16_match_their_definition(*case)
+t.test_nan_stays_nan(0x7f800001)
+print(microkernel.LANES, bfloat16.HAS_DOT)
+"""
+
+
+@pytest.mark.parametrize("cpu, lanes", [("haswell", 8), ("generic", 4)])
+def test_processors_without_the_instruction_widen_tile_by_tile(cpu, lanes, tmp_path):
+    if platform.machine() not in ("x86_64", "AMD64"):
+        pytest.skip("names x86 processors")
+    out = elsewhere(CHECKS_OF_ONE_CPU, NUMBA_CPU_NAME=cpu, NUMBA_CPU_FEATURES="", NUMBA_CACHE_DIR=str(tmp_path))
+    assert out.split() == [str(lanes), "False"]
