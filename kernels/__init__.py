@@ -12,7 +12,8 @@ import importlib
 import os
 
 OPERATIONS = ("pack_linear", "pack_conv2d", "linear", "conv2d", "linear_geglu", "group_norm", "group_norm_silu", "layer_norm",
-              "silu", "gelu", "quick_gelu", "softmax", "attention", "upsample_nearest", "embedding", "timestep_embedding")
+              "silu", "gelu", "quick_gelu", "softmax", "attention", "upsample_nearest", "upsample_conv2d", "embedding",
+              "timestep_embedding")
 BACKENDS = {"numpy": "reference", "numba": "fast"}
 
 _chosen = None

@@ -1,16 +1,20 @@
-"""Convolution as a matrix product whose rows are patches (im2col), gathered a block at a time instead of all at once.
+"""Convolution, by the one of two algorithms that suits its shape.
 
     y[n, i, j] = Σ over u, v of W[:, :, u, v] x[n, s·i + u − top, s·j + v − left] + b (+ r)
 
-The matrix is that of Chellapilla, Puri & Simard 2006, "High performance convolutional neural networks for document
-processing"; `patches` gathers its rows and `matmul` multiplies them.
+3×3 kernels of stride 1 go through Winograd's minimal filtering, with a quarter of the multiplications (`winograd`). All
+others are one matrix product whose rows are patches, gathered a block at a time instead of all at once (`patches`,
+`matmul`): im2col, Chellapilla, Puri & Simard 2006, "High performance convolutional neural networks for document
+processing".
 """
 import numpy as np
 
-from .arrays import float32
-from .matmul import product
+from . import winograd
+from .arrays import float32, shaped
+from .matmul import checked_bias, product
 from .packing import packed
 from .patches import Geometry
+from .reference import upsample_nearest
 
 
 def conv2d(x, weight, bias=None, stride=1, padding=(0, 0, 0, 0), residual=None):
@@ -20,13 +24,36 @@ def conv2d(x, weight, bias=None, stride=1, padding=(0, 0, 0, 0), residual=None):
     padding: zeros added at (top, bottom, left, right)   residual: like the result   → (N, H_out, W_out, O)
     """
     x, weight = float32(x, "x"), packed(weight)
-    images, height, width, channels = x.shape
-    outputs, inputs, kernel_height, kernel_width = weight.shape
+    images, height, width, _ = x.shape
+    geometry = _geometry(x, height, width, weight, stride, padding)
+    rows, outputs = images * geometry.out_height * geometry.out_width, weight.shape[0]
+    y = np.empty((images, geometry.out_height, geometry.out_width, outputs), np.float32)
+    if not winograd.suits(geometry, outputs):
+        return product(x, geometry, rows, weight, bias, residual, y)
+    residual = None if residual is None else shaped(residual, y.shape, "residual")
+    return winograd.convolve(x, geometry, weight, *checked_bias(bias, images, outputs), residual, y)
+
+
+def upsample_conv2d(x, weight, bias, height, width):
+    """conv2d(upsample_nearest(x, height, width)), padded by 1; the enlarged image is read without being written.
+
+    x: (N, H, W, I)   weight: (O, I, 3, 3)   bias: (O,)   → (N, height, width, O)
+    """
+    x, weight = float32(x, "x"), packed(weight)
+    geometry = _geometry(x, height, width, weight, 1, (1, 1, 1, 1))
+    outputs = weight.shape[0]
+    if not winograd.suits(geometry, outputs):
+        return conv2d(upsample_nearest(x, height, width), weight, bias, padding=(1, 1, 1, 1))
+    y = np.empty((len(x), height, width, outputs), np.float32)
+    return winograd.convolve(x, geometry, weight, *checked_bias(bias, len(x), outputs), None, y)
+
+
+def _geometry(x, height, width, weight, stride, padding):
+    """Of an image of height × width, padded; ValueError if the kernel does not fit it."""
+    _, inputs, kernel_height, kernel_width = weight.shape
     top, bottom, left, right = padding
     out_height = (height + top + bottom - kernel_height) // stride + 1
     out_width = (width + left + right - kernel_width) // stride + 1
-    if inputs != channels or min(out_height, out_width) < 1:
+    if inputs != x.shape[-1] or min(out_height, out_width) < 1:
         raise ValueError(f"a kernel {weight.shape} does not fit an input {x.shape} with padding {padding}")
-    geometry = Geometry(height, width, channels, kernel_height, kernel_width, stride, top, left, out_height, out_width)
-    y = np.empty((images, out_height, out_width, outputs), np.float32)
-    return product(x, geometry, images * out_height * out_width, weight, bias, residual, y)
+    return Geometry(height, width, inputs, kernel_height, kernel_width, stride, top, left, out_height, out_width)

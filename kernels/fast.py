@@ -5,7 +5,7 @@ fast: those names are the reference itself. Arrays must be float32 (or float16, 
 """
 from .activations import gelu, quick_gelu, silu
 from .compiling import is_cached, warm_up
-from .convolution import conv2d
+from .convolution import conv2d, upsample_conv2d
 from .flash_attention import attention
 from .matmul import linear, linear_geglu
 from .normalization import group_norm, group_norm_silu, layer_norm
@@ -14,4 +14,4 @@ from .reference import embedding, softmax, timestep_embedding, upsample_nearest
 
 __all__ = ["Packed", "attention", "conv2d", "embedding", "gelu", "group_norm", "group_norm_silu", "is_cached",
            "layer_norm", "linear", "linear_geglu", "pack_conv2d", "pack_linear", "quick_gelu", "silu", "softmax",
-           "timestep_embedding", "upsample_nearest", "warm_up"]
+           "timestep_embedding", "upsample_conv2d", "upsample_nearest", "warm_up"]

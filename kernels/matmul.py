@@ -80,13 +80,7 @@ def product(x, geometry, rows, weight, bias, residual, y, gated=False):
         raise ValueError(f"a weight of shape {weight.shape} does not fit an input of {geometry.channels} channels")
     if y.size == 0:
         return y
-    if bias is None:
-        bias_kind, bias = NO_BIAS, NOTHING
-    elif bias.ndim == 1:
-        bias_kind, bias = ONE_BIAS, shaped(bias, (outputs,), "bias")
-    else:
-        images = rows // (geometry.out_height * geometry.out_width)
-        bias_kind, bias = BIAS_PER_IMAGE, shaped(bias, (images, outputs), "bias")
+    bias_kind, bias = checked_bias(bias, rows // (geometry.out_height * geometry.out_width), outputs)
     has_residual = residual is not None
     residual = shaped(residual, y.shape, "residual") if has_residual else NOTHING
 
@@ -99,6 +93,15 @@ def product(x, geometry, rows, weight, bias, residual, y, gated=False):
                    tuple(geometry), flat(x), weight.panels, bias_kind, bias, has_residual, residual, flat(y),
                    parallel=not small, scratch=block_rows * (DEPTH + width))
     return y
+
+
+def checked_bias(bias, images, outputs):
+    """(kind, flat array) of a bias that is None, (outputs,) or (images, outputs); ValueError for another shape"""
+    if bias is None:
+        return NO_BIAS, NOTHING
+    if bias.ndim == 1:
+        return ONE_BIAS, shaped(bias, (outputs,), "bias")
+    return BIAS_PER_IMAGE, shaped(bias, (images, outputs), "bias")
 
 
 def _job_size(rows, columns, thread_count, max_panels):

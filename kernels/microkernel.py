@@ -22,10 +22,11 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from .arrays import CACHE_LINE
 from .bfloat16 import HAS_DOT, emit_dot, emit_widened
 from .compiling import target
 
-FLOAT, INTEGER, LANE = ir.FloatType(), ir.IntType(64), ir.IntType(32)
+FLOAT, INTEGER, LANE, BYTE = ir.FloatType(), ir.IntType(64), ir.IntType(32), ir.IntType(8)
 
 
 class Shape(NamedTuple):
@@ -77,7 +78,15 @@ def multiply_add(builder, a, b, c):
     return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), [a, b, c])
 
 
-def make_tile(shape):
+def emit_prefetch(builder, pointer):
+    """Fetch the cache line at `pointer` for reading, into the nearest cache"""
+    pointer = builder.bitcast(pointer, BYTE.as_pointer())
+    signature, name = ir.FunctionType(ir.VoidType(), [pointer.type, LANE, LANE, LANE]), "llvm.prefetch.p0"
+    read, nearest, data = LANE(0), LANE(3), LANE(1)
+    builder.call(cgutils.get_or_insert_function(builder.module, signature, name), [pointer, read, nearest, data])
+
+
+def make_tile(shape, prefetching=False):
     """→ tile(a, a_start, row_stride, k_stride, b, b_start, c, c_start, c_stride, depth, accumulate), used in kernels.
 
     The matrices lie in flat arrays, a and c of float32:
@@ -89,69 +98,82 @@ def make_tile(shape):
     `depth` ≥ 1 terms are summed and added to C if `accumulate`, else C is overwritten. If b is uint16, a panel of
     bfloat16, then k counts words of two terms in B, and in A where the processor multiplies pairs (`bfloat16.HAS_DOT`);
     depth still counts terms. Nothing is checked, and all of C must be readable.
+
+    With `prefetching` there is one more argument, `later`: a cache line of a from there on is fetched into the cache at
+    each k, `depth` of them in all, for a call to come. (It may lie beyond the end of a: then nothing happens.)
     """
     vector = ir.VectorType(FLOAT, shape.lanes)
     undefined, zeros = ir.Constant(vector, ir.Undefined), ir.Constant(vector, [0.0] * shape.lanes)
     first_lane = ir.Constant(ir.VectorType(LANE, shape.lanes), [0] * shape.lanes)
     cells = [(i, j) for i in range(shape.rows) for j in range(shape.vectors)]
 
+    def generate(context, builder, signature, arguments):
+        def pointer(position, offset):                   # to element `offset` of argument number `position`
+            array = context.make_array(signature.args[position])(context, builder, arguments[position])
+            return builder.bitcast(builder.gep(array.data, [offset]), FLOAT.as_pointer())
+
+        a, b, c = (pointer(position, arguments[position + 1]) for position in (0, 4, 6))
+        row_stride, k_stride = arguments[2], arguments[3]
+        c_stride, depth, accumulate = arguments[8], arguments[9], arguments[10]
+        later = pointer(0, arguments[11]) if prefetching else None
+        terms = 1 if signature.args[4].dtype == types.float32 else 2                 # in a word of B
+        multiply, steps = (emit_dot, 1) if terms == 2 and HAS_DOT else (multiply_add, terms)
+        words = builder.sdiv(builder.add(depth, INTEGER(terms - 1)), INTEGER(terms))
+
+        def at(base, offset):
+            return vector_pointer(builder, base, offset, vector)
+
+        def cell(i, j):
+            return at(c, builder.add(builder.mul(c_stride, INTEGER(i)), INTEGER(j * shape.lanes)))
+
+        start = {ij: builder.select(accumulate, builder.load(cell(*ij), align=4), zeros) for ij in cells}
+        before, loop, after = builder.block, builder.append_basic_block("k"), builder.append_basic_block("store")
+        builder.branch(loop)
+
+        builder.position_at_end(loop)
+        k = builder.phi(INTEGER)
+        sums = {ij: builder.phi(vector) for ij in cells}
+        if prefetching:
+            emit_prefetch(builder, builder.gep(later, [builder.mul(k, INTEGER(CACHE_LINE))]))
+        row = builder.mul(k, INTEGER(shape.columns))
+        updated = dict(sums)
+        for step in range(steps):
+            bs = [builder.load(at(b, builder.add(row, INTEGER(j * shape.lanes))), align=4)
+                  for j in range(shape.vectors)]
+            if steps == 2:
+                bs = [emit_widened(builder, pairs, half=step) for pairs in bs]
+            column = builder.mul(builder.add(builder.mul(k, INTEGER(steps)), INTEGER(step)), k_stride)
+            for i in range(shape.rows):
+                offset = builder.add(builder.mul(row_stride, INTEGER(i)), column)
+                scalar = builder.load(builder.gep(a, [offset]), align=4)
+                spread = builder.insert_element(undefined, scalar, LANE(0))
+                spread = builder.shuffle_vector(spread, undefined, first_lane)
+                for j in range(shape.vectors):
+                    updated[i, j] = multiply(builder, spread, bs[j], updated[i, j])
+        next_k = builder.add(k, INTEGER(1))
+        k.add_incoming(INTEGER(0), before)
+        k.add_incoming(next_k, loop)
+        for ij in cells:
+            sums[ij].add_incoming(start[ij], before)
+            sums[ij].add_incoming(updated[ij], loop)
+        builder.cbranch(builder.icmp_signed("<", next_k, words), loop, after)
+
+        builder.position_at_end(after)
+        for ij in cells:
+            builder.store(updated[ij], cell(*ij), align=4)
+        return context.get_dummy_value()
+
+    def signature(a, b, c, *more):
+        size = types.intp
+        return types.void(a, size, size, size, b, size, c, size, size, size, types.boolean, *more)
+
     @intrinsic
     def tile(typing, a, a_start, row_stride, k_stride, b, b_start, c, c_start, c_stride, depth, accumulate):
-        terms = 1 if b.dtype == types.float32 else 2     # in a word of B
-        multiply, steps = (emit_dot, 1) if terms == 2 and HAS_DOT else (multiply_add, terms)
+        return signature(a, b, c), generate
 
-        def generate(context, builder, signature, arguments):
-            def pointer(position):                       # of array number `position`, moved to its start
-                array = context.make_array(signature.args[position])(context, builder, arguments[position])
-                return builder.bitcast(builder.gep(array.data, [arguments[position + 1]]), FLOAT.as_pointer())
+    @intrinsic
+    def prefetching_tile(typing, a, a_start, row_stride, k_stride, b, b_start, c, c_start, c_stride, depth, accumulate,
+                         later):
+        return signature(a, b, c, types.intp), generate
 
-            a, b, c = pointer(0), pointer(4), pointer(6)
-            row_stride, k_stride = arguments[2], arguments[3]
-            c_stride, depth, accumulate = arguments[8], arguments[9], arguments[10]
-            words = builder.sdiv(builder.add(depth, INTEGER(terms - 1)), INTEGER(terms))
-
-            def at(base, offset):
-                return vector_pointer(builder, base, offset, vector)
-
-            def cell(i, j):
-                return at(c, builder.add(builder.mul(c_stride, INTEGER(i)), INTEGER(j * shape.lanes)))
-
-            start = {ij: builder.select(accumulate, builder.load(cell(*ij), align=4), zeros) for ij in cells}
-            before, loop, after = builder.block, builder.append_basic_block("k"), builder.append_basic_block("store")
-            builder.branch(loop)
-
-            builder.position_at_end(loop)
-            k = builder.phi(INTEGER)
-            sums = {ij: builder.phi(vector) for ij in cells}
-            updated = dict(sums)
-            row = builder.mul(k, INTEGER(shape.columns))
-            for step in range(steps):
-                bs = [builder.load(at(b, builder.add(row, INTEGER(j * shape.lanes))), align=4)
-                      for j in range(shape.vectors)]
-                if steps == 2:
-                    bs = [emit_widened(builder, pairs, half=step) for pairs in bs]
-                column = builder.mul(builder.add(builder.mul(k, INTEGER(steps)), INTEGER(step)), k_stride)
-                for i in range(shape.rows):
-                    offset = builder.add(builder.mul(row_stride, INTEGER(i)), column)
-                    scalar = builder.load(builder.gep(a, [offset]), align=4)
-                    spread = builder.insert_element(undefined, scalar, LANE(0))
-                    spread = builder.shuffle_vector(spread, undefined, first_lane)
-                    for j in range(shape.vectors):
-                        updated[i, j] = multiply(builder, spread, bs[j], updated[i, j])
-            next_k = builder.add(k, INTEGER(1))
-            k.add_incoming(INTEGER(0), before)
-            k.add_incoming(next_k, loop)
-            for ij in cells:
-                sums[ij].add_incoming(start[ij], before)
-                sums[ij].add_incoming(updated[ij], loop)
-            builder.cbranch(builder.icmp_signed("<", next_k, words), loop, after)
-
-            builder.position_at_end(after)
-            for ij in cells:
-                builder.store(updated[ij], cell(*ij), align=4)
-            return context.get_dummy_value()
-
-        size = types.intp
-        return types.void(a, size, size, size, b, size, c, size, size, size, types.boolean), generate
-
-    return tile
+    return prefetching_tile if prefetching else tile

@@ -189,6 +189,14 @@ def upsample_nearest(x, height, width):
     return x[:, rows[:, None], columns]
 
 
+def upsample_conv2d(x, weight, bias, height, width):
+    """conv2d(upsample_nearest(x, height, width)), padded by 1      x: (N, H, W, I)   weight: (O, I, 3, 3)   bias: (O,)
+
+    → (N, height, width, O): how the UNet and the VAE's decoder enlarge an image
+    """
+    return conv2d(upsample_nearest(x, height, width), weight, bias, padding=(1, 1, 1, 1))
+
+
 def embedding(ids, weight):
     """Row ids[...] of the table      ids: integers (...)   weight: (vocabulary, C)   → (..., C)"""
     return weight[ids]

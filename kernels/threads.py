@@ -58,16 +58,17 @@ def launch(kernel, *arguments, parallel=True, scratch=None):
     count = min(get_threads(), numba.config.NUMBA_NUM_THREADS) if parallel else 1
     if scratch is not None:
         share = -(-scratch // CACHE_LINE) * CACHE_LINE
-        arguments = (*arguments, _working_memory(count * share), share)
+        arguments = (*arguments, working_memory("scratch", count * share), share)
     numba.set_num_threads(count)                         # starts numba's threads when called for the first time
     with _guard():
         kernel.compiled(count, np.zeros(1, np.int64), *arguments)
 
 
-def _working_memory(length):
-    """Flat float32 memory of arbitrary content, at least `length` long; each Python thread keeps its own."""
-    memory = getattr(_local, "memory", None)
+def working_memory(purpose, length):
+    """Flat float32 memory of arbitrary content, at least `length` long; each Python thread keeps one for a purpose."""
+    memory = getattr(_local, purpose, None)
     if memory is None or memory.size < length:
-        memory = _local.memory = aligned(length)
+        memory = aligned(length)
         memory.fill(0)                                   # tiles compute ragged edges in full: let that be plain numbers
+        setattr(_local, purpose, memory)
     return memory

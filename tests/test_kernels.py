@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from npdiffusion import kernels
-from npdiffusion.kernels import compiling, fast, reference, threads
+from npdiffusion.kernels import compiling, fast, reference, threads, winograd, winograd_transforms
 from npdiffusion.kernels.packing import Packed
+from npdiffusion.kernels.patches import Geometry
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional
@@ -24,6 +25,9 @@ CONVOLUTIONS = [                                         # image, (I, O), kernel
     ((1, 1, 1), (1, 1), 1, 1, (0, 0, 0, 0)),
     ((1, 6, 6), (2, 5), (2, 3), 2, (2, 0, 1, 3)),        # more zeros than needed, a kernel that is not square
     ((1, 24, 25), (320, 96), 3, 1, (1, 1, 1, 1)),        # several blocks of rows and of terms
+    ((2, 9, 14), (64, 100), 3, 1, (1, 1, 1, 1)),         # Winograd: tiles beyond the edge, a panel that is not full
+    ((1, 3, 3), (16, 16), 3, 1, (1, 1, 1, 1)),           # one tile
+    ((3, 6, 5), (32, 48), 3, 1, (0, 2, 3, 0)),           # other paddings
 ]
 PRODUCTS = [(1, 1, 1), (2, 320, 1280), (77, 96, 80), (231, 300, 70), (400, 7, 33)]           # rows, in, out
 NORMS = [(1, 16, 16, 64, 32), (3, 7, 5, 96, 32), (2, 3, 1, 8, 4), (1, 1, 1, 6, 3), (1, 70, 33, 40, 8)]
@@ -126,6 +130,39 @@ def test_fast_conv2d_matches_its_definition(image, channels, kernel, stride, pad
     assert_twin("conv2d", x, weight, None, stride, padding)
     assert_twin("conv2d", x, weight, bias[0], stride, padding)
     assert_twin("conv2d", x, weight, bias, stride, padding, residual)
+
+
+@pytest.mark.parametrize("transform, inputs", [("input_transform", 6), ("weight_transform", 3), ("output_transform", 6)])
+def test_winograd_transforms_multiply_by_a_matrix(transform, inputs):
+    """What they do to unit vectors is that matrix."""
+    apply, x = getattr(winograd_transforms, transform), np.random.default_rng(0).standard_normal(inputs)
+    matrix = np.array([apply(unit) for unit in np.eye(inputs)]).T
+    np.testing.assert_allclose(apply(x), matrix @ x)
+
+
+def test_winograd_transforms_convolve_one_row():
+    """Aᵀ [(G g) ⊙ (Bᵀ d)]: four outputs of a kernel of three, exactly"""
+    d, g = np.random.default_rng(0).standard_normal((2, 6))
+    products = np.multiply(winograd_transforms.input_transform(d), winograd_transforms.weight_transform(g[:3]))
+    expected = np.correlate(d, g[:3], "valid")
+    np.testing.assert_allclose(winograd_transforms.output_transform(products), expected, rtol=1e-12)
+
+
+def test_winograd_takes_many_groups_of_tiles(monkeypatch):
+    monkeypatch.setattr(winograd, "V_FLOATS", 20_000)
+    x, weight, bias = convolution((2, 21, 30), (32, 40), 3)
+    assert winograd.suits(Geometry(21, 30, 32, 3, 3, 1, 1, 1, 21, 30), 40)
+    assert_twin("conv2d", x, weight, bias, 1, (1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("channels", [(32, 48), (6, 10)])
+@pytest.mark.parametrize("size", [(10, 14), (9, 13), (4, 5)])
+def test_upsample_conv2d_is_a_convolution_of_the_enlarged_image(channels, size):
+    x, weight, bias = convolution((2, 5, 7), channels, 3)
+    enlarged = F.interpolate(torch.from_numpy(doubled(x)).permute(0, 3, 1, 2), size=size, mode="nearest")
+    expected = F.conv2d(enlarged, *map(torch.from_numpy, map(doubled, (weight, bias[0]))), padding=1)
+    assert error(reference.upsample_conv2d(x, weight, bias[0], *size), expected.permute(0, 2, 3, 1).numpy()) < LIMIT
+    assert_twin("upsample_conv2d", x, weight, bias[0], *size)
 
 
 def test_fast_conv2d_by_definition_of_bias_shifts_each_image():
@@ -419,7 +456,8 @@ def test_workqueue_survives_two_python_threads():
 CHECKS_OF_ONE_CPU = """
 from tests import test_kernels as t
 from npdiffusion.kernels import microkernel
-t.test_fast_conv2d_matches_its_definition(*t.CONVOLUTIONS[2])
+for case in t.CONVOLUTIONS[2], t.CONVOLUTIONS[-3]:
+    t.test_fast_conv2d_matches_its_definition(*case)
 t.test_fast_linear_matches_its_definition(77, 96, 80)
 t.test_fast_attention_passes_nan_on()
 for case in t.ATTENTIONS[:3] + t.ATTENTIONS[-3:]:

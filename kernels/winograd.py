@@ -1,0 +1,216 @@
+"""Convolution 3×3 of stride 1 by Winograd's F(4×4, 3×3), blocked for the caches; the algebra is in winograd_transforms.
+
+A group of tiles at a time, few enough that V stays in the last-level cache:
+
+    1  every tile:               gather d from the image, V[ξ][block of channels][tile] = Bᵀ d B
+    2  every panel of outputs    for each block of channels:  U = G g Gᵀ of the panel          (second-level cache)
+       × some of the tiles:                                   M[ξ] += V[ξ] U[ξ] for the 36 ξ   (register tile)
+                                 Y = Aᵀ M A + bias + residual, written to the image
+
+    V[ξ]  channels →  ┌────────┬────────┬───      U[ξ]  ┌───────┐ DEPTH      M[ξ]  ┌───────┐
+                      │ DEPTH  │        │               │ panel │        →         │ panel │ tiles
+              tiles ↓ │        │        │               └───────┘                  └───────┘
+
+Weights are stored once, as for every other product: U, four times their size, is made where it is used and never leaves
+the cache, which costs some percent of the time and saves three quarters of the memory. V does come from afar: while the
+register tile works on one ξ, it fetches the rows that the next ξ will want. From ξ to ξ + 1 every matrix is a little
+longer than it need be: a power of two apart, all 36 would fight for the same lines of the cache.
+
+Patches are gathered with zeros around the image, and from an image that is enlarged by nearest neighbours while it is
+read; tiles that hang over the edge are computed in full and what lies beyond is not written.
+"""
+import numpy as np
+from numba import prange, types
+
+from . import threads
+from .arrays import CACHE_LINE, NOTHING, flat
+from .compiling import floats_in, floats_out, inlined, integers_out, kernel, size
+from .matmul import BIAS_PER_IMAGE, NO_BIAS, TAIL_ROWS, TILE_ROWS
+from .memory import load, next_job, store
+from .microkernel import LANES, PRODUCT, make_tile
+from .packing import COLUMNS
+from .patches import Geometry
+from .winograd_transforms import OUTPUTS, PATCH, input_transform, make_transform, output_transform, weight_transform
+
+POINTS = PATCH * PATCH                                   # places ξ, 36
+DEPTH = 64                                               # channels of a block: U takes 295 KB with AVX-512
+MOST_TILES = 8 * TILE_ROWS                               # of a job: M takes 516 KB
+V_FLOATS = 4 << 20                                       # of a group of tiles, 16 MB
+_JOBS_PER_THREAD = 4
+
+# Scratch of a thread in the first phase: a patch of DEPTH channels; in the second: U, M, and the outputs of one tile.
+PATCH_FLOATS = POINTS * DEPTH
+U_STEP = (DEPTH + 1) * COLUMNS                           # from one ξ to the next
+U_FLOATS = POINTS * U_STEP
+Y_FLOATS = OUTPUTS * OUTPUTS * COLUMNS
+
+full_tile = make_tile(PRODUCT, prefetching=True)         # DEPTH lines are more than the next rows take
+tail_tile = make_tile(PRODUCT._replace(rows=TAIL_ROWS), prefetching=True)
+transform_input = make_transform(input_transform, PATCH, LANES)
+transform_weight = make_transform(weight_transform, 3, LANES)
+transform_output = make_transform(output_transform, PATCH, LANES)
+
+
+def suits(geometry, outputs):
+    """Whether Winograd's way is open and pays: 3×3, stride 1, whole vectors of channels, more than a few outputs."""
+    return ((geometry.kernel_height, geometry.kernel_width, geometry.stride) == (3, 3, 1)
+            and geometry.channels % LANES == 0 and outputs >= LANES)
+
+
+def convolve(x, geometry, weight, bias_kind, bias, residual, y):
+    """y = conv(x) + bias (+ residual), written into y and returned.
+
+    x: contiguous (N, H, W, I)   geometry: of the image as the kernel sees it, which is x enlarged if x is smaller
+    weight: Packed   bias, residual: flat   y: (N, H_out, W_out, O)
+    """
+    images, height, width, channels = x.shape
+    outputs = weight.shape[0]
+    rows, columns = -(-geometry.out_height // OUTPUTS), -(-geometry.out_width // OUTPUTS)
+    tiles = images * rows * columns
+    blocks = -(-channels // DEPTH)
+    parts = -(-tiles * POINTS * blocks * DEPTH // V_FLOATS)
+    group = _whole_tiles(-(-tiles // parts))
+    job_rows = _job_rows(group, outputs)
+    v_step, m_step = blocks * DEPTH * group + CACHE_LINE, (job_rows + 1) * COLUMNS         # from ξ to ξ + 1
+    v = threads.working_memory("winograd", POINTS * v_step)
+    for first in range(0, tiles, group):
+        count = min(group, tiles - first)
+        threads.launch(transform_patches, first, count, group, v_step, rows, columns, height, width, tuple(geometry),
+                       flat(x), v, scratch=PATCH_FLOATS)
+        threads.launch(multiply_points, first, count, group, v_step, job_rows, m_step, rows, columns, outputs,
+                       tuple(geometry), v, weight.panels, bias_kind, bias, residual is not None,
+                       NOTHING if residual is None else residual, flat(y),
+                       scratch=U_FLOATS + POINTS * m_step + Y_FLOATS)
+    return y
+
+
+def _whole_tiles(rows):
+    """The next multiple of a register tile's rows."""
+    return -(-rows // TILE_ROWS) * TILE_ROWS
+
+
+def _job_rows(group, outputs):
+    """Tiles of a job: as many as fit, but with some jobs for each thread."""
+    panels = -(-outputs // COLUMNS)
+    wanted = -(-_JOBS_PER_THREAD * threads.get_threads() // panels)
+    parts = max(-(-group // MOST_TILES), min(wanted, group // (2 * TILE_ROWS)), 1)
+    return _whole_tiles(-(-group // parts))
+
+
+@kernel(size, integers_out, size, size, size, size, size, size, size, size,
+        types.UniTuple(size, len(Geometry._fields)), floats_in, floats_out, floats_out, size)
+def transform_patches(thread_count, counter, first, count, group, v_step, tile_rows, tile_columns, height, width,
+                      geometry, x, v, memory, share):
+    """V of tiles first … first + count − 1. A job is a tile."""
+    channels = geometry[2]
+    for thread in prange(thread_count):
+        tile = next_job(counter)
+        while tile < count:
+            image, place = divmod(first + tile, tile_rows * tile_columns)
+            row, column = divmod(place, tile_columns)
+            row, column = row * OUTPUTS - geometry[6], column * OUTPUTS - geometry[7]      # of the patch
+            inside = (row >= 0 and column >= 0 and row + PATCH <= height and column + PATCH <= width
+                      and height == geometry[0] and width == geometry[1])
+            for c in range(0, channels, DEPTH):
+                depth = min(DEPTH, channels - c)
+                target = c * group + tile * DEPTH
+                if inside:
+                    source = ((image * height + row) * width + column) * channels + c
+                    for lane in range(0, depth, LANES):
+                        transform_input(x, source + lane, width * channels, channels,
+                                        v, target + lane, PATCH * v_step, v_step)
+                else:
+                    patch = thread * share
+                    _gather(x, image, row, column, height, width, geometry, c, depth, memory, patch)
+                    for lane in range(0, depth, LANES):
+                        transform_input(memory, patch + lane, PATCH * DEPTH, DEPTH,
+                                        v, target + lane, PATCH * v_step, v_step)
+            tile = next_job(counter)
+
+
+@inlined
+def _gather(x, image, row, column, height, width, geometry, channel, depth, memory, patch):
+    """memory[patch:] = the 6×6 patch at (row, column) of the enlarged image, `depth` channels, zeros outside"""
+    seen_height, seen_width, channels = geometry[0], geometry[1], geometry[2]
+    for i in range(PATCH):
+        for j in range(PATCH):
+            target = patch + (i * PATCH + j) * DEPTH
+            if 0 <= row + i and row + i < seen_height and 0 <= column + j and column + j < seen_width:
+                from_row, from_column = (row + i) * height // seen_height, (column + j) * width // seen_width
+                source = ((image * height + from_row) * width + from_column) * channels + channel
+                for c in range(depth):
+                    store(memory, target + c, load(x, source + c))
+            else:
+                for c in range(depth):
+                    store(memory, target + c, 0)
+
+
+@kernel(size, integers_out, size, size, size, size, size, size, size, size, size,
+        types.UniTuple(size, len(Geometry._fields)), floats_in, floats_in, size, floats_in, types.boolean, floats_in,
+        floats_out, floats_out, size)
+def multiply_points(thread_count, counter, first, count, group, v_step, job_rows, m_step, tile_rows, tile_columns, outputs,
+                    geometry, v, panels, bias_kind, bias, has_residual, residual, y, memory, share):
+    """Y of the group. A job is a panel and some tiles; jobs of one panel follow each other, so its weights are read once."""
+    channels = geometry[2]
+    parts = (count + job_rows - 1) // job_rows
+    jobs = parts * ((outputs + COLUMNS - 1) // COLUMNS)
+    for thread in prange(thread_count):
+        u = thread * share
+        m, out = u + U_FLOATS, u + U_FLOATS + POINTS * m_step
+        job = next_job(counter)
+        while job < jobs:
+            panel, start = job // parts, job % parts * job_rows
+            rows = min(job_rows, count - start)
+            for c in range(0, channels, DEPTH):
+                _multiply_block(c, channels, panels, panel * 9 * channels * COLUMNS, v, c * group + start * DEPTH, v_step,
+                                rows, memory, u, m, m_step)
+            for row in range(rows):
+                image, place = divmod(first + start + row, tile_rows * tile_columns)
+                for lane in range(0, COLUMNS, LANES):
+                    transform_output(memory, m + row * COLUMNS + lane, PATCH * m_step, m_step,
+                                     memory, out + lane, OUTPUTS * COLUMNS, COLUMNS)
+                _write_tile(memory, out, image, place // tile_columns * OUTPUTS, place % tile_columns * OUTPUTS,
+                            panel * COLUMNS, outputs, geometry[-2], geometry[-1], bias_kind, bias, has_residual,
+                            residual, y)
+            job = next_job(counter)
+
+
+@inlined
+def _multiply_block(c, channels, panels, panel, v, v_start, v_step, rows, memory, u, m, m_step):
+    """U of a block of channels from c on, then M (+)= V U for the rows of V that begin at v[v_start]"""
+    depth = min(DEPTH, channels - c)
+    for k in range(depth):
+        for lane in range(0, COLUMNS, LANES):
+            transform_weight(panels, panel + (c + k) * COLUMNS + lane, 3 * channels * COLUMNS, channels * COLUMNS,
+                             memory, u + k * COLUMNS + lane, PATCH * U_STEP, U_STEP)
+    whole = (rows + TILE_ROWS - 2 * TAIL_ROWS - 1) // TILE_ROWS * TILE_ROWS                # a larger rest fills a tile
+    for point in range(POINTS):
+        a = v_start + point * v_step
+        b = u + point * U_STEP
+        target = m + point * m_step
+        for row in range(0, whole, TILE_ROWS):
+            full_tile(v, a + row * DEPTH, DEPTH, 1, memory, b,
+                      memory, target + row * COLUMNS, COLUMNS, depth, c > 0, a + row * DEPTH + v_step)
+        for row in range(whole, rows, TAIL_ROWS):
+            tail_tile(v, a + row * DEPTH, DEPTH, 1, memory, b,
+                      memory, target + row * COLUMNS, COLUMNS, depth, c > 0, a + row * DEPTH + v_step)
+
+
+@inlined
+def _write_tile(memory, out, image, row, column, output, outputs, out_height, out_width, bias_kind, bias, has_residual,
+                residual, y):
+    """The part of a 4×4 tile that lies in the image, with bias and residual, for one panel of outputs."""
+    lanes = min(COLUMNS, outputs - output)
+    shift = output + (image * outputs if bias_kind == BIAS_PER_IMAGE else 0)
+    for i in range(min(OUTPUTS, out_height - row)):
+        for j in range(min(OUTPUTS, out_width - column)):
+            source = out + (i * OUTPUTS + j) * COLUMNS
+            target = ((image * out_height + row + i) * out_width + column + j) * outputs + output
+            if bias_kind != NO_BIAS:
+                for lane in range(lanes):
+                    store(memory, source + lane, load(memory, source + lane) + load(bias, shift + lane))
+            if has_residual:
+                for lane in range(lanes):
+                    store(memory, source + lane, load(memory, source + lane) + load(residual, target + lane))
+            for lane in range(lanes):
+                store(y, target + lane, load(memory, source + lane))

@@ -1,0 +1,106 @@
+"""Winograd's minimal filtering F(4×4, 3×3): 16 outputs of a 3×3 convolution from 36 products instead of 144.
+
+    Y = Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A          Lavin & Gray 2015, arXiv:1509.09308; Winograd 1980
+
+d is a 6×6 patch of the input, g the 3×3 kernel, Y the 4×4 outputs; ⊙ multiplies element by element and, over the input
+channels, sums. So each of the 36 places ξ of a transformed patch is a matrix product of its own:
+
+    d, all tiles          V[ξ] (tiles, I)          M[ξ] = V[ξ] U[ξ]          Y, all tiles
+      ┌──────┐  BᵀdB        ┌──────┐┐┐               ┌───┐┐┐       AᵀMA        ┌────┐
+      │ 6×6  │   →          │      │││ 36      ×      │   │││ 36     →          │4×4 │
+      └──────┘              └──────┘││               └───┘││                   └────┘
+                                           U[ξ] (I, O) = G g Gᵀ
+
+It is exact algebra: the polynomial product is evaluated at five points and ∞ and interpolated from there (Toom 1963).
+The customary points 0, ±1, ±2 lose some digits; 0, ±3/4, ±3/2 lose 5 times fewer, and are exact in binary. (On the
+choice of points: Barabasz et al. 2018, arXiv:1803.10986.)
+
+The three transforms below are plain arithmetic on six, three and six values. On NumPy arrays they are the definition;
+the compiled kernel is made by running them on LLVM vectors, one channel in each lane.
+"""
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from .microkernel import FLOAT, INTEGER, vector_pointer
+
+OUTPUTS, KERNEL = 4, 3                                   # of one tile, in each direction
+PATCH = OUTPUTS + KERNEL - 1
+P, Q = 3 / 4, 3 / 2                                      # the points are 0, P, −P, Q, −Q, ∞
+P2, Q2 = P * P, Q * Q
+
+
+def input_transform(d):
+    """Bᵀ d: coefficients of d at the points      6 values → 6 values"""
+    even_p, odd_p = d[4] - d[2] * Q2, (d[3] - d[1] * Q2) * P
+    even_q, odd_q = d[4] - d[2] * P2, (d[3] - d[1] * P2) * Q
+    at_zero = d[0] * (P2 * Q2) - d[2] * (P2 + Q2) + d[4]
+    at_infinity = d[1] * (P2 * Q2) - d[3] * (P2 + Q2) + d[5]
+    return at_zero, even_p + odd_p, even_p - odd_p, even_q + odd_q, even_q - odd_q, at_infinity
+
+
+def weight_transform(g):
+    """G g: the kernel as a polynomial, evaluated at the points; ∞ is its leading coefficient      3 values → 6 values
+
+    The denominators Π (point − other points) of the interpolation are divided out here, where it costs least.
+    """
+    p, q = 1 / (2 * P2 * (P2 - Q2)), 1 / (2 * Q2 * (Q2 - P2))
+    even_p, odd_p = (g[0] + g[2] * P2) * p, g[1] * (P * p)
+    even_q, odd_q = (g[0] + g[2] * Q2) * q, g[1] * (Q * q)
+    return g[0] * (1 / (P2 * Q2)), even_p + odd_p, even_p - odd_p, even_q + odd_q, even_q - odd_q, g[2]
+
+
+def output_transform(m):
+    """Aᵀ m: from the products at the points to the outputs      6 values → 4 values"""
+    even_p, odd_p = m[1] + m[2], m[1] - m[2]
+    even_q, odd_q = m[3] + m[4], m[3] - m[4]
+    return (m[0] + even_p + even_q, odd_p * P + odd_q * Q, even_p * P2 + even_q * Q2,
+            odd_p * (P * P2) + odd_q * (Q * Q2) + m[5])
+
+
+class Vector:
+    """A vector of float32 in LLVM code under construction, with the arithmetic that the transforms need."""
+
+    def __init__(self, builder, value):
+        self.builder, self.value = builder, value
+
+    def __add__(self, other):
+        return Vector(self.builder, self.builder.fadd(self.value, other.value, flags=("contract",)))
+
+    def __sub__(self, other):
+        return Vector(self.builder, self.builder.fsub(self.value, other.value, flags=("contract",)))
+
+    def __mul__(self, number):
+        factor = ir.Constant(self.value.type, [number] * self.value.type.count)
+        return Vector(self.builder, self.builder.fmul(self.value, factor, flags=("contract",)))
+
+
+def make_transform(transform, inputs, lanes):
+    """→ apply(source, s, s_row, s_column, target, t, t_row, t_column), for use in kernels: T x Tᵀ, lane by lane.
+
+    `transform` takes `inputs` values; x[i, j] is the vector at source[s + i · s_row + j · s_column], and the results go
+    to the target likewise.
+    """
+    vector = ir.VectorType(FLOAT, lanes)
+
+    @intrinsic
+    def apply(typing, source, s, s_row, s_column, target, t, t_row, t_column):
+        def generate(context, builder, signature, arguments):
+            def pointer(first, i, j):                    # arguments[first:] are array, start, row and column stride
+                array = context.make_array(signature.args[first])(context, builder, arguments[first]).data
+                offset = arguments[first + 1]
+                for index, stride in ((i, arguments[first + 2]), (j, arguments[first + 3])):
+                    offset = builder.add(offset, builder.mul(stride, INTEGER(index)))
+                return vector_pointer(builder, array, offset, vector)
+
+            columns = [transform([Vector(builder, builder.load(pointer(0, i, j), align=4)) for i in range(inputs)])
+                       for j in range(inputs)]
+            for i in range(len(columns[0])):
+                for j, result in enumerate(transform([column[i] for column in columns])):
+                    builder.store(result.value, pointer(4, i, j), align=4)
+            return context.get_dummy_value()
+
+        size = types.intp
+        return types.void(source, size, size, size, target, size, size, size), generate
+
+    return apply
