@@ -9,7 +9,7 @@ import pathlib
 from npdiffusion import parameters
 from npdiffusion.errors import UserError
 
-FEATURE_MAPS = 4      # alive at once in a residual block: its input, normalised, convolved, and the shortcut's result
+FEATURE_MAPS = 3      # alive at once in a residual block: its input, that normalised, and half as many channels convolved
 
 
 def check(text_encoder, unet, vae, source):

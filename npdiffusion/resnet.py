@@ -26,8 +26,9 @@ class ResnetBlock2D:
     def __call__(self, x, time_embedding=None):
         shift = repeated(self.time_emb_proj(time_embedding), len(x)) if self.time_emb_proj else None
         h = self.conv1(self.norm1.silu(x), shift=shift)
+        h = self.norm2.silu(h)                        # conv1's result ends here: feature maps of the VAE are large
         shortcut = self.conv_shortcut(x) if self.conv_shortcut else x
-        return self.conv2(self.norm2.silu(h), residual=shortcut)
+        return self.conv2(h, residual=shortcut)
 
 
 class Downsample2D:
@@ -43,12 +44,12 @@ class Downsample2D:
 
 
 class Upsample2D:
-    """Nearest neighbours, then a 3×3 convolution      (N, H, W, C) → (N, height, width, C)
+    """Nearest neighbours, then a 3×3 convolution      (N, H, W, C) → (N, height, width, C), by default (N, 2H, 2W, C)
 
     The UNet aims at the size of the skip connection that comes next: an odd size was rounded up on the way down.
     """
     def __init__(self, channels):
         self.conv = Conv2d(channels, channels)
 
-    def __call__(self, x, height, width):
-        return self.conv(kernels.upsample_nearest(x, height, width))
+    def __call__(self, x, height=None, width=None):
+        return self.conv(kernels.upsample_nearest(x, height or 2 * x.shape[1], width or 2 * x.shape[2]))

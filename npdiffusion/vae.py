@@ -45,10 +45,8 @@ class DownBlock:
                         for i in range(layers)]
         self.downsamplers = [Downsample2D(out_channels, padding=(0, 1, 0, 1))] if downsample else []
 
-    def __call__(self, x):
-        for layer in self.resnets + self.downsamplers:
-            x = layer(x)
-        return x
+    def layers(self):
+        return self.resnets + self.downsamplers
 
 
 class UpBlock:
@@ -58,12 +56,16 @@ class UpBlock:
                         for i in range(layers)]
         self.upsamplers = [Upsample2D(out_channels)] if upsample else []
 
-    def __call__(self, x):
-        for resnet in self.resnets:
-            x = resnet(x)
-        for upsampler in self.upsamplers:
-            x = upsampler(x, 2 * x.shape[1], 2 * x.shape[2])
-        return x
+    def layers(self):
+        return self.resnets + self.upsamplers
+
+
+def through(blocks, x):
+    """x after all layers of the blocks. One loop over layers: a block that were called would have its input kept alive
+    by the caller until its end, and feature maps are what a decoder's memory goes to."""
+    for layer in [layer for block in blocks for layer in block.layers()]:
+        x = layer(x)
+    return x
 
 
 class Encoder:
@@ -79,10 +81,8 @@ class Encoder:
         self.conv_out = Conv2d(channels[-1], 2 * config.latent_channels)
 
     def __call__(self, x):
-        x = self.conv_in(x)
-        for block in self.down_blocks:
-            x = block(x)
-        return self.conv_out(self.conv_norm_out.silu(self.mid_block(x)))
+        x = self.mid_block(through(self.down_blocks, self.conv_in(x)))
+        return self.conv_out(self.conv_norm_out.silu(x))
 
 
 class Decoder:
@@ -98,9 +98,7 @@ class Decoder:
         self.conv_out = Conv2d(channels[-1], config.out_channels)
 
     def __call__(self, z):
-        x = self.mid_block(self.conv_in(z))
-        for block in self.up_blocks:
-            x = block(x)
+        x = through(self.up_blocks, self.mid_block(self.conv_in(z)))
         return self.conv_out(self.conv_norm_out.silu(x))
 
 

@@ -146,7 +146,7 @@ def test_a_value_that_cannot_be_used_is_named_in_one_line(pair, options, words):
 def test_a_picture_too_large_for_the_memory_is_refused_before_anything_is_done(pair, monkeypatch):
     monkeypatch.setattr(memory, "available", lambda: 10**8)
     pair[1].generate(PROMPT, steps=1, seed=0)
-    with pytest.raises(UserError, match="2 × 2048×1024 pixels: needs about 2.1 GB of memory, 0.1 GB are available"):
+    with pytest.raises(UserError, match="2 × 2048×1024 pixels: needs about 1.6 GB of memory, 0.1 GB are available"):
         pair[1].generate(PROMPT, steps=1, seed=0, width=2048, height=1024, count=2)
 
 
