@@ -15,6 +15,7 @@ OPERATIONS = ("pack_linear", "pack_conv2d", "linear", "conv2d", "linear_geglu", 
               "silu", "gelu", "quick_gelu", "softmax", "attention", "upsample_nearest", "upsample_conv2d", "embedding",
               "timestep_embedding")
 BACKENDS = {"numpy": "reference", "numba": "fast"}
+DTYPES = ("float32", "bfloat16")                         # that weights can be kept in
 
 _chosen = None
 _watcher = None

@@ -1,4 +1,7 @@
-"""What the fast twins accept: float32 arrays in any memory layout. Kernels themselves see flat, contiguous memory."""
+"""What the fast twins accept: float32 arrays in any memory layout. Kernels themselves see flat, contiguous memory.
+
+NumPy has no bfloat16: an array of uint16 holds its bits.
+"""
 import numpy as np
 
 NOTHING = np.zeros(1, np.float32)                        # stands for a missing bias or residual; never read
@@ -16,6 +19,13 @@ def float32(x, name):
     if x.dtype != np.float32 and x.dtype != np.float16:
         raise TypeError(f"{name} is {x.dtype}, but the numba backend computes in float32: convert it first")
     return np.require(x, np.float32, ["C", "A"])
+
+
+def as_float32(x):
+    """float32 numbers from bfloat16 (uint16), float16 or float32, exactly; other types stay as they are."""
+    if x.dtype == np.uint16:
+        return (x.astype(np.uint32) << 16).view(np.float32)          # the upper half of a float32
+    return x.astype(np.float32) if x.dtype == np.float16 else x
 
 
 def shaped(x, shape, name):

@@ -93,8 +93,8 @@ def cache_folder():
 class kernel:
     """Decorator: an entry point that numba compiles for one signature when `compile` is called; it may use `prange`."""
 
-    def __init__(self, *signature):
-        self.signature = types.void(*signature)
+    def __init__(self, *signature, dtype=None):
+        self.signature, self.dtype = types.void(*signature), dtype
 
     def __call__(self, function):
         self.name = f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}"
@@ -124,30 +124,39 @@ class kernel:
         return any(cache_folder().glob(f"*/{self.name}-*.{python}*.nbc"))
 
 
-def variants(**signatures):
-    """Decorator: a kernel for each named signature → {name: kernel}. What depends on types is decided when compiling.
+def kernels_for(**signatures):
+    """Decorator: a kernel for each dtype of weights → {dtype: kernel}. What depends on types is decided when compiling.
 
     Each is compiled from a function of its own name, by which numba finds it on disk.
     """
     def declare(function):
         kernels = {}
-        for name, signature in signatures.items():
-            named = python_types.FunctionType(function.__code__, function.__globals__, f"{function.__name__}_{name}")
+        for dtype, signature in signatures.items():
+            named = python_types.FunctionType(function.__code__, function.__globals__, f"{function.__name__}_{dtype}")
             named.__qualname__ = named.__name__
-            kernels[name] = kernel(*signature)(named)
+            kernels[dtype] = kernel(*signature, dtype=dtype)(named)
         return kernels
     return declare
 
 
-def warm_up(report=None):
-    """Load or compile every kernel that has been imported; `report(name, number, total)` is called before each."""
-    for number, each in enumerate(_kernels):
+def _needed(dtype):
+    """The kernels that a model of some dtype runs; one of bfloat16 has some weights in float32 as well."""
+    return [each for each in _kernels if each.dtype in (None, "float32", dtype)]
+
+
+def warm_up(report=None, dtype="bfloat16"):
+    """Load or compile every kernel that has been imported and that a model of `dtype` needs.
+
+    `report(name, number, total)` is called before each.
+    """
+    needed = _needed(dtype)
+    for number, each in enumerate(needed):
         if each.compiled is None:
             if report is not None:
-                report(each.name, number, len(_kernels))
+                report(each.name, number, len(needed))
             each.compile()
 
 
-def is_cached():
-    """True if every kernel is on disk (or compiled already), so that no call will have to compile."""
-    return all(each.compiled is not None or each.is_cached() for each in _kernels)
+def is_cached(dtype="bfloat16"):
+    """True if the kernels that a model of `dtype` needs are on disk (or compiled), so that no call will compile."""
+    return all(each.compiled is not None or each.is_cached() for each in _needed(dtype))

@@ -28,7 +28,7 @@ from . import threads
 from .activations import gelu_of
 from .arrays import NOTHING, flat, float32, shaped
 from .bfloat16 import factors_per_word
-from .compiling import floats_in, floats_out, halves_in, inlined, integers_out, size, variants
+from .compiling import floats_in, floats_out, halves_in, inlined, integers_out, kernels_for, size
 from .memory import load, next_job, store
 from .microkernel import PRODUCT, make_tile
 from .packing import packed, packed_depth
@@ -123,7 +123,7 @@ def _signature(panels):
             floats_in, panels, size, floats_in, types.boolean, floats_in, floats_out, floats_out, size)
 
 
-@variants(float32=_signature(floats_in), bfloat16=_signature(halves_in))
+@kernels_for(float32=_signature(floats_in), bfloat16=_signature(halves_in))
 def multiply(thread_count, counter, rows, outputs, result_columns, depth, block_rows, block_panels, width, geometry,
              x, panels, bias_kind, bias, has_residual, residual, y, memory, share):
     """Jobs go down the rows first: threads that run at the same time read the same panels."""

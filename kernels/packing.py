@@ -63,7 +63,7 @@ class Packed:
         outcome = np.ones(1, np.int64)
         threads.launch(pack, count, outputs, channels, math.prod(self.shape[2:]), flat(weight).view(np.uint16),
                        _KINDS[weight.dtype.name], self.panels.view(np.uint16), dtype != "float32", outcome,
-                       parallel=weight.size > 100_000, scratch=_RUN + math.prod(self.shape[2:]))
+                       parallel=weight.size > 100_000, scratch=(_RUN + math.prod(self.shape[2:])) * (COLUMNS + 1))
         self.is_finite = bool(outcome[0])
 
     @property
@@ -147,37 +147,41 @@ def pack(thread_count, counter, panels, outputs, channels, taps, weight, kind, p
 
 @inlined
 def _pack_panel(panel, outputs, channels, taps, weight, kind, packed, narrow, memory, run):
-    """→ whether all numbers are finite. For a few channels at a time, an output's numbers go to memory[run:], as they
-    come and as float32, then to their places in the panel."""
+    """→ whether all numbers are finite.
+
+    A few channels at a time: the numbers of an output are widened in memory[run:], transposed into a block of
+    [taps][channels][columns] after it, which stays in the first-level cache, and from there go to their rows.
+    """
     depth = channels * taps
     rows = (depth + 1) // 2 if narrow else depth
     step = max(1, _RUN // taps)
+    block = run + step * taps
     highest = np.uint32(0)
     for c0 in range(0, channels, step):
         count = min(step, channels - c0)
         for lane in range(COLUMNS):
             output = panel * COLUMNS + lane
             if output < outputs:
-                bits = _widen(weight, kind, (output * channels + c0) * taps, count * taps, memory, run)
-                highest = max(highest, bits)
+                highest = max(highest, _widen(weight, kind, (output * channels + c0) * taps, count * taps, memory, run))
             else:
                 for i in range(count * taps):
                     store_float(memory, run + i, _ZERO)
             for tap in range(taps):
-                k = tap * channels + c0
-                source = run + tap
-                if narrow:
-                    for _ in range(count):
-                        at = ((panel * rows + (k >> 1)) * COLUMNS + lane) * 2 + (k & 1)
-                        store_half(packed, at, narrowed(load_float(memory, source)))
-                        k += 1
-                        source += taps
-                else:
-                    at = (panel * rows + k) * COLUMNS + lane
-                    for _ in range(count):
-                        store_float(packed, at, load_float(memory, source))
-                        at += COLUMNS
-                        source += taps
+                target = block + tap * count * COLUMNS + lane
+                for c in range(count):
+                    store_float(memory, target + c * COLUMNS, load_float(memory, run + c * taps + tap))
+        for tap in range(taps):
+            k = tap * channels + c0
+            source = block + tap * count * COLUMNS
+            if narrow:
+                for c in range(count):
+                    target = (panel * rows + (k + c) // 2) * COLUMNS * 2 + (k + c) % 2
+                    for lane in range(COLUMNS):
+                        number = load_float(memory, source + c * COLUMNS + lane)
+                        store_half(packed, target + 2 * lane, narrowed(number))
+            else:
+                for i in range(count * COLUMNS):
+                    store_float(packed, (panel * rows + k) * COLUMNS + i, load_float(memory, source + i))
     if narrow and depth % 2:
         for lane in range(COLUMNS):
             store_half(packed, ((panel * rows + rows - 1) * COLUMNS + lane) * 2 + 1, np.uint16(0))

@@ -9,6 +9,8 @@ import math
 import numpy as np
 from scipy.special import erf, expit
 
+from .arrays import as_float32
+
 _PATCH_BYTES = 256 << 20       # im2col works on bands of rows, so that its matrix stays below this size
 
 
@@ -29,13 +31,6 @@ def to_bfloat16(x):
     bits = np.asarray(x, np.float32).view(np.uint32)
     nearest = (bits + (0x7fff + (bits >> 16 & 1))) >> 16
     return np.where(np.isnan(x), bits >> 16 | 0x40, nearest).astype(np.uint16)
-
-
-def as_float32(x):
-    """float32 numbers from bfloat16 (uint16), float16 or float32, exactly; other types stay as they are."""
-    if x.dtype == np.uint16:
-        return (x.astype(np.uint32) << 16).view(np.float32)
-    return x.astype(np.float32) if x.dtype == np.float16 else x
 
 
 def stored(weight):

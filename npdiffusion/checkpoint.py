@@ -4,7 +4,7 @@
 
 A pickle (.ckpt, .bin, .pt) is a program that rebuilds its tensors, and may do anything else; it is never opened.
 The safetensors library checks the table. Numbers are read when a tensor is called, straight into an array that it
-owns: float32 as it is, float16 and bfloat16 converted. bfloat16 is the upper half of a float32: a shift by 16 bits.
+owns, as they are stored; nothing stays of the file in memory. NumPy has no bfloat16: its bits come as uint16.
 """
 import json
 import logging
@@ -30,7 +30,7 @@ _log = logging.getLogger("npdiffusion")
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor of a file; calling it reads its numbers → float32 array of `shape`.
+    """One tensor of a file; calling it reads its numbers → array of `shape`: float32, float16, or uint16 for bfloat16.
 
     Raises UserError if it is of a kind that weights don't have, or if the file has become shorter since it was opened.
     """
@@ -51,11 +51,7 @@ class Tensor:
             raise UserError(f"{self.path}: {error.strerror or error}") from None
         if stored.size != count:
             raise UserError(f"{self.path}: it was cut short while it was read")
-        if self.dtype == "BF16":
-            stored = stored.astype(np.uint32)
-            stored <<= 16
-            stored = stored.view(np.float32)
-        return stored.astype(np.float32, copy=False).reshape(self.shape)
+        return stored.reshape(self.shape)
 
 
 def read_file(path):

@@ -58,12 +58,13 @@ def run(options):
     folder, name = find_output(options.output)
     init_image = None if options.init_image is None else open_image(options.init_image)
 
-    say(f"loading {options.model or 'the embedded model'}, {backend} backend, {threads} thread{'s' * (threads > 1)}")
+    say(f"loading {options.model or 'the embedded model'}, {backend} backend, {precision(options.dtype)}, "
+        f"{threads} thread{'s' * (threads > 1)}")
     loading = time.perf_counter()
-    pipeline = npdiffusion.load(options.model, threads=threads, tokenizer=options.tokenizer)
+    pipeline = npdiffusion.load(options.model, dtype=options.dtype, threads=threads, tokenizer=options.tokenizer)
     loaded = time.perf_counter()
     seconds = {"loading": loaded - loading}
-    if backend == "numba" and compile_kernels():
+    if backend == "numba" and compile_kernels(options.dtype):
         seconds["compiling"] = time.perf_counter() - loaded
 
     settings = choose_settings(options, pipeline)
@@ -162,14 +163,20 @@ def find_output(output):
     return folder, name
 
 
-def compile_kernels():
+def precision(dtype):
+    """How --dtype is told: bfloat16 has a note where the processor can't multiply it."""
+    note = "" if dtype == "float32" or machine.multiplies_bfloat16() else ", widened to float32 for products"
+    return f"{dtype} weights{note}"
+
+
+def compile_kernels(dtype):
     """Compile what isn't on disk from an earlier run, visibly: it takes a while → whether there was anything."""
     from npdiffusion.kernels import fast
-    if fast.is_cached():
+    if fast.is_cached(dtype):
         return False
     say("Compiling kernels (first run only) ...")
     with Progress("kernel") as progress:
-        fast.warm_up(lambda name, number, total: progress(number, total))
+        fast.warm_up(lambda name, number, total: progress(number, total), dtype)
         progress(progress.bar.total, progress.bar.total)
     return True
 

@@ -24,6 +24,8 @@ def report(model, threads):
     amounts = [f"{amount / 1e9:.1f} GB {word}" for amount, word in ((total, "in all"), (free, "available")) if amount]
     yield line("memory", ", ".join(amounts) or "not known")
     yield line("backend", kernels.backend())
+    yield line("bfloat16", "multiplied by the processor" if machine.multiplies_bfloat16() else
+               "halves the memory of weights; this processor can't multiply it, so they are widened for products")
     yield line("threads", threads)
     yield from describe(model)
 

@@ -1,7 +1,8 @@
 """Layers: they hold the parameters of one operation, under the checkpoint's names, and say what it does in one expression.
 
 A fresh layer holds zeros (ones for the scales of norms), which the checkpoint's arrays replace; `prepare` then brings a
-weight into the layout that the backend's kernel wants. The operations themselves are `npdiffusion.kernels`.
+weight into the layout that the backend's kernel wants, as float32 or bfloat16. The operations themselves are
+`npdiffusion.kernels`.
 """
 import numpy as np
 
@@ -14,8 +15,8 @@ class Linear:
         self.weight = np.zeros((out_features, in_features), np.float32)
         self.bias = np.zeros(out_features, np.float32) if bias else None
 
-    def prepare(self):
-        self.weight = kernels.pack_linear(self.weight)
+    def prepare(self, dtype):
+        self.weight = kernels.pack_linear(self.weight, dtype)
 
     def __call__(self, x, residual=None):
         return kernels.linear(x, self.weight, self.bias, residual)
@@ -29,8 +30,8 @@ class Conv2d:
         self.stride = stride
         self.padding = (kernel // 2,) * 4 if padding is None else padding
 
-    def prepare(self):
-        self.weight = kernels.pack_conv2d(self.weight)
+    def prepare(self, dtype):
+        self.weight = kernels.pack_conv2d(self.weight, dtype)
 
     def __call__(self, x, residual=None, shift=None):
         """residual: like the result; shift: (N, O), added to all pixels of an image"""

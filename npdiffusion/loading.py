@@ -12,7 +12,7 @@ import pathlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from npdiffusion import checkpoint, families, hub, memory, parameters, single_file
+from npdiffusion import checkpoint, families, hub, kernels, memory, parameters, single_file
 from npdiffusion.clip import CLIPTextModel
 from npdiffusion.config import CLIPTextConfig, Reader, UNetConfig, VAEConfig, read_json
 from npdiffusion.errors import UserError
@@ -21,7 +21,6 @@ from npdiffusion.tokenizer import END, CLIPTokenizer
 from npdiffusion.unet import UNet2DConditionModel
 from npdiffusion.vae import AutoencoderKL
 
-DTYPES = ("float32",)
 MODELS = {"text_encoder": (CLIPTextConfig, CLIPTextModel), "unet": (UNetConfig, UNet2DConditionModel),
           "vae": (VAEConfig, AutoencoderKL)}
 
@@ -40,15 +39,15 @@ class Part:
     def check(self):
         parameters.check(self.model, self.tensors, self.source, self.spelling)
 
-    def fill(self):
-        parameters.load(self.model, self.tensors, self.source, self.spelling)
+    def fill(self, dtype):
+        parameters.load(self.model, self.tensors, self.source, self.spelling, dtype)
 
 
 def load(path_or_id=None, dtype="float32", threads=None, tokenizer=None):
     """A pipeline that makes pictures from prompts → npdiffusion.pipeline.StableDiffusionPipeline
 
     path_or_id: None (the embedded model), a folder in diffusers layout, a .safetensors file, or a Hugging Face id
-    dtype: of parameters and results, "float32"
+    dtype: of the weights of most products, "float32", or "bfloat16", which takes half the memory; all else is float32
     threads: how many the kernels use; None leaves it as it is: the number of physical cores, if never set
     tokenizer: a folder with vocab.json and merges.txt, or the Hugging Face id of a model that has them, in place of the
         model's own; a single file has none: without this it is looked for beside the file and in Hugging Face's cache
@@ -56,16 +55,16 @@ def load(path_or_id=None, dtype="float32", threads=None, tokenizer=None):
     """
     from npdiffusion.kernels.threads import set_threads
     from npdiffusion.pipeline import StableDiffusionPipeline
-    if dtype not in DTYPES:
-        raise UserError(f"dtype {dtype!r} is not supported, only {', '.join(DTYPES)}")
+    if dtype not in kernels.DTYPES:
+        raise UserError(f"dtype {dtype!r} is not supported, only {', '.join(kernels.DTYPES)}")
     if threads is not None:
         if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
             raise UserError(f"threads = {threads!r}, but a whole number from 1 on is needed")
         set_threads(threads)
-    return StableDiffusionPipeline(**load_parts(path_or_id, tokenizer))
+    return StableDiffusionPipeline(**load_parts(path_or_id, tokenizer, dtype))
 
 
-def load_parts(path_or_id=None, tokenizer=None):
+def load_parts(path_or_id=None, tokenizer=None, dtype="float32"):
     """What `load` makes a pipeline of: {tokenizer, text_encoder, unet, vae, schedule, source} and advice"""
     path = locate(path_or_id)
     try:
@@ -74,11 +73,11 @@ def load_parts(path_or_id=None, tokenizer=None):
         check_widths(**models, source=path)
         for part in parts.values():
             part.check()
-        memory.check(**models, source=path)
+        memory.check(**models, source=path, dtype=dtype)
         tokenizer = find_tokenizer(tokenizer, path, models["text_encoder"].config)
         given = advice(path)
         for part in parts.values():
-            part.fill()
+            part.fill(dtype)
     except MemoryError:
         raise UserError(f"{path}: not enough memory for this model") from None
     return {"tokenizer": tokenizer, **models, "schedule": schedule, "source": str(path_or_id or path), **given}

@@ -33,6 +33,11 @@ def cpu_features():
     return list(dict.fromkeys(name for flag, name in FEATURES.items() if flag in flags))
 
 
+def multiplies_bfloat16():
+    """Whether the processor has products of bfloat16 that the kernels use; others widen it to float32 for products."""
+    return "AVX512-BF16" in cpu_features()
+
+
 def logical_cores():
     """Number of processors that this process may run on, hyper-threads each counted."""
     return len(_allowed())

@@ -1,8 +1,7 @@
 """Will a model fit? An estimate before anything is allocated, since a machine that runs out of memory helps no one.
 
-    needed = 4 bytes · parameters + FEATURE_MAPS · largest feature map of the decoder, for a picture of the usual size
+    needed = 4 bytes (bfloat16: 2) · parameters + FEATURE_MAPS · largest feature map of the decoder, for a usual picture
 """
-import math
 import os
 import pathlib
 
@@ -12,11 +11,11 @@ from npdiffusion.errors import UserError
 FEATURE_MAPS = 3      # alive at once in a residual block: its input, that normalised, and half as many channels convolved
 
 
-def check(text_encoder, unet, vae, source):
+def check(text_encoder, unet, vae, source, dtype="float32"):
     """UserError if the models, and what making a picture takes, need more memory than there is."""
-    shapes = [shape for model in (text_encoder, unet, vae) for shape in parameters.shapes(model).values()]
     size = vae.config.sample_size
-    require(4 * sum(map(math.prod, shapes)) + picture(vae.config, size, size), str(source))
+    needed = sum(parameters.nbytes(model, dtype) for model in (text_encoder, unet, vae))
+    require(needed + picture(vae.config, size, size), str(source))
 
 
 def picture(config, width, height):

@@ -104,6 +104,10 @@ def build_parser():
     group.add_argument("--tokenizer", metavar="PATH",
                        help="folder with vocab.json and merges.txt, or an id, for a single file with none beside it")
 
+    group.add_argument("--dtype", metavar="NAME", type=one_of(kernels.DTYPES), default="float32",
+                       help="how weights are kept: float32, or bfloat16, which halves memory, is faster on processors "
+                            "that multiply it, and rounds a little (default: float32)")
+
     group = parser.add_argument_group("machine")
     group.add_argument("-t", "--threads", metavar="N", type=whole(1, 4096),
                        help="how many cores work (default: the physical cores)")

@@ -77,18 +77,18 @@ def test_defaults_are_those_of_the_model(pipeline):
     assert asked == dict(prompt=PROMPT, negative_prompt="", steps=50, guidance_scale=4.0, sampler="pndm",
                          schedule="discrete", seed=7, width=128, height=128, init_image=None, strength=0.75,
                          rng="torch")
-    assert pipeline.loaded == [((None,), dict(threads=machine.physical_cores(), tokenizer=None))]
+    assert pipeline.loaded == [((None,), dict(dtype="float32", threads=machine.physical_cores(), tokenizer=None))]
 
 
 def test_every_option_reaches_the_pipeline(pipeline):
     cli.main([PROMPT, "-n", "blur", "--steps", "3", "--guidance-scale", "2", "-s", "9", "-W", "64", "-H", "72",
               "-t", "1", "--sampler", "euler", "--schedule", "karras", "--rng", "numpy", "-m", "model",
-              "--tokenizer", "folder"])
+              "--tokenizer", "folder", "--dtype", "bfloat16"])
     asked, = pipeline.asked
     asked.pop("callback")
     assert asked == dict(prompt=PROMPT, negative_prompt="blur", steps=3, guidance_scale=2.0, sampler="euler",
                          schedule="karras", seed=9, width=64, height=72, init_image=None, strength=0.75, rng="numpy")
-    assert pipeline.loaded == [(("model",), dict(threads=1, tokenizer="folder"))]
+    assert pipeline.loaded == [(("model",), dict(dtype="bfloat16", threads=1, tokenizer="folder"))]
 
 
 def test_the_settings_are_in_the_png(pipeline):
@@ -381,12 +381,12 @@ def test_threads_limit_blas_on_the_numpy_backend(arguments, expected, pipeline, 
 def test_compiling_is_announced_when_there_is_something_to_compile(cached, pipeline, monkeypatch, capsys):
     compiled = []
 
-    def warm_up(report):
+    def warm_up(report, dtype):
         for number, name in enumerate("abc"):
             report(name, number, 3)
             compiled.append(name)
 
-    fast = types.SimpleNamespace(is_cached=lambda: cached, warm_up=warm_up)
+    fast = types.SimpleNamespace(is_cached=lambda dtype: cached, warm_up=warm_up)
     monkeypatch.setitem(sys.modules, "npdiffusion.kernels.fast", fast)
     monkeypatch.setattr(kernels, "fast", fast, raising=False)
     assert cli.main([PROMPT, "--backend", "numba"]) == 0
@@ -394,6 +394,14 @@ def test_compiling_is_announced_when_there_is_something_to_compile(cached, pipel
     assert compiled == ([] if cached else ["a", "b", "c"])
     for told in ("Compiling kernels (first run only) ...", "3/3", "compiling 0.0"):
         assert (told in printed) == (not cached)
+
+
+@pytest.mark.parametrize("features, told", [
+    (["AVX2"], "bfloat16 weights, widened to float32 for products"), (["AVX512-BF16"], "bfloat16 weights")])
+def test_the_line_about_loading_tells_how_bfloat16_is_multiplied(features, told, pipeline, monkeypatch, capsys):
+    monkeypatch.setattr(machine, "cpu_features", lambda: features)
+    cli.main([PROMPT, "--dtype", "bfloat16"])
+    assert f", {told}, " in capsys.readouterr().err.splitlines()[0]
 
 
 # ---- about
@@ -424,7 +432,7 @@ def test_help_names_every_option_and_sampler(capsys):
     printed = capsys.readouterr().out
     short = "-n -s -W -H -i -o -m -t -b -v"
     long = ("--negative-prompt --steps --cfg-scale --guidance-scale --seed --width --height --sampler --schedule "
-            "--init-image --strength --output --model --tokenizer --threads --batch-count --rng --backend --version --info")
+            "--init-image --strength --output --model --tokenizer --dtype --threads --batch-count --rng --backend --version --info")
     for option in (*short.split(), *long.split(), *SAMPLERS):
         assert re.search(rf"(^|\s){re.escape(option)}\b", printed), option
 
@@ -455,7 +463,7 @@ def test_info_describes_the_installation_and_the_model_without_numba(model_folde
     assert entries["backend"] == "numba" and entries["threads"] == "1" and entries["model"] == str(model_folder)
     assert entries["pictures"].startswith("512x512")
     assert entries["unet"] == "1.5 million parameters, float16, 3.0 MB"
-    assert {"npdiffusion", "python", "numpy", "processor", "features", "cores", "memory"} <= set(entries)
+    assert {"npdiffusion", "python", "numpy", "processor", "features", "cores", "memory", "bfloat16"} <= set(entries)
 
 
 def test_info_about_a_damaged_model_is_one_error_line(model_folder, capsys, monkeypatch):

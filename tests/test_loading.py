@@ -19,6 +19,8 @@ from npdiffusion import checkpoint, hub, kernels, loading, memory, parameters
 from npdiffusion.clip import CLIPTextModel
 from npdiffusion.config import CLIPTextConfig
 from npdiffusion.errors import UserError
+from npdiffusion.kernels import reference
+from npdiffusion.kernels.arrays import as_float32
 from npdiffusion.schedules import NoiseSchedule
 from tests import folders, references
 
@@ -75,6 +77,13 @@ def weights(parts):
             for name, owner, attribute in parameters.walk(parts[part])}
 
 
+def found(model, name):
+    """The parameter of that name."""
+    for step in name.split("."):
+        model = model[int(step)] if step.isdigit() else getattr(model, step)
+    return model
+
+
 def same(parts, others):
     a, b = weights(parts), weights(others)
     return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
@@ -111,7 +120,37 @@ def test_half_precision_becomes_float32_exactly(folder, models, dtype):
 def test_special_values_of_bfloat16_survive(tmp_path):
     values = torch.tensor([0.0, -0.0, 1.0, -1.5, 3.3895e38, 1e-40, float("inf")], dtype=torch.bfloat16)
     save_file({"x": values}, tmp_path / "x.safetensors")
-    assert np.array_equal(checkpoint.read_file(tmp_path / "x.safetensors")["x"](), values.float().numpy())
+    assert np.array_equal(as_float32(checkpoint.read_file(tmp_path / "x.safetensors")["x"]()), values.float().numpy())
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.float16, torch.bfloat16])
+def test_loading_as_bfloat16_rounds_weights_of_products_alone(folder, models, stored, each_backend):
+    for path in (TEXT_WEIGHTS, UNET_WEIGHTS, VAE_WEIGHTS):
+        rewrite(folder / path, lambda tensors: {name: tensor.to(stored) for name, tensor in tensors.items()})
+    parts = loading.load_parts(folder, dtype="bfloat16")
+    rounded = set()
+    for part, model in models.items():
+        for name, tensor in model.state_dict().items():
+            array = reference.stored(found(parts[part], name))
+            expected = tensor.to(stored)
+            if array.dtype == np.uint16:
+                expected = expected.bfloat16()
+                rounded.add(name.rpartition(".")[0])
+            assert np.array_equal(as_float32(array), expected.float().numpy()), name
+    assert {"down_blocks.0.resnets.0.conv1", "down_blocks.0.resnets.0.time_emb_proj", "decoder.up_blocks.0.resnets.0.conv2",
+            "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"} <= rounded
+    assert not {"conv_in", "conv_out", "decoder.conv_out", "time_embedding.linear_1", "conv_norm_out"} & rounded
+
+
+def test_a_model_of_bfloat16_gives_nearly_the_same(written, models, each_backend):
+    expected = folders.torch_results(models)
+    for name, result in folders.our_results(loading.load_parts(written, dtype="bfloat16")).items():
+        assert 1e-5 < references.relative_error(result, expected[name]) < 0.05, name
+
+
+def test_a_model_of_bfloat16_is_known_to_need_half_the_memory(written):
+    unet = loading.load_parts(written)["unet"]
+    assert 0.5 < parameters.nbytes(unet, "bfloat16") / parameters.nbytes(unet, "float32") < 0.6
 
 
 def test_loaded_arrays_are_owned_and_writable(written):
