@@ -39,7 +39,10 @@ def stored(weight):
 
 
 def factors(x, weight):
-    """x and W as they are multiplied: as they are, or both rounded to bfloat16 if W is kept so. Sums are float32."""
+    """x and W as they are multiplied: as they are, or both rounded to bfloat16 if W is kept so. Sums are float32.
+
+    (A twin that gains nothing by rounding x may leave it as it is: Winograd's convolution does.)
+    """
     weight = stored(weight)
     if weight.dtype != np.uint16:
         return x, weight

@@ -16,6 +16,9 @@ the cache, which costs some percent of the time and saves three quarters of the 
 register tile works on one ξ, it fetches the rows that the next ξ will want. From ξ to ξ + 1 every matrix is a little
 longer than it need be: a power of two apart, all 36 would fight for the same lines of the cache.
 
+Weights may be bfloat16; U, V and products are float32 all the same. Products of bfloat16 would be twice as fast, but
+rounding V and U to 8 bits costs 5 times the error that it costs a direct convolution, for what a transform then adds up.
+
 Patches are gathered with zeros around the image, and from an image that is enlarged by nearest neighbours while it is
 read; tiles that hang over the edge are computed in full and what lies beyond is not written.
 """
@@ -24,13 +27,14 @@ from numba import prange, types
 
 from . import threads
 from .arrays import CACHE_LINE, NOTHING, flat
-from .compiling import floats_in, floats_out, inlined, integers_out, kernel, size
+from .compiling import floats_in, floats_out, halves_in, inlined, integers_out, kernel, size, variants
 from .matmul import BIAS_PER_IMAGE, NO_BIAS, TAIL_ROWS, TILE_ROWS
 from .memory import load, next_job, store
 from .microkernel import LANES, PRODUCT, make_tile
 from .packing import COLUMNS
 from .patches import Geometry
-from .winograd_transforms import OUTPUTS, PATCH, input_transform, make_transform, output_transform, weight_transform
+from .winograd_transforms import (KERNEL, OUTPUTS, PATCH, input_transform, make_transform, output_transform,
+                                  weight_transform)
 
 POINTS = PATCH * PATCH                                   # places ξ, 36
 DEPTH = 64                                               # channels of a block: U takes 295 KB with AVX-512
@@ -47,7 +51,8 @@ Y_FLOATS = OUTPUTS * OUTPUTS * COLUMNS
 full_tile = make_tile(PRODUCT, prefetching=True)         # DEPTH lines are more than the next rows take
 tail_tile = make_tile(PRODUCT._replace(rows=TAIL_ROWS), prefetching=True)
 transform_input = make_transform(input_transform, PATCH, LANES)
-transform_weight = make_transform(weight_transform, 3, LANES)
+transform_weight = make_transform(weight_transform, KERNEL, LANES)
+transform_lower, transform_upper = (make_transform(weight_transform, KERNEL, LANES, half) for half in (0, 1))
 transform_output = make_transform(output_transform, PATCH, LANES)
 
 
@@ -77,7 +82,7 @@ def convolve(x, geometry, weight, bias_kind, bias, residual, y):
         count = min(group, tiles - first)
         threads.launch(transform_patches, first, count, group, v_step, rows, columns, height, width, tuple(geometry),
                        flat(x), v, scratch=PATCH_FLOATS)
-        threads.launch(multiply_points, first, count, group, v_step, job_rows, m_step, rows, columns, outputs,
+        threads.launch(multiply_points[weight.dtype], first, count, group, v_step, job_rows, m_step, rows, columns, outputs,
                        tuple(geometry), v, weight.panels, bias_kind, bias, residual is not None,
                        NOTHING if residual is None else residual, flat(y),
                        scratch=U_FLOATS + POINTS * m_step + Y_FLOATS)
@@ -145,12 +150,15 @@ def _gather(x, image, row, column, height, width, geometry, channel, depth, memo
                     store(memory, target + c, 0)
 
 
-@kernel(size, integers_out, size, size, size, size, size, size, size, size, size,
-        types.UniTuple(size, len(Geometry._fields)), floats_in, floats_in, size, floats_in, types.boolean, floats_in,
-        floats_out, floats_out, size)
-def multiply_points(thread_count, counter, first, count, group, v_step, job_rows, m_step, tile_rows, tile_columns, outputs,
-                    geometry, v, panels, bias_kind, bias, has_residual, residual, y, memory, share):
-    """Y of the group. A job is a panel and some tiles; jobs of one panel follow each other, so its weights are read once."""
+def _signature(panels):
+    return (*[size, integers_out], *[size] * 9, types.UniTuple(size, len(Geometry._fields)), floats_in, panels, size,
+            floats_in, types.boolean, floats_in, floats_out, floats_out, size)
+
+
+@variants(float32=_signature(floats_in), bfloat16=_signature(halves_in))
+def multiply_points(thread_count, counter, first, count, group, v_step, job_rows, m_step, tile_rows, tile_columns,
+                    outputs, geometry, v, panels, bias_kind, bias, has_residual, residual, y, memory, share):
+    """Y of the group. A job is a panel and some tiles; those of a panel follow each other: its weights are read once."""
     channels = geometry[2]
     parts = (count + job_rows - 1) // job_rows
     jobs = parts * ((outputs + COLUMNS - 1) // COLUMNS)
@@ -162,8 +170,8 @@ def multiply_points(thread_count, counter, first, count, group, v_step, job_rows
             panel, start = job // parts, job % parts * job_rows
             rows = min(job_rows, count - start)
             for c in range(0, channels, DEPTH):
-                _multiply_block(c, channels, panels, panel * 9 * channels * COLUMNS, v, c * group + start * DEPTH, v_step,
-                                rows, memory, u, m, m_step)
+                _multiply_block(c, channels, panels, panel * KERNEL * KERNEL * channels * COLUMNS,
+                                v, c * group + start * DEPTH, v_step, rows, memory, u, m, m_step)
             for row in range(rows):
                 image, place = divmod(first + start + row, tile_rows * tile_columns)
                 for lane in range(0, COLUMNS, LANES):
@@ -179,10 +187,20 @@ def multiply_points(thread_count, counter, first, count, group, v_step, job_rows
 def _multiply_block(c, channels, panels, panel, v, v_start, v_step, rows, memory, u, m, m_step):
     """U of a block of channels from c on, then M (+)= V U for the rows of V that begin at v[v_start]"""
     depth = min(DEPTH, channels - c)
-    for k in range(depth):
-        for lane in range(0, COLUMNS, LANES):
-            transform_weight(panels, panel + (c + k) * COLUMNS + lane, 3 * channels * COLUMNS, channels * COLUMNS,
-                             memory, u + k * COLUMNS + lane, PATCH * U_STEP, U_STEP)
+    row, tap = panel + c * COLUMNS, channels * COLUMNS   # the first channel's weights; from a tap to the next
+    if panels.itemsize == 4:
+        for k in range(depth):
+            for lane in range(0, COLUMNS, LANES):
+                transform_weight(panels, row + k * COLUMNS + lane, KERNEL * tap, tap,
+                                 memory, u + k * COLUMNS + lane, PATCH * U_STEP, U_STEP)
+    else:                                                # words of two channels
+        for k in range(0, depth, 2):
+            for lane in range(0, COLUMNS, LANES):
+                word = (row + k * COLUMNS) // 2 + lane
+                transform_lower(panels, word, KERNEL * tap // 2, tap // 2,
+                                memory, u + k * COLUMNS + lane, PATCH * U_STEP, U_STEP)
+                transform_upper(panels, word, KERNEL * tap // 2, tap // 2,
+                                memory, u + (k + 1) * COLUMNS + lane, PATCH * U_STEP, U_STEP)
     whole = (rows + TILE_ROWS - 2 * TAIL_ROWS - 1) // TILE_ROWS * TILE_ROWS                # a larger rest fills a tile
     for point in range(POINTS):
         a = v_start + point * v_step

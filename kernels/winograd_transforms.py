@@ -22,6 +22,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from .bfloat16 import emit_widened
 from .microkernel import FLOAT, INTEGER, vector_pointer
 
 OUTPUTS, KERNEL = 4, 3                                   # of one tile, in each direction
@@ -75,11 +76,12 @@ class Vector:
         return Vector(self.builder, self.builder.fmul(self.value, factor, flags=("contract",)))
 
 
-def make_transform(transform, inputs, lanes):
+def make_transform(transform, inputs, lanes, half=None):
     """→ apply(source, s, s_row, s_column, target, t, t_row, t_column), for use in kernels: T x Tᵀ, lane by lane.
 
     `transform` takes `inputs` values; x[i, j] is the vector at source[s + i · s_row + j · s_column], and the results go
-    to the target likewise.
+    to the target likewise. With `half`, the source is seen as words of two bfloat16, of which the lower (0) or the upper
+    (1) ones are taken; starts and strides count words.
     """
     vector = ir.VectorType(FLOAT, lanes)
 
@@ -88,13 +90,17 @@ def make_transform(transform, inputs, lanes):
         def generate(context, builder, signature, arguments):
             def pointer(first, i, j):                    # arguments[first:] are array, start, row and column stride
                 array = context.make_array(signature.args[first])(context, builder, arguments[first]).data
+                array = builder.bitcast(array, FLOAT.as_pointer())
                 offset = arguments[first + 1]
                 for index, stride in ((i, arguments[first + 2]), (j, arguments[first + 3])):
                     offset = builder.add(offset, builder.mul(stride, INTEGER(index)))
                 return vector_pointer(builder, array, offset, vector)
 
-            columns = [transform([Vector(builder, builder.load(pointer(0, i, j), align=4)) for i in range(inputs)])
-                       for j in range(inputs)]
+            def given(i, j):
+                value = builder.load(pointer(0, i, j), align=4)
+                return Vector(builder, value if half is None else emit_widened(builder, value, half))
+
+            columns = [transform([given(i, j) for i in range(inputs)]) for j in range(inputs)]
             for i in range(len(columns[0])):
                 for j, result in enumerate(transform([column[i] for column in columns])):
                     builder.store(result.value, pointer(4, i, j), align=4)

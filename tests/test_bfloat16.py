@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 
 from npdiffusion.kernels import fast, reference
-from tests.test_kernels import CONVOLUTIONS, PRODUCTS, assert_twin, convolution, elsewhere, error, values
+from tests.test_kernels import (CONVOLUTIONS, LIMIT, PRODUCTS, assert_twin, convolution, elsewhere, error,
+                                values)
 
 torch = pytest.importorskip("torch")
 
 SPECIAL = [0.0, -0.0, 1.0, -1.5, 1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-8 + 2**-20, 3.4e38, 1e-40, np.inf, -np.inf, np.nan]
+DIRECT, WINOGRAD = CONVOLUTIONS[:-4], CONVOLUTIONS[-4:]
 ROUNDING = 2**-8                                         # half a unit in the last place, relative, at most
 
 
@@ -79,10 +81,19 @@ def test_products_of_bfloat16_match_their_definition(rows, inputs, outputs):
     assert_twin("linear_geglu", x, reference.pack_linear(values(2 * outputs, inputs), "bfloat16"), values(2 * outputs))
 
 
-@pytest.mark.parametrize("image, channels, kernel, stride, padding", CONVOLUTIONS)
+@pytest.mark.parametrize("image, channels, kernel, stride, padding", DIRECT)
 def test_convolutions_of_bfloat16_match_their_definition(image, channels, kernel, stride, padding):
     x, weight, bias = convolution(image, channels, kernel)
     assert_twin("conv2d", x, reference.pack_conv2d(weight, "bfloat16"), bias, stride, padding)
+
+
+@pytest.mark.parametrize("image, channels, kernel, stride, padding", WINOGRAD)
+def test_winograd_rounds_the_weights_alone(image, channels, kernel, stride, padding):
+    """x stays float32, so this is nearer to the unrounded result than the definition is."""
+    x, weight, bias = convolution(image, channels, kernel)
+    rounded = reference.as_float32(reference.pack_conv2d(weight, "bfloat16"))
+    exact = reference.conv2d(x.astype(float), rounded.astype(float), bias, stride, padding)
+    assert error(fast.conv2d(x, fast.pack_conv2d(weight, "bfloat16"), bias, stride, padding), exact) < LIMIT
 
 
 def test_packed_weights_give_the_same_as_rounded_ones():
@@ -102,8 +113,9 @@ def test_both_factors_are_rounded_and_sums_are_not():
 CHECKS_OF_ONE_CPU = """
 from tests import test_bfloat16 as t
 from npdiffusion.kernels import bfloat16, microkernel
-for case in t.CONVOLUTIONS[2:4] + t.CONVOLUTIONS[-2:]:
+for case in t.DIRECT[2:4] + t.DIRECT[-2:]:
     t.test_convolutions_of_bfloat16_match_their_definition(*case)
+t.test_winograd_rounds_the_weights_alone(*t.WINOGRAD[1])
 for case in t.PRODUCTS:
     t.test_products_of_bfloat16_match_their_definition(*case)
 t.test_nan_stays_nan(0x7f800001)
