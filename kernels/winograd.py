@@ -27,7 +27,7 @@ from numba import prange, types
 
 from . import threads
 from .arrays import CACHE_LINE, NOTHING, flat
-from .compiling import floats_in, floats_out, halves_in, inlined, integers_out, kernel, size, variants
+from .compiling import floats_in, floats_out, halves_in, inlined, integers_out, kernel, kernels_for, size
 from .matmul import BIAS_PER_IMAGE, NO_BIAS, TAIL_ROWS, TILE_ROWS
 from .memory import load, next_job, store
 from .microkernel import LANES, PRODUCT, make_tile
@@ -155,7 +155,7 @@ def _signature(panels):
             floats_in, types.boolean, floats_in, floats_out, floats_out, size)
 
 
-@variants(float32=_signature(floats_in), bfloat16=_signature(halves_in))
+@kernels_for(float32=_signature(floats_in), bfloat16=_signature(halves_in))
 def multiply_points(thread_count, counter, first, count, group, v_step, job_rows, m_step, tile_rows, tile_columns,
                     outputs, geometry, v, panels, bias_kind, bias, has_residual, residual, y, memory, share):
     """Y of the group. A job is a panel and some tiles; those of a panel follow each other: its weights are read once."""
