@@ -1,0 +1,39 @@
+"""The model that comes with the library: the same picture from both backends, and from diffusers."""
+import pathlib
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+import npdiffusion
+from npdiffusion import kernels, weights
+
+PROMPT, SEED, STEPS = "a cat and a rocket on a white background", 3, 12
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    """{backend: picture (128, 128, 3) as integers}"""
+    before, made = kernels.backend(), {}
+    for backend in kernels.BACKENDS:
+        kernels.use_backend(backend)
+        image, = npdiffusion.load().generate(PROMPT, seed=SEED, steps=STEPS)
+        made[backend] = np.asarray(image).astype(int)
+    kernels.use_backend(before)
+    return made
+
+
+def test_both_backends_draw_the_same_picture_within_one_level(pictures):
+    assert pictures["numpy"].std() > 20          # a picture, not a flat field that anything would equal
+    assert np.abs(pictures["numba"] - pictures["numpy"]).max() <= 1
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_diffusers_draws_the_same_picture_within_one_level(pictures):
+    pipeline = StableDiffusionPipeline.from_pretrained(pathlib.Path(weights.__file__).parent, torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    guidance = npdiffusion.load().default_guidance
+    image, = pipeline(PROMPT, generator=torch.Generator().manual_seed(SEED), num_inference_steps=STEPS, height=128,
+                      width=128, guidance_scale=guidance).images
+    assert np.abs(pictures["numba"] - np.asarray(image).astype(int)).max() <= 1
