@@ -81,7 +81,8 @@ def load(module, tensors, source, spelling=same_name, dtype="float32"):
 
     def read(parameter):
         name, owner, attribute = parameter
-        return tensors[spelling(name)]().reshape(getattr(owner, attribute).shape)
+        array = tensors[spelling(name)]().reshape(getattr(owner, attribute).shape)
+        return array if is_packed(owner, attribute) else as_float32(array)
 
     # Reading waits for files, without Python's lock; packing keeps all cores busy, and takes weights as they are stored.
     # So there are one copy of the model and a few tensors at any time.
@@ -91,11 +92,9 @@ def load(module, tensors, source, spelling=same_name, dtype="float32"):
             array = ahead.popleft().result()
             if later is not None:
                 ahead.append(pool.submit(read, later))
+            setattr(owner, attribute, array)
             if is_packed(owner, attribute):
-                setattr(owner, attribute, array)
                 owner.prepare(kept_as(name, owner, attribute, dtype))
-            else:
-                setattr(owner, attribute, as_float32(array))
             if not _is_finite(getattr(owner, attribute)):
                 raise UserError(f"{source}: {spelling(name)} holds values that are not finite (NaN or infinity)")
 
