@@ -13,6 +13,7 @@ import time
 import numpy as np
 
 from npdiffusion import memory, noise
+from npdiffusion.allocator import memory_reused
 from npdiffusion.denoiser import Denoiser, guided
 from npdiffusion.diagnosis import finite
 from npdiffusion.errors import UserError
@@ -46,6 +47,7 @@ class StableDiffusionPipeline:
         """Name of the sampler that the checkpoint was saved with."""
         return self.schedule.default_sampler
 
+    @memory_reused()
     def generate(self, prompt, negative_prompt="", steps=50, guidance_scale=None, sampler=None, schedule=None, seed=None,
                  width=None, height=None, init_image=None, strength=0.75, count=1, callback=None, rng="torch"):
         """Pictures for a prompt: a list of `count` PIL images; each has its seed in `image.info["seed"]`.
