@@ -1,15 +1,26 @@
-"""Benchmarks:  python -m bench kernels [--size 512] [--threads 2] [--against numpy,torch]"""
+"""Benchmarks beside torch and OpenVINO, on random weights of full size:  python -m bench step --dtype bfloat16 --against openvino"""
 import argparse
+import sys
 
-from bench import kernels
+from bench import image, kernels, load, network, profile, results
+from npdiffusion.errors import UserError
+
+COMMANDS = {"kernels": (kernels, kernels.run), "step": (network, network.run_step), "decode": (network, network.run_decode),
+            "profile": (profile, profile.run), "image": (image, image.run), "load": (load, load.run),
+            "results": (results, results.run)}
 
 
-def main():
+def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    kernels.add_arguments(commands.add_parser("kernels", help=kernels.__doc__.splitlines()[0]))
-    arguments = parser.parse_args()
-    arguments.run(arguments)
+    for name, (module, run) in COMMANDS.items():
+        summary = (run.__doc__ or module.__doc__).splitlines()[0]
+        module.add_arguments(commands.add_parser(name, help=summary, description=summary))
+    arguments = parser.parse_args(arguments)
+    try:
+        COMMANDS[arguments.command][1](arguments)
+    except UserError as error:
+        sys.exit(f"bench: {error}")
 
 
 if __name__ == "__main__":

@@ -4,13 +4,10 @@ The shapes come from the models' configurations, for a guided step (a batch of 2
 take turns (A B C A B C ...), so that a machine whose speed drifts is fair to each; medians are quoted, and ratios are of
 medians from the same run. The last line is one JSON object.
 """
-import json
-import statistics
-import time
-
 import numpy as np
 
-from npdiffusion import kernels
+from bench import turns
+from npdiffusion import kernels, machine
 from npdiffusion.config import UNetConfig, VAEConfig
 
 BATCH = 2          # the two halves of classifier-free guidance
@@ -119,14 +116,11 @@ def add_arguments(parser):
     parser.add_argument("--threads", type=int, default=None, help="default: physical cores")
     parser.add_argument("--against", default="numpy,torch", help="other systems, of numpy and torch (default both)")
     parser.add_argument("--repeats", type=int, default=5, help="turns of each system (default 5)")
-    parser.set_defaults(run=run)
 
 
 def run(arguments):
-    from npdiffusion import machine
-    from npdiffusion.kernels import threads
-    count = arguments.threads or machine.physical_cores()
-    threads.set_threads(count)
+    """Every kernel at the shapes of Stable Diffusion v1, beside its NumPy twin and torch."""
+    count = turns.set_threads(arguments.threads)
     systems = ["numba", *filter(None, arguments.against.split(","))]
     if "torch" in systems:
         import torch
@@ -137,16 +131,10 @@ def run(arguments):
     results = []
     for name, kind, sizes in shapes(arguments.size):
         calls = {system: contender(system, kind, sizes) for system in systems}
-        times = {system: [] for system in systems}
-        for turn in range(arguments.repeats + 1):                    # the first turn warms up and compiles
-            for system, call in calls.items():
-                start = time.perf_counter()
-                call()
-                if turn:
-                    times[system].append(time.perf_counter() - start)
-        median = {system: statistics.median(seconds) for system, seconds in times.items()}
+        turns.take(calls, 1)                                         # warms up and compiles
+        median = turns.medians(turns.take(calls, arguments.repeats))
         flops = work(kind, sizes)[3]
         print(f"{name:<34}" + "".join(f"{1e3 * t:11.2f}{flops / t / 1e9:9.0f}" for t in median.values())
               + "".join(f"{median['numba'] / median[other]:9.2f}" for other in systems[1:]), flush=True)
-        results.append({"kernel": " ".join(name.split()), "milliseconds": {s: round(1e3 * t, 3) for s, t in median.items()}})
-    print(json.dumps({"benchmark": "kernels", "size": arguments.size, "threads": count, "results": results}))
+        results.append({"kernel": " ".join(name.split()), "milliseconds": {s: 1e3 * t for s, t in median.items()}})
+    turns.last_line(benchmark="kernels", size=arguments.size, threads=count, results=results)

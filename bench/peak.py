@@ -1,0 +1,59 @@
+"""The machine's peak, as our register tile reaches it when all it reads stays in the nearest cache.
+
+    C (rows × columns, in registers)  +=  A (rows × DEPTH) · B (DEPTH × columns)        over and over, on every thread
+
+Nothing waits for memory, so this is the rate at which the processor multiplies and adds: what a kernel could reach.
+"""
+import numba
+import numpy as np
+from numba import prange
+
+from npdiffusion.kernels.arrays import aligned
+from npdiffusion.kernels.compiling import inlined
+from npdiffusion.kernels.microkernel import PRODUCT, make_tile
+
+from bench.turns import seconds
+
+ROWS, COLUMNS = PRODUCT.rows, PRODUCT.columns
+DEPTH = 128           # B takes 16 KB with AVX-512, A another 7
+ROUNDS, BURSTS = 5_000, 20       # a burst takes about 5 ms: short enough that some are not disturbed
+
+tile = make_tile(PRODUCT)
+
+
+@inlined
+def multiply(a, b, c, rounds, terms):
+    for _ in range(rounds):
+        tile(a, 0, DEPTH, 1, b, 0, c, 0, COLUMNS, terms, True)
+
+
+@numba.njit(parallel=True, nogil=True)
+def on_all_threads(a, b, c, rounds, terms):
+    for thread in prange(len(a)):
+        multiply(a[thread], b[thread], c[thread], rounds, terms)
+
+
+class Peak:
+    """A participant that takes turns with those who are measured; `flops` is the best rate of all its turns."""
+    def __init__(self, threads, dtype="float32"):
+        self.threads, self.flops = threads, 0.0
+        self.terms = DEPTH if dtype == "float32" else 2 * DEPTH                   # bfloat16: two in each word
+        self.a, self.c = _for_each(threads, ROWS * DEPTH), _for_each(threads, ROWS * COLUMNS)
+        self.b = _for_each(threads, DEPTH * COLUMNS)
+        if dtype == "bfloat16":
+            self.b = self.b.view(np.uint16)
+        self()
+        self.flops = 0.0                                                          # that was compiling
+
+    def __call__(self):
+        numba.set_num_threads(min(self.threads, numba.config.NUMBA_NUM_THREADS))
+        time = min(seconds(lambda: on_all_threads(self.a, self.b, self.c, ROUNDS, self.terms)) for _ in range(BURSTS))
+        operations = 2 * self.threads * ROWS * COLUMNS * self.terms * ROUNDS
+        self.flops = max(self.flops, operations / time)
+
+
+def _for_each(threads, length):
+    """(threads, length) zeros, each thread's on cache lines of its own"""
+    memory = aligned(threads * -(-length // 16) * 16).reshape(threads, -1)
+    memory.fill(0)
+    return memory

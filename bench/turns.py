@@ -1,0 +1,126 @@
+"""Measuring systems in turn, A B C A B C ..., so that a machine whose speed drifts is fair to each; and what they need.
+
+Medians are quoted, and ratios are of medians from the same run. A machine that other programs use as well makes some
+turns slow, and none fast: hence the least time beside the median.
+"""
+import gc
+import json
+import os
+import pathlib
+import resource
+import statistics
+import sys
+import time
+
+OURS = "npdiffusion"
+PEERS = ("torch", "openvino")
+REST = 0.2          # seconds between turns: thread pools keep spinning for a moment, and would take the next one's cores
+
+
+def add_arguments(parser, size=512, repeats=3, steps=None):
+    """The options that benchmarks of models have in common."""
+    parser.add_argument("--size", type=int, default=size, help=f"pixels, of a square picture (default {size})")
+    parser.add_argument("--threads", type=int, default=None, help="default: physical cores")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--repeats", type=int, default=repeats, help=f"turns of each system (default {repeats})")
+    parser.add_argument("--against", type=names, default=PEERS, help="peers, of torch and openvino (default both; '' is none)")
+    if steps:
+        parser.add_argument("--steps", type=int, default=steps, help=f"steps of the sampler (default {steps})")
+
+
+def names(text):
+    """"torch,openvino" → ["torch", "openvino"]; ValueError for any other name"""
+    found = [name for name in text.split(",") if name]
+    if not {*found} <= {*PEERS}:
+        raise ValueError(text)
+    return found
+
+
+def set_threads(count=None):
+    """Let our kernels use that many threads (default: physical cores) and return the number."""
+    from npdiffusion import machine
+    from npdiffusion.kernels import threads
+    count = count or machine.physical_cores()
+    threads.set_threads(count)
+    return count
+
+
+def seconds(call):
+    """Time of one call."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def take(calls, repeats):
+    """{name: callable} → {name: seconds of each turn}; all have been called before, so that nothing has to warm up."""
+    times = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            time.sleep(REST)
+            times[name].append(seconds(call))
+    return times
+
+
+def medians(times):
+    """{name: list} → {name: median}"""
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def resident():
+    """Bytes of main memory that this process has now; where the system doesn't tell, the most it ever had."""
+    try:
+        return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+class Growth:
+    """with Growth() as growth: ...      growth.bytes is what this process grew by"""
+    def __enter__(self):
+        gc.collect()
+        self.before = resident()
+        return self
+
+    def __exit__(self, *_):
+        gc.collect()
+        self.bytes = resident() - self.before
+
+
+def describe(what, threads, arguments):
+    """The line above a table: machine, load, versions."""
+    from npdiffusion import machine
+    load = f", load {os.getloadavg()[0]:.1f} before" if hasattr(os, "getloadavg") else ""
+    print(f"{what}, {arguments.dtype}, {arguments.size}×{arguments.size}, {arguments.repeats} turns\n"
+          f"{machine.cpu_name()} ({', '.join(machine.cpu_features())}), {threads} threads{load}\n"
+          f"{', '.join(f'{name} {version}' for name, version in versions(arguments.against).items())}\n", flush=True)
+
+
+def versions(peers):
+    """{name: version} of what takes part"""
+    import importlib.metadata
+    import platform
+    distributions = ["numpy", "numba", *(("torch", "diffusers") if "torch" in peers else ()),
+                     *(("openvino",) if "openvino" in peers else ())]
+    return {"Python": platform.python_version()} | {name: importlib.metadata.version(name) for name in distributions}
+
+
+def table(columns, rows):
+    """Print rows, (name, *values), below columns, (heading, format of a value); a value that is None is left out."""
+    first = max(16, *(len(row[0]) + 2 for row in rows))
+    width = max(10, *(len(heading) + 2 for heading, _ in columns))
+    print(" " * first + "".join(f"{heading:>{width}}" for heading, _ in columns))
+    for name, *values in rows:
+        print(f"{name:<{first}}" + "".join(f"{'' if value is None else format(value, style):>{width}}"
+                                            for (_, style), value in zip(columns, values)))
+
+
+def last_line(**facts):
+    """The result as one line of JSON; numbers are rounded to what is measurable."""
+    def rounded(value):
+        if isinstance(value, float):
+            return float(f"{value:.5g}")
+        if isinstance(value, dict):
+            return {key: rounded(entry) for key, entry in value.items()}
+        return [rounded(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+    print(json.dumps(rounded(facts)), flush=True)
