@@ -8,6 +8,7 @@ Weights are brought once into the layout that a backend wants (`pack_linear`, `p
 in either form, so that changing the backend later costs speed, never correctness.
 """
 import contextlib
+import functools
 import importlib
 import os
 
@@ -53,10 +54,15 @@ def watched(watch):
 def __getattr__(name):
     if name not in OPERATIONS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    operation = getattr(importlib.import_module(f"{__name__}.{BACKENDS[backend()]}"), name)
+    operation = getattr(_module(backend()), name)
     if _watcher is None:
         return operation
     return _observed(name, operation, _watcher)
+
+
+@functools.cache                           # an operation is looked up thousands of times for a picture
+def _module(backend):
+    return importlib.import_module(f"{__name__}.{BACKENDS[backend]}")
 
 
 def _observed(name, operation, watch):
