@@ -83,6 +83,18 @@ def emit_dot(builder, a, b, c):
     return builder.call(dot, [c, builder.bitcast(a, pairs), builder.bitcast(b, pairs)])
 
 
+def emit_narrowed(builder, even, odd):
+    """Write LLVM code for words of two bfloat16 as a vector of float32: the lower halves from `even`, the upper from `odd`."""
+    lanes = even.type.count
+    name = f"llvm.x86.avx512bf16.cvtne2ps2bf16.{32 * lanes}"
+    signature = ir.FunctionType(ir.VectorType(_BFloat(), 2 * lanes), [even.type] * 2)
+    halves = builder.call(cgutils.get_or_insert_function(builder.module, signature, name), [odd, even])
+    halves = builder.bitcast(halves, ir.VectorType(ir.IntType(16), 2 * lanes))       # all of `even`, all of `odd`
+    order = [i // 2 + i % 2 * lanes for i in range(2 * lanes)]
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), 2 * lanes), order)
+    return builder.bitcast(builder.shuffle_vector(halves, ir.Constant(halves.type, ir.Undefined), mask), even.type)
+
+
 def emit_widened(builder, words, half):
     """Write LLVM code for lower (0) or upper (1) halves of a vector of words as float32."""
     integers = ir.VectorType(ir.IntType(32), words.type.count)

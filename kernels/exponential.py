@@ -52,8 +52,14 @@ def exp(x):
     return p * _power_of_two(rounded)
 
 
+def emit_rounded(builder, x):
+    """Write LLVM code for the whole number nearest to x, where x is a vector; beyond ±2²² it may be the next but one."""
+    magic = ir.Constant(x.type, [float(_ROUND)] * x.type.count)
+    return builder.fsub(builder.fadd(x, magic), magic)
+
+
 def emit_exp2(builder, multiply_add, x):
-    """Write LLVM code for 2ˣ, x ≤ 0, where x is a vector; `multiply_add(a, b, c)` writes a · b + c."""
+    """Write LLVM code for 2ˣ, x ≤ 2, where x is a vector; `multiply_add(a, b, c)` writes a · b + c."""
     def constant(value):
         return ir.Constant(x.type, [value] * x.type.count)
 

@@ -14,6 +14,9 @@ are computed transposed, keys as rows and queries as lanes, a block of keys at a
 Each lane keeps its own maximum m and sum l (`running_softmax`); when a block raises m, what was summed before is scaled
 by 2^(m_old − m). So softmax needs no step across lanes, 2^(P − m) is already the operand that the tile wants next, and
 rows of K and V are read where the linear layer wrote them. Powers of two, not of e: log₂ e is part of the scale on Q.
+
+In bfloat16 both products take words of two terms (`bfloat16`): K's are neighbours in width and V's are neighbouring
+keys, which `pair` prepares once for all queries; Q is rounded when it is scaled, and 2^(P − m) when it is computed.
 """
 import math
 
@@ -22,26 +25,30 @@ from numba import prange, types
 
 from . import threads
 from .arrays import flat, float32
-from .compiling import floats_in, floats_out, inlined, integers_out, kernel, size
+from .bfloat16 import HAS_DOT, narrowed, store_factor
+from .compiling import floats_in, floats_out, halves_in, halves_out, inlined, integers_out, kernel, kernels_for, size
 from .memory import load, next_job, store
 from .microkernel import PRODUCT, make_tile
-from .running_softmax import make_softmax_step
+from .running_softmax import LOWEST, make_softmax_step
 
 ROWS = 8 if PRODUCT.rows > 8 else 4                      # divides the usual head widths: 40, 64, 80, 160, 512
 QUERIES = PRODUCT.columns                                # of a job
-KEYS = 128                                               # of a block: P is 16 KB with AVX-512
-_MASKED = np.float32(-1e30)                              # finite, so that the difference of two is not NaN
+KEYS = 128                                               # of a block, an even number: P is 16 KB with AVX-512
+_MASKED = np.float32(LOWEST)
 _SMALL = 200_000                                         # multiply-adds that are not worth waking threads for
 
 many_rows = make_tile(PRODUCT._replace(rows=ROWS))
 one_row = make_tile(PRODUCT._replace(rows=1))            # for what is left over
 softmax_step = make_softmax_step(PRODUCT)
+narrowing_step = make_softmax_step(PRODUCT, narrow=True) if HAS_DOT else softmax_step
 
 
-def attention(q, k, v, heads, causal=False):
+def attention(q, k, v, heads, causal=False, dtype="float32"):
     """softmax(Q Kᵀ / √D) V for each head      q: (N, T, h·D)   k, v: (N, S, h·D)   → (N, T, h·D)
 
-    With `causal`, query t sees keys 0..t alone (T = S). ValueError if the shapes do not fit.
+    With `causal`, query t sees keys 0..t alone (T = S). dtype: "float32", or "bfloat16" for the factors of products,
+    where the processor multiplies them (elsewhere it would be slower and is the same as float32).
+    ValueError if the shapes do not fit.
     """
     q, k, v = float32(q, "q"), float32(k, "k"), float32(v, "v")
     images, queries, channels = q.shape
@@ -52,13 +59,48 @@ def attention(q, k, v, heads, causal=False):
         raise ValueError(f"causal attention needs as many keys as queries, not {keys} and {queries}")
     y = np.empty(q.shape, np.float32)
     width = channels // heads
-    threads.launch(attend, images, queries, keys, heads, width, causal, flat(q), flat(k), flat(v), flat(y),
-                   parallel=images * queries * keys * channels > _SMALL, scratch=(2 * width + KEYS + 3) * QUERIES)
+    k, v, parallel = flat(k), flat(v), images * queries * keys * channels > _SMALL
+    dtype = dtype if dtype in attend else "float32"
+    if dtype == "bfloat16":
+        k_words = threads.working_memory("keys", images * keys * heads * -(-width // 2)).view(np.uint16)
+        v_words = threads.working_memory("values", images * -(-keys // 2) * channels).view(np.uint16)
+        threads.launch(pair, images, keys, heads, width, k, v, k_words, v_words, parallel=parallel)
+        k, v = k_words, v_words
+    threads.launch(attend[dtype], images, queries, keys, heads, width, causal, flat(q), k, v, flat(y),
+                   parallel=parallel, scratch=(2 * (width + 1) + KEYS + 3) * QUERIES)
     return y
 
 
-@kernel(size, integers_out, size, size, size, size, size, types.boolean, floats_in, floats_in, floats_in, floats_out,
-        floats_out, size)
+@kernel(size, integers_out, size, size, size, size, floats_in, floats_in, halves_out, halves_out)
+def pair(thread_count, counter, images, keys, heads, width, k, v, k_words, v_words):
+    """K as (N, S, h, ⌈D/2⌉) and V as (N, ⌈S/2⌉, h·D) words of two bfloat16; an odd end is filled up by zeros.
+
+    A job is two keys of an image.
+    """
+    channels, k_width, pairs = heads * width, (width + 1) // 2 * 2, (keys + 1) // 2
+    for _ in prange(thread_count):
+        job = next_job(counter)
+        while job < images * pairs:
+            image, s = job // pairs, job % pairs * 2
+            for half in range(2):
+                source = (image * keys + s + half) * channels
+                exists = s + half < keys
+                for c in range(channels):
+                    store(v_words, 2 * (job * channels + c) + half, narrowed(load(v, source + c)) if exists else 0)
+                for head in range(heads if exists else 0):
+                    target = ((image * keys + s + half) * heads + head) * k_width
+                    store(k_words, target + k_width - 1, 0)
+                    for d in range(width):
+                        store(k_words, target + d, narrowed(load(k, source + head * width + d)))
+            job = next_job(counter)
+
+
+def _signature(factors):
+    return (size, integers_out, size, size, size, size, size, types.boolean, floats_in, factors, factors, floats_out,
+            floats_out, size)
+
+
+@kernels_for(float32=_signature(floats_in), **({"bfloat16": _signature(halves_in)} if HAS_DOT else {}))
 def attend(thread_count, counter, images, queries, keys, heads, width, causal, q, k, v, y, memory, share):
     """Jobs go through the queries of a head first: threads that run at the same time read the same keys."""
     blocks = (queries + QUERIES - 1) // QUERIES
@@ -66,28 +108,30 @@ def attend(thread_count, counter, images, queries, keys, heads, width, causal, q
         job = next_job(counter)
         while job < images * heads * blocks:
             head, block = divmod(job, blocks)
-            _attend_block(head // heads, head % heads, block * QUERIES, queries, keys, heads * width, width, causal,
+            _attend_block(head // heads, head % heads, block * QUERIES, queries, keys, heads, width, causal,
                           q, k, v, y, memory, thread * share)
             job = next_job(counter)
 
 
 @inlined
-def _attend_block(image, head, first, queries, keys, channels, width, causal, q, k, v, y, memory, query):
+def _attend_block(image, head, first, queries, keys, heads, width, causal, q, k, v, y, memory, query):
     """Queries first … first + QUERIES − 1 of one head; memory[query:] holds Qᵀ, Oᵀ, P, then m, l, a factor per lane."""
-    output = query + width * QUERIES
+    terms = 4 // k.itemsize                              # of a word: 1 float32 or 2 bfloat16
+    channels, k_words = heads * width, (width + terms - 1) // terms
+    output = query + (width + width % 2) * QUERIES
     score = output + width * QUERIES
     maximum = score + KEYS * QUERIES
     total, factor = maximum + QUERIES, maximum + 2 * QUERIES
     lanes = min(QUERIES, queries - first)
     q_row = (image * queries + first) * channels + head * width
-    kv_row = image * keys * channels + head * width
 
     scale = np.float32(math.log2(math.e) / math.sqrt(width))
-    for i in range(width * QUERIES):
+    for i in range((width + width % 2) * QUERIES):
         store(memory, query + i, 0)
     for lane in range(lanes):
         for d in range(width):
-            store(memory, query + d * QUERIES + lane, load(q, q_row + lane * channels + d) * scale)
+            at = ((d // terms) * QUERIES + lane) * terms + d % terms
+            store_factor(memory, query * terms + at, load(q, q_row + lane * channels + d) * scale, k)
     for lane in range(QUERIES):
         store(memory, maximum + lane, _MASKED)
         store(memory, total + lane, 0)
@@ -95,18 +139,26 @@ def _attend_block(image, head, first, queries, keys, channels, width, causal, q,
     end = min(keys, first + lanes) if causal else keys   # later keys are masked for every query of the block
     for start in range(0, end, KEYS):
         count = min(KEYS, end - start)
-        _scores(count, k, kv_row + start * channels, channels, width, memory, query, score)
+        k_start = (((image * keys + start) * heads + head) * k_words) * terms
+        v_start = ((image * ((keys + terms - 1) // terms) + start // terms) * channels + head * width) * terms
+        _scores(count, k, k_start, heads * k_words, width, memory, query, score)
         if causal and start + count > first + 1:
             for s in range(count):
                 for lane in range(min(QUERIES, start + s - first)):
                     store(memory, score + s * QUERIES + lane, _MASKED)
-        softmax_step(memory, score, count, maximum, total, factor)
+        if terms == 1:
+            softmax_step(memory, score, count, maximum, total, factor)
+        else:
+            if count % 2:
+                for lane in range(QUERIES):
+                    store(memory, score + count * QUERIES + lane, _MASKED)
+            narrowing_step(memory, score, (count + 1) // 2 * 2, maximum, total, factor)
         if start > 0:
             for d in range(width):
                 for lane in range(QUERIES):
                     at = output + d * QUERIES + lane
                     store(memory, at, load(memory, at) * load(memory, factor + lane))
-        _accumulate(count, v, kv_row + start * channels, channels, width, memory, score, output, start > 0)
+        _accumulate(count, v, v_start, channels, width, memory, score, output, start > 0)
 
     for lane in range(lanes):
         share = np.float32(1) / load(memory, total + lane)
@@ -115,24 +167,26 @@ def _attend_block(image, head, first, queries, keys, channels, width, causal, q,
 
 
 @inlined
-def _scores(count, k, k_start, channels, width, memory, query, score):
+def _scores(count, k, k_start, row_words, width, memory, query, score):
     """P = K Qᵀ for `count` keys"""
+    terms = 4 // k.itemsize
     whole = count // ROWS * ROWS
     for s in range(0, whole, ROWS):
-        many_rows(k, k_start + s * channels, channels, 1, memory, query,
+        many_rows(k, k_start + s * row_words * terms, row_words, 1, memory, query,
                   memory, score + s * QUERIES, QUERIES, width, False)
     for s in range(whole, count):
-        one_row(k, k_start + s * channels, channels, 1, memory, query,
+        one_row(k, k_start + s * row_words * terms, row_words, 1, memory, query,
                 memory, score + s * QUERIES, QUERIES, width, False)
 
 
 @inlined
 def _accumulate(count, v, v_start, channels, width, memory, score, output, further):
     """Oᵀ = Vᵀ P for the first `count` keys, Oᵀ += Vᵀ P for further ones"""
+    terms = 4 // v.itemsize
     whole = width // ROWS * ROWS
     for d in range(0, whole, ROWS):
-        many_rows(v, v_start + d, 1, channels, memory, score,
+        many_rows(v, v_start + d * terms, 1, channels, memory, score,
                   memory, output + d * QUERIES, QUERIES, count, further)
     for d in range(whole, width):
-        one_row(v, v_start + d, 1, channels, memory, score,
+        one_row(v, v_start + d * terms, 1, channels, memory, score,
                 memory, output + d * QUERIES, QUERIES, count, further)

@@ -95,9 +95,10 @@ def make_tile(shape, prefetching=False):
         B[k, :] = b[b_start + k · columns :][: columns]
         C[i, :] = c[c_start + i · c_stride :][: columns]
 
-    `depth` ≥ 1 terms are summed and added to C if `accumulate`, else C is overwritten. If b is uint16, a panel of
-    bfloat16, then k counts words of two terms in B, and in A where the processor multiplies pairs (`bfloat16.HAS_DOT`);
-    depth still counts terms. Nothing is checked, and all of C must be readable.
+    `depth` ≥ 1 terms are summed and added to C if `accumulate`, else C is overwritten. Nothing is checked, and all of C
+    must be readable. If a or b is uint16 the terms are bfloat16: k, strides and columns then count words of two terms,
+    depth still counts terms. Both matrices hold such words if the processor multiplies pairs (`bfloat16.HAS_DOT`), in
+    memory of either type; otherwise B does, and A holds float32.
 
     With `prefetching` there is one more argument, `later`: a cache line of a from there on is fetched into the cache at
     each k, `depth` of them in all, for a call to come. (It may lie beyond the end of a: then nothing happens.)
@@ -116,7 +117,7 @@ def make_tile(shape, prefetching=False):
         row_stride, k_stride = arguments[2], arguments[3]
         c_stride, depth, accumulate = arguments[8], arguments[9], arguments[10]
         later = pointer(0, arguments[11]) if prefetching else None
-        terms = 1 if signature.args[4].dtype == types.float32 else 2                 # in a word of B
+        terms = 2 if types.uint16 in (signature.args[0].dtype, signature.args[4].dtype) else 1       # in a word of B
         multiply, steps = (emit_dot, 1) if terms == 2 and HAS_DOT else (multiply_add, terms)
         words = builder.sdiv(builder.add(depth, INTEGER(terms - 1)), INTEGER(terms))
 

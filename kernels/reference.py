@@ -32,6 +32,11 @@ def to_bfloat16(x):
     return np.where(np.isnan(x), bits >> 16 | 0x40, nearest).astype(np.uint16)
 
 
+def rounded(x):
+    """The nearest numbers that bfloat16 can hold, in the type of x."""
+    return as_float32(to_bfloat16(x)).astype(x.dtype, copy=False)
+
+
 def stored(weight):
     """The array of the checkpoint, also when a fast twin has packed it (anything with an `unpack` method)."""
     return weight.unpack() if hasattr(weight, "unpack") else weight
@@ -45,7 +50,7 @@ def factors(x, weight):
     weight = stored(weight)
     if weight.dtype != np.uint16:
         return x, weight
-    return as_float32(to_bfloat16(x)).astype(x.dtype, copy=False), as_float32(weight)
+    return rounded(x), as_float32(weight)
 
 
 # --- products --------------------------------------------------------------------------------------------------------
@@ -164,19 +169,29 @@ def softmax(x):
 
 # --- attention -------------------------------------------------------------------------------------------------------
 
-def attention(q, k, v, heads, causal=False):
+def attention(q, k, v, heads, causal=False, dtype="float32"):
     """softmax(Q Kᵀ / √D) V for each head      q: (N, T, h·D)   k, v: (N, S, h·D)   → (N, T, h·D)
 
     With `causal`, query t sees keys 0..t alone (T = S).          Vaswani et al. 2017, arXiv:1706.03762, eq. 1
+    With dtype "bfloat16" the factors of both products are rounded: q log₂ e / √D, k, v, and powers 2^(x − m), where x
+    are scores and m is their maximum as a whole number; what powers are divided by is the sum of unrounded ones.
     """
     def split(x):                                                        # (N, T, h·D) → (N, h, T, D)
         return x.reshape(*x.shape[:2], heads, -1).swapaxes(1, 2)
 
     q, k, v = split(q), split(k), split(v)
-    scores = (q * (1 / math.sqrt(q.shape[-1]))) @ k.swapaxes(-1, -2)     # (N, h, T, S)
+    scale = 1 / math.sqrt(q.shape[-1])
+    if dtype == "bfloat16":
+        q = np.float32(math.log2(math.e) * scale) * q.astype(np.float32)
+        q, k, v, scale = rounded(q).astype(k.dtype), rounded(k), rounded(v), 1
+    scores = (q * scale) @ k.swapaxes(-1, -2)                            # (N, h, T, S)
     if causal:
         scores = np.where(np.tri(*scores.shape[-2:], dtype=bool), scores, np.float32(-np.inf))
-    y = softmax(scores) @ v
+    if dtype == "bfloat16":
+        powers = np.exp2(scores - np.rint(scores.max(axis=-1, keepdims=True)))
+        y = rounded(powers) @ v / powers.sum(axis=-1, keepdims=True)
+    else:
+        y = softmax(scores) @ v
     return y.swapaxes(1, 2).reshape(y.shape[0], y.shape[2], -1)
 
 

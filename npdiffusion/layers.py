@@ -15,8 +15,10 @@ class Linear:
         self.weight = np.zeros((out_features, in_features), np.float32)
         self.bias = np.zeros(out_features, np.float32) if bias else None
 
+        self.dtype = "float32"
+
     def prepare(self, dtype):
-        self.weight = kernels.pack_linear(self.weight, dtype)
+        self.weight, self.dtype = kernels.pack_linear(self.weight, dtype), dtype
 
     def __call__(self, x, residual=None):
         return kernels.linear(x, self.weight, self.bias, residual)

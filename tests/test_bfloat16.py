@@ -4,9 +4,9 @@ import platform
 import numpy as np
 import pytest
 
-from npdiffusion.kernels import fast, reference
-from tests.test_kernels import (CONVOLUTIONS, LIMIT, PRODUCTS, assert_twin, convolution, elsewhere, error,
-                                values)
+from npdiffusion.kernels import bfloat16, fast, reference
+from tests.test_kernels import (ATTENTIONS, CONVOLUTIONS, LIMIT, PRODUCTS, assert_twin, convolution, doubled, elsewhere,
+                                error, queries_keys_values, values)
 
 torch = pytest.importorskip("torch")
 
@@ -15,7 +15,7 @@ DIRECT, WINOGRAD = CONVOLUTIONS[:-4], CONVOLUTIONS[-4:]
 ROUNDING = 2**-8                                         # half a unit in the last place, relative, at most
 
 
-def bfloat16(weight):
+def by_torch(weight):
     """bits of the nearest bfloat16, by torch"""
     return torch.from_numpy(weight).bfloat16().view(torch.int16).numpy().view(np.uint16)
 
@@ -24,7 +24,7 @@ def bfloat16(weight):
 
 def test_rounding_is_torchs():
     x = np.concatenate([values(10_000), values(10_000, scale=1e-20), np.array(SPECIAL[:-1], np.float32)])
-    np.testing.assert_array_equal(reference.to_bfloat16(x), bfloat16(x))
+    np.testing.assert_array_equal(reference.to_bfloat16(x), by_torch(x))
 
 
 @pytest.mark.parametrize("bits", [0x7fc00000, 0xffc00000, 0x7f800001, 0x7fffffff, 0xffffffff])
@@ -42,7 +42,7 @@ def test_nan_stays_nan(bits):
 @pytest.mark.parametrize("source", ["float32", "float16", "bfloat16"])
 def test_packing_rounds_once_and_loses_nothing_else(shape, source):
     weight = {"float32": values(*shape), "float16": values(*shape).astype(np.float16),
-              "bfloat16": bfloat16(values(*shape))}[source]
+              "bfloat16": by_torch(values(*shape))}[source]
     for dtype in ("float32", "bfloat16"):
         packed = fast.pack_conv2d(weight, dtype)
         assert (packed.shape, packed.dtype, packed.is_finite) == (shape, dtype, True)
@@ -62,7 +62,7 @@ def test_packing_sees_what_is_not_finite(value, dtype):
     weight = values(70, 33).astype(dtype)
     weight[69, 32] = value
     assert not fast.pack_linear(weight, "bfloat16").is_finite
-    assert not fast.pack_linear(bfloat16(weight.astype(np.float32))).is_finite
+    assert not fast.pack_linear(by_torch(weight.astype(np.float32))).is_finite
 
 
 def test_bfloat16_takes_half_the_memory():
@@ -110,6 +110,28 @@ def test_both_factors_are_rounded_and_sums_are_not():
     assert error(x16 @ weight16.T, x.astype(float) @ weight.T.astype(float)) > ROUNDING / 4
 
 
+# ---- attention
+
+@pytest.mark.parametrize("n, t, s, heads, width, causal", ATTENTIONS)
+def test_attention_of_bfloat16_matches_its_definition(n, t, s, heads, width, causal):
+    """Powers of two are the same up to the last bit, and now and then that bit decides how one is rounded: hence 1e-4."""
+    q, k, v = queries_keys_values(n, t, s, heads, width)
+    dtype = "bfloat16" if bfloat16.HAS_DOT else "float32"                # which the fast twin falls back to
+    exact = reference.attention(*map(doubled, (q, k, v)), heads, causal, dtype)
+    y = fast.attention(q, k, v, heads, causal, "bfloat16")
+    assert y.dtype == np.float32
+    assert error(y, exact) < 1e-4
+    assert error(y, reference.attention(q, k, v, heads, causal)) < 4 * ROUNDING
+
+
+def test_attention_of_bfloat16_survives_large_scores_and_passes_nan_on():
+    q, k, v = queries_keys_values(1, 40, 70, 2, 16)
+    assert np.isfinite(fast.attention(q * 30, k, v, 2, dtype="bfloat16")).all()
+    k[0, 5, 3] = np.nan                                                  # of the first head
+    y = fast.attention(q, k, v, 2, dtype="bfloat16")
+    assert np.isnan(y[..., :16]).all() and np.isfinite(y[..., 16:]).all()
+
+
 CHECKS_OF_ONE_CPU = """
 from tests import test_bfloat16 as t
 from npdiffusion.kernels import bfloat16, microkernel
@@ -119,6 +141,7 @@ t.test_winograd_rounds_the_weights_alone(*t.WINOGRAD[1])
 for case in t.PRODUCTS:
     t.test_products_of_bfloat16_match_their_definition(*case)
 t.test_nan_stays_nan(0x7f800001)
+t.test_attention_of_bfloat16_matches_its_definition(*t.ATTENTIONS[0])
 print(microkernel.LANES, bfloat16.HAS_DOT)
 """
 
