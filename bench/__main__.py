@@ -1,13 +1,13 @@
-"""Benchmarks beside torch and OpenVINO, on random weights of full size:  python -m bench step --dtype bfloat16 --against openvino"""
+"""Benchmarks beside torch and OpenVINO, random weights of full size:  python -m bench step --dtype bfloat16"""
 import argparse
 import sys
 
 from bench import image, kernels, load, network, profile, results
 from npdiffusion.errors import UserError
 
-COMMANDS = {"kernels": (kernels, kernels.run), "step": (network, network.run_step), "decode": (network, network.run_decode),
-            "profile": (profile, profile.run), "image": (image, image.run), "load": (load, load.run),
-            "results": (results, results.run)}
+COMMANDS = {"kernels": (kernels, kernels.run), "step": (network, network.run_step),
+            "decode": (network, network.run_decode), "profile": (profile, profile.run),
+            "image": (image, image.run), "load": (load, load.run), "results": (results, results.run)}
 
 
 def main(arguments=None):

@@ -12,7 +12,7 @@ from bench import models
 
 def add_argument(parser):
     parser.add_argument("--model", type=pathlib.Path, default=None,
-                        help="a folder in diffusers layout (default: random weights of full size, float16, in a temporary one)")
+                        help="a folder in diffusers layout (default: a temporary one, random weights of full size)")
 
 
 @contextlib.contextmanager

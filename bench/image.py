@@ -31,13 +31,13 @@ def run(arguments):
                                                              turns.resident())]
     times = turns.take(calls, arguments.repeats)
     median = turns.medians(times)
-    turns.table([("median s", ".2f"), ("least s", ".2f"), ("ours ÷ it", ".2f"), ("GB, step 2", ".3f"), ("GB, last", ".3f"),
-                 ("GB, after", ".3f")],
+    turns.table([("median s", ".2f"), ("least s", ".2f"), ("ours ÷ it", ".2f"),
+                 ("GB, step 2", ".3f"), ("GB, last", ".3f"), ("GB, after", ".3f")],
                 [(name, t, min(times[name]), median[turns.OURS] / t, *(value / 1e9 for value in memory[name]))
                  for name, t in median.items()])
-    turns.last_line(benchmark="image", dtype=arguments.dtype, size=arguments.size, steps=arguments.steps, threads=threads,
-                    seconds=median, least={name: min(values) for name, values in times.items()}, memory=memory,
-                    versions=turns.versions(calls))
+    turns.last_line(benchmark="image", dtype=arguments.dtype, size=arguments.size, steps=arguments.steps,
+                    threads=threads, seconds=median, least={name: min(values) for name, values in times.items()},
+                    memory=memory, versions=turns.versions(calls))
 
 
 def our_pipeline(path, arguments, threads, at_step):
@@ -60,7 +60,8 @@ def torch_pipeline(path, arguments, threads, at_step):
     pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
         path, torch_dtype=getattr(torch, arguments.dtype), safety_checker=None)
     pipeline.scheduler = diffusers.DDIMScheduler.from_config(pipeline.scheduler.config)
-    pipeline.tokenizer.model_max_length = pipeline.text_encoder.config.max_position_embeddings      # some folders lack it
+    words = pipeline.text_encoder.config.max_position_embeddings
+    pipeline.tokenizer.model_max_length = words          # some folders lack it
     pipeline.set_progress_bar_config(disable=True)
     if arguments.dtype == "bfloat16":
         for model in (pipeline.unet, pipeline.vae):

@@ -1,8 +1,7 @@
 """Time every kernel at the shapes that Stable Diffusion v1 really has, beside its NumPy twin and torch.
 
 The shapes come from the models' configurations, for a guided step (a batch of 2) at the given picture size. All systems
-take turns (A B C A B C ...), so that a machine whose speed drifts is fair to each; medians are quoted, and ratios are of
-medians from the same run. The last line is one JSON object.
+take turns (`bench.turns`). The last line is one JSON object.
 """
 import numpy as np
 
@@ -25,8 +24,9 @@ def shapes(size):
             tokens, heads = pixels * pixels, unet.heads[level]
             yield f"linear         {tokens} {channels}", "linear", (BATCH * tokens, channels, channels)
             yield f"linear GEGLU   {tokens} {channels}", "geglu", (BATCH * tokens, channels, 4 * channels)
-            yield f"self-attention {tokens} {heads}×{channels // heads}", "attention", (BATCH, tokens, tokens, channels, heads)
-            yield f"cross-attention {tokens} {heads}×{channels // heads}", "attention", (BATCH, tokens, WORDS, channels, heads)
+            for name, keys in (("self", tokens), ("cross", WORDS)):
+                yield (f"{name}-attention {tokens} {heads}×{channels // heads}", "attention",
+                       (BATCH, tokens, keys, channels, heads))
         yield f"group norm SiLU {pixels}² {channels}", "norm", (BATCH, pixels, channels, unet.norm_num_groups)
     for level, channels in enumerate(vae.block_out_channels):
         yield f"VAE conv 3×3   {size >> level}² {channels}", "conv", (1, size >> level, channels, channels, 3)
@@ -54,10 +54,12 @@ def work(kind, sizes):
     if kind == "attention":
         n, queries, keys, channels, heads = sizes
         q, k, v = normal(n, queries, channels), normal(n, keys, channels), normal(n, keys, channels)
-        return (lambda _: kernels.attention(q, k, v, heads)), None, None, 4 * n * queries * keys * channels, torch_attention(q, k, v, heads)
+        flops = 4 * n * queries * keys * channels
+        return (lambda _: kernels.attention(q, k, v, heads)), None, None, flops, torch_attention(q, k, v, heads)
     n, side, channels, groups = sizes
     x, w, b = normal(n, side, side, channels), normal(channels), normal(channels)
-    return (lambda _: kernels.group_norm_silu(x, w, b, groups, 1e-5)), None, None, 10 * x.size, torch_norm(x, w, b, groups)
+    call = lambda _: kernels.group_norm_silu(x, w, b, groups, 1e-5)                          # noqa: E731
+    return call, None, None, 10 * x.size, torch_norm(x, w, b, groups)
 
 
 def torch_convolution(x, w, b):

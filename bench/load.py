@@ -1,7 +1,7 @@
 """Seconds from the call of `load` to a model that is ready to sample: weights packed, kernels loaded.
 
-Every turn is a fresh process; imports are counted apart. Files are in the page cache, and kernels on disk, since a first
-turn that does not count has compiled them. torch stands for diffusers' StableDiffusionPipeline.from_pretrained.
+Every turn is a fresh process; imports are counted apart. Files are in the page cache, and kernels on disk, since a turn
+that does not count has come first. torch stands for diffusers' StableDiffusionPipeline.from_pretrained.
 """
 import json
 import subprocess
@@ -59,9 +59,9 @@ def run(arguments):
     turns.table([("import s", ".2f"), ("load s", ".2f"), ("least s", ".2f"), ("ours ÷ it", ".2f"), ("GB", ".2f")],
                 [(name, turns.medians(imports)[name], t, min(loading[name]), median[turns.OURS] / t,
                   turns.medians(memory)[name] / 1e9) for name, t in median.items()])
-    turns.last_line(benchmark="load", dtype=arguments.dtype, threads=threads, imports=turns.medians(imports), seconds=median,
-                    least={name: min(times) for name, times in loading.items()}, memory=turns.medians(memory),
-                    versions=turns.versions(programs))
+    turns.last_line(benchmark="load", dtype=arguments.dtype, threads=threads, imports=turns.medians(imports),
+                    seconds=median, least={name: min(times) for name, times in loading.items()},
+                    memory=turns.medians(memory), versions=turns.versions(programs))
 
 
 def once(program, path, dtype, threads):

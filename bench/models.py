@@ -34,9 +34,9 @@ def torch_vae(sizes=config.VAEConfig(), seed=0):
     torch.manual_seed(seed)
     levels = len(sizes.block_out_channels)
     return diffusers.AutoencoderKL(
-        sample_size=sizes.sample_size, latent_channels=sizes.latent_channels, block_out_channels=sizes.block_out_channels,
-        layers_per_block=sizes.layers_per_block, norm_num_groups=sizes.norm_num_groups,
-        down_block_types=("DownEncoderBlock2D",) * levels,
+        sample_size=sizes.sample_size, latent_channels=sizes.latent_channels,
+        block_out_channels=sizes.block_out_channels, layers_per_block=sizes.layers_per_block,
+        norm_num_groups=sizes.norm_num_groups, down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels).eval().requires_grad_(False)
 
 
@@ -58,7 +58,8 @@ def ours(theirs, sizes, dtype="float32"):
     return model
 
 
-def write_folder(folder, unet_sizes=config.UNetConfig(), vae_sizes=config.VAEConfig(), text_sizes=config.CLIPTextConfig()):
+def write_folder(folder, unet_sizes=config.UNetConfig(), vae_sizes=config.VAEConfig(),
+                 text_sizes=config.CLIPTextConfig()):
     """A complete model in diffusers layout, weights in float16; returns the folder."""
     import diffusers
     import torch
@@ -66,8 +67,9 @@ def write_folder(folder, unet_sizes=config.UNetConfig(), vae_sizes=config.VAECon
     folder = pathlib.Path(folder)
     end = text_sizes.vocab_size - 1
     text_encoder = transformers.CLIPTextModel(transformers.CLIPTextConfig(
-        vocab_size=text_sizes.vocab_size, hidden_size=text_sizes.hidden_size, intermediate_size=text_sizes.intermediate_size,
-        num_hidden_layers=text_sizes.num_hidden_layers, num_attention_heads=text_sizes.num_attention_heads,
+        vocab_size=text_sizes.vocab_size, hidden_size=text_sizes.hidden_size,
+        intermediate_size=text_sizes.intermediate_size, num_hidden_layers=text_sizes.num_hidden_layers,
+        num_attention_heads=text_sizes.num_attention_heads,
         bos_token_id=end - 1, eos_token_id=end, pad_token_id=end))
     _write_tokenizer(folder / "words", text_sizes.vocab_size)
     diffusers.StableDiffusionPipeline(
@@ -75,7 +77,7 @@ def write_folder(folder, unet_sizes=config.UNetConfig(), vae_sizes=config.VAECon
         tokenizer=transformers.CLIPTokenizer.from_pretrained(folder / "words"),
         scheduler=diffusers.PNDMScheduler(**SCHEDULER), safety_checker=None, feature_extractor=None,
         requires_safety_checker=False).to(torch.float16).save_pretrained(folder)
-    for path in (folder / "words").iterdir():            # vocab.json and merges.txt, which newer transformers do not write
+    for path in (folder / "words").iterdir():            # vocab.json and merges.txt: new versions write another file
         path.replace(folder / "tokenizer" / path.name)
     (folder / "words").rmdir()
     return folder

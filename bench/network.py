@@ -96,10 +96,10 @@ def report(what, arguments, threads, flops, times, memory, difference, peak):
     rows = [(name, 1e3 * t, 1e3 * min(times[name]), flops / t / 1e9, flops / t / peak, median[turns.OURS] / t,
              memory[name] / 1e9, difference[name]) for name, t in median.items()]
     rows.append(("peak", 1e3 * flops / peak, None, peak / 1e9, 1.0, None, None, None))
-    turns.table([("median ms", ".0f"), ("least ms", ".0f"), ("GFLOP/s", ".0f"), ("of peak", ".2f"), ("ours ÷ it", ".2f"),
-                 ("GB", ".2f"), ("difference", ".1e")], rows)
-    turns.last_line(benchmark=what, dtype=arguments.dtype, size=arguments.size, images=arguments.images, threads=threads,
-                    gflop=flops / 1e9, peak_gflops=peak / 1e9, seconds=median,
+    turns.table([("median ms", ".0f"), ("least ms", ".0f"), ("GFLOP/s", ".0f"), ("of peak", ".2f"),
+                 ("ours ÷ it", ".2f"), ("GB", ".2f"), ("difference", ".1e")], rows)
+    turns.last_line(benchmark=what, dtype=arguments.dtype, size=arguments.size, images=arguments.images,
+                    threads=threads, gflop=flops / 1e9, peak_gflops=peak / 1e9, seconds=median,
                     least={name: min(times[name]) for name in median},
                     ratios={name: median[turns.OURS] / t for name, t in median.items() if name != turns.OURS},
                     memory=memory, difference=difference,

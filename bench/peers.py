@@ -1,4 +1,4 @@
-"""How the peers run a model: torch as diffusers does, OpenVINO from diffusers' model, each as fast as its makers advise.
+"""How the peers run a model: torch as diffusers does, OpenVINO from diffusers' model, each set up to be fast.
 
 A model is a torch module that takes tensors and returns a tensor; a system is a callable without arguments, which does
 the work once.
@@ -7,6 +7,7 @@ the work once.
     torch bfloat16       weights and activations in bfloat16, channels last
     openvino             converted with static shapes, INFERENCE_PRECISION_HINT f32 or bf16, PERFORMANCE_HINT LATENCY
 """
+import warnings
 
 
 def on_torch(module, arrays, dtype, threads):
@@ -29,7 +30,8 @@ def on_openvino(module, arrays, dtype, threads):
     """The same; the module is not changed."""
     import openvino
     import torch
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")                  # what tracing warns of does not vary here
         converted = openvino.convert_model(module, example_input=tuple(map(torch.from_numpy, arrays)),
                                            input=[array.shape for array in arrays])
     compiled = openvino.Core().compile_model(converted, "CPU", {

@@ -97,8 +97,8 @@ def report(arguments, threads, whole, entries, peak):
     found.append(("all", len(entries), whole, sum(row[3] for row in found)))
     rows = [(label, calls, 1e3 * time, time / whole, *((flops / 1e9, flops / time / 1e9, flops / time / peak) if flops
                                                        else (None,) * 3)) for label, calls, time, flops in found]
-    turns.table([("calls", "d"), ("ms", ".1f"), ("share", ".1%"), ("GFLOP", ".1f"), ("GFLOP/s", ".0f"), ("of peak", ".2f")],
-                rows)
+    turns.table([("calls", "d"), ("ms", ".1f"), ("share", ".1%"), ("GFLOP", ".1f"), ("GFLOP/s", ".0f"),
+                 ("of peak", ".2f")], rows)
     turns.last_line(benchmark="profile", of=arguments.of, dtype=arguments.dtype, size=arguments.size, threads=threads,
                     images=arguments.images, peak_gflops=peak / 1e9, seconds=whole,
                     parts={label: {"calls": calls, "seconds": time, "gflop": flops / 1e9}

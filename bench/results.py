@@ -12,13 +12,15 @@ import subprocess
 import sys
 
 from npdiffusion import machine
+from npdiffusion.kernels import DTYPES
 
 PAGE = pathlib.Path(__file__).with_name("RESULTS.md")
 LEGEND = """
-Every system takes turns with the others in one process (A B C A B C …) on the same random full-size weights; medians are
-quoted beside the least. *Step*: the UNet for one guided picture, that is for a batch of 2. *Decode*: latents to picture.
-GFLOP/s count what a direct algorithm would do, so that Winograd's convolution may exceed the peak, which is the rate of our
-register tile in the nearest cache, on all threads, in the same run. "GB" is what the process grew by for that system.
+Every system takes turns with the others in one process (A B C A B C …) on the same random full-size weights; medians
+are quoted beside the least. *Step*: the UNet for one guided picture, that is for a batch of 2. *Decode*: latents to
+picture. GFLOP/s count what a direct algorithm would do, so that Winograd's convolution may exceed the peak, which is
+the rate of our register tile in the nearest cache, on all threads, in the same run. "GB" is what the process grew by for
+that system; "difference" is to our result, over its largest value.
 """
 
 
@@ -26,7 +28,7 @@ def add_arguments(parser):
     def numbers(text):
         return [int(word) for word in text.split(",")]
     parser.add_argument("--size", type=int, default=512, help="pixels, where size is not what varies (default 512)")
-    parser.add_argument("--sizes", type=numbers, default=[256, 384, 512, 768, 1024], help="of the pictures, where it is")
+    parser.add_argument("--sizes", type=numbers, default=[256, 384, 512, 768, 1024], help="where size varies")
     parser.add_argument("--images", type=numbers, default=[1, 2, 4], help="at once (default 1,2,4)")
     parser.add_argument("--steps", type=int, default=50, help="of the whole picture (default 50)")
     parser.add_argument("--repeats", type=int, default=5, help="turns of each system (default 5)")
@@ -38,23 +40,24 @@ def run(arguments):
     """Everything, written into bench/RESULTS.md; takes hours."""
     size, repeats = f"--size {arguments.size}", f"--repeats {arguments.repeats}"
     model = f" --model {shlex.quote(arguments.model)}" if arguments.model else ""
-    parts = [section("One step, one decoding", [f"{what} {size} {repeats} --dtype {dtype}" for what in ("step", "decode")
-                                                for dtype in ("float32", "bfloat16")]),
+    models = [(what, dtype) for what in ("step", "decode") for dtype in DTYPES]
+    parts = [section("One step, one decoding", [f"{what} {size} {repeats} --dtype {dtype}" for what, dtype in models]),
              section("Where the time goes", [f"profile --of {what} {size} {repeats} --dtype {dtype}"
-                                             for what in ("step", "decode") for dtype in ("float32", "bfloat16")])]
-    for dtype in ("float32", "bfloat16"):
+                                             for what, dtype in models])]
+    for dtype in DTYPES:
         common = f"--dtype {dtype} {repeats} --against openvino"
-        parts.append(growth(f"Step against picture size, {dtype}", "size",
+        parts.append(varying(f"Step against picture size, {dtype}", "size",
                             [f"step --size {pixels} {common}" for pixels in arguments.sizes]))
-        parts.append(growth(f"Step against threads, {dtype}", "threads",
+        parts.append(varying(f"Step against threads, {dtype}", "threads",
                             [f"step {size} --threads {count} {common}" for count in (1, 2)]))
-        parts.append(growth(f"Step against images at once, {dtype}", "images",
+        parts.append(varying(f"Step against images at once, {dtype}", "images",
                             [f"step {size} --images {count} {common}" for count in arguments.images]))
         parts.append(section(f"Loading and a whole picture, {dtype}", [
             f"load {repeats} --dtype {dtype}{model}",
             f"image {size} --steps {arguments.steps} --repeats 1 --dtype {dtype}{model} --against ''"]))
-    head = (f"# Benchmarks\n\n{machine.cpu_name()} ({', '.join(machine.cpu_features())}), {machine.physical_cores()} cores, "
-            f"{(machine.memory() or 0) / 1e9:.0f} GB, {datetime.date.today()}.\nWritten by `python -m bench results`.\n{LEGEND}")
+    features, memory = ", ".join(machine.cpu_features()), (machine.memory() or 0) / 1e9
+    head = (f"# Benchmarks\n\n{machine.cpu_name()} ({features}), {machine.physical_cores()} cores, {memory:.0f} GB, "
+            f"{datetime.date.today()}.\nWritten by `python -m bench results`.\n{LEGEND}")
     arguments.page.write_text("\n".join([head, *parts]), encoding="utf-8")
     print(f"wrote {arguments.page}")
 
@@ -76,15 +79,16 @@ def section(title, commands):
     return f"## {title}\n\n" + "\n".join(shown)
 
 
-def growth(title, varied, commands):
+def varying(title, varied, commands):
     """One row for each command: the seconds of each system, and how ours relate to those of the first row."""
     found = [measured(command)[1] for command in commands]
     names = list(found[0]["seconds"])
-    lines = [f"| {varied} | " + " | ".join(f"{name} s" for name in names) + " | ours ÷ first row | GFLOP/s, ours | of peak |",
-             "|---" * (len(names) + 4) + "|"]
+    rows = [[varied, *(f"{name} s" for name in names), "ours ÷ first row", "GFLOP/s, ours", "of peak"],
+            ["---"] * (len(names) + 4)]
     for facts in found:
-        ours = facts["seconds"][names[0]]
-        rate = facts["gflop"] / ours
-        lines.append(f"| {facts[varied]} | " + " | ".join(f"{facts['seconds'][name]:.2f}" for name in names)
-                     + f" | {ours / found[0]['seconds'][names[0]]:.2f} | {rate:.0f} | {rate / facts['peak_gflops']:.2f} |")
-    return f"## {title}\n\n" + "".join(f"    python -m bench {command}\n" for command in commands) + "\n" + "\n".join(lines) + "\n"
+        times, first = facts["seconds"], found[0]["seconds"]
+        rate = facts["gflop"] / times[names[0]]
+        rows.append([str(facts[varied]), *(f"{times[name]:.2f}" for name in names),
+                     f"{times[names[0]] / first[names[0]]:.2f}", f"{rate:.0f}", f"{rate / facts['peak_gflops']:.2f}"])
+    lines = [*(f"    python -m bench {command}" for command in commands), "", *(f"| {' | '.join(row)} |" for row in rows)]
+    return f"## {title}\n\n" + "\n".join(lines) + "\n"

@@ -14,16 +14,17 @@ import time
 
 OURS = "npdiffusion"
 PEERS = ("torch", "openvino")
-REST = 0.2          # seconds between turns: thread pools keep spinning for a moment, and would take the next one's cores
+REST = 0.2          # seconds between turns: thread pools spin for a moment more, on cores that the next one needs
 
 
 def add_arguments(parser, size=512, repeats=3, steps=None):
     """The options that benchmarks of models have in common."""
     parser.add_argument("--size", type=int, default=size, help=f"pixels, of a square picture (default {size})")
     parser.add_argument("--threads", type=int, default=None, help="default: physical cores")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32",
+                        help="of our weights, and of peers' weights and results (default float32)")
     parser.add_argument("--repeats", type=int, default=repeats, help=f"turns of each system (default {repeats})")
-    parser.add_argument("--against", type=names, default=PEERS, help="peers, of torch and openvino (default both; '' is none)")
+    parser.add_argument("--against", type=names, default=PEERS, help="of torch and openvino (default both; '' is none)")
     if steps:
         parser.add_argument("--steps", type=int, default=steps, help=f"steps of the sampler (default {steps})")
 
@@ -46,7 +47,7 @@ def set_threads(count=None):
 
 
 def seconds(call):
-    """Time of one call."""
+    """Time of one call"""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start

@@ -1,0 +1,148 @@
+"""Benchmarks: operations counted as torch would execute them, turns, and tables that end in one line of JSON."""
+import argparse
+import json
+import math
+
+import pytest
+import torch
+from diffusers.models.attention_processor import Attention
+
+from bench import models, network, peak, peers, profile, results, turns, work
+from npdiffusion import kernels
+from npdiffusion.config import UNetConfig, VAEConfig
+
+TINY_UNET = UNetConfig(block_out_channels=(32, 64), cross_attention=(True, False), heads=(4, 4), layers_per_block=1,
+                       cross_attention_dim=24, norm_num_groups=8, sample_size=8)
+TINY_VAE = VAEConfig(block_out_channels=(16, 32, 32), layers_per_block=1, norm_num_groups=8)
+
+
+def executed(module, *inputs):
+    """Floating-point operations of the products that a torch module executes, counted by hooks"""
+    total = 0
+
+    def convolution(layer, _, output):
+        nonlocal total
+        total += 2 * output.numel() * math.prod(layer.weight.shape[1:])
+
+    def linear(layer, arguments, output):
+        nonlocal total
+        total += 2 * output.numel() * layer.in_features
+
+    def attention(layer, arguments, options, output):
+        nonlocal total
+        x = arguments[0] if arguments else options["hidden_states"]
+        context = options.get("encoder_hidden_states")
+        tokens = math.prod(x.shape[1:-1]) if x.ndim == 3 else math.prod(x.shape[2:])
+        total += 4 * len(x) * tokens * (tokens if context is None else context.shape[1]) * layer.to_q.out_features
+
+    for layer in module.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            layer.register_forward_hook(convolution)
+        elif isinstance(layer, torch.nn.Linear):
+            layer.register_forward_hook(linear)
+        elif isinstance(layer, Attention):
+            layer.register_forward_hook(attention, with_kwargs=True)
+    with torch.no_grad():
+        module(*inputs)
+    return total
+
+
+@pytest.mark.parametrize("sizes, height, width", [(TINY_UNET, 8, 12), (UNetConfig(), 32, 32)], ids=["tiny", "SD v1"])
+def test_operations_of_the_unet_are_those_that_torch_executes(sizes, height, width):
+    with torch.device("meta"):
+        model = peers.unet_module(models.torch_unet(sizes))
+        found = executed(model, torch.zeros(1, 4, height, width), torch.zeros(1),
+                         torch.zeros(1, work.WORDS, sizes.cross_attention_dim))
+    assert sum(work.unet(sizes, height, width).values()) == found
+
+
+@pytest.mark.parametrize("sizes", [TINY_VAE, VAEConfig()], ids=["tiny", "SD v1"])
+def test_operations_of_the_decoder_are_those_that_torch_executes(sizes):
+    with torch.device("meta"):
+        found = executed(peers.decoder_module(models.torch_vae(sizes)), torch.zeros(1, 4, 8, 16))
+    assert sum(work.decoder(sizes, 8, 16).values()) == found
+
+
+def test_a_sample_at_512_pixels_takes_803_gflop_and_its_decoding_2515():
+    assert round(sum(work.unet(UNetConfig(), 64, 64).values()) / 1e9) == 803
+    assert round(sum(work.decoder(VAEConfig(), 64, 64).values()) / 1e9) == 2515
+
+
+def test_systems_take_turns():
+    order = []
+    times = turns.take({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 3)
+    assert order == list("ababab") and [len(values) for values in times.values()] == [3, 3]
+
+
+def test_an_unknown_peer_is_named_as_an_error():
+    with pytest.raises(ValueError):
+        turns.names("torch,jax")
+
+
+def test_no_peer_is_an_empty_string():
+    assert turns.names("") == []
+
+
+def options(add_arguments, *words):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return parser.parse_args([*words, "--size", "64", "--repeats", "1", "--threads", "1"])
+
+
+@pytest.mark.parametrize("dtype", kernels.DTYPES)
+@pytest.mark.parametrize("run, sizes", [(network.run_step, TINY_UNET), (network.run_decode, TINY_VAE)],
+                         ids=["step", "decode"])
+def test_the_last_line_has_times_of_ours_and_torch_and_their_results_agree(run, sizes, dtype, capsys):
+    run(options(network.add_arguments, "--against", "torch", "--dtype", dtype), sizes)
+    facts = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert all(facts["seconds"][name] > 0 for name in ("npdiffusion", "torch"))
+    assert facts["difference"]["torch"] < {"float32": 1e-4, "bfloat16": 0.1}[dtype]
+
+
+def test_openvino_computes_the_same_step(capsys):
+    pytest.importorskip("openvino")
+    network.run_step(options(network.add_arguments, "--against", "openvino"), TINY_UNET)
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["difference"]["openvino"] < 1e-3
+
+
+def test_parts_of_a_profile_add_up_to_the_whole(capsys):
+    profile.run(options(profile.add_arguments), TINY_UNET)
+    facts = json.loads(capsys.readouterr().out.splitlines()[-1])
+    parts = facts["parts"]
+    assert sum(part["seconds"] for part in parts.values()) == pytest.approx(facts["seconds"], rel=1e-3)
+    assert parts["other"]["seconds"] >= 0
+
+
+def test_profiling_leaves_the_operations_as_they_were():
+    with profile.timed([]):
+        assert "linear" in vars(kernels)
+    assert "linear" not in vars(kernels)
+
+
+def test_the_peak_is_the_best_rate_of_its_turns():
+    found = peak.Peak(threads=1)
+    found()
+    first = found.flops
+    found()
+    assert found.flops >= first > 1e8
+
+
+def test_a_written_model_loads_here(tmp_path):
+    from npdiffusion import config, load
+    text = config.CLIPTextConfig(vocab_size=600, hidden_size=24, intermediate_size=48, num_hidden_layers=1,
+                                 num_attention_heads=3)
+    pipeline = load(str(models.write_folder(tmp_path / "model", TINY_UNET, TINY_VAE, text)))
+    assert pipeline.encode_prompt("abc").shape == (1, 77, 24)
+
+
+def test_results_show_each_command_and_its_table(monkeypatch, tmp_path):
+    facts = {"seconds": {"npdiffusion": 1.0, "openvino": 2.0}, "gflop": 100.0, "peak_gflops": 200.0, "size": 64,
+             "threads": 1, "images": 1}
+    monkeypatch.setattr(results, "measured", lambda command: ("a table", facts))
+    page = tmp_path / "RESULTS.md"
+    parser = argparse.ArgumentParser()
+    results.add_arguments(parser)
+    results.run(parser.parse_args(["--page", str(page)]))
+    text = page.read_text(encoding="utf-8")
+    assert "python -m bench decode --size 512 --repeats 5 --dtype bfloat16" in text and "a table" in text
+    assert "| 64 | 1.00 | 2.00 | 1.00 | 100 | 0.50 |" in text
