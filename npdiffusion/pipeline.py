@@ -76,7 +76,8 @@ class StableDiffusionPipeline:
             return noise.latent_noise(generators, height // f, width // f, channels)
 
         with self._timed("text"):
-            context, negative = (np.repeat(self.encode_prompt(text), count, axis=0) for text in (prompt, negative_prompt))
+            context = np.repeat(self.encode_prompt(prompt), count, axis=0)
+            negative = None if guidance_scale == 1 else np.repeat(self.encode_prompt(negative_prompt), count, axis=0)
         with self._timed("encoding"):
             init = None if init_image is None else self.vae.latents(to_array(init_image, width, height)[None], draw())
         with self._timed("sampling"):

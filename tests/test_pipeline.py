@@ -102,7 +102,7 @@ def test_the_same_seed_gives_the_same_picture_and_no_seed_another_one(pair):
 
 
 def test_guidance_scale_one_never_runs_the_unconditional_half(pair):
-    ours, prompts = pair[1], []
+    ours, prompts, texts = pair[1], [], []
 
     class Spy:
         config = ours.unet.config
@@ -111,10 +111,14 @@ def test_guidance_scale_one_never_runs_the_unconditional_half(pair):
             prompts.append(len(context))
             return ours.unet(latents, timesteps, context)
 
-    spied = OurPipeline(ours.tokenizer, ours.text_encoder, Spy(), ours.vae, SCHEDULE, "spied")
+    def text_encoder(ids):
+        texts.append(len(prompts))
+        return ours.text_encoder(ids)
+
+    spied = OurPipeline(ours.tokenizer, text_encoder, Spy(), ours.vae, SCHEDULE, "spied")
     spied.generate(PROMPT, steps=2, guidance_scale=1, sampler="ddim", seed=0)
     spied.generate(PROMPT, steps=1, guidance_scale=2, sampler="ddim", seed=0)
-    assert prompts == [1, 1, 2]
+    assert prompts == [1, 1, 2] and texts == [0, 2, 2]
 
 
 def test_keys_and_values_of_the_prompts_are_computed_once_a_picture(pair):
