@@ -1,7 +1,7 @@
 """Memory that one array leaves is the best place for the next.
 
-glibc maps each array of more than 32 MB anew and unmaps it in the end, and whenever the heap ends in 64 MB that are free,
-it gives those back as well. The system then has to clear the same pages over and over again: an eighth of the time of a
+glibc maps each array of more than 32 MB anew and unmaps it in the end, and whenever the heap ends in 64 MB that are
+free, it gives those back as well. The system then has to clear the same pages over and over again: an eighth of the time of a
 decoder at 512×512. mallopt(3) can tell it otherwise; with another C library nothing happens.
 """
 import contextlib
@@ -13,7 +13,7 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4          # M_... of malloc.h
 
 @contextlib.contextmanager
 def memory_reused():
-    """Within, memory of arrays that are gone stays with the process, for arrays to come; afterwards it is given back."""
+    """Within, memory of arrays that are gone stays with the process, for those to come; afterwards it is given back."""
     libc = _glibc()
     if libc is None:
         yield

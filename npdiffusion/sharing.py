@@ -11,7 +11,7 @@ import numpy as np
 
 
 class Context:
-    """Hidden states of prompts (N, S, X), to which each cross-attention adds its keys and values when it first sees them.
+    """Hidden states of prompts (N, S, X), and the keys and values that each cross-attention made of them.
 
     For one set of weights: a UNet whose weights have changed needs a new one.
     """

@@ -4,8 +4,8 @@ Rombach et al. 2021, arXiv:2112.10752, section 3.3: the pixels of a feature map 
 self-attention, cross-attention to the text encoder's hidden states, and a gated feed-forward layer, all with a
 layer norm before and a residual around. T = H · W pixels, S words, C channels, X context width.
 
-A context is an array or a `Context`, which remembers keys and values. Fewer images than contexts are shared by them, see
-sharing.py: N is then the number of images up to the first cross-attention, and the number of contexts from there on.
+A context is an array or a `Context`, which remembers keys and values. Fewer images than contexts are shared by them,
+see sharing.py: N is the number of images up to the first cross-attention, and the number of contexts from there on.
 """
 from npdiffusion import kernels
 from npdiffusion.layers import Conv2d, GroupNorm, LayerNorm, Linear

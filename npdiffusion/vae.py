@@ -61,8 +61,11 @@ class UpBlock:
 
 
 def through(blocks, x):
-    """x after all layers of the blocks. One loop over layers: a block that were called would have its input kept alive
-    by the caller until its end, and feature maps are what a decoder's memory goes to."""
+    """x after all layers of the blocks.
+
+    One loop over layers: if blocks were called, each block's input would live in the caller until the block's end, and
+    feature maps are what a decoder's memory goes to.
+    """
     for layer in [layer for block in blocks for layer in block.layers()]:
         x = layer(x)
     return x

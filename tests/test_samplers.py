@@ -282,7 +282,8 @@ def test_guidance_moves_from_the_unconditional_to_the_conditional_prediction():
 
 
 def test_guidance_keeps_float32():
-    predict = guided(lambda context: lambda x, t: np.concatenate([x, x]), np.ones((2, 7, 3)), np.ones((2, 7, 3)), np.float64(7.5))
+    context = np.ones((2, 7, 3))
+    predict = guided(lambda context: lambda x, t: np.concatenate([x, x]), context, context, np.float64(7.5))
     assert predict(INIT, 1.0).dtype == np.float32
 
 

@@ -16,9 +16,10 @@ def random(*shape, seed=0):
 
 @pytest.fixture(scope="module", params=["attention at the first level", "attention from the second level on"])
 def unet(request):
-    plain = references.TINY_UNET | dict(down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-                                        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"))
-    return references.twin(references.torch_unet(**(references.TINY_UNET if "first" in request.param else plain)))
+    later = dict(down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+                 up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"))
+    settings = references.TINY_UNET | ({} if "first" in request.param else later)
+    return references.twin(references.torch_unet(**settings))
 
 
 def operations(call):
