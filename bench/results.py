@@ -19,8 +19,8 @@ LEGEND = """
 Every system takes turns with the others in one process (A B C A B C …) on the same random full-size weights; medians
 are quoted beside the least. *Step*: the UNet for one guided picture, that is for a batch of 2. *Decode*: latents to
 picture. GFLOP/s count what a direct algorithm would do, so that Winograd's convolution may exceed the peak, which is
-the rate of our register tile in the nearest cache, on all threads, in the same run. "GB" is what the process grew by for
-that system; "difference" is to our result, over its largest value.
+the rate of our register tile in the nearest cache, on all threads, in the same run. "GB" is what the process grew by
+for that system; "difference" is to our result, over its largest value.
 """
 
 
@@ -90,5 +90,5 @@ def varying(title, varied, commands):
         rate = facts["gflop"] / times[names[0]]
         rows.append([str(facts[varied]), *(f"{times[name]:.2f}" for name in names),
                      f"{times[names[0]] / first[names[0]]:.2f}", f"{rate:.0f}", f"{rate / facts['peak_gflops']:.2f}"])
-    lines = [*(f"    python -m bench {command}" for command in commands), "", *(f"| {' | '.join(row)} |" for row in rows)]
-    return f"## {title}\n\n" + "\n".join(lines) + "\n"
+    shown = "".join(f"    python -m bench {command}\n" for command in commands)
+    return f"## {title}\n\n{shown}\n" + "".join(f"| {' | '.join(row)} |\n" for row in rows)
