@@ -43,15 +43,15 @@ def narrowed(x):
 
 @inlined
 def factors_per_word(panels):
-    """How many factors of the left side stand in a word of 32 bits, if the right side is `panels` (float32 or uint16)."""
+    """How many factors of the left side stand in a word of 32 bits, if `panels`, float32 or uint16, are the right side."""
     return 2 if panels.itemsize == 2 and HAS_DOT else 1
 
 
 @inlined
 def store_factor(memory, index, value, panels):
-    """Make `value` factor number `index` of a left side: memory is float32, `panels` (float32 or uint16) the right side.
+    """Make `value` factor number `index` of a left side in `memory`, which is float32.
 
-    The branches are decided when compiling.
+    panels: the right side, float32 or uint16; its type decides, when compiling, which branch there is.
     """
     if panels.itemsize == 4:
         store(memory, index, value)
@@ -84,7 +84,7 @@ def emit_dot(builder, a, b, c):
 
 
 def emit_narrowed(builder, even, odd):
-    """Write LLVM code for words of two bfloat16 as a vector of float32: the lower halves from `even`, the upper from `odd`."""
+    """Write LLVM code for words of two bfloat16, seen as float32: lower halves from vector `even`, upper ones from `odd`."""
     lanes = even.type.count
     name = f"llvm.x86.avx512bf16.cvtne2ps2bf16.{32 * lanes}"
     signature = ir.FunctionType(ir.VectorType(_BFloat(), 2 * lanes), [even.type] * 2)

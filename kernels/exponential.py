@@ -53,7 +53,7 @@ def exp(x):
 
 
 def emit_rounded(builder, x):
-    """Write LLVM code for the whole number nearest to x, where x is a vector; beyond ±2²² it may be the next but one."""
+    """Write LLVM code for the whole number nearest to x, where x is a vector; beyond ±2²² for one of the nearest."""
     magic = ir.Constant(x.type, [float(_ROUND)] * x.type.count)
     return builder.fsub(builder.fadd(x, magic), magic)
 

@@ -34,7 +34,7 @@ from .microkernel import PRODUCT
 COLUMNS = PRODUCT.columns
 FLOAT32, FLOAT16, BFLOAT16 = range(3)                    # what a weight may come as; bfloat16 as uint16
 _KINDS = {"float32": FLOAT32, "float16": FLOAT16, "uint16": BFLOAT16}
-_RUN = 256                         # about as many numbers of an output are moved at a time: their lines stay in the cache
+_RUN = 256                                               # about as many numbers of an output are moved at a time
 
 _ZERO = np.float32(0)
 _SIGN, _REST, _EXPONENT, _MANTISSA = np.uint32(0x8000), np.uint32(0x7fff), np.uint32(0x7c00), np.uint32(0x3ff)
@@ -135,7 +135,8 @@ def element(panels, depth, k, output):
 
 @kernel(size, integers_out, size, size, size, size, halves_in, size, halves_out, types.boolean, integers_out,
         floats_out, size)
-def pack(thread_count, counter, panels, outputs, channels, taps, weight, kind, packed, narrow, is_finite, memory, share):
+def pack(thread_count, counter, panels, outputs, channels, taps, weight, kind, packed, narrow, is_finite, memory,
+         share):
     """A job is a panel. is_finite[0] becomes 0 if a number is not finite."""
     for thread in prange(thread_count):
         panel = next_job(counter)

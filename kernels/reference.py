@@ -13,7 +13,7 @@ from .arrays import as_float32
 _PATCH_BYTES = 256 << 20       # im2col works on bands of rows, so that its matrix stays below this size
 
 
-# --- weights: the plain twins use them as the checkpoint stores them; uint16 stands for bfloat16, which NumPy lacks -----
+# --- weights: the plain twins use them as the checkpoint stores them, bfloat16 (which NumPy lacks) as uint16 ----------
 
 def pack_linear(weight, dtype="float32"):
     """The layout `linear` wants: here (out, in), as stored, or rounded to bfloat16 if that is the dtype."""

@@ -2,9 +2,9 @@
 
     m′ = max(m, ⌊maxₛ Pₛ⌉)      l′ = l · 2^(m − m′) + Σₛ 2^(Pₛ − m′)      P ← 2^(P − m′)
 
-m only keeps powers from overflowing; it is rounded to a whole number, so that 2^(m − m′) is exact, and P in bfloat16 is
-the same whichever block a key is in. Every lane of the vectors is a query of its own, so no step goes across lanes. Like
-the register tile it is written as LLVM vector code: m and l then stay in registers while s runs.
+m only keeps powers from overflowing; it is rounded to a whole number, so that 2^(m − m′) is exact, and P in bfloat16
+is the same whichever block a key is in. Every lane of the vectors is a query of its own, so no step goes across lanes.
+Like the register tile it is written as LLVM vector code: m and l then stay in registers while s runs.
 Milakov & Gimelshein 2018, arXiv:1805.02867
 """
 from llvmlite import ir
@@ -22,8 +22,8 @@ LOWEST = -1e30                                           # below every score, an
 def make_softmax_step(shape, narrow=False):
     """→ step(memory, scores, count, maximum, total, factor), for use in kernels.
 
-    All lie in one flat float32 array: `count` rows of shape.columns scores begin at memory[scores]; m, l and a place for
-    2^(m − m′), one number for each column, at the others. Scores, m and l are replaced.
+    All five lie in one flat float32 array: `count` rows of shape.columns scores begin at memory[scores]; m, l and a
+    place for 2^(m − m′), one number for each column, at the others. Scores, m and l are replaced.
 
     With `narrow` P is left in bfloat16, rows 2 i and 2 i + 1 in the words of row i; `count` must then be even.
     """

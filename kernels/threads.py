@@ -39,6 +39,16 @@ def get_threads():
     return _count
 
 
+@contextlib.contextmanager
+def alone():
+    """Within, kernels that this Python thread launches run on it alone: for work that Python threads share out."""
+    _local.alone = True
+    try:
+        yield
+    finally:
+        _local.alone = False
+
+
 @functools.cache
 def _guard():
     """What a launch must hold: a lock for workqueue, nothing for the thread-safe layers."""
@@ -55,6 +65,7 @@ def launch(kernel, *arguments, parallel=True, scratch=None):
     import numba
     if kernel.compiled is None:
         kernel.compile()
+    parallel = parallel and not getattr(_local, "alone", False)
     count = min(get_threads(), numba.config.NUMBA_NUM_THREADS) if parallel else 1
     if scratch is not None:
         share = -(-scratch // CACHE_LINE) * CACHE_LINE

@@ -38,7 +38,8 @@ def test_nan_stays_nan(bits):
 
 # ---- packing
 
-@pytest.mark.parametrize("shape", [(1, 1), (33, 7), (64, 320), (4, 320, 3, 3), (50, 3, 2, 3), (96, 20, 1, 1), (40, 129, 1, 3)])
+@pytest.mark.parametrize("shape", [
+    (1, 1), (33, 7), (64, 320), (4, 320, 3, 3), (50, 3, 2, 3), (96, 20, 1, 1), (40, 129, 1, 3)])
 @pytest.mark.parametrize("source", ["float32", "float16", "bfloat16"])
 def test_packing_rounds_once_and_loses_nothing_else(shape, source):
     weight = {"float32": values(*shape), "float16": values(*shape).astype(np.float16),
@@ -114,7 +115,7 @@ def test_both_factors_are_rounded_and_sums_are_not():
 
 @pytest.mark.parametrize("n, t, s, heads, width, causal", ATTENTIONS)
 def test_attention_of_bfloat16_matches_its_definition(n, t, s, heads, width, causal):
-    """Powers of two are the same up to the last bit, and now and then that bit decides how one is rounded: hence 1e-4."""
+    """Powers of two differ in the last bit, and now and then that bit decides how one is rounded: hence 1e-4."""
     q, k, v = queries_keys_values(n, t, s, heads, width)
     dtype = "bfloat16" if bfloat16.HAS_DOT else "float32"                # which the fast twin falls back to
     exact = reference.attention(*map(doubled, (q, k, v)), heads, causal, dtype)

@@ -432,7 +432,8 @@ def test_help_names_every_option_and_sampler(capsys):
     printed = capsys.readouterr().out
     short = "-n -s -W -H -i -o -m -t -b -v"
     long = ("--negative-prompt --steps --cfg-scale --guidance-scale --seed --width --height --sampler --schedule "
-            "--init-image --strength --output --model --tokenizer --dtype --threads --batch-count --rng --backend --version --info")
+            "--init-image --strength --output --model --tokenizer --dtype --threads --batch-count --rng --backend "
+            "--version --info")
     for option in (*short.split(), *long.split(), *SAMPLERS):
         assert re.search(rf"(^|\s){re.escape(option)}\b", printed), option
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 
+import numba
 import numpy as np
 import pytest
 
@@ -391,6 +392,19 @@ def test_number_of_threads_does_not_change_the_result():
     for result in results[1:]:
         for y, expected in zip(result, results[0]):
             np.testing.assert_array_equal(y, expected)
+
+
+def test_a_python_thread_may_run_kernels_alone(monkeypatch):
+    """Only that one, and only within: others go on sharing their work."""
+    counts, x = [], values(1000, 1000)
+    monkeypatch.setattr("numba.set_num_threads", counts.append)
+    with threads.alone():
+        fast.silu(x)
+        other = threading.Thread(target=fast.silu, args=(x,))
+        other.start()
+        other.join()
+    fast.silu(x)
+    assert counts == [1, *2 * [min(threads.get_threads(), numba.config.NUMBA_NUM_THREADS)]]
 
 
 def test_no_threads_at_all_is_an_error():

@@ -137,8 +137,8 @@ def test_loading_as_bfloat16_rounds_weights_of_products_alone(folder, models, st
                 expected = expected.bfloat16()
                 rounded.add(name.rpartition(".")[0])
             assert np.array_equal(as_float32(array), expected.float().numpy()), name
-    assert {"down_blocks.0.resnets.0.conv1", "down_blocks.0.resnets.0.time_emb_proj", "decoder.up_blocks.0.resnets.0.conv2",
-            "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"} <= rounded
+    assert {"down_blocks.0.resnets.0.conv1", "down_blocks.0.resnets.0.time_emb_proj",
+            "decoder.up_blocks.0.resnets.0.conv2", "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"} <= rounded
     assert not {"conv_in", "conv_out", "decoder.conv_out", "time_embedding.linear_1", "conv_norm_out"} & rounded
 
 
