@@ -71,7 +71,7 @@ def attention(q, k, v, heads, causal=False, dtype="float32"):
     return y
 
 
-@kernel(size, integers_out, size, size, size, size, floats_in, floats_in, halves_out, halves_out)
+@kernel(size, integers_out, size, size, size, size, floats_in, floats_in, halves_out, halves_out, dtype="bfloat16")
 def pair(thread_count, counter, images, keys, heads, width, k, v, k_words, v_words):
     """K as (N, S, h, ⌈D/2⌉) and V as (N, ⌈S/2⌉, h·D) words of two bfloat16; an odd end is filled up by zeros.
 
