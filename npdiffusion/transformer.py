@@ -33,7 +33,7 @@ class Attention:
             k, v = context.keys_and_values(self)
         else:
             k, v = self.keys_and_values(x if context is None else context)
-        y = kernels.attention(repeated(self.to_q(x), len(k)), k, v, self.heads)
+        y = kernels.attention(repeated(self.to_q(x), len(k)), k, v, self.heads, dtype=self.to_q.dtype)
         return self.to_out[0](y, repeated(residual, len(k)))
 
     def keys_and_values(self, context):
