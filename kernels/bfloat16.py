@@ -104,3 +104,15 @@ def emit_widened(builder, words, half):
     else:
         bits = builder.and_(bits, ir.Constant(integers, [0xffff0000] * integers.count))
     return builder.bitcast(bits, words.type)
+
+
+def emit_pair(builder, lower, upper):
+    """Write LLVM code for words of two bfloat16 from two vectors of float32; ties are rounded away from zero."""
+    integers = ir.VectorType(ir.IntType(32), lower.type.count)
+
+    def constant(value):
+        return ir.Constant(integers, [value] * integers.count)
+
+    lower, upper = (builder.add(builder.bitcast(x, integers), constant(0x8000)) for x in (lower, upper))
+    words = builder.or_(builder.lshr(lower, constant(16)), builder.and_(upper, constant(0xffff0000)))
+    return builder.bitcast(words, ir.VectorType(ir.FloatType(), integers.count))

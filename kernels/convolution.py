@@ -28,7 +28,7 @@ def conv2d(x, weight, bias=None, stride=1, padding=(0, 0, 0, 0), residual=None):
     geometry = _geometry(x, height, width, weight, stride, padding)
     rows, outputs = images * geometry.out_height * geometry.out_width, weight.shape[0]
     y = np.empty((images, geometry.out_height, geometry.out_width, outputs), np.float32)
-    if not winograd.suits(geometry, outputs):
+    if not winograd.suits(geometry, weight):
         return product(x, geometry, rows, weight, bias, residual, y)
     residual = None if residual is None else shaped(residual, y.shape, "residual")
     return winograd.convolve(x, geometry, weight, *checked_bias(bias, images, outputs), residual, y)
@@ -42,7 +42,7 @@ def upsample_conv2d(x, weight, bias, height, width):
     x, weight = float32(x, "x"), packed(weight)
     geometry = _geometry(x, height, width, weight, 1, (1, 1, 1, 1))
     outputs = weight.shape[0]
-    if not winograd.suits(geometry, outputs):
+    if not winograd.suits(geometry, weight):
         return conv2d(upsample_nearest(x, height, width), weight, bias, padding=(1, 1, 1, 1))
     y = np.empty((len(x), height, width, outputs), np.float32)
     return winograd.convolve(x, geometry, weight, *checked_bias(bias, len(x), outputs), None, y)

@@ -45,7 +45,7 @@ def stored(weight):
 def factors(x, weight):
     """x and W as they are multiplied: as they are, or both rounded to bfloat16 if W is kept so. Sums are float32.
 
-    (A twin that gains nothing by rounding x may leave it as it is: Winograd's convolution does.)
+    (Winograd's convolution rounds elsewhere: its transformed factors, or the weights alone.)
     """
     weight = stored(weight)
     if weight.dtype != np.uint16:

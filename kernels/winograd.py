@@ -16,8 +16,10 @@ the cache, which costs some percent of the time and saves three quarters of the 
 register tile works on one ξ, it fetches the rows that the next ξ will want. From ξ to ξ + 1 every matrix is a little
 longer than it need be: a power of two apart, all 36 would fight for the same lines of the cache.
 
-Weights may be bfloat16; U, V and products are float32 all the same. Products of bfloat16 would be twice as fast, but
-rounding V and U to 8 bits costs 5 times the error that it costs a direct convolution, for what a transform then adds up.
+With weights in bfloat16, and a processor that multiplies pairs of them, V and U are rounded to pairs as well and DEPTH
+counts pairs: half the traffic, twice the rate. Rounding after the transform costs 5 times the error of rounding the
+factors of a direct convolution, about a hundredth of the largest output. Elsewhere the weights are widened and only they
+are rounded.
 
 Patches are gathered with zeros around the image, and from an image that is enlarged by nearest neighbours while it is
 read; tiles that hang over the edge are computed in full and what lies beyond is not written.
@@ -27,6 +29,7 @@ from numba import prange, types
 
 from . import threads
 from .arrays import CACHE_LINE, NOTHING, flat
+from .bfloat16 import HAS_DOT, factors_per_word
 from .compiling import floats_in, floats_out, halves_in, inlined, integers_out, kernel, kernels_for, size
 from .matmul import BIAS_PER_IMAGE, NO_BIAS, TAIL_ROWS, TILE_ROWS
 from .memory import load, next_job, store
@@ -37,13 +40,13 @@ from .winograd_transforms import (KERNEL, OUTPUTS, PATCH, input_transform, make_
                                   weight_transform)
 
 POINTS = PATCH * PATCH                                   # places ξ, 36
-DEPTH = 64                                               # channels of a block: U takes 295 KB with AVX-512
+DEPTH = 64                                               # words of channels in a block: U is 295 KB with AVX-512
 MOST_TILES = 8 * TILE_ROWS                               # of a job: M takes 516 KB
 V_FLOATS = 4 << 20                                       # of a group of tiles, 16 MB
 _JOBS_PER_THREAD = 4
 
-# Scratch of a thread in the first phase: a patch of DEPTH channels; in the second: U, M, and the outputs of one tile.
-PATCH_FLOATS = POINTS * DEPTH
+# Scratch of a thread in the first phase: a patch, DEPTH words of channels; in the second: U, M, and the outputs of one tile.
+PATCH_FLOATS = POINTS * 2 * DEPTH
 U_STEP = (DEPTH + 1) * COLUMNS                           # from one ξ to the next
 U_FLOATS = POINTS * U_STEP
 Y_FLOATS = OUTPUTS * OUTPUTS * COLUMNS
@@ -52,14 +55,21 @@ full_tile = make_tile(PRODUCT, prefetching=True)         # DEPTH lines are more 
 tail_tile = make_tile(PRODUCT._replace(rows=TAIL_ROWS), prefetching=True)
 transform_input = make_transform(input_transform, PATCH, LANES)
 transform_weight = make_transform(weight_transform, KERNEL, LANES)
-transform_lower, transform_upper = (make_transform(weight_transform, KERNEL, LANES, half) for half in (0, 1))
+widen_lower, widen_upper = (make_transform(weight_transform, KERNEL, LANES, half) for half in (0, 1))
+pair_inputs = make_transform(input_transform, PATCH, LANES, pairs=True)
+pair_lower, pair_upper = (make_transform(weight_transform, KERNEL, LANES, half, pairs=True) for half in (0, 1))
 transform_output = make_transform(output_transform, PATCH, LANES)
 
 
-def suits(geometry, outputs):
+def suits(geometry, weight):
     """Whether Winograd's way is open and pays: 3×3, stride 1, whole vectors of channels, more than a few outputs."""
     return ((geometry.kernel_height, geometry.kernel_width, geometry.stride) == (3, 3, 1)
-            and geometry.channels % LANES == 0 and outputs >= LANES)
+            and geometry.channels % (LANES * terms_per_word(weight)) == 0 and weight.shape[0] >= LANES)
+
+
+def terms_per_word(weight):
+    """How many channels stand in a word of V and U: two where the processor multiplies pairs of bfloat16."""
+    return 2 if weight.dtype == "bfloat16" and HAS_DOT else 1
 
 
 def convolve(x, geometry, weight, bias_kind, bias, residual, y):
@@ -72,7 +82,8 @@ def convolve(x, geometry, weight, bias_kind, bias, residual, y):
     outputs = weight.shape[0]
     rows, columns = -(-geometry.out_height // OUTPUTS), -(-geometry.out_width // OUTPUTS)
     tiles = images * rows * columns
-    blocks = -(-channels // DEPTH)
+    terms = terms_per_word(weight)
+    blocks = -(-channels // (DEPTH * terms))
     parts = -(-tiles * POINTS * blocks * DEPTH // V_FLOATS)
     group = _whole_tiles(-(-tiles // parts))
     job_rows = _job_rows(group, outputs)
@@ -80,10 +91,10 @@ def convolve(x, geometry, weight, bias_kind, bias, residual, y):
     v = threads.working_memory("winograd", POINTS * v_step)
     for first in range(0, tiles, group):
         count = min(group, tiles - first)
-        threads.launch(transform_patches, first, count, group, v_step, rows, columns, height, width, tuple(geometry),
-                       flat(x), v, scratch=PATCH_FLOATS)
-        threads.launch(multiply_points[weight.dtype], first, count, group, v_step, job_rows, m_step, rows, columns, outputs,
-                       tuple(geometry), v, weight.panels, bias_kind, bias, residual is not None,
+        threads.launch(transform_patches, first, count, group, v_step, rows, columns, height, width, terms,
+                       tuple(geometry), flat(x), v, scratch=PATCH_FLOATS)
+        threads.launch(multiply_points[weight.dtype], first, count, group, v_step, job_rows, m_step, rows, columns,
+                       outputs, tuple(geometry), v, weight.panels, bias_kind, bias, residual is not None,
                        NOTHING if residual is None else residual, flat(y),
                        scratch=U_FLOATS + POINTS * m_step + Y_FLOATS)
     return y
@@ -102,9 +113,9 @@ def _job_rows(group, outputs):
     return _whole_tiles(-(-group // parts))
 
 
-@kernel(size, integers_out, size, size, size, size, size, size, size, size,
-        types.UniTuple(size, len(Geometry._fields)), floats_in, floats_out, floats_out, size)
-def transform_patches(thread_count, counter, first, count, group, v_step, tile_rows, tile_columns, height, width,
+@kernel(size, integers_out, *[size] * 9, types.UniTuple(size, len(Geometry._fields)), floats_in, floats_out, floats_out,
+        size)
+def transform_patches(thread_count, counter, first, count, group, v_step, tile_rows, tile_columns, height, width, terms,
                       geometry, x, v, memory, share):
     """V of tiles first … first + count − 1. A job is a tile."""
     channels = geometry[2]
@@ -116,21 +127,28 @@ def transform_patches(thread_count, counter, first, count, group, v_step, tile_r
             row, column = row * OUTPUTS - geometry[6], column * OUTPUTS - geometry[7]      # of the patch
             inside = (row >= 0 and column >= 0 and row + PATCH <= height and column + PATCH <= width
                       and height == geometry[0] and width == geometry[1])
-            for c in range(0, channels, DEPTH):
-                depth = min(DEPTH, channels - c)
-                target = c * group + tile * DEPTH
+            for c in range(0, channels, DEPTH * terms):
+                depth = min(DEPTH * terms, channels - c)
+                target = c // terms * group + tile * DEPTH
                 if inside:
                     source = ((image * height + row) * width + column) * channels + c
-                    for lane in range(0, depth, LANES):
-                        transform_input(x, source + lane, width * channels, channels,
-                                        v, target + lane, PATCH * v_step, v_step)
+                    _transform_inputs(x, source, width * channels, channels, depth, terms, v, target, v_step)
                 else:
                     patch = thread * share
                     _gather(x, image, row, column, height, width, geometry, c, depth, memory, patch)
-                    for lane in range(0, depth, LANES):
-                        transform_input(memory, patch + lane, PATCH * DEPTH, DEPTH,
-                                        v, target + lane, PATCH * v_step, v_step)
+                    _transform_inputs(memory, patch, PATCH * 2 * DEPTH, 2 * DEPTH, depth, terms, v, target, v_step)
             tile = next_job(counter)
+
+
+@inlined
+def _transform_inputs(source, start, row, column, depth, terms, v, target, v_step):
+    """v[target:] = words of Bᵀ d B. A pair is made of channels c and c + LANES, which needs no shuffling of lanes."""
+    if terms == 1:
+        for c in range(0, depth, LANES):
+            transform_input(source, start + c, row, column, v, target + c, PATCH * v_step, v_step)
+    else:
+        for c in range(0, depth, 2 * LANES):
+            pair_inputs(source, start + c, row, column, v, target + c // 2, PATCH * v_step, v_step, start + c + LANES)
 
 
 @inlined
@@ -139,7 +157,7 @@ def _gather(x, image, row, column, height, width, geometry, channel, depth, memo
     seen_height, seen_width, channels = geometry[0], geometry[1], geometry[2]
     for i in range(PATCH):
         for j in range(PATCH):
-            target = patch + (i * PATCH + j) * DEPTH
+            target = patch + (i * PATCH + j) * 2 * DEPTH
             if 0 <= row + i and row + i < seen_height and 0 <= column + j and column + j < seen_width:
                 from_row, from_column = (row + i) * height // seen_height, (column + j) * width // seen_width
                 source = ((image * height + from_row) * width + from_column) * channels + channel
@@ -169,9 +187,10 @@ def multiply_points(thread_count, counter, first, count, group, v_step, job_rows
         while job < jobs:
             panel, start = job // parts, job % parts * job_rows
             rows = min(job_rows, count - start)
-            for c in range(0, channels, DEPTH):
+            for c in range(0, channels, DEPTH * factors_per_word(panels)):
                 _multiply_block(c, channels, panels, panel * KERNEL * KERNEL * channels * COLUMNS,
-                                v, c * group + start * DEPTH, v_step, rows, memory, u, m, m_step)
+                                v, c // factors_per_word(panels) * group + start * DEPTH, v_step, rows, memory, u, m,
+                                m_step)
             for row in range(rows):
                 image, place = divmod(first + start + row, tile_rows * tile_columns)
                 for lane in range(0, COLUMNS, LANES):
@@ -184,34 +203,54 @@ def multiply_points(thread_count, counter, first, count, group, v_step, job_rows
 
 
 @inlined
-def _multiply_block(c, channels, panels, panel, v, v_start, v_step, rows, memory, u, m, m_step):
-    """U of a block of channels from c on, then M (+)= V U for the rows of V that begin at v[v_start]"""
-    depth = min(DEPTH, channels - c)
+def _transform_weights(c, depth, channels, panels, panel, memory, u):
+    """memory[u:] = words of G g Gᵀ for `depth` channels from c on, which pair as in `_transform_inputs`"""
     row, tap = panel + c * COLUMNS, channels * COLUMNS   # the first channel's weights; from a tap to the next
-    if panels.itemsize == 4:
-        for k in range(depth):
-            for lane in range(0, COLUMNS, LANES):
+    for lane in range(0, COLUMNS, LANES):
+        if panels.itemsize == 4:
+            for k in range(depth):
                 transform_weight(panels, row + k * COLUMNS + lane, KERNEL * tap, tap,
                                  memory, u + k * COLUMNS + lane, PATCH * U_STEP, U_STEP)
-    else:                                                # words of two channels
-        for k in range(0, depth, 2):
-            for lane in range(0, COLUMNS, LANES):
+        elif HAS_DOT:                                    # a row of panels has words of channels k, k + 1
+            for k in range(0, depth, 2 * LANES):
+                for word in range(0, LANES, 2):
+                    source = (row + (k + word) * COLUMNS) // 2 + lane
+                    other, target = source + LANES * COLUMNS // 2, u + (k // 2 + word) * COLUMNS + lane
+                    pair_lower(panels, source, KERNEL * tap // 2, tap // 2,
+                               memory, target, PATCH * U_STEP, U_STEP, other)
+                    pair_upper(panels, source, KERNEL * tap // 2, tap // 2,
+                               memory, target + COLUMNS, PATCH * U_STEP, U_STEP, other)
+        else:
+            for k in range(0, depth, 2):
                 word = (row + k * COLUMNS) // 2 + lane
-                transform_lower(panels, word, KERNEL * tap // 2, tap // 2,
-                                memory, u + k * COLUMNS + lane, PATCH * U_STEP, U_STEP)
-                transform_upper(panels, word, KERNEL * tap // 2, tap // 2,
-                                memory, u + (k + 1) * COLUMNS + lane, PATCH * U_STEP, U_STEP)
+                widen_lower(panels, word, KERNEL * tap // 2, tap // 2,
+                            memory, u + k * COLUMNS + lane, PATCH * U_STEP, U_STEP)
+                widen_upper(panels, word, KERNEL * tap // 2, tap // 2,
+                            memory, u + (k + 1) * COLUMNS + lane, PATCH * U_STEP, U_STEP)
+
+
+@inlined
+def _multiply_block(c, channels, panels, panel, v, v_start, v_step, rows, memory, u, m, m_step):
+    """U of a block of channels from c on, then M (+)= V U for the rows of V that begin at v[v_start]"""
+    depth = min(DEPTH * factors_per_word(panels), channels - c)
+    _transform_weights(c, depth, channels, panels, panel, memory, u)
     whole = (rows + TILE_ROWS - 2 * TAIL_ROWS - 1) // TILE_ROWS * TILE_ROWS                # a larger rest fills a tile
     for point in range(POINTS):
-        a = v_start + point * v_step
-        b = u + point * U_STEP
-        target = m + point * m_step
+        a, b, target = v_start + point * v_step, u + point * U_STEP, m + point * m_step
         for row in range(0, whole, TILE_ROWS):
-            full_tile(v, a + row * DEPTH, DEPTH, 1, memory, b,
-                      memory, target + row * COLUMNS, COLUMNS, depth, c > 0, a + row * DEPTH + v_step)
+            if factors_per_word(panels) == 2:
+                full_tile(v, a + row * DEPTH, DEPTH, 1, memory.view(np.uint16), 2 * b,
+                          memory, target + row * COLUMNS, COLUMNS, depth, c > 0, a + row * DEPTH + v_step)
+            else:
+                full_tile(v, a + row * DEPTH, DEPTH, 1, memory, b,
+                          memory, target + row * COLUMNS, COLUMNS, depth, c > 0, a + row * DEPTH + v_step)
         for row in range(whole, rows, TAIL_ROWS):
-            tail_tile(v, a + row * DEPTH, DEPTH, 1, memory, b,
-                      memory, target + row * COLUMNS, COLUMNS, depth, c > 0, a + row * DEPTH + v_step)
+            if factors_per_word(panels) == 2:
+                tail_tile(v, a + row * DEPTH, DEPTH, 1, memory.view(np.uint16), 2 * b,
+                          memory, target + row * COLUMNS, COLUMNS, depth, c > 0, a + row * DEPTH + v_step)
+            else:
+                tail_tile(v, a + row * DEPTH, DEPTH, 1, memory, b,
+                          memory, target + row * COLUMNS, COLUMNS, depth, c > 0, a + row * DEPTH + v_step)
 
 
 @inlined

@@ -22,7 +22,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from .bfloat16 import emit_widened
+from .bfloat16 import emit_pair, emit_widened
 from .microkernel import FLOAT, INTEGER, vector_pointer
 
 OUTPUTS, KERNEL = 4, 3                                   # of one tile, in each direction
@@ -76,37 +76,49 @@ class Vector:
         return Vector(self.builder, self.builder.fmul(self.value, factor, flags=("contract",)))
 
 
-def make_transform(transform, inputs, lanes, half=None):
+def make_transform(transform, inputs, lanes, half=None, pairs=False):
     """→ apply(source, s, s_row, s_column, target, t, t_row, t_column), for use in kernels: T x Tᵀ, lane by lane.
 
     `transform` takes `inputs` values; x[i, j] is the vector at source[s + i · s_row + j · s_column], and the results go
     to the target likewise. With `half`, the source is seen as words of two bfloat16, of which the lower (0) or the upper
-    (1) ones are taken; starts and strides count words.
+    (1) ones are taken. With `pairs`, there is one more argument, `other`, the start of a second x; results of both are
+    rounded to bfloat16 and stored as words of two. Starts and strides count words of 32 bits in any case.
     """
     vector = ir.VectorType(FLOAT, lanes)
 
-    @intrinsic
-    def apply(typing, source, s, s_row, s_column, target, t, t_row, t_column):
-        def generate(context, builder, signature, arguments):
-            def pointer(first, i, j):                    # arguments[first:] are array, start, row and column stride
-                array = context.make_array(signature.args[first])(context, builder, arguments[first]).data
-                array = builder.bitcast(array, FLOAT.as_pointer())
-                offset = arguments[first + 1]
-                for index, stride in ((i, arguments[first + 2]), (j, arguments[first + 3])):
-                    offset = builder.add(offset, builder.mul(stride, INTEGER(index)))
-                return vector_pointer(builder, array, offset, vector)
+    def generate(context, builder, signature, arguments):
+        def pointer(array, start, row, column, i, j):    # positions of arguments, then where x[i, j] is
+            data = context.make_array(signature.args[array])(context, builder, arguments[array]).data
+            offset = arguments[start]
+            for index, stride in ((i, arguments[row]), (j, arguments[column])):
+                offset = builder.add(offset, builder.mul(stride, INTEGER(index)))
+            return vector_pointer(builder, builder.bitcast(data, FLOAT.as_pointer()), offset, vector)
 
+        def transformed(start):
             def given(i, j):
-                value = builder.load(pointer(0, i, j), align=4)
+                value = builder.load(pointer(0, start, 2, 3, i, j), align=4)
                 return Vector(builder, value if half is None else emit_widened(builder, value, half))
 
             columns = [transform([given(i, j) for i in range(inputs)]) for j in range(inputs)]
-            for i in range(len(columns[0])):
-                for j, result in enumerate(transform([column[i] for column in columns])):
-                    builder.store(result.value, pointer(4, i, j), align=4)
-            return context.get_dummy_value()
+            return [transform([column[i] for column in columns]) for i in range(len(columns[0]))]
 
+        results, others = transformed(1), transformed(8) if pairs else None
+        for i, row in enumerate(results):
+            for j, result in enumerate(row):
+                value = emit_pair(builder, result.value, others[i][j].value) if pairs else result.value
+                builder.store(value, pointer(4, 5, 6, 7, i, j), align=4)
+        return context.get_dummy_value()
+
+    def signature(source, target, *more):
         size = types.intp
-        return types.void(source, size, size, size, target, size, size, size), generate
+        return types.void(source, size, size, size, target, size, size, size, *more)
 
-    return apply
+    @intrinsic
+    def apply(typing, source, s, s_row, s_column, target, t, t_row, t_column):
+        return signature(source, target), generate
+
+    @intrinsic
+    def apply_to_pairs(typing, source, s, s_row, s_column, target, t, t_row, t_column, other):
+        return signature(source, target, types.intp), generate
+
+    return apply_to_pairs if pairs else apply

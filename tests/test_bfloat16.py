@@ -4,7 +4,8 @@ import platform
 import numpy as np
 import pytest
 
-from npdiffusion.kernels import bfloat16, fast, reference
+from npdiffusion.kernels import bfloat16, fast, reference, winograd_transforms
+from npdiffusion.kernels.microkernel import LANES
 from tests.test_kernels import (ATTENTIONS, CONVOLUTIONS, LIMIT, PRODUCTS, assert_twin, convolution, doubled, elsewhere,
                                 error, queries_keys_values, values)
 
@@ -88,13 +89,52 @@ def test_convolutions_of_bfloat16_match_their_definition(image, channels, kernel
     assert_twin("conv2d", x, reference.pack_conv2d(weight, "bfloat16"), bias, stride, padding)
 
 
+def winograd_conv2d(x, weight, padding, narrow):
+    """3×3 convolution by its 36 products, in float64, V and U rounded by `narrow`   x: (N, H, W, I)   weight: (O, I, 3, 3)"""
+    top, bottom, left, right = padding
+    height, width = x.shape[1] + top + bottom - 2, x.shape[2] + left + right - 2
+    rows, columns = -(-height // 4), -(-width // 4)
+    x = np.pad(x, ((0, 0), (top, 4 * rows + 2 - x.shape[1] - top), (left, 4 * columns + 2 - x.shape[2] - left), (0, 0)))
+    d = np.lib.stride_tricks.sliding_window_view(x.astype(float), (6, 6), axis=(1, 2))[:, ::4, ::4]     # N r c I 6 6
+
+    def both_ways(transform, x):                         # over the last two axes, moved to the front
+        x = np.stack(transform(np.moveaxis(x, (-2, -1), (0, 1))))
+        return np.stack(transform(x.swapaxes(0, 1))).swapaxes(0, 1)
+
+    v = narrow(both_ways(winograd_transforms.input_transform, d).astype(np.float32)).astype(float)
+    u = narrow(both_ways(winograd_transforms.weight_transform, weight.astype(float)).astype(np.float32)).astype(float)
+    m = np.einsum("abnrci,aboi->nrcoab", v, u)
+    y = both_ways(winograd_transforms.output_transform, m)                                              # 4 4 N r c O
+    return y.transpose(2, 3, 0, 4, 1, 5).reshape(len(x), 4 * rows, 4 * columns, -1)[:, :height, :width]
+
+
+def pairs(x):
+    """float32 rounded to bfloat16 as the pairs of Winograd's kernel are: ties away from zero"""
+    return ((x.view(np.uint32) + np.uint32(0x8000)) & np.uint32(0xffff0000)).view(np.float32)
+
+
 @pytest.mark.parametrize("image, channels, kernel, stride, padding", WINOGRAD)
-def test_winograd_rounds_the_weights_alone(image, channels, kernel, stride, padding):
-    """x stays float32, so this is nearer to the unrounded result than the definition is."""
+def test_winograd_of_bfloat16(image, channels, kernel, stride, padding):
+    """V and U are rounded where the processor multiplies pairs; elsewhere the weights alone are."""
     x, weight, bias = convolution(image, channels, kernel)
+    packed = fast.pack_conv2d(weight, "bfloat16")
     rounded = reference.as_float32(reference.pack_conv2d(weight, "bfloat16"))
     exact = reference.conv2d(x.astype(float), rounded.astype(float), bias, stride, padding)
-    assert error(fast.conv2d(x, fast.pack_conv2d(weight, "bfloat16"), bias, stride, padding), exact) < LIMIT
+    y = fast.conv2d(x, packed, bias, stride, padding)
+    if bfloat16.HAS_DOT and channels[0] % (2 * LANES) == 0:
+        expected = winograd_conv2d(x, rounded, padding, narrow=pairs) + bias[:, None, None]
+        assert error(y, expected) < 1e-3                 # a number next to a tie may fall to the other side
+        assert 1e-3 < error(y, exact) < 0.03             # the price, of the largest value
+    elif channels[0] % LANES == 0 and not bfloat16.HAS_DOT:
+        assert error(y, exact) < LIMIT
+    else:
+        assert_twin("conv2d", x, reference.pack_conv2d(weight, "bfloat16"), bias, stride, padding)
+
+
+def test_winograd_by_numpy_is_a_convolution():
+    x, weight, _ = convolution((2, 9, 14), (64, 10), 3)
+    exact = reference.conv2d(x.astype(float), weight.astype(float), None, 1, (1, 0, 2, 1))
+    assert error(winograd_conv2d(x, weight, (1, 0, 2, 1), narrow=lambda x: x), exact) < LIMIT
 
 
 def test_packed_weights_give_the_same_as_rounded_ones():
@@ -138,7 +178,7 @@ from tests import test_bfloat16 as t
 from npdiffusion.kernels import bfloat16, microkernel
 for case in t.DIRECT[2:4] + t.DIRECT[-2:]:
     t.test_convolutions_of_bfloat16_match_their_definition(*case)
-t.test_winograd_rounds_the_weights_alone(*t.WINOGRAD[1])
+t.test_winograd_of_bfloat16(*t.WINOGRAD[1])
 for case in t.PRODUCTS:
     t.test_products_of_bfloat16_match_their_definition(*case)
 t.test_nan_stays_nan(0x7f800001)

@@ -37,3 +37,12 @@ def test_diffusers_draws_the_same_picture_within_one_level(pictures):
     image, = pipeline(PROMPT, generator=torch.Generator().manual_seed(SEED), num_inference_steps=STEPS, height=128,
                       width=128, guidance_scale=guidance).images
     assert np.abs(pictures["numba"] - np.asarray(image).astype(int)).max() <= 1
+
+
+def test_bfloat16_draws_nearly_the_same_picture(pictures):
+    before = kernels.backend()
+    kernels.use_backend("numba")
+    image, = npdiffusion.load(dtype="bfloat16").generate(PROMPT, seed=SEED, steps=STEPS)
+    kernels.use_backend(before)
+    difference = np.square(pictures["numba"] - np.asarray(image).astype(int)).mean()
+    assert 10 * np.log10(255**2 / difference) > 40          # decibel
