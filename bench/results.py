@@ -45,7 +45,7 @@ def run(arguments):
              section("Where the time goes", [f"profile --of {what} {size} {repeats} --dtype {dtype}"
                                              for what, dtype in models])]
     for dtype in DTYPES:
-        common = f"--dtype {dtype} {repeats} --against openvino"
+        common = f"--dtype {dtype} {repeats} --against ''"
         parts.append(varying(f"Step against picture size, {dtype}", "size",
                             [f"step --size {pixels} {common}" for pixels in arguments.sizes]))
         parts.append(varying(f"Step against threads, {dtype}", "threads",
