@@ -37,7 +37,7 @@ def add_arguments(parser):
 
 
 def run(arguments):
-    """Everything, written into bench/RESULTS.md; takes hours."""
+    """Everything, written into bench/RESULTS.md; takes most of an hour on two cores."""
     size, repeats = f"--size {arguments.size}", f"--repeats {arguments.repeats}"
     model = f" --model {shlex.quote(arguments.model)}" if arguments.model else ""
     models = [(what, dtype) for what in ("step", "decode") for dtype in DTYPES]
@@ -80,7 +80,7 @@ def section(title, commands):
 
 
 def varying(title, varied, commands):
-    """One row for each command: the seconds of each system, and how ours relate to those of the first row."""
+    """One row for each command: our seconds, and how they relate to those of the first row."""
     found = [measured(command)[1] for command in commands]
     names = list(found[0]["seconds"])
     rows = [[varied, *(f"{name} s" for name in names), "ours ÷ first row", "GFLOP/s, ours", "of peak"],
