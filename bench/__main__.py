@@ -2,11 +2,11 @@
 import argparse
 import sys
 
-from bench import image, kernels, load, network, profile, results
+from bench import image, kernels, load, network, operations, results
 from npdiffusion.errors import UserError
 
 COMMANDS = {"kernels": (kernels, kernels.run), "step": (network, network.run_step),
-            "decode": (network, network.run_decode), "profile": (profile, profile.run),
+            "decode": (network, network.run_decode), "profile": (operations, operations.run),
             "image": (image, image.run), "load": (load, load.run), "results": (results, results.run)}
 
 

@@ -2,12 +2,15 @@
 import argparse
 import json
 import math
+import pathlib
+import subprocess
+import sys
 
 import pytest
 import torch
 from diffusers.models.attention_processor import Attention
 
-from bench import models, network, peak, peers, profile, results, turns, work
+from bench import models, network, operations, peak, peers, results, turns, work
 from npdiffusion import kernels
 from npdiffusion.config import UNetConfig, VAEConfig
 
@@ -106,7 +109,7 @@ def test_openvino_computes_the_same_step(capsys):
 
 
 def test_parts_of_a_profile_add_up_to_the_whole(capsys):
-    profile.run(options(profile.add_arguments), TINY_UNET)
+    operations.run(options(operations.add_arguments), TINY_UNET)
     facts = json.loads(capsys.readouterr().out.splitlines()[-1])
     parts = facts["parts"]
     assert sum(part["seconds"] for part in parts.values()) == pytest.approx(facts["seconds"], rel=1e-3)
@@ -114,7 +117,7 @@ def test_parts_of_a_profile_add_up_to_the_whole(capsys):
 
 
 def test_profiling_leaves_the_operations_as_they_were():
-    with profile.timed([]):
+    with operations.timed([]):
         assert "linear" in vars(kernels)
     assert "linear" not in vars(kernels)
 
@@ -146,3 +149,10 @@ def test_results_show_each_command_and_its_table(monkeypatch, tmp_path):
     text = page.read_text(encoding="utf-8")
     assert "python -m bench decode --size 512 --repeats 5 --dtype bfloat16" in text and "a table" in text
     assert "| 64 | 1.00 | 2.00 | 1.00 | 100 | 0.50 |" in text
+
+
+def test_parity_runs_as_a_file():
+    """Its folder then comes first on the path: a file there named like one of Python's own would be taken for it."""
+    parity = pathlib.Path(__file__).resolve().parent.parent / "bench" / "parity.py"
+    table = subprocess.run([sys.executable, parity, "--tiny"], capture_output=True, text=True, check=True).stdout
+    assert "UNet, tiny" in table
