@@ -107,7 +107,10 @@ def emit_widened(builder, words, half):
 
 
 def emit_pair(builder, lower, upper):
-    """Write LLVM code for words of two bfloat16 from two vectors of float32; ties are rounded away from zero."""
+    """Write LLVM code for words of two bfloat16 from two vectors of float32; ties are rounded away from zero.
+
+    NaN stays NaN but for one: with all bits of its mantissa set, which no arithmetic makes, it becomes a zero.
+    """
     integers = ir.VectorType(ir.IntType(32), lower.type.count)
 
     def constant(value):

@@ -69,7 +69,7 @@ def suits(geometry, weight):
 
 def terms_per_word(weight):
     """How many channels stand in a word of V and U: two where the processor multiplies pairs of bfloat16."""
-    return 2 if weight.dtype == "bfloat16" and HAS_DOT else 1
+    return factors_per_word.py_func(weight.panels)
 
 
 def convolve(x, geometry, weight, bias_kind, bias, residual, y):
@@ -237,20 +237,21 @@ def _multiply_block(c, channels, panels, panel, v, v_start, v_step, rows, memory
     whole = (rows + TILE_ROWS - 2 * TAIL_ROWS - 1) // TILE_ROWS * TILE_ROWS                # a larger rest fills a tile
     for point in range(POINTS):
         a, b, target = v_start + point * v_step, u + point * U_STEP, m + point * m_step
-        for row in range(0, whole, TILE_ROWS):
-            if factors_per_word(panels) == 2:
-                full_tile(v, a + row * DEPTH, DEPTH, 1, memory.view(np.uint16), 2 * b,
-                          memory, target + row * COLUMNS, COLUMNS, depth, c > 0, a + row * DEPTH + v_step)
-            else:
-                full_tile(v, a + row * DEPTH, DEPTH, 1, memory, b,
-                          memory, target + row * COLUMNS, COLUMNS, depth, c > 0, a + row * DEPTH + v_step)
-        for row in range(whole, rows, TAIL_ROWS):
-            if factors_per_word(panels) == 2:
-                tail_tile(v, a + row * DEPTH, DEPTH, 1, memory.view(np.uint16), 2 * b,
-                          memory, target + row * COLUMNS, COLUMNS, depth, c > 0, a + row * DEPTH + v_step)
-            else:
-                tail_tile(v, a + row * DEPTH, DEPTH, 1, memory, b,
-                          memory, target + row * COLUMNS, COLUMNS, depth, c > 0, a + row * DEPTH + v_step)
+        if factors_per_word(panels) == 2:
+            _multiply_rows(v, a, memory.view(np.uint16), 2 * b, memory, target, whole, rows, depth, c > 0, v_step)
+        else:
+            _multiply_rows(v, a, memory, b, memory, target, whole, rows, depth, c > 0, v_step)
+
+
+@inlined
+def _multiply_rows(v, a, factors, b, memory, target, whole, rows, depth, further, v_step):
+    """The register tile down the rows of V[ξ], with U[ξ] at factors[b], while rows of the next ξ are fetched"""
+    for row in range(0, whole, TILE_ROWS):
+        full_tile(v, a + row * DEPTH, DEPTH, 1, factors, b,
+                  memory, target + row * COLUMNS, COLUMNS, depth, further, a + row * DEPTH + v_step)
+    for row in range(whole, rows, TAIL_ROWS):
+        tail_tile(v, a + row * DEPTH, DEPTH, 1, factors, b,
+                  memory, target + row * COLUMNS, COLUMNS, depth, further, a + row * DEPTH + v_step)
 
 
 @inlined

@@ -131,6 +131,13 @@ def test_winograd_of_bfloat16(image, channels, kernel, stride, padding):
         assert_twin("conv2d", x, reference.pack_conv2d(weight, "bfloat16"), bias, stride, padding)
 
 
+def test_winograd_of_bfloat16_passes_nan_on():
+    x, weight, _ = convolution((1, 8, 8), (64, 32), 3)
+    x[0, 1, 1, 5] = np.nan
+    y = fast.conv2d(x, fast.pack_conv2d(weight, "bfloat16"), None, 1, (1, 1, 1, 1))
+    assert np.isnan(y[0, :3, :3]).all() and np.isfinite(y[0, 4:, 4:]).all()
+
+
 def test_winograd_by_numpy_is_a_convolution():
     x, weight, _ = convolution((2, 9, 14), (64, 10), 3)
     exact = reference.conv2d(x.astype(float), weight.astype(float), None, 1, (1, 0, 2, 1))
