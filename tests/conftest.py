@@ -1,6 +1,7 @@
 import pytest
 
 from npdiffusion import kernels
+from tests import differences
 
 
 @pytest.fixture(params=list(kernels.BACKENDS))
@@ -10,3 +11,11 @@ def each_backend(request):
     kernels.use_backend(request.param)
     yield request.param
     kernels.use_backend(before)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """End the output with the largest difference to the reference, part by part."""
+    if differences.ROWS:
+        terminalreporter.section("differences to the references")
+        for line in differences.table():
+            terminalreporter.line(line)
