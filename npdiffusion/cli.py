@@ -4,9 +4,9 @@
 
 Whatever can be found wrong is found before the model is loaded. Each picture is in its file before the next one is
 begun, so that an error or Ctrl-C loses only the one at work. Exit code 0: all is done, 1: it could not be done, 2: the
-command can't be understood. The options themselves are in options.py.
+command can't be understood. The options themselves are in options.py. A first word that names a subcommand, `tokens` for
+example, leads to its file in command/ instead.
 """
-import contextlib
 import logging
 import os
 import pathlib
@@ -14,10 +14,10 @@ import re
 import sys
 import time
 import traceback
-import warnings
 
 import npdiffusion
-from npdiffusion import kernels, machine
+from npdiffusion import command, kernels, machine
+from npdiffusion.command.talk import Progress, explain, one_line_warnings, print_line, say
 from npdiffusion.errors import UserError
 from npdiffusion.options import parse
 
@@ -32,12 +32,16 @@ LONGEST_WORDS = 60                    # bytes of the prompt in a file name that 
 
 def main(argv=None):
     """Run the command; returns its exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    subcommand = command.find(argv)
     try:
-        options = parse(argv)
+        options = subcommand.parse(argv[1:]) if subcommand else parse(argv)
     except SystemExit as end:         # after --help, --version or a message
         return end.code
     try:
         with one_line_warnings(options.verbose):
+            if subcommand:
+                return subcommand.run(options)
             return show_info(options) if options.info else run(options)
     except KeyboardInterrupt:
         say("npdiffusion: stopped")
@@ -217,73 +221,3 @@ def model_name(model):
         return "embedded"
     path = os.path.abspath(os.path.expanduser(model))
     return os.path.basename(path).removesuffix(".safetensors") if os.path.exists(path) else model
-
-
-# ---- talking
-
-class Progress:
-    """A bar on stderr with the seconds that each unit takes and the time left; called as generate's callback."""
-    def __init__(self, unit, total=None):
-        self.unit, self.total, self.done = unit, total, 0
-
-    def __enter__(self):
-        from tqdm import tqdm
-        layout = "{percentage:3.0f}%|{bar:30}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_inv_fmt}]"
-        self.bar = tqdm(total=self.total, unit=self.unit, file=sys.stderr, dynamic_ncols=True, bar_format=layout,
-                        mininterval=0.1 if sys.stderr.isatty() else 10)             # fewer lines in a file
-        return self
-
-    def __call__(self, done, total, latents=None):
-        self.done, self.bar.total = done, total
-        self.bar.update(done - self.bar.n)
-
-    def __exit__(self, *exception):
-        self.bar.close()
-
-
-@contextlib.contextmanager
-def one_line_warnings(verbose):
-    """Within, warnings meant for users are shown as one line, each once; the others only if verbose."""
-    seen = set()
-
-    def show(message, category, filename, line_number, file=None, line=None):
-        text = one_line(message)
-        if text not in seen and (verbose or issubclass(category, UserWarning)):
-            seen.add(text)
-            from tqdm import tqdm
-            tqdm.write(f"npdiffusion: warning: {text}", file=sys.stderr)            # above a bar, not into it
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = show
-        yield
-
-
-def explain(error):
-    """One line about an exception."""
-    if isinstance(error, UserError):
-        return one_line(error)
-    if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("npdiffusion"):
-        return f"the Python package {error.name} is missing; install npdiffusion with all it needs (pip install .)"
-    if isinstance(error, MemoryError):
-        return f"not enough memory; a smaller picture needs less ({one_line(error) or 'no details known'})"
-    return f"{one_line(f'{type(error).__name__}: {error}')} (a mistake in npdiffusion; -v shows where)"
-
-
-def one_line(message):
-    """Its text with each stretch of white space as one space."""
-    return " ".join(str(message).split())
-
-
-def say(message):
-    """A line on stderr."""
-    print(message, file=sys.stderr, flush=True)
-
-
-def print_line(line):
-    """A line on stdout, where names of files may have characters that its encoding lacks."""
-    encoding = sys.stdout.encoding or "utf-8"
-    try:
-        print(str(line).encode(encoding, "backslashreplace").decode(encoding), flush=True)
-    except BrokenPipeError:           # whoever read the names is gone, but the pictures are wanted all the same
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

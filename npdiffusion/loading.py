@@ -83,6 +83,16 @@ def load_parts(path_or_id=None, tokenizer=None, dtype="float32"):
     return {"tokenizer": tokenizer, **models, "schedule": schedule, "source": str(path_or_id or path), **given}
 
 
+def load_tokenizer(path_or_id=None, tokenizer=None):
+    """The tokenizer that `load` would take. Nothing else is read, nor downloaded."""
+    path = pathlib.Path(os.path.expanduser(path_or_id or locate(None)))
+    if tokenizer is None and path.is_file():
+        tensors = single_file.split(checkpoint.read_file(path), path)
+        config = CLIPTextConfig.from_dict(single_file.settings(tensors, path)["text_encoder"], path)
+        return find_tokenizer(None, path, config)
+    return find_tokenizer(tokenizer or path_or_id or str(path), path, None)
+
+
 def locate(path_or_id):
     """The file or folder that is meant; UserError if there is none."""
     if path_or_id is None:
@@ -180,7 +190,7 @@ def check_widths(text_encoder, unet, vae, source):
 def find_tokenizer(given, path, config):
     """The tokenizer that `given` names, or the model's own, or, for a single file, one that is lying about.
 
-    given: a folder, a Hugging Face id, or None; config: of the text encoder, which it must fit
+    given: a folder, a Hugging Face id, or None; config: of the text encoder, which it must fit, or None
     """
     if given is not None:
         if os.path.isdir(os.path.expanduser(given)):
@@ -208,8 +218,10 @@ def find_tokenizer(given, path, config):
 
 
 def read_tokenizer(folder, config):
-    """The tokenizer in a folder; UserError unless it fits the text encoder."""
+    """The tokenizer in a folder; UserError unless it fits the text encoder, if there is one."""
     tokenizer = CLIPTokenizer.from_folder(folder)
+    if config is None:
+        return tokenizer
     pieces = len(tokenizer.vocabulary)
     if not config.vocab_size / 2 < pieces <= config.vocab_size:          # a few rows more belong to words learnt later
         raise UserError(f"{folder}: has {pieces} pieces, but the text encoder knows {config.vocab_size}: "

@@ -8,7 +8,7 @@ import difflib
 import os
 
 import npdiffusion
-from npdiffusion import kernels, samplers
+from npdiffusion import command, kernels, samplers
 
 SCHEDULES = ("discrete", "karras")
 GENERATORS = ("torch", "numpy")
@@ -22,6 +22,7 @@ examples:
   npdiffusion "a red apple on a blue background"
   npdiffusion "a cat" -m sd-v1-5.safetensors --sampler dpm++2m --schedule karras --steps 25 -b 4 -o cats/
   npdiffusion "a cat in the snow" -i cat.png --strength 0.6
+
 """
 
 
@@ -30,18 +31,27 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         self.exit(2, f"npdiffusion: error: {message.removeprefix('argument ')}\n")
 
+    def read(self, argv, positional="prompt"):
+        """The options of a command line; an error names what is unknown, and the nearest option that is known.
+
+        positional: what the one word without an option's name is
+        """
+        options, unknown = self.parse_known_args(argv)
+        if unknown:
+            flag = unknown[0].partition("=")[0]
+            if not flag.startswith("-"):
+                quotes = ": put the whole prompt in quotes" if positional == "prompt" else ""
+                self.error(f"only one {positional} is taken, {unknown[0]!r} is left over{quotes}")
+            known = [name.lstrip("-") for action in self._actions for name in action.option_strings]
+            near = difflib.get_close_matches(flag.lstrip("-"), known, n=1)
+            self.error(f"unknown option {flag}" + (f", did you mean --{near[0]}?" if near else " (all options: --help)"))
+        return options
+
 
 def parse(argv=None):
     """The checked options of a command; SystemExit with code 2 and a line on stderr if they are wrong."""
     parser = build_parser()
-    options, unknown = parser.parse_known_args(argv)
-    if unknown:
-        flag = unknown[0].partition("=")[0]
-        if not flag.startswith("-"):
-            parser.error(f"only one prompt is taken, {unknown[0]!r} is left over: put the whole prompt in quotes")
-        known = [name.lstrip("-") for action in parser._actions for name in action.option_strings]
-        near = difflib.get_close_matches(flag.lstrip("-"), known, n=1)
-        parser.error(f"unknown option {flag}" + (f", did you mean --{near[0]}?" if near else " (all options: --help)"))
+    options = parser.read(argv)
     if options.info:
         return options
     if options.prompt is None:
@@ -66,7 +76,7 @@ def build_parser():
     """All options, in groups."""
     parser = Parser(prog="npdiffusion", usage='npdiffusion "prompt" [options]', add_help=False, allow_abbrev=False,
                     description="Pictures from words: Stable Diffusion on the CPU, in NumPy.",
-                    epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+                    epilog=EXAMPLES + command.overview(), formatter_class=argparse.RawDescriptionHelpFormatter)
 
     group = parser.add_argument_group("what to make")
     group.add_argument("prompt", nargs="?", type=text, help="what the picture shows, in quotes")

@@ -1,0 +1,25 @@
+"""Subcommands: what the command line does besides making pictures.
+
+    npdiffusion WORD ...      WORD is exactly one of the names below; a prompt of that one word is written after `--`
+
+Each has a file here, named after it, with two functions; it is imported only when it is asked for.
+
+    parse(arguments)   from the words after WORD to its options, `verbose` among them; SystemExit as from argparse
+    run(options)       does it and returns the exit code; a UserError becomes one line
+"""
+import importlib
+
+SUBCOMMANDS = {
+    "tokens": "how a prompt is split into tokens",
+}
+
+
+def find(argv):
+    """The module of the subcommand that a command line begins with, or None"""
+    return importlib.import_module(f"{__name__}.{argv[0]}") if argv and argv[0] in SUBCOMMANDS else None
+
+
+def overview():
+    """Lines for --help"""
+    return "\n".join(["subcommands (more: npdiffusion WORD --help):",
+                      *(f"  {name:<12}{what}" for name, what in SUBCOMMANDS.items())])
