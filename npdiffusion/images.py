@@ -28,6 +28,13 @@ def open_image(path):
 
     UserError for anything that can't be read, names a file of another kind, or has more than LARGEST_PICTURE pixels.
     """
+    with look_into(path) as image:
+        return to_rgb(ImageOps.exif_transpose(image))
+
+
+@contextlib.contextmanager
+def look_into(path):
+    """A PIL image of the file, whose pixels are not read yet; every error within becomes a UserError as above."""
     Image.init()
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):      # a pipe would block for ever, a device never end
@@ -38,7 +45,7 @@ def open_image(path):
                 if image.width * image.height > LARGEST_PICTURE:
                     raise UserError(f"{path}: {image.width}x{image.height} is too large, at most "
                                     f"{LARGEST_PICTURE // 10**6} million pixels are read")
-                return to_rgb(ImageOps.exif_transpose(image))
+                yield image
     except UserError:
         raise
     except Image.UnidentifiedImageError:

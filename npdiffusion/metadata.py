@@ -14,6 +14,7 @@ import json
 from PIL.PngImagePlugin import PngInfo
 
 from . import __version__
+from .errors import UserError
 
 KEY = "parameters"
 SAMPLER_NAMES = {                     # ours → that of the web interface, which knows PNDM as PLMS
@@ -49,6 +50,16 @@ def quote(value):
     """Text of a value, as a JSON string where it would not end at the next comma otherwise."""
     text = str(value)
     return json.dumps(text, ensure_ascii=False) if any(c in text for c in ",:\n") else text
+
+
+def read(path):
+    """The text inside a PNG file; UserError if there is none, or the file is none."""
+    from .images import look_into
+    with look_into(path) as image:
+        text = getattr(image, "text", {}).get(KEY)
+    if not text:
+        raise UserError(f"{path}: there are no settings inside (a PNG text named {KEY})")
+    return str(text)
 
 
 def png_info(text):

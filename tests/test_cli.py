@@ -13,6 +13,8 @@ from PIL import Image
 
 import npdiffusion
 from npdiffusion import cli, kernels, machine, options
+from npdiffusion.command import output as names
+from npdiffusion.command import prepare
 from npdiffusion.errors import UserError
 from npdiffusion.schedules import NoiseSchedule
 
@@ -49,7 +51,7 @@ def pipeline(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(npdiffusion, "load", fake.load)
     monkeypatch.setattr(kernels, "_chosen", "numpy")
-    monkeypatch.setattr(cli, "BLAS_VARIABLES", ())
+    monkeypatch.setattr(prepare, "BLAS_VARIABLES", ())
     return fake
 
 
@@ -217,16 +219,16 @@ def test_a_folder_that_cannot_be_written_is_found_before_loading(pipeline, monke
     ("り" * 50, "り" * 20 + "-1.png"),
 ], ids=["words", "path", "empty", "emoji", "unicode", "long", "long word"])
 def test_names_made_of_prompts(prompt, name):
-    assert cli.default_name(prompt, 1) == name
+    assert names.default_name(prompt, 1) == name
 
 
 def test_models_are_called_by_their_own_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "v1-5.safetensors").touch()
     (tmp_path / "folder").mkdir()
-    assert cli.model_name(str(tmp_path / "v1-5.safetensors")) == "v1-5"
-    assert cli.model_name("folder/") == "folder"
-    assert cli.model_name("org/name") == "org/name"
+    assert names.model_name(str(tmp_path / "v1-5.safetensors")) == "v1-5"
+    assert names.model_name("folder/") == "folder"
+    assert names.model_name("org/name") == "org/name"
 
 
 # ---- image to image
@@ -368,7 +370,7 @@ def test_an_unknown_backend_in_the_environment_is_named(pipeline, monkeypatch, c
     (["-t", "1"], dict(SET_VARIABLE="1", UNSET_VARIABLE="1")),
 ], ids=["default", "-t 1"])
 def test_threads_limit_blas_on_the_numpy_backend(arguments, expected, pipeline, monkeypatch):
-    monkeypatch.setattr(cli, "BLAS_VARIABLES", tuple(expected))
+    monkeypatch.setattr(prepare, "BLAS_VARIABLES", tuple(expected))
     monkeypatch.setattr(machine, "physical_cores", lambda: 1)
     monkeypatch.setenv("UNSET_VARIABLE", "")
     monkeypatch.delenv("UNSET_VARIABLE")

@@ -5,7 +5,7 @@ import re
 import pytest
 from PIL import Image
 
-from npdiffusion import __version__, samplers
+from npdiffusion import __version__, cli, samplers
 from npdiffusion.images import save_png
 from npdiffusion.metadata import SAMPLER_NAMES, parameters, png_info, quote
 
@@ -73,3 +73,22 @@ def test_names_of_files_in_another_encoding_are_no_obstacle(tmp_path):
     path = save_png(Image.new("RGB", (8, 8)), tmp_path / "a.png", png_info(text))
     with Image.open(path) as image:
         assert "Model: mod?le" in image.text["parameters"]
+
+
+# ---- reading it back
+
+def written(folder, text):
+    """A picture with this text inside."""
+    return save_png(Image.new("RGB", (8, 8)), folder / "a.png", png_info(text))
+
+
+def test_metadata_prints_what_is_inside(tmp_path, capsys):
+    text = parameters("größe", "blurry", **SETTINGS)
+    assert cli.main(["metadata", str(written(tmp_path, text))]) == 0
+    assert capsys.readouterr().out == text + "\n"
+
+
+def test_metadata_of_a_picture_without_any_is_an_error(tmp_path, capsys):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    assert cli.main(["metadata", str(tmp_path / "a.png")]) == 1
+    assert "a.png: there are no settings inside" in capsys.readouterr().err

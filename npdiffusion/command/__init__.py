@@ -6,10 +6,14 @@ Each has a file here, named after it, with two functions; it is imported only wh
 
     parse(arguments)   from the words after WORD to its options, `verbose` among them; SystemExit as from argparse
     run(options)       does it and returns the exit code; a UserError becomes one line
+
+generate.py, which makes pictures, has the same two. The other files are for all of them: talk.py (progress, messages),
+output.py (names of files) and prepare.py (backend, threads, compiling).
 """
 import importlib
 
 SUBCOMMANDS = {
+    "metadata": "the settings inside pictures",
     "tokens": "how a prompt is split into tokens",
 }
 

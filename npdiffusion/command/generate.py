@@ -1,0 +1,119 @@
+"""Pictures from a prompt and options: npdiffusion "a red apple" --steps 20 --seed 1 -o apple.png
+
+    options → one set of options for each picture → image and settings → file
+
+Whatever can be found wrong is found before the model is loaded. Each picture is in its file before the next one is
+begun, so that an error or Ctrl-C loses only the one at work.
+"""
+import copy
+import time
+
+import npdiffusion
+from npdiffusion.command.output import default_name, find_output, model_name, save
+from npdiffusion.command.prepare import compile_kernels, precision, set_up
+from npdiffusion.command.talk import Progress, print_line, say
+from npdiffusion.options import parse
+
+
+def run(options):
+    """Make the pictures that are asked for and tell about it, or print what --info asks for."""
+    if options.info:
+        return show_info(options)
+    start = time.perf_counter()
+    backend, threads = set_up(options)
+    folder, name = find_output(options.output)
+    pictures = one_by_one(options)
+    inputs = open_inputs(options)
+    pipeline, seconds = load(options, backend, threads)
+    tell_about_inputs(options, inputs, pipeline)
+
+    saved, steps = [], 0
+    try:
+        for number, picture in enumerate(pictures, start=1):
+            which = f"picture {number} of {len(pictures)}: " if len(pictures) > 1 else ""
+            image, text, done = make(pipeline, picture, inputs, which)
+            saved.append(save(image, text, folder / (name or default_name(picture.prompt, picture.seed)), saved))
+            steps += done
+            for stage, duration in pipeline.timings.items():
+                seconds[stage] = seconds.get(stage, 0) + duration
+    finally:
+        if 0 < len(saved) < len(pictures):
+            say(f"{len(saved)} of {len(pictures)} pictures are saved")
+    if options.init_image is None:
+        seconds.pop("encoding", None)
+    tell_times(seconds | {"total": time.perf_counter() - start}, steps)
+    return 0
+
+
+def one_by_one(options):
+    """The options of each picture: the same, but for the seed, which counts on."""
+    pictures = [copy.copy(options) for _ in range(options.batch_count)]
+    for number, picture in enumerate(pictures):
+        picture.seed += number
+    return pictures
+
+
+def open_inputs(options):
+    """The files that pictures start from, read: arguments of `generate`"""
+    from npdiffusion.images import open_image
+    return {"init_image": None if options.init_image is None else open_image(options.init_image)}
+
+
+def load(options, backend, threads):
+    """The pipeline, kernels compiled → pipeline, {stage: seconds}"""
+    say(f"loading {options.model or 'the embedded model'}, {backend} backend, {precision(options.dtype)}, "
+        f"{threads} thread{'s' * (threads > 1)}")
+    start = time.perf_counter()
+    pipeline = npdiffusion.load(options.model, dtype=options.dtype, threads=threads, tokenizer=options.tokenizer)
+    loaded = time.perf_counter()
+    seconds = {"loading": loaded - start}
+    if backend == "numba" and compile_kernels(options.dtype):
+        seconds["compiling"] = time.perf_counter() - loaded
+    return pipeline, seconds
+
+
+def choose_settings(options, pipeline):
+    """The arguments of `generate` that the picture's text names too, those that the model decides included."""
+    sampler = options.sampler or pipeline.default_sampler
+    guidance = pipeline.default_guidance if options.cfg_scale is None else options.cfg_scale
+    return dict(steps=options.steps, guidance_scale=guidance, sampler=sampler, rng=options.rng,
+                schedule=options.schedule or pipeline.schedule.default_kind(sampler),
+                width=options.width or pipeline.size[0], height=options.height or pipeline.size[1])
+
+
+def make(pipeline, options, inputs, which=""):
+    """One picture → PIL image, the text of its settings, number of steps; `which` begins the line that tells of it"""
+    from npdiffusion.metadata import parameters
+    settings = choose_settings(options, pipeline)
+    planned = options.steps if options.init_image is None else int(options.steps * options.strength)
+    say(f"{which}seed {options.seed}, {settings['width']}x{settings['height']} pixels, "
+        f"{planned} step{'s' * (planned > 1)} of {settings['sampler']}")
+    with Progress("step", planned) as progress:
+        image, = pipeline.generate(options.prompt, options.negative_prompt, seed=options.seed,
+                                   strength=options.strength, callback=progress, **settings, **inputs)
+    text = parameters(options.prompt, options.negative_prompt, seed=options.seed, model=model_name(options.model),
+                      strength=None if options.init_image is None else options.strength, **settings)
+    return image, text, progress.done
+
+
+def tell_about_inputs(options, inputs, pipeline):
+    """Say what will be scaled."""
+    settings, image = choose_settings(options, pipeline), inputs["init_image"]
+    width, height = settings["width"], settings["height"]
+    if image is not None and image.size != (width, height):
+        say(f"{options.init_image}: its {image.width}x{image.height} pixels are scaled and cut to {width}x{height}")
+
+
+def tell_times(seconds, steps):
+    """Say what took how long; seconds: {stage: duration}"""
+    notes = {"sampling": f" ({seconds['sampling'] / max(steps, 1):.3f} s/step)"}
+    say(", ".join(f"{stage} {duration:.2f} s{notes.get(stage, '')}" for stage, duration in seconds.items()))
+
+
+def show_info(options):
+    """Print what --info asks for."""
+    _, threads = set_up(options)
+    from npdiffusion import info
+    for line in info.report(options.model, threads):
+        print_line(line)
+    return 0

@@ -1,0 +1,54 @@
+"""What has to be settled before a model is there: backend, threads, compiled kernels.
+
+NumPy and numba are imported where they are used: how many threads NumPy's BLAS starts has to be settled before.
+"""
+import logging
+import os
+
+import npdiffusion
+from npdiffusion import kernels, machine
+from npdiffusion.command.talk import Progress, say
+from npdiffusion.errors import UserError
+
+BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+
+
+def set_up(options):
+    """Put backend and threads in force → (name of the backend, number of threads)"""
+    if options.verbose:
+        logging.basicConfig(format="%(name)s: %(message)s")
+        logging.getLogger("npdiffusion").setLevel(logging.INFO)
+    if options.backend:
+        npdiffusion.use_backend(options.backend)
+    try:
+        backend = kernels.backend()
+    except ValueError as error:
+        raise UserError(f"NPDIFFUSION_BACKEND: {error}") from None
+
+    threads = options.threads or machine.physical_cores()
+    if threads > machine.logical_cores():
+        say(f"--threads: {threads} is more than there are cores here, {machine.logical_cores()} will be used")
+        threads = machine.logical_cores()
+    if backend == "numpy":            # its matrix products are BLAS's, which reads these when NumPy is imported
+        for name in BLAS_VARIABLES:
+            if options.threads or name not in os.environ:
+                os.environ[name] = str(threads)
+    return backend, threads
+
+
+def precision(dtype):
+    """How --dtype is told: bfloat16 has a note where the processor can't multiply it."""
+    note = "" if dtype == "float32" or machine.multiplies_bfloat16() else ", widened to float32 for products"
+    return f"{dtype} weights{note}"
+
+
+def compile_kernels(dtype):
+    """Compile what isn't on disk from an earlier run, visibly: it takes a while → whether there was anything."""
+    from npdiffusion.kernels import fast
+    if fast.is_cached(dtype):
+        return False
+    say("Compiling kernels (first run only) ...")
+    with Progress("kernel") as progress:
+        fast.warm_up(lambda name, number, total: progress(number, total), dtype)
+        progress(progress.bar.total, progress.bar.total)
+    return True
