@@ -1,69 +1,149 @@
-"""The settings of a picture, as text inside its PNG file.
-
-AUTOMATIC1111's web interface writes a text chunk named `parameters`, which other programs have learnt to read:
+"""The settings of a picture as text, the way AUTOMATIC1111's web interface writes it and other programs have learnt to.
 
     a red apple
     Negative prompt: blurry
     Steps: 50, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7.5, Seed: 1, Size: 128x128, Model: v1-5, Version: …
 
 The prompts are taken as they are, however many lines they have; the last line holds `key: value` pairs. A value with a
-comma, a colon or a line break is written as a JSON string.
+comma, a colon or a line break is written as a JSON string. Where this text is inside a file is told by textchunks.py.
+
+stable-diffusion.cpp writes the same with names of its own (Sampler: euler_a karras, RNG: cuda). A text that doesn't name
+its RNG comes from the web interface's default, the numbers that a GPU draws.
 """
 import json
-
-from PIL.PngImagePlugin import PngInfo
+import re
+from dataclasses import dataclass, field
 
 from . import __version__
-from .errors import UserError
 
-KEY = "parameters"
-SAMPLER_NAMES = {                     # ours → that of the web interface, which knows PNDM as PLMS
-    "ddpm": "DDPM", "ddim": "DDIM", "pndm": "PLMS",
-    "euler": "Euler", "euler_a": "Euler a", "heun": "Heun", "dpm++2m": "DPM++ 2M",
+NEGATIVE = "Negative prompt:"
+PAIR = re.compile(r'\s*(\w[\w \-/]{1,60}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')       # as the web interface finds them
+LONGEST_LINE = 65536                  # characters; more can't be settings
+FEWEST_PAIRS = 3                      # that make the last line one of settings, not of the prompt
+
+SAMPLERS = {                          # ours → that of the web interface, which knows PNDM as PLMS
+    "ddpm": "DDPM", "ddim": "DDIM", "pndm": "PLMS", "lms": "LMS", "euler": "Euler", "euler_a": "Euler a", "heun": "Heun",
+    "dpm2": "DPM2", "dpm2_a": "DPM2 a", "dpm++2m": "DPM++ 2M", "dpm++2m_sde": "DPM++ 2M SDE", "dpm++sde": "DPM++ SDE",
+    "unipc": "UniPC", "deis": "DEIS", "lcm": "LCM", "tcd": "TCD",
 }
-SCHEDULE_NAMES = {"discrete": "Uniform", "karras": "Karras"}
+SCHEDULES = {"discrete": "Uniform", "karras": "Karras", "exponential": "Exponential", "sgm_uniform": "SGM Uniform",
+             "beta": "Beta"}
 WITHOUT_SCHEDULE = ("ddpm", "ddim", "pndm")      # they walk over the training's time steps: no choice
-RNG_NAMES = {"torch": "CPU", "numpy": "NumPy"}   # "CPU" is torch's generator there, and no entry means a GPU's
+AUTOMATIC = {"dpm++2m": "karras", "dpm++sde": "karras", "dpm2": "karras", "dpm2_a": "karras",
+             "dpm++2m_sde": "exponential"}       # what "Automatic" stands for there; Uniform for all others
+GENERATORS = {"torch": "CPU", "numpy": "NumPy", "a1111": "NV"}      # "NV" is what a GPU draws, wherever it is run
+OTHER_GENERATORS = {"gpu": "a1111", "cuda": "a1111"}
 
 
-def parameters(prompt, negative_prompt="", *, steps, sampler, schedule, guidance_scale, seed, width, height, model,
-               strength=None, rng="torch"):
-    """The text for one picture. Names of sampler, schedule and rng are ours; strength is None without an init image."""
-    settings = {
-        "Steps": steps,
-        "Sampler": SAMPLER_NAMES.get(sampler, sampler),
-        "Schedule type": None if sampler in WITHOUT_SCHEDULE else SCHEDULE_NAMES.get(schedule, schedule),
-        "CFG scale": f"{guidance_scale:g}",
-        "Seed": seed,
-        "Size": f"{width}x{height}",
-        "Model": model,
-        "Denoising strength": None if strength is None else f"{strength:g}",
-        "RNG": RNG_NAMES.get(rng, rng),
-        "Version": f"npdiffusion {__version__}",
-    }
-    lines = [prompt, f"Negative prompt: {negative_prompt}"] if negative_prompt else [prompt]
-    lines.append(", ".join(f"{key}: {quote(value)}" for key, value in settings.items() if value is not None))
+@dataclass(frozen=True)
+class Setting:
+    """One `key: value` pair. A new option that changes pictures needs a line in SETTINGS to be written and read."""
+    name: str                         # of the option, and of generate's argument
+    key: str                          # in the text
+    values: dict = field(default_factory=dict)      # those with another name there: ours → theirs
+
+
+SETTINGS = (                          # in the order in which they are written
+    Setting("steps", "Steps"),
+    Setting("sampler", "Sampler", SAMPLERS),
+    Setting("schedule", "Schedule type", SCHEDULES),
+    Setting("guidance_scale", "CFG scale"),
+    Setting("seed", "Seed"),
+    Setting("size", "Size"),          # width and height
+    Setting("model", "Model"),
+    Setting("strength", "Denoising strength"),
+    Setting("rng", "RNG", GENERATORS),
+)
+WITHOUT_INFLUENCE = ("Version", "Model hash", "VAE hash", "Lora hashes", "TI hashes", "Init image hash", "Batch size",
+                     "Batch pos", "User", "Guidance", "Unet", "TE", "Template", "Negative Template")
+
+
+# ---- writing
+
+def parameters(prompt, negative_prompt="", *, width, height, **settings):
+    """The text for one picture. Names and values of settings are ours, see SETTINGS; what is None is left out."""
+    unknown = settings.keys() - {setting.name for setting in SETTINGS}
+    if unknown:
+        raise TypeError(f"settings that the text has no key for: {', '.join(sorted(unknown))}")
+    values = settings | {"size": f"{width}x{height}"}
+    if values.get("sampler") in WITHOUT_SCHEDULE:
+        values["schedule"] = None
+    pairs = {setting.key: setting.values.get(values[setting.name], values[setting.name])
+             for setting in SETTINGS if values.get(setting.name) is not None} | {"Version": f"npdiffusion {__version__}"}
+    lines = [prompt, f"{NEGATIVE} {negative_prompt}"] if negative_prompt else [prompt]
+    lines.append(", ".join(f"{key}: {quote(value)}" for key, value in pairs.items()))
     return "\n".join(lines).strip()
 
 
 def quote(value):
-    """Text of a value, as a JSON string where it would not end at the next comma otherwise."""
-    text = str(value)
+    """Text of a value, as a JSON string where it would not end at the next comma otherwise; 7.0 is 7."""
+    text = str(value).removesuffix(".0") if isinstance(value, float) else str(value)
     return json.dumps(text, ensure_ascii=False) if any(c in text for c in ",:\n") else text
 
 
-def read(path):
-    """The text inside a PNG file; UserError if there is none, or the file is none."""
-    from .images import look_into
-    with look_into(path) as image:
-        text = getattr(image, "text", {}).get(KEY)
-    if not text:
-        raise UserError(f"{path}: there are no settings inside (a PNG text named {KEY})")
-    return str(text)
+# ---- reading
+
+def parse(text):
+    """A picture's text → prompt, negative prompt, {key: value}; all as they are there, and any of them may be empty."""
+    *lines, last = text.strip().split("\n")
+    pairs = PAIR.findall(last) if len(last) <= LONGEST_LINE else []
+    if len(pairs) < FEWEST_PAIRS:
+        lines, pairs = [*lines, last], []
+    prompt, negative = [], []
+    part = prompt
+    for line in map(str.strip, lines):
+        if line.startswith(NEGATIVE):
+            part, line = negative, line.removeprefix(NEGATIVE).strip()
+        part.append(line)
+    return *("\n".join(part).lstrip("\n") for part in (prompt, negative)), {key: unquote(value) for key, value in pairs}
 
 
-def png_info(text):
-    """The chunk for Pillow's `save(pnginfo=…)`: tEXt, or iTXt where Latin-1 has not all the characters."""
-    info = PngInfo()
-    info.add_text(KEY, text.encode("utf-8", "replace").decode("utf-8"))      # names of files may hold lone surrogates
-    return info
+def unquote(text):
+    """The value that `quote` wrote."""
+    if len(text) > 1 and text[0] == text[-1] == '"':
+        try:
+            return json.loads(text)
+        except ValueError:
+            pass                      # no JSON, whatever it looks like
+    return text.strip()
+
+
+def to_options(pairs):
+    """{key: value} of `parse` → {option: text} in our names, {key: value} of what has no option here
+
+    Whether an option takes the text isn't looked at.
+    """
+    by_key = {setting.key.casefold(): setting for setting in SETTINGS}
+    options, unknown = {}, {}
+    for key, value in pairs.items():
+        setting = by_key.get(key.casefold())
+        if setting is None and key not in WITHOUT_INFLUENCE:
+            unknown[key] = value
+        elif setting is not None and value:
+            options[setting.name] = ours(value, setting.values)
+    if "size" in options:
+        options["width"], _, options["height"] = options.pop("size").partition("x")
+    if not pairs:
+        return options, unknown
+    if "sampler" in options:
+        options["sampler"], schedule = split_sampler(options["sampler"])
+        options.setdefault("schedule", schedule or "discrete")
+        if options["schedule"].casefold() == "automatic":
+            options["schedule"] = AUTOMATIC.get(options["sampler"], "discrete")
+    options["rng"] = OTHER_GENERATORS.get(options.get("rng", "GPU").casefold(), options.get("rng"))
+    return options, unknown
+
+
+def split_sampler(text):
+    """A sampler as older versions and stable-diffusion.cpp name it, "DPM++ 2M Karras" → sampler, schedule or None"""
+    for schedule in {*SCHEDULES, *SCHEDULES.values()}:
+        sampler = ours(text[:-len(schedule) - 1], SAMPLERS)
+        if sampler in SAMPLERS and text.casefold().endswith(f" {schedule}".casefold()):
+            return sampler, ours(schedule, SCHEDULES)
+    return text, None
+
+
+def ours(text, values):
+    """Our name for a value, in whatever case it is written; the text itself if it has none."""
+    names = {theirs.casefold(): name for name, theirs in values.items()} | {name: name for name in values}
+    return names.get(text.casefold(), text)

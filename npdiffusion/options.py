@@ -4,16 +4,15 @@ Everything that can be judged without the model is judged here, with exit code 2
 and --version answer at once.
 """
 import argparse
-import difflib
 import os
 
 import npdiffusion
 from npdiffusion import command, kernels, samplers
+from npdiffusion.command.parser import LARGEST_SIDE, Parser, number, one_of, side, text, whole
 
 SCHEDULES = ("discrete", "karras")
 GENERATORS = ("torch", "numpy")
 MOST_STEPS = 1000                     # the time steps of the training
-LARGEST_SIDE = 8192                   # pixels
 LARGEST_SEED = 2**64 - 1
 STRENGTH = 0.75                       # of image to image
 
@@ -26,34 +25,16 @@ examples:
 """
 
 
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage."""
-    def error(self, message):
-        self.exit(2, f"npdiffusion: error: {message.removeprefix('argument ')}\n")
-
-    def read(self, argv, positional="prompt"):
-        """The options of a command line; an error names what is unknown, and the nearest option that is known.
-
-        positional: what the one word without an option's name is
-        """
-        options, unknown = self.parse_known_args(argv)
-        if unknown:
-            flag = unknown[0].partition("=")[0]
-            if not flag.startswith("-"):
-                quotes = ": put the whole prompt in quotes" if positional == "prompt" else ""
-                self.error(f"only one {positional} is taken, {unknown[0]!r} is left over{quotes}")
-            known = [name.lstrip("-") for action in self._actions for name in action.option_strings]
-            near = difflib.get_close_matches(flag.lstrip("-"), known, n=1)
-            self.error(f"unknown option {flag}" + (f", did you mean --{near[0]}?" if near else " (all options: --help)"))
-        return options
-
-
 def parse(argv=None):
     """The checked options of a command; SystemExit with code 2 and a line on stderr if they are wrong."""
     parser = build_parser()
-    options = parser.read(argv)
-    if options.info:
-        return options
+    defaults, given = parser.layers(argv)
+    options = argparse.Namespace(**defaults | given)
+    return options if options.info else check(options, parser)
+
+
+def check(options, parser):
+    """The options, with what follows from them filled in; SystemExit if they don't fit together."""
     if options.prompt is None:
         parser.error('a prompt is missing, for example: npdiffusion "a red apple on a blue background" (more: --help)')
     if options.strength is not None and options.init_image is None:
@@ -95,7 +76,7 @@ def build_parser():
     group = parser.add_argument_group("sampling")
     group.add_argument("--steps", metavar="N", type=whole(1, MOST_STEPS), default=50,
                        help="more are slower and finer (default: 50)")
-    group.add_argument("--cfg-scale", "--guidance-scale", metavar="X", type=number(0, 100),
+    group.add_argument("--cfg-scale", "--guidance-scale", dest="guidance_scale", metavar="X", type=number(0, 100),
                        help="how closely to follow the prompt; 1 switches guidance off (default: the model's own, "
                             "which is 7.5 unless it says otherwise)")
     group.add_argument("-s", "--seed", metavar="S", type=whole(-1, LARGEST_SEED),
@@ -130,60 +111,3 @@ def build_parser():
     group.add_argument("--version", action="version", version=f"npdiffusion {npdiffusion.__version__}")
     group.add_argument("-h", "--help", action="help", help="show this text")
     return parser
-
-
-def text(value):
-    """A prompt; bytes that the terminal's encoding has no characters for can't be tokenized."""
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        raise argparse.ArgumentTypeError("the text is not valid UTF-8") from None
-    return value
-
-
-def whole(low, high):
-    """The type of an option that takes a whole number from low to high."""
-    def read(value):
-        allowed = f"allowed are {low} to {high}"
-        try:
-            result = int(value)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{value[:40]!r} is no whole number, {allowed}") from None
-        if not low <= result <= high:
-            raise argparse.ArgumentTypeError(f"{value[:40]} is out of range, {allowed}")
-        return result
-    return read
-
-
-def number(low, high, above=False):
-    """The type of an option that takes a number from low (or only above it) to high."""
-    def read(value):
-        allowed = f"allowed are numbers {'above' if above else 'from'} {low} {'and up ' * above}to {high}"
-        try:
-            result = float(value)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{value[:40]!r} is no number, {allowed}") from None
-        if not low <= result <= high or (above and result == low):                  # NaN is not
-            raise argparse.ArgumentTypeError(f"{value[:40]} is out of range, {allowed}")
-        return result
-    return read
-
-
-def side(value):
-    """The type of an option that takes a width or height."""
-    result = whole(8, LARGEST_SIDE)(value)
-    if result % 8:
-        below = result // 8 * 8
-        raise argparse.ArgumentTypeError(f"{result} is no multiple of 8, the nearest are {below} and {below + 8}")
-    return result
-
-
-def one_of(names):
-    """The type of an option that takes one of some names."""
-    def read(value):
-        if value not in names:
-            near = difflib.get_close_matches(value.lower(), names, n=1, cutoff=0.4)
-            hint = f"did you mean {near[0]}? Known" if near else "known"
-            raise argparse.ArgumentTypeError(f"{value[:40]!r} is unknown, {hint} are {', '.join(names)}")
-        return value
-    return read

@@ -77,7 +77,7 @@ def test_defaults_are_those_of_the_model(pipeline):
     asked, = pipeline.asked
     asked.pop("callback")
     assert asked == dict(prompt=PROMPT, negative_prompt="", steps=50, guidance_scale=4.0, sampler="pndm",
-                         schedule="discrete", seed=7, width=128, height=128, init_image=None, strength=0.75,
+                         schedule="discrete", seed=7, width=128, height=128, init_image=None, strength=None,
                          rng="torch")
     assert pipeline.loaded == [((None,), dict(dtype="float32", threads=machine.physical_cores(), tokenizer=None))]
 
@@ -89,7 +89,7 @@ def test_every_option_reaches_the_pipeline(pipeline):
     asked, = pipeline.asked
     asked.pop("callback")
     assert asked == dict(prompt=PROMPT, negative_prompt="blur", steps=3, guidance_scale=2.0, sampler="euler",
-                         schedule="karras", seed=9, width=64, height=72, init_image=None, strength=0.75, rng="numpy")
+                         schedule="karras", seed=9, width=64, height=72, init_image=None, strength=None, rng="numpy")
     assert pipeline.loaded == [(("model",), dict(dtype="bfloat16", threads=1, tokenizer="folder"))]
 
 

@@ -1,16 +1,18 @@
-"""The settings inside a PNG, as AUTOMATIC1111's web interface writes and reads them."""
+"""The settings of a picture as text, as AUTOMATIC1111's web interface writes and reads them."""
 import json
 import re
 
 import pytest
 from PIL import Image
 
-from npdiffusion import __version__, cli, samplers
+from npdiffusion import __version__, cli, metadata, samplers
 from npdiffusion.images import save_png
-from npdiffusion.metadata import SAMPLER_NAMES, parameters, png_info, quote
+from npdiffusion.metadata import SAMPLERS, parameters, parse, quote, to_options
+from npdiffusion.textchunks import png_info
+from tests.differences import agree
 
 SETTINGS = dict(steps=50, sampler="ddim", schedule="discrete", guidance_scale=7.5, seed=1, width=128, height=64,
-                model="v1-5")
+                model="v1-5", rng="torch")
 
 # How that program finds the pairs in the last line.
 PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
@@ -20,6 +22,8 @@ def pairs(text):
     found = PAIR.findall(text.splitlines()[-1])
     return {key: json.loads(value) if value.startswith('"') else value for key, value in found}
 
+
+# ---- writing
 
 def test_text_has_prompt_then_settings():
     assert parameters("a red apple", **SETTINGS) == (
@@ -42,7 +46,7 @@ def test_karras_schedule_and_strength_are_named_as_there():
 
 
 def test_every_sampler_has_a_name_there():
-    assert set(SAMPLER_NAMES) == set(samplers.SAMPLERS)
+    assert set(SAMPLERS) >= set(samplers.SAMPLERS)
 
 
 def test_samplers_over_sigmas_always_name_their_schedule():
@@ -51,44 +55,153 @@ def test_samplers_over_sigmas_always_name_their_schedule():
         assert ("Schedule type: Uniform" in text) == sampler.karras
 
 
-def test_whole_scale_has_no_decimals():
+def test_whole_scale_has_no_decimals_and_another_all_of_them():
     assert pairs(parameters("", **{**SETTINGS, "guidance_scale": 7.0}))["CFG scale"] == "7"
+    assert pairs(parameters("", **{**SETTINGS, "guidance_scale": 7.123456789}))["CFG scale"] == "7.123456789"
+
+
+def test_a_setting_without_a_key_is_a_mistake():
+    with pytest.raises(TypeError, match="colour"):
+        parameters("", **SETTINGS, colour="red")
 
 
 @pytest.mark.parametrize("value", ["plain", "a, b", "a: b", "a\nb", 'say "x", then', "ünï, 🍎"])
 def test_a_quoted_value_is_read_back(value):
-    assert pairs(f"Steps: 1, Model: {quote(value)}, Seed: 2") == {"Steps": "1", "Model": value, "Seed": "2"}
+    text = f"Steps: 1, Model: {quote(value)}, Seed: 2"
+    assert pairs(text) == parse(text)[2] == {"Steps": "1", "Model": value, "Seed": "2"}
 
 
-@pytest.mark.parametrize("prompt", ["a red apple", "größe", "りんご 🍎", "two\nlines"])
-def test_the_text_comes_back_from_the_file(prompt, tmp_path):
-    text = parameters(prompt, **SETTINGS)
-    path = save_png(Image.new("RGB", (8, 8)), tmp_path / "a.png", png_info(text))
-    with Image.open(path) as image:
-        assert image.text == {"parameters": text}
+# ---- reading
+
+def fields(text):
+    """All that a text says, in our names."""
+    prompt, negative, found = parse(text)
+    options, unknown = to_options(found)
+    return {"prompt": prompt, "negative_prompt": negative, **options, **unknown}
 
 
-def test_names_of_files_in_another_encoding_are_no_obstacle(tmp_path):
-    text = parameters("", **{**SETTINGS, "model": b"mod\xe8le".decode("utf-8", "surrogateescape")})
-    path = save_png(Image.new("RGB", (8, 8)), tmp_path / "a.png", png_info(text))
-    with Image.open(path) as image:
-        assert "Model: mod?le" in image.text["parameters"]
+def differing(found, expected):
+    """How many fields differ."""
+    return sum(found.get(name) != expected.get(name) for name in found.keys() | expected.keys())
 
 
-# ---- reading it back
+A1111 = {
+    "documented": (                  # the example of that program's own documentation
+        "girl with an artist's beret, determined, blue eyes, ((eyeshadow)), (coquettish), detailed, intricate\n"
+        "Negative prompt: ugly, fat, (((deformed))), [blurry], bad anatomy, (extra_limb), messy drawing\n"
+        "Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 965400086, Size: 512x512, Model hash: 45dee52b",
+        dict(prompt="girl with an artist's beret, determined, blue eyes, ((eyeshadow)), (coquettish), detailed, intricate",
+             negative_prompt="ugly, fat, (((deformed))), [blurry], bad anatomy, (extra_limb), messy drawing",
+             steps="20", sampler="euler_a", schedule="discrete", guidance_scale="7", seed="965400086", width="512",
+             height="512", rng="a1111")),
+    "schedule in the sampler": (
+        "a castle\nSteps: 50, Sampler: DPM++ 2M Karras, CFG scale: 5, Seed: 42, Size: 512x768, Model hash: 1f69731261, "
+        "Model: v1-5-pruned-emaonly, RNG: CPU, Version: v1.4.1-166-g21aec6f5",
+        dict(prompt="a castle", negative_prompt="", steps="50", sampler="dpm++2m", schedule="karras", guidance_scale="5",
+             seed="42", width="512", height="768", model="v1-5-pruned-emaonly", rng="torch")),
+    "schedule beside it": (
+        "a castle\nSteps: 20, Sampler: DPM++ 2M SDE, Schedule type: Exponential, CFG scale: 6.5, Seed: 1, Size: 64x64, "
+        "RNG: NV, Version: v1.10.1",
+        dict(prompt="a castle", negative_prompt="", steps="20", sampler="dpm++2m_sde", schedule="exponential",
+             guidance_scale="6.5", seed="1", width="64", height="64", rng="a1111")),
+    "automatic schedule": (
+        "Steps: 20, Sampler: DPM++ 2M, Schedule type: Automatic, CFG scale: 7",
+        dict(prompt="", negative_prompt="", steps="20", sampler="dpm++2m", schedule="karras", guidance_scale="7",
+             rng="a1111")),
+    "old outpainting": (
+        "clouds, 8k\nSteps: 130, Sampler: PLMS, CFG scale: 15, Seed: 4051576822, Denoising Strength: 1",
+        dict(prompt="clouds, 8k", negative_prompt="", steps="130", sampler="pndm", schedule="discrete",
+             guidance_scale="15", seed="4051576822", strength="1", rng="a1111")),
+    "several lines": (
+        "one\n\n two \nNegative prompt: three\nfour\nSteps: 1, Seed: 2, Size: 8x16",
+        dict(prompt="one\n\ntwo", negative_prompt="three\nfour", steps="1", seed="2", width="8", height="16",
+             rng="a1111")),
+    "what nobody knows": (
+        'x\nSteps: 1, Sampler: DPM adaptive, Seed: 2, Tiling: True, Lora hashes: "a: 1, b: 2", Face restoration: GFPGAN',
+        dict({"Tiling": "True", "Face restoration": "GFPGAN"}, prompt="x", negative_prompt="", steps="1",
+             sampler="DPM adaptive", schedule="discrete", seed="2", rng="a1111")),
+    "a prompt alone": ("a: b, c: d", dict(prompt="a: b, c: d", negative_prompt="")),
+}
+SD_CPP = {
+    "with a schedule": (
+        "A sunflower field\nNegative prompt: Blue sky\nSteps: 30, CFG scale: 5.000000, Guidance: 3.500000, Eta: 0.000000, "
+        "Seed: 1375127038, Size: 512x512, Model: v1-5-pruned-emaonly.safetensors, RNG: cuda, Sampler: euler_a karras, "
+        "Version: stable-diffusion.cpp",
+        dict({"Eta": "0.000000"}, prompt="A sunflower field", negative_prompt="Blue sky", steps="30",
+             guidance_scale="5.000000", seed="1375127038", width="512", height="512",
+             model="v1-5-pruned-emaonly.safetensors", rng="a1111", sampler="euler_a", schedule="karras")),
+    "without": (
+        "A sunflower field\nSteps: 30, CFG scale: 5.000000, Seed: 7, Size: 512x512, Model: , RNG: std_default, "
+        "Sampler: dpm++2m, Version: stable-diffusion.cpp",
+        dict(prompt="A sunflower field", negative_prompt="", steps="30", guidance_scale="5.000000", seed="7", width="512",
+             height="512", rng="std_default", sampler="dpm++2m", schedule="discrete")),
+    "discrete": (
+        "x\nSteps: 4, CFG scale: 1.000000, Seed: 7, Size: 512x512, RNG: cpu, Sampler: euler discrete, "
+        "VAE: ae.safetensors, Version: stable-diffusion.cpp",
+        dict({"VAE": "ae.safetensors"}, prompt="x", negative_prompt="", steps="4", guidance_scale="1.000000", seed="7",
+             width="512", height="512", rng="torch", sampler="euler", schedule="discrete")),
+}
 
-def written(folder, text):
-    """A picture with this text inside."""
-    return save_png(Image.new("RGB", (8, 8)), folder / "a.png", png_info(text))
 
+@pytest.mark.parametrize("case", A1111)
+def test_what_the_web_interface_writes_is_understood(case):
+    text, expected = A1111[case]
+    agree("PNG settings", f"fields of AUTOMATIC1111's text, {case}", differing(fields(text), expected), 0, 0)
+
+
+@pytest.mark.parametrize("case", SD_CPP)
+def test_what_stable_diffusion_cpp_writes_is_understood(case):
+    text, expected = SD_CPP[case]
+    agree("PNG settings", f"fields of stable-diffusion.cpp's text, {case}", differing(fields(text), expected), 0, 0)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_what_is_written_is_read_back(sampler):
+    for schedule in ["discrete"] if sampler in metadata.WITHOUT_SCHEDULE else metadata.SCHEDULES:
+        for rng in metadata.GENERATORS:
+            given = dict(steps=7, sampler=sampler, schedule=schedule, guidance_scale=0.1 + 0.2, seed=2**64 - 1, width=8,
+                         height=8192, model='a, "b": c', strength=1 / 3, rng=rng)
+            found = fields(parameters("a\nb: c, d: e, f: g", "(h)", **given))
+            assert found == {"prompt": "a\nb: c, d: e, f: g", "negative_prompt": "(h)",
+                             **{name: str(value) for name, value in given.items()}}
+
+
+def test_our_pairs_are_those_that_the_web_interface_finds():
+    text = parameters("a", "b", **{**SETTINGS, "model": "x, y: z", "sampler": "heun"}, strength=0.5)
+    found, there = parse(text)[2], pairs(text)
+    agree("PNG settings", "pairs of our text, read by the rule of AUTOMATIC1111", differing(found, there), 0, 0)
+
+
+@pytest.mark.parametrize("text", ["", "\n\n", "Steps: 20", "Negative prompt:", ": , : , :", "Steps: , Seed: , Size: ",
+                                  "Steps: 1, Size: 5, Seed: x", 'aa: "\\', "a" * 10**6, 'aa: "b\\", ' * 10**5,
+                                  "Sampler: , Seed: 1, Schedule type: Automatic, RNG: \x00"])
+def test_any_text_is_read_in_no_time(text):
+    prompt, negative, found = parse(text)
+    options, unknown = to_options(found)
+    assert all(isinstance(value, str) for value in (prompt, negative, *options.values(), *unknown.values()))
+
+
+# ---- the command
 
 def test_metadata_prints_what_is_inside(tmp_path, capsys):
     text = parameters("größe", "blurry", **SETTINGS)
-    assert cli.main(["metadata", str(written(tmp_path, text))]) == 0
+    path = save_png(Image.new("RGB", (8, 8)), tmp_path / "a.png", png_info(text))
+    assert cli.main(["metadata", str(path)]) == 0
     assert capsys.readouterr().out == text + "\n"
 
 
-def test_metadata_of_a_picture_without_any_is_an_error(tmp_path, capsys):
-    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    assert cli.main(["metadata", str(tmp_path / "a.png")]) == 1
-    assert "a.png: there are no settings inside" in capsys.readouterr().err
+def test_what_can_be_read_is_printed_before_the_error(tmp_path, capsys):
+    text = parameters("größe", "blurry", **SETTINGS)
+    path = save_png(Image.new("RGB", (8, 8)), tmp_path / "a.png", png_info(text))
+    Image.new("RGB", (8, 8)).save(tmp_path / "empty.png")
+    assert cli.main(["metadata", str(tmp_path / "empty.png"), str(path), str(tmp_path / "missing.png")]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == f"{path}:\n{text}\n"
+    assert re.fullmatch("npdiffusion: error: .*empty.png: there are no settings inside .*\n"
+                        "npdiffusion: error: .*missing.png: can't be read .*\n", printed.err)
+
+
+def test_a_text_cannot_control_the_terminal(tmp_path, capsys):
+    path = save_png(Image.new("RGB", (8, 8)), tmp_path / "a.png", png_info("a\x1b[2Jb\x9b1m\r\tc\nSteps: 1"))
+    assert cli.main(["metadata", str(path)]) == 0
+    assert capsys.readouterr().out == "a\\x1b[2Jb\\x9b1m\\r\tc\nSteps: 1\n"

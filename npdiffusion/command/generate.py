@@ -75,10 +75,11 @@ def load(options, backend, threads):
 def choose_settings(options, pipeline):
     """The arguments of `generate` that the picture's text names too, those that the model decides included."""
     sampler = options.sampler or pipeline.default_sampler
-    guidance = pipeline.default_guidance if options.cfg_scale is None else options.cfg_scale
-    return dict(steps=options.steps, guidance_scale=guidance, sampler=sampler, rng=options.rng,
+    guidance = pipeline.default_guidance if options.guidance_scale is None else options.guidance_scale
+    return dict(steps=options.steps, sampler=sampler, guidance_scale=guidance, seed=options.seed, rng=options.rng,
                 schedule=options.schedule or pipeline.schedule.default_kind(sampler),
-                width=options.width or pipeline.size[0], height=options.height or pipeline.size[1])
+                width=options.width or pipeline.size[0], height=options.height or pipeline.size[1],
+                strength=None if options.init_image is None else options.strength)
 
 
 def make(pipeline, options, inputs, which=""):
@@ -89,10 +90,8 @@ def make(pipeline, options, inputs, which=""):
     say(f"{which}seed {options.seed}, {settings['width']}x{settings['height']} pixels, "
         f"{planned} step{'s' * (planned > 1)} of {settings['sampler']}")
     with Progress("step", planned) as progress:
-        image, = pipeline.generate(options.prompt, options.negative_prompt, seed=options.seed,
-                                   strength=options.strength, callback=progress, **settings, **inputs)
-    text = parameters(options.prompt, options.negative_prompt, seed=options.seed, model=model_name(options.model),
-                      strength=None if options.init_image is None else options.strength, **settings)
+        image, = pipeline.generate(options.prompt, options.negative_prompt, callback=progress, **settings, **inputs)
+    text = parameters(options.prompt, options.negative_prompt, model=model_name(options.model), **settings)
     return image, text, progress.done
 
 

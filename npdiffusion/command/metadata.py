@@ -1,23 +1,31 @@
 """npdiffusion metadata FILE ...: print the settings that are inside pictures."""
-from npdiffusion.command.talk import print_line
-from npdiffusion.options import Parser
+from npdiffusion.command.parser import Parser
+from npdiffusion.command.talk import explain, print_line, printable, say
+from npdiffusion.errors import UserError
 
 
 def parse(arguments):
     """The checked options; SystemExit with code 2 and a line on stderr if they are wrong."""
     parser = Parser(prog="npdiffusion metadata", usage="npdiffusion metadata FILE ...", allow_abbrev=False,
-                    description="Print the settings that are inside pictures.")
-    parser.add_argument("files", metavar="FILE", nargs="+", help="PNG files with settings inside")
+                    description="Print the settings that are inside pictures, as npdiffusion, AUTOMATIC1111's web "
+                                "interface and stable-diffusion.cpp write them.")
+    parser.add_argument("files", metavar="FILE", nargs="+", help="PNG, JPEG or WebP files with settings inside")
     parser.add_argument("-v", "--verbose", action="store_true", help="all warnings, and where an error comes from")
     return parser.read(arguments)
 
 
 def run(options):
-    """Print what is inside each file, under its name if there are several."""
-    from npdiffusion import metadata
+    """Print what is inside each file, under its name if there are several; a line for each that has nothing."""
+    from npdiffusion import textchunks
+    failed = 0
     for path in options.files:
-        text = metadata.read(path)
+        try:
+            text = textchunks.read(path)
+        except UserError as error:
+            say(f"npdiffusion: error: {explain(error)}")
+            failed += 1
+            continue
         if len(options.files) > 1:
             print_line(f"{path}:")
-        print_line(text)
-    return 0
+        print_line(printable(text))
+    return 1 if failed else 0

@@ -40,8 +40,8 @@ def find_output(output):
 
 def save(image, text, wanted, saved):
     """Write a picture and its settings, print the path it got and return it; `saved` are the paths before it."""
-    from npdiffusion import images, metadata
-    path = images.save_png(image, wanted, metadata.png_info(text))
+    from npdiffusion import images, textchunks
+    path = images.save_png(image, wanted, textchunks.png_info(text))
     if path != wanted and wanted not in saved:
         say(f"{wanted} is there already and stays as it is, the picture goes to {path}")
     print_line(path)

@@ -63,6 +63,11 @@ def one_line(message):
     return " ".join(str(message).split())
 
 
+def printable(text):
+    """A text from a file, for the terminal: control characters, which could move its cursor, are spelled out."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 def say(message):
     """A line on stderr."""
     print(message, file=sys.stderr, flush=True)

@@ -1,0 +1,99 @@
+"""Reading a command line: errors in one line that name the nearest known option, and the types that options have.
+
+A type is a function from text to value; argparse.ArgumentTypeError says what is wrong with the text.
+"""
+import argparse
+import difflib
+
+LARGEST_SIDE = 8192                   # pixels
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage."""
+    def error(self, message):
+        self.exit(2, f"npdiffusion: error: {message.removeprefix('argument ')}\n")
+
+    def read(self, argv, positional="prompt"):
+        """The options of a command line; an error names what is unknown, and the nearest option that is known.
+
+        positional: what the one word without an option's name is
+        """
+        options, unknown = self.parse_known_args(argv)
+        if unknown:
+            flag = unknown[0].partition("=")[0]
+            if not flag.startswith("-"):
+                quotes = ": put the whole prompt in quotes" if positional == "prompt" else ""
+                self.error(f"only one {positional} is taken, {unknown[0]!r} is left over{quotes}")
+            known = [name.lstrip("-") for action in self._actions for name in action.option_strings]
+            near = difflib.get_close_matches(flag.lstrip("-"), known, n=1)
+            self.error(f"unknown option {flag}" + (f", did you mean --{near[0]}?" if near else " (all options: --help)"))
+        return options
+
+    def layers(self, argv):
+        """{option: value} of the defaults, and of what the command line names"""
+        defaults = {action.dest: action.default for action in self._actions if action.default != argparse.SUPPRESS}
+        for action in self._actions:
+            action.default = argparse.SUPPRESS
+        return defaults, vars(self.read(argv))
+
+    def value(self, option, text):
+        """What an option makes of a text. ArgumentTypeError if it doesn't take it, KeyError if there is no such option."""
+        action = {action.dest: action for action in self._actions}[option]
+        return action.type(text) if action.type else text
+
+
+def text(value):
+    """A prompt; bytes that the terminal's encoding has no characters for can't be tokenized."""
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError("the text is not valid UTF-8") from None
+    return value
+
+
+def whole(low, high):
+    """The type of an option that takes a whole number from low to high."""
+    def read(value):
+        allowed = f"allowed are {low} to {high}"
+        try:
+            result = int(value)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{value[:40]!r} is no whole number, {allowed}") from None
+        if not low <= result <= high:
+            raise argparse.ArgumentTypeError(f"{value[:40]} is out of range, {allowed}")
+        return result
+    return read
+
+
+def number(low, high, above=False):
+    """The type of an option that takes a number from low (or only above it) to high."""
+    def read(value):
+        allowed = f"allowed are numbers {'above' if above else 'from'} {low} {'and up ' * above}to {high}"
+        try:
+            result = float(value)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{value[:40]!r} is no number, {allowed}") from None
+        if not low <= result <= high or (above and result == low):                  # NaN is not
+            raise argparse.ArgumentTypeError(f"{value[:40]} is out of range, {allowed}")
+        return result
+    return read
+
+
+def side(value):
+    """The type of an option that takes a width or height."""
+    result = whole(8, LARGEST_SIDE)(value)
+    if result % 8:
+        below = result // 8 * 8
+        raise argparse.ArgumentTypeError(f"{result} is no multiple of 8, the nearest are {below} and {below + 8}")
+    return result
+
+
+def one_of(names):
+    """The type of an option that takes one of some names."""
+    def read(value):
+        if value not in names:
+            near = difflib.get_close_matches(value.lower(), names, n=1, cutoff=0.4)
+            hint = f"did you mean {near[0]}? Known" if near else "known"
+            raise argparse.ArgumentTypeError(f"{value[:40]!r} is unknown, {hint} are {', '.join(names)}")
+        return value
+    return read
