@@ -83,6 +83,15 @@ def read_file(path):
             for name, entry in table.items()}
 
 
+def stamp(path):
+    """What changes when a file does: its size and the time of its last change; None if it is not there"""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
 def name_foreign(path, first):
     """UserError if the first bytes of a file tell that it is something else than safetensors."""
     if first[5:9] == b"\0\0\0{":             # a length below 2⁴⁰, then JSON: safetensors, whatever the suffix

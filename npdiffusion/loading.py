@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from npdiffusion import checkpoint, families, hub, kernels, memory, parameters, single_file
+from npdiffusion.adapters.merging import Adapters
 from npdiffusion.clip import CLIPTextModel
 from npdiffusion.config import CLIPTextConfig, Reader, UNetConfig, VAEConfig, read_json
 from npdiffusion.errors import UserError
@@ -36,14 +37,24 @@ class Part:
     source: object
     spelling: Callable = parameters.same_name
 
+    def __post_init__(self):
+        self.parameters = {name: (name, owner, attribute) for name, owner, attribute in parameters.walk(self.model)}
+        self.shapes = parameters.shapes(self.model)
+
     def check(self):
         parameters.check(self.model, self.tensors, self.source, self.spelling)
 
-    def fill(self, dtype):
-        parameters.load(self.model, self.tensors, self.source, self.spelling, dtype)
+    def fill(self, dtype, names=None, tensors=None):
+        """Give all parameters their weights, or those that are named new ones, from `tensors` or the checkpoint's."""
+        places = [self.parameters[name] for name in (self.parameters if names is None else names)]
+        parameters.fill(places, tensors or self.tensors, self.source, self.spelling, dtype)
+
+    def files(self):
+        """Paths of the files that the tensors are in."""
+        return {tensor.path for tensor in self.tensors.values()}
 
 
-def load(path_or_id=None, dtype="float32", threads=None, tokenizer=None):
+def load(path_or_id=None, dtype="float32", threads=None, tokenizer=None, lora_dir=None):
     """A pipeline that makes pictures from prompts → npdiffusion.pipeline.StableDiffusionPipeline
 
     path_or_id: None (the embedded model), a folder in diffusers layout, a .safetensors file, or a Hugging Face id
@@ -51,6 +62,7 @@ def load(path_or_id=None, dtype="float32", threads=None, tokenizer=None):
     threads: how many the kernels use; None leaves it as it is: the number of physical cores, if never set
     tokenizer: a folder with vocab.json and merges.txt, or the Hugging Face id of a model that has them, in place of the
         model's own; a single file has none: without this it is looked for beside the file and in Hugging Face's cache
+    lora_dir: folder with the adapters that prompts name, as in "a cat <lora:ink:0.8>"
     Raises UserError, with one line that says what is wrong, for whatever can't be loaded.
     """
     from npdiffusion.kernels.threads import set_threads
@@ -61,11 +73,13 @@ def load(path_or_id=None, dtype="float32", threads=None, tokenizer=None):
         if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
             raise UserError(f"threads = {threads!r}, but a whole number from 1 on is needed")
         set_threads(threads)
-    return StableDiffusionPipeline(**load_parts(path_or_id, tokenizer, dtype))
+    pipeline = StableDiffusionPipeline(**load_parts(path_or_id, tokenizer, dtype))
+    pipeline.adapters.folder = lora_dir
+    return pipeline
 
 
 def load_parts(path_or_id=None, tokenizer=None, dtype="float32"):
-    """What `load` makes a pipeline of: {tokenizer, text_encoder, unet, vae, schedule, source} and advice"""
+    """What `load` makes a pipeline of: {tokenizer, text_encoder, unet, vae, schedule, source, adapters} and advice"""
     path = locate(path_or_id)
     try:
         parts, schedule = open_folder(path) if path.is_dir() else open_file(path)
@@ -76,11 +90,13 @@ def load_parts(path_or_id=None, tokenizer=None, dtype="float32"):
         memory.check(**models, source=path, dtype=dtype)
         tokenizer = find_tokenizer(tokenizer, path, models["text_encoder"].config)
         given = advice(path)
+        adapters = Adapters(parts, dtype)
         for part in parts.values():
             part.fill(dtype)
     except MemoryError:
         raise UserError(f"{path}: not enough memory for this model") from None
-    return {"tokenizer": tokenizer, **models, "schedule": schedule, "source": str(path_or_id or path), **given}
+    return {"tokenizer": tokenizer, **models, "schedule": schedule, "source": str(path_or_id or path),
+            "adapters": adapters, **given}
 
 
 def load_tokenizer(path_or_id=None, tokenizer=None):

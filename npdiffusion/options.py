@@ -99,6 +99,10 @@ def build_parser():
                        help="how weights are kept: float32, or bfloat16, which halves memory, is faster on processors "
                             "that multiply it, and rounds a little (default: float32)")
 
+    group = parser.add_argument_group("adapters")
+    group.add_argument("--lora-dir", metavar="DIR",
+                       help="folder with LoRA files, which a prompt uses by name and strength: \"a cat <lora:ink:0.8>\"")
+
     group = parser.add_argument_group("machine")
     group.add_argument("-t", "--threads", metavar="N", type=whole(1, 4096),
                        help="how many cores work (default: the physical cores)")

@@ -77,8 +77,12 @@ def load(module, tensors, source, spelling=same_name, dtype="float32"):
     Strict both ways: UserError names what is missing, unexpected, of another shape, or not finite.
     """
     check(module, tensors, source, spelling)
+    fill(list(walk(module)), tensors, source, spelling, dtype)
 
-    def fill(parameter):
+
+def fill(parameters, tensors, source, spelling=same_name, dtype="float32"):
+    """What `load` does when tensors are known to fit; parameters: what `walk` found in the empty model, or some of it"""
+    def take(parameter):
         name, owner, attribute = parameter
         array = tensors[spelling(name)]().reshape(getattr(owner, attribute).shape)
         if is_packed(owner, attribute):
@@ -93,7 +97,7 @@ def load(module, tensors, source, spelling=same_name, dtype="float32"):
     # Each thread takes a tensor from the file to its layout, outside Python's lock; weights are packed as they are
     # stored. So there are one copy of the model and a tensor for each thread at any time.
     with ThreadPoolExecutor(min(threads.get_threads(), MOST_THREADS)) as pool:
-        for _ in pool.map(fill, list(walk(module))):
+        for _ in pool.map(take, parameters):
             pass
 
 

@@ -13,6 +13,7 @@ import time
 import numpy as np
 
 from npdiffusion import memory, noise
+from npdiffusion.adapters.merging import Adapters
 from npdiffusion.allocator import memory_reused
 from npdiffusion.denoiser import Denoiser, guided
 from npdiffusion.diagnosis import finite
@@ -30,11 +31,13 @@ class StableDiffusionPipeline:
     tokenizer.encode(text) → (77,) ids      text_encoder(ids (N, 77)) → (N, 77, X)      unet(latents, timesteps, context) → ε or v
     vae.encode(images) → mean, logvar       vae.decode(latents) → images in [−1, 1]     schedule: betas and sampler of the checkpoint
     """
-    def __init__(self, tokenizer, text_encoder, unet, vae, schedule, source, default_guidance=CUSTOMARY_GUIDANCE):
+    def __init__(self, tokenizer, text_encoder, unet, vae, schedule, source, default_guidance=CUSTOMARY_GUIDANCE,
+                 adapters=None):
         self.tokenizer, self.text_encoder, self.unet, self.vae = tokenizer, text_encoder, unet, vae
         self.schedule = schedule      # a NoiseSchedule: betas, prediction type and sampler of the checkpoint
         self.source = source          # where the model came from, for people
         self.default_guidance = default_guidance      # the guidance scale that its makers advise
+        self.adapters = adapters or Adapters()        # LoRAs and their like, merged into the weights
         self.timings = {}             # seconds that each stage of the last `generate` took
 
     @property
@@ -75,6 +78,8 @@ class StableDiffusionPipeline:
         def draw():                                                             # N(0, 1), each picture from its own generator
             return noise.latent_noise(generators, height // f, width // f, channels)
 
+        with self._timed("adapters"):
+            prompt = self.adapters.follow(prompt, negative_prompt)
         with self._timed("text"):
             context = np.repeat(self.encode_prompt(prompt), count, axis=0)
             negative = None if guidance_scale == 1 else np.repeat(self.encode_prompt(negative_prompt), count, axis=0)
@@ -90,6 +95,23 @@ class StableDiffusionPipeline:
         for image, seed in zip(images, seeds):
             image.info["seed"] = seed
         return images
+
+    def load_lora_weights(self, path, adapter_name=None, adapter_weight=1.0):
+        """Merge a LoRA (LoHa, LoKr, DoRA, ...) into the weights, beside those in force → its name (the file's)
+
+        path: a safetensors file, or a folder as diffusers and PEFT write it
+        adapter_weight: its strength, or {"unet": strength, "text_encoder": strength}
+        UserError if it can't be read, is for another family, or does not fit; then nothing is changed.
+        """
+        return self.adapters.load(path, adapter_name, adapter_weight)
+
+    def set_adapters(self, adapter_names, adapter_weights=1.0):
+        """Have those loaded LoRAs in force that are named, and no others; each argument may be one or a list."""
+        self.adapters.choose(adapter_names, adapter_weights)
+
+    def unload_lora_weights(self):
+        """Take all LoRAs out of the weights, which are then bit for bit the checkpoint's."""
+        self.adapters.unload()
 
     def encode_prompt(self, prompt):
         """Text → context (1, 77, X), float32"""

@@ -79,18 +79,19 @@ def test_defaults_are_those_of_the_model(pipeline):
     assert asked == dict(prompt=PROMPT, negative_prompt="", steps=50, guidance_scale=4.0, sampler="pndm",
                          schedule="discrete", seed=7, width=128, height=128, init_image=None, strength=None,
                          rng="torch")
-    assert pipeline.loaded == [((None,), dict(dtype="float32", threads=machine.physical_cores(), tokenizer=None))]
+    assert pipeline.loaded == [((None,), dict(dtype="float32", threads=machine.physical_cores(), tokenizer=None,
+                                                  lora_dir=None))]
 
 
 def test_every_option_reaches_the_pipeline(pipeline):
     cli.main([PROMPT, "-n", "blur", "--steps", "3", "--guidance-scale", "2", "-s", "9", "-W", "64", "-H", "72",
               "-t", "1", "--sampler", "euler", "--schedule", "karras", "--rng", "numpy", "-m", "model",
-              "--tokenizer", "folder", "--dtype", "bfloat16"])
+              "--tokenizer", "folder", "--lora-dir", "loras", "--dtype", "bfloat16"])
     asked, = pipeline.asked
     asked.pop("callback")
     assert asked == dict(prompt=PROMPT, negative_prompt="blur", steps=3, guidance_scale=2.0, sampler="euler",
                          schedule="karras", seed=9, width=64, height=72, init_image=None, strength=None, rng="numpy")
-    assert pipeline.loaded == [(("model",), dict(dtype="bfloat16", threads=1, tokenizer="folder"))]
+    assert pipeline.loaded == [(("model",), dict(dtype="bfloat16", threads=1, tokenizer="folder", lora_dir="loras"))]
 
 
 def test_the_settings_are_in_the_png(pipeline):
@@ -434,7 +435,7 @@ def test_help_names_every_option_and_sampler(capsys):
     printed = capsys.readouterr().out
     short = "-n -s -W -H -i -o -m -t -b -v"
     long = ("--negative-prompt --steps --cfg-scale --guidance-scale --seed --width --height --sampler --schedule "
-            "--init-image --strength --output --model --tokenizer --dtype --threads --batch-count --rng --backend "
+            "--init-image --strength --output --model --tokenizer --lora-dir --dtype --threads --batch-count --rng --backend "
             "--version --info")
     for option in (*short.split(), *long.split(), *SAMPLERS):
         assert re.search(rf"(^|\s){re.escape(option)}\b", printed), option

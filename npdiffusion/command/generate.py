@@ -23,6 +23,7 @@ def run(options):
     backend, threads = set_up(options)
     folder, name = find_output(options.output)
     pictures = one_by_one(options)
+    check_adapters(pictures, options.lora_dir)
     inputs = open_inputs(options)
     pipeline, seconds = load(options, backend, threads)
     tell_about_inputs(options, inputs, pipeline)
@@ -53,6 +54,13 @@ def one_by_one(options):
     return pictures
 
 
+def check_adapters(pictures, lora_dir):
+    """UserError for an adapter that no file can be found for."""
+    from npdiffusion.adapters import folder, tags
+    for name in sorted({name for picture in pictures for name, _ in tags.take(picture.prompt)[1]}):
+        folder.find(lora_dir, name)
+
+
 def open_inputs(options):
     """The files that pictures start from, read: arguments of `generate`"""
     from npdiffusion.images import open_image
@@ -64,7 +72,8 @@ def load(options, backend, threads):
     say(f"loading {options.model or 'the embedded model'}, {backend} backend, {precision(options.dtype)}, "
         f"{threads} thread{'s' * (threads > 1)}")
     start = time.perf_counter()
-    pipeline = npdiffusion.load(options.model, dtype=options.dtype, threads=threads, tokenizer=options.tokenizer)
+    pipeline = npdiffusion.load(options.model, dtype=options.dtype, threads=threads, tokenizer=options.tokenizer,
+                                lora_dir=options.lora_dir)
     loaded = time.perf_counter()
     seconds = {"loading": loaded - start}
     if backend == "numba" and compile_kernels(options.dtype):
@@ -106,7 +115,8 @@ def tell_about_inputs(options, inputs, pipeline):
 def tell_times(seconds, steps):
     """Say what took how long; seconds: {stage: duration}"""
     notes = {"sampling": f" ({seconds['sampling'] / max(steps, 1):.3f} s/step)"}
-    say(", ".join(f"{stage} {duration:.2f} s{notes.get(stage, '')}" for stage, duration in seconds.items()))
+    say(", ".join(f"{stage} {duration:.2f} s{notes.get(stage, '')}" for stage, duration in seconds.items()
+                  if stage != "adapters" or duration >= 0.01))
 
 
 def show_info(options):

@@ -1,0 +1,7 @@
+"""Small files that change a large model: what people load beside a checkpoint.
+
+    tags      <lora:name:0.8> in a prompt
+    folder    from a name to a file
+    lora      a file, opened and checked:  names  from keys to layers,  changes  ΔW of each kind,  scales  their factors
+    merging   W + ΔW put in force, and W again
+"""

@@ -1,0 +1,136 @@
+"""A LoRA file, opened: which parameters of the model it changes and how, checked before a number is read.
+
+    W' = W + s · α/R · ΔW        s: the strength that the user gives, α: of the file, R: rank; α = R where it has none
+
+DoRA normalises W + α/R · ΔW. Where files name the lengths `dora_scale` (LyCORIS, kohya), s goes from W to the result,
+as in A1111; where they are called `lora_magnitude_vector` (PEFT), s is a factor of ΔW inside, as in PEFT. At s = 1
+both are the same, and at s = 0 nothing is changed at all.
+"""
+import math
+import pathlib
+from dataclasses import dataclass, field
+
+from npdiffusion import checkpoint, parameters
+from npdiffusion.adapters import changes, names, scales
+from npdiffusion.errors import UserError
+from npdiffusion.kernels.arrays import as_float32
+
+BIAS = "diff_b"
+
+
+@dataclass
+class LoRA:
+    """A LoRA file for a model: which parameters it changes by what.
+
+    changes: {(part, parameter): function (W, s) → ΔW}      unmatched: keys that belong to no layer, of `count`
+    stamp: of the file when it was opened
+    """
+    path: pathlib.Path
+    stamp: tuple
+    count: int
+    unmatched: list
+    changes: dict = field(default_factory=dict)
+
+
+def read(path, shapes, config):
+    """Open a LoRA for a model → LoRA
+
+    shapes: {"unet": {parameter: shape}, "text_encoder": ...}; config: the UNet's
+    Raises UserError if the file is no LoRA, damaged, for another family, or does not fit.
+    """
+    path = pathlib.Path(path)
+    opened = checkpoint.stamp(path)
+    tensors = checkpoint.read_file(path)
+    family = names.told_by(names.FAMILIES, tensors)
+    if family:
+        refuse_family(path, family)
+    layers = {part: [name.removesuffix(".weight") for name in found if name.endswith(".weight")]
+              for part, found in shapes.items()}
+    known = names.spellings(layers, config)
+    found, unmatched = {}, []
+    for key, tensor in tensors.items():
+        spelling, role = names.split(key) or (None, None)
+        if spelling not in known:
+            unmatched.append(key)
+        elif role in found.setdefault(known[spelling], {}):
+            raise UserError(f"{path}: it has {role} of {'.'.join(known[spelling])[:200]} twice, in two spellings")
+        else:
+            found[known[spelling]][role] = tensor
+    if not found:
+        what = names.told_by(names.OTHER_KINDS, tensors)
+        raise UserError(f"{path}: this is {what}" if what else
+                        f"{path}: no LoRA for this model, none of its {len(tensors)} tensors belongs to a layer: "
+                        f"{parameters.some(tensors)}")
+    check_context(path, found, config.cross_attention_dim)
+    scale = scales.beside(path)
+    lora = LoRA(path, opened, len(tensors), unmatched)
+    for (part, name), roles in found.items():
+        layer = changes.Layer(roles, path, f"{part}.{name}")
+        if roles.keys() - {BIAS}:
+            shape = shapes[part][f"{name}.weight"]
+            lora.changes[part, f"{name}.weight"] = weight_change(layer, shape, scale(part, name))
+        if BIAS in roles:
+            if f"{name}.bias" not in shapes[part]:
+                layer.fail("has a change of the bias, but the layer has no bias")
+            lora.changes[part, f"{name}.bias"] = bias_change(layer, shapes[part][f"{name}.bias"])
+    return lora
+
+
+def refuse_family(path, family):
+    raise UserError(f"{path}: this LoRA is made for {family}; only those for Stable Diffusion v1 can be used")
+
+
+def check_context(path, found, width):
+    """UserError if the keys and values of cross-attention read contexts of another width."""
+    for (_, name), roles in found.items():
+        inner = next((roles[role] for role in ("down", "hada_w1_b") if role in roles), None)
+        if inner and name.endswith((".attn2.to_k", ".attn2.to_v")):
+            theirs = math.prod(inner.shape[1:])
+            if theirs != width:
+                family = f"{names.WIDTHS.get(theirs, 'another model')} (its context is {theirs} wide, not {width})"
+                refuse_family(path, family)
+
+
+def weight_change(layer, shape, advised):
+    """A function (W, s) → ΔW for a weight of that shape; advised: a function from R to the factor, or None"""
+    kinds = {changes.KINDS[role] for role in layer.tensors if role in changes.KINDS}
+    if len(kinds) != 1:
+        layer.fail("has two kinds of changes at once" if kinds else f"has only {', '.join(sorted(layer.tensors))}")
+    outputs, inputs, taps = shape[0], math.prod(shape[1:2]), math.prod(shape[2:])
+    rank, product = kinds.pop()(layer, outputs, inputs, taps)
+    scale = scales.alpha(layer) / rank if "alpha" in layer and rank else advised(rank) if advised else 1.0
+    length = lengths(layer, outputs, inputs)
+
+    def change(weight, strength):
+        difference = scale * product().reshape(outputs, inputs, taps)
+        if length is None:
+            difference *= strength
+        else:
+            matrix = weight.reshape(outputs, inputs, taps)
+            if "magnitude" in layer:
+                difference = changes.dora(matrix + strength * difference, length(), per_output=True) - matrix
+            else:
+                per_output = layer.tensors["dora_scale"].shape[0] == outputs
+                difference = strength * (changes.dora(matrix + difference, length(), per_output) - matrix)
+        return layer.finite(difference, "the change").reshape(shape)
+    return change
+
+
+def bias_change(layer, shape):
+    difference = layer.matrix(BIAS, *shape, 1)
+    return lambda bias, strength: strength * difference().reshape(shape)
+
+
+def lengths(layer, outputs, inputs):
+    """DoRA's vector, a function → (outputs,) or (inputs,), or None without one
+
+    PEFT's is one for each output. LyCORIS has (1, inputs, …) or, with wd_on_out, (outputs, 1, …).
+    """
+    role = next((role for role in ("magnitude", "dora_scale") if role in layer), None)
+    if role is None:
+        return None
+    shape = layer.tensors[role].shape
+    count = outputs if role == "magnitude" or shape[:1] == (outputs,) else inputs
+    if math.prod(shape) != count:
+        layer.fail(f"{role} is {shape}, but the layer has {outputs} outputs and {inputs} inputs")
+    return lambda: layer.finite(as_float32(layer.tensors[role]()), role).reshape(-1)

@@ -1,0 +1,156 @@
+"""Adapters in force: weights are read from the checkpoint again, changed, and brought into the kernels' layout.
+
+    W' = W + Σ ΔWᵢ(W)      each ΔW follows from the checkpoint's W alone, so the order of adapters does not matter
+
+in float32, then packed as when the model was loaded. Nothing of the checkpoint is kept in memory for this: its tensors
+know their place in the file. When an adapter goes, the weights that it changed are filled from the file as at first,
+and are bit for bit what they were; only weights whose changes differ are touched, so using the same ones again is free.
+"""
+import math
+import numbers
+import warnings
+
+from npdiffusion import checkpoint, parameters
+from npdiffusion.adapters import folder, lora, tags
+from npdiffusion.adapters.tags import Strength
+from npdiffusion.errors import UserError
+from npdiffusion.kernels.arrays import as_float32
+
+PARTS = ("unet", "text_encoder")
+
+
+class Changed:
+    """A tensor of the checkpoint with changes; like one, it has a shape, and calling it gives its numbers, float32."""
+    def __init__(self, tensor, shape, changes):
+        self.tensor, self.shape, self.changes = tensor, shape, changes
+
+    def __call__(self):
+        weight = as_float32(self.tensor()).reshape(self.shape)
+        differences = [change(weight, strength) for change, strength in self.changes]
+        for difference in differences:
+            weight = weight + difference
+        return weight
+
+
+class Adapters:
+    """What is loaded and in force in a pipeline.
+
+    parts: {"unet": loading.Part, "text_encoder": Part}, filled or still to be filled with `dtype`; models that come
+        from no checkpoint, without parts, can have no adapters
+    """
+    def __init__(self, parts=None, dtype="float32"):
+        self.parts = {part: parts[part] for part in PARTS} if parts else {}
+        self.dtype = dtype
+        self.folder = None            # where the names in prompts are looked up
+        self.loaded = {}              # {name: (LoRA, Strength)} of those that were loaded by name
+        self._opened = {}             # {path: LoRA}
+        self._files = {path: checkpoint.stamp(path) for part in self.parts.values() for path in part.files()}
+        self._changes = {}            # {(part, parameter): [(function, strength)]} that the weights have now
+        self._unsure = set()          # what was being changed when something went wrong
+
+    def follow(self, prompt, negative_prompt=""):
+        """Put in force what the tags in a prompt ask for, beside what is loaded by name → the prompt without tags"""
+        text, wanted = tags.take(prompt)
+        tags.note_literal(negative_prompt, "adapters act on the whole picture, so the prompt is their place")
+        self.put_in_force([*self.loaded.values(), *((self.open(folder.find(self.folder, name)), strength)
+                                                   for name, strength in wanted)])
+        return text
+
+    def load(self, path, name, strength):
+        """Load an adapter by a name, in force at once → name"""
+        path = folder.locate(path)
+        name = path.stem if name is None else name
+        if name in self.loaded:
+            raise UserError(f"an adapter {name!r} is loaded already: give this one another name")
+        self._try(self.loaded | {name: (self.open(path), as_strength(strength))})
+        return name
+
+    def choose(self, names, strengths):
+        """Have those in force that are named, and no others; each argument is one or a list."""
+        names = [names] if isinstance(names, str) else list(names)
+        strengths = list(strengths) if isinstance(strengths, (list, tuple)) else [strengths] * len(names)
+        if len(names) != len(strengths):
+            raise UserError(f"{len(names)} adapters are named, but {len(strengths)} strengths")
+        strengths = dict(zip(names, strengths))
+        unknown = strengths.keys() - self.loaded.keys()
+        if unknown:
+            raise UserError(f"no adapter {min(unknown)!r} is loaded; loaded are {', '.join(self.loaded) or 'none'}")
+        self._try({name: (each, as_strength(strengths.get(name, 0))) for name, (each, _) in self.loaded.items()})
+
+    def unload(self):
+        """Back to the checkpoint's weights."""
+        self._try({})
+        self._opened.clear()
+
+    @property
+    def in_force(self):
+        """Names of those loaded that have an effect."""
+        return [name for name, (_, strength) in self.loaded.items() if any(strength)]
+
+    def open(self, path):
+        """The adapter in a file, which is opened again only if it has changed; warns of tensors that fit nowhere."""
+        known = self._opened.get(path)
+        if known and known.stamp == checkpoint.stamp(path):
+            return known
+        if not self.parts:
+            raise UserError(f"{path}: only models that were loaded from a checkpoint can take it")
+        shapes = {part: self.parts[part].shapes for part in PARTS}
+        adapter = lora.read(path, shapes, self.parts["unet"].model.config)
+        if adapter.unmatched:
+            warnings.warn(f"{path}: {len(adapter.unmatched)} of {adapter.count} tensors belong to no layer of the "
+                          f"model and are left out: {parameters.some(adapter.unmatched)}", stacklevel=2)
+        self._opened[path] = adapter
+        return adapter
+
+    def put_in_force(self, adapters):
+        """Give the models the weights that these adapters, [(LoRA, Strength)], make of the checkpoint's."""
+        wanted = {}
+        for adapter, strength in adapters:
+            for (part, name), change in adapter.changes.items():
+                if getattr(strength, part):
+                    wanted.setdefault((part, name), []).append((change, getattr(strength, part)))
+        stale = {each for each in wanted.keys() | self._changes.keys() if wanted.get(each) != self._changes.get(each)}
+        stale |= self._unsure
+        if not stale:
+            return
+        self._check_files(adapters)
+        self._unsure |= stale
+        try:
+            self._fill(stale, wanted)
+        except BaseException:
+            self._fill(stale, self._changes)
+            self._unsure.clear()
+            raise
+        self._changes = wanted
+        self._unsure.clear()
+
+    def _try(self, loaded):
+        """Have these loaded, or leave everything as it is."""
+        self.put_in_force(loaded.values())
+        self.loaded = loaded
+
+    def _fill(self, which, changes):
+        """Give each (part, parameter) of `which` the weight that `changes` make of it."""
+        for name, part in self.parts.items():
+            here = {parameter: part.spelling(parameter) for of, parameter in which if of == name}
+            changed = {key: Changed(part.tensors[key], part.shapes[parameter], changes[name, parameter])
+                       for parameter, key in here.items() if (name, parameter) in changes}
+            part.fill(self.dtype, here, part.tensors | changed)
+
+    def _check_files(self, adapters):
+        for path, before in [*self._files.items(), *((adapter.path, adapter.stamp) for adapter, _ in adapters)]:
+            if checkpoint.stamp(path) != before:
+                raise UserError(f"{path}: it was changed or removed since it was loaded, but adapters need to read it "
+                                "again: load it anew")
+
+
+def as_strength(value):
+    """A number, a Strength, or {"unet": number, "text_encoder": number}, as diffusers takes it → Strength"""
+    strength = value
+    if isinstance(value, dict) and value.keys() <= set(PARTS):
+        strength = Strength(**dict.fromkeys(PARTS, 1.0) | value)
+    elif not isinstance(value, Strength):
+        strength = Strength(value, value)
+    if not all(isinstance(each, numbers.Real) and math.isfinite(each) for each in strength):
+        raise UserError(f"{value!r} is no strength of an adapter: a number is, or one for each of {', '.join(PARTS)}")
+    return Strength(*map(float, strength))

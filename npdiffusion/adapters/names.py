@@ -1,0 +1,96 @@
+"""Whose is a tensor of an adapter: from its key to a layer of the model and a role.
+
+    lora_unet_down_blocks_0_attentions_0_proj_in . lora_down.weight                   kohya, A1111, LyCORIS
+    lora_unet_input_blocks_1_1_proj_in . lora_down.weight                             with the original names of blocks
+    unet.down_blocks.0.attentions.0.proj_in . lora_A.weight                           diffusers, PEFT
+    unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor.to_q _lora.down.weight   diffusers before 0.22
+
+A key is a layer and a suffix. The suffix tells the role; a layer can be spelled in a dozen ways, so a table of all
+spellings of all layers of the model is made, by rule, and the key is looked up in it: nothing has to be guessed from
+underscores that may be dots.
+"""
+import re
+
+from npdiffusion import single_file
+
+LONGEST_KEY = 300
+
+SUFFIXES = [(re.compile(pattern + r"\Z"), role) for pattern, role in (
+    (r"\.lora_(up|down|mid)\.weight", r"\1"),
+    (r"(?:\.lora|\.lora_linear_layer|_lora)\.(up|down)\.weight", r"\1"),
+    (r"\.lora_A(?:\.\w+)?\.weight", "down"),
+    (r"\.lora_B(?:\.\w+)?\.weight", "up"),
+    (r"\.lora_magnitude_vector(?:\.\w+){0,2}", "magnitude"),
+    (r"\.((?:hada|lokr)_(?:w[12](?:_[ab])?|t[12])|dora_scale|alpha|diff_b|diff)", r"\1"),
+    (r"\.w_norm", "diff"),
+    (r"\.b_norm", "diff_b"))]
+
+# What other programs put around the name of a layer
+WRAPPING = re.compile(r"base_model\.model\.|\.processor(?=\.)")
+
+OLD_TEXT_ATTENTION = {"q_proj": "to_q", "k_proj": "to_k", "v_proj": "to_v", "out_proj": "to_out"}
+
+# Of another family if any key has this in it (v1 has one block in each transformer, block 0), or by the context's width
+FAMILIES = [(re.compile(pattern), family) for pattern, family in (
+    (r"(^|[._])(single_transformer|single|double)_blocks[._]", "Flux"),
+    (r"(^|[._])joint_blocks[._]|^lora_te3_|^text_encoder_3\.|^transformer\.", "Stable Diffusion 3"),
+    (r"^lora_te2_|^text_encoder_2\.|add_embedding|label_emb|transformer_blocks[._][1-9]", "Stable Diffusion XL"),
+    (r"motion_modules|temporal_transformer", "AnimateDiff"))]
+WIDTHS = {768: "Stable Diffusion v1", 1024: "Stable Diffusion 2", 2048: "Stable Diffusion XL"}
+
+OTHER_KINDS = [(re.compile(pattern), kind) for pattern, kind in (
+    (r"\.b?oft_|\.on_input$|\.ia3_l|\.[ab][12]\.weight$", "an adapter of another kind than LoRA, LoHa, LoKr and DoRA"),
+    (r"emb_params$|string_to_param|^clip_[gl]$", "a textual inversion, which is used by its name in the prompt"),
+    (r"control_model\.|controlnet|lllite", "a ControlNet, which is not supported"),
+    (r"^(first_stage_model|model\.diffusion_model|cond_stage_model)\.", "a complete model and no LoRA"))]
+
+
+def split(key):
+    """A key → (layer as the file spells it, role), or None if it has no suffix that is known."""
+    if len(key) > LONGEST_KEY:
+        return None
+    for suffix, role in SUFFIXES:
+        found = suffix.search(key)
+        if found:
+            return WRAPPING.sub("", key[:found.start()]), found.expand(role)
+    return None
+
+
+def spellings(layers, config):
+    """{spelling: (part, layer)} of all layers of a model
+
+    layers: {"unet": names, "text_encoder": names} as in diffusers; config: the UNet's
+    """
+    original = single_file.spelling("unet", config, ())
+    table = {}
+    for layer in layers["unet"]:
+        theirs = original(f"{layer}.weight").removeprefix(single_file.PREFIXES["unet"]).removesuffix(".weight")
+        for name in (f"lora_unet_{flat(layer)}", f"lora_unet_{flat(theirs)}", f"diffusion_model.{theirs}",
+                     f"unet.{layer}", layer, f"unet.{old_unet(layer)}", old_unet(layer)):
+            table[name] = "unet", layer
+    for layer in layers["text_encoder"]:
+        for name in (f"lora_te_text_model_{flat(layer)}", f"lora_te1_text_model_{flat(layer)}",
+                     *(f"{prefix}{spelled}" for spelled in (layer, old_text(layer))
+                       for prefix in ("text_encoder.text_model.", "text_encoder.", "text_model.", ""))):
+            table[name] = "text_encoder", layer
+    return table
+
+
+def flat(layer):
+    return layer.replace(".", "_")
+
+
+def old_unet(layer):
+    """diffusers' first LoRAs belonged to attention processors, which have no list at their end."""
+    return layer.removesuffix(".0") if layer.endswith(".to_out.0") else layer
+
+
+def old_text(layer):
+    """Those of the text encoder were called like the UNet's."""
+    path, _, name = layer.rpartition(".")
+    return f"{path}.{OLD_TEXT_ATTENTION.get(name, name)}"
+
+
+def told_by(table, keys):
+    """The first entry of FAMILIES or OTHER_KINDS that any of the keys shows, or None."""
+    return next((meaning for pattern, meaning in table if any(pattern.search(key[:LONGEST_KEY]) for key in keys)), None)

@@ -1,0 +1,73 @@
+"""By which factor a file scales its changes: α / R, or α / √R where PEFT says so.
+
+kohya and LyCORIS keep α with each layer. PEFT keeps it beside, in adapter_config.json, and diffusers as text
+in the file's header; both know exceptions for single layers. Where nothing is said the factor is 1.
+"""
+import json
+import math
+
+import numpy as np
+import safetensors
+
+from npdiffusion.checkpoint import STORED_AS
+from npdiffusion.config import Reader, read_json
+from npdiffusion.errors import UserError
+from npdiffusion.kernels.arrays import as_float32
+
+SCALARS = STORED_AS | {"F64": "<f8", "I64": "<i8", "I32": "<i4"}     # what α is found as
+PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+IN_HEADER = "lora_adapter_metadata"
+
+
+def alpha(layer):
+    """The number α of a layer."""
+    tensor = layer.tensors["alpha"]
+    if tensor.dtype not in SCALARS or math.prod(tensor.shape) != 1:
+        layer.fail(f"alpha is {tensor.shape} of type {tensor.dtype}, but one number is needed")
+    try:
+        stored = np.fromfile(tensor.path, SCALARS[tensor.dtype], 1, offset=tensor.start)
+    except OSError as error:
+        raise UserError(f"{layer.source}: {error.strerror or error}") from None
+    value = float(as_float32(stored)[0]) if stored.size else math.nan
+    if not math.isfinite(value):
+        layer.fail("alpha is not a finite number")
+    return value
+
+
+def beside(path):
+    """A function (part, layer) → function from R to the factor, or None where neither folder nor header tells α"""
+    configs, source = {}, path.parent / PEFT_CONFIG
+    if path.name == PEFT_FILE and source.exists():
+        configs = dict.fromkeys(("unet", "text_encoder"), read_json(source))         # of one of them, whichever it is
+    else:
+        source = f"{path}: {IN_HEADER}"
+        with safetensors.safe_open(path, framework="np") as file:
+            text = (file.metadata() or {}).get(IN_HEADER, "{}")
+        try:
+            for key, value in json.loads(text).items():
+                part, _, name = key.partition(".")
+                configs.setdefault(part, {})[name] = value
+        except (ValueError, RecursionError, AttributeError):
+            raise UserError(f"{source} is not a dictionary in JSON") from None
+
+    def factor(part, layer):
+        read = Reader(configs.get(part, {}), source)
+        name = "lora_alpha" if "lora_alpha" in read.settings else "alpha"            # of LoHa and LoKr
+        if name not in read.settings:
+            return None
+        alpha = exception(read, "alpha_pattern", layer) or read.number(name, None)
+        rank = exception(read, "rank_pattern", layer) or read.number("r", None)
+        root = read.settings.get("use_rslora") is True
+        return lambda found: alpha / (math.sqrt(found or rank) if root else found or rank)
+    return factor
+
+
+def exception(read, name, layer):
+    """What a dictionary of exceptions says of one layer, or None; its keys are the ends of layers' names."""
+    patterns = read.settings.get(name, {})
+    if not isinstance(patterns, dict):
+        read.fail(name, "a dictionary is needed")
+    for key in patterns:
+        if f".{layer}".endswith("." + key.removeprefix("^").removeprefix("text_model.")):
+            return Reader(patterns, f"{read.source}: {name}").number(key, None)
+    return None
