@@ -18,19 +18,18 @@ from npdiffusion.command.talk import explain, one_line_warnings, say
 def main(argv=None):
     """Run the command; returns its exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    subcommand = command.find(argv)
+    subcommand = command.find(argv) or generate
+    verbose = "-v" in argv or "--verbose" in argv
     try:
-        options = subcommand.parse(argv[1:]) if subcommand else generate.parse(argv)
+        with one_line_warnings(verbose):
+            return subcommand.run(subcommand.parse(argv if subcommand is generate else argv[1:]))
     except SystemExit as end:         # after --help, --version or a message
         return end.code
-    try:
-        with one_line_warnings(options.verbose):
-            return subcommand.run(options) if subcommand else generate.run(options)
     except KeyboardInterrupt:
         say("npdiffusion: stopped")
         return 1
     except Exception as error:
-        if options.verbose:
+        if verbose:
             traceback.print_exc()
         say(f"npdiffusion: error: {explain(error)}")
         return 1

@@ -31,20 +31,35 @@ def refuse(description, source):
 
 def check_names(names, source):
     """UserError if the tensors of a file belong to something else; names: of all its tensors"""
+    other = other_names(names)
+    if other:
+        refuse(other, source)
+
+
+def other_names(names):
+    """What the tensors of a file are if they are no whole model of ours, as far as their names tell; or None"""
     for table, some_or_all in (RELATIVES, any), (SINGLE_PARTS, all):
         for pattern, description in table:
             if some_or_all(pattern.match(name) for name in names):
-                refuse(description, source)
+                return description
+    return None
 
 
 def check_class(name, source):
     """UserError if the pipeline class in model_index.json is another; None, for a folder that doesn't say, passes."""
+    other = other_class(name)
+    if other:
+        refuse(other, source)
+
+
+def other_class(name):
+    """What a model of that pipeline class is if it is none of ours, or None"""
     if name in (None, *SUPPORTED_CLASSES):
-        return
+        return None
     for prefix, description in BY_CLASS:
         if str(name).startswith(prefix):
-            refuse(description, source)
-    refuse(f"made for {str(name)[:100]!a}", source)
+            return description
+    return f"made for {str(name)[:100]!a}"
 
 
 def check_sizes(context_width, linear_projection, in_channels, latent_channels, source):

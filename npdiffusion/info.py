@@ -4,11 +4,8 @@ import math
 import pathlib
 import platform
 
-from npdiffusion import __version__, checkpoint, kernels, machine, memory, single_file, weights
+from npdiffusion import __version__, catalogue, checkpoint, kernels, machine, memory, single_file, weights
 from npdiffusion.config import UNetConfig, VAEConfig, read_json
-
-PRECISIONS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-BYTES = {"F16": 2, "BF16": 2, "I64": 8}
 
 
 def report(model, threads):
@@ -60,6 +57,5 @@ def describe(model):
         parts = single_file.split(checkpoint.read_file(folder), folder)
     for part, tensors in parts.items():
         count = sum(math.prod(tensor.shape) for tensor in tensors.values())
-        size = sum(math.prod(tensor.shape) * BYTES.get(tensor.dtype, 4) for tensor in tensors.values())
-        kinds = sorted({PRECISIONS.get(tensor.dtype, tensor.dtype) for tensor in tensors.values()})
-        yield line(f"  {part}", f"{count / 1e6:.1f} million parameters, {' and '.join(kinds)}, {size / 1e6:.1f} MB")
+        kinds, size = catalogue.precision(tensors.values()), catalogue.size(tensors.values())
+        yield line(f"  {part}", f"{count / 1e6:.1f} million parameters, {kinds}, {size / 1e6:.1f} MB")

@@ -12,7 +12,7 @@ import pathlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from npdiffusion import checkpoint, families, hub, kernels, memory, parameters, single_file
+from npdiffusion import catalogue, checkpoint, families, hub, kernels, memory, parameters, single_file
 from npdiffusion.adapters.merging import Adapters
 from npdiffusion.clip import CLIPTextModel
 from npdiffusion.config import CLIPTextConfig, Reader, UNetConfig, VAEConfig, read_json
@@ -57,7 +57,8 @@ class Part:
 def load(path_or_id=None, dtype="float32", threads=None, tokenizer=None, lora_dir=None):
     """A pipeline that makes pictures from prompts → npdiffusion.pipeline.StableDiffusionPipeline
 
-    path_or_id: None (the embedded model), a folder in diffusers layout, a .safetensors file, or a Hugging Face id
+    path_or_id: None (the embedded model), a folder in diffusers layout, a .safetensors file, a Hugging Face id, or a name
+        in the folder of models that NPDIFFUSION_MODELS names (see catalogue.py)
     dtype: of the weights of most products, "float32", or "bfloat16", which takes half the memory; all else is float32
     threads: how many the kernels use; None leaves it as it is: the number of physical cores, if never set
     tokenizer: a folder with vocab.json and merges.txt, or the Hugging Face id of a model that has them, in place of the
@@ -101,7 +102,7 @@ def load_parts(path_or_id=None, tokenizer=None, dtype="float32"):
 
 def load_tokenizer(path_or_id=None, tokenizer=None):
     """The tokenizer that `load` would take. Nothing else is read, nor downloaded."""
-    path = pathlib.Path(os.path.expanduser(path_or_id or locate(None)))
+    path = pathlib.Path(os.path.expanduser(catalogue.resolve(path_or_id) or locate(None)))
     if tokenizer is None and path.is_file():
         tensors = single_file.split(checkpoint.read_file(path), path)
         config = CLIPTextConfig.from_dict(single_file.settings(tensors, path)["text_encoder"], path)
@@ -111,16 +112,12 @@ def load_tokenizer(path_or_id=None, tokenizer=None):
 
 def locate(path_or_id):
     """The file or folder that is meant; UserError if there is none."""
-    if path_or_id is None:
+    model = catalogue.resolve(path_or_id)
+    if model is None:
         import npdiffusion.weights
         return pathlib.Path(npdiffusion.weights.__file__).parent
-    path = os.path.expanduser(path_or_id)
-    if os.path.exists(path):
-        return pathlib.Path(path)
-    a_file = path.endswith((".safetensors", *checkpoint.PICKLES))
-    if isinstance(path_or_id, str) and hub.ID.fullmatch(path_or_id) and not a_file:
-        return hub.model(path_or_id)
-    raise UserError(f"{path_or_id}: no such file or folder")
+    path = os.path.expanduser(model)
+    return pathlib.Path(path) if os.path.exists(path) else hub.model(model)
 
 
 def open_folder(folder):

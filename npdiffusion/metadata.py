@@ -134,6 +134,11 @@ def to_options(pairs):
     return options, unknown
 
 
+def key_of(name):
+    """The key in the text for an option."""
+    return "Size" if name in ("width", "height") else next(setting.key for setting in SETTINGS if setting.name == name)
+
+
 def split_sampler(text):
     """A sampler as older versions and stable-diffusion.cpp name it, "DPM++ 2M Karras" → sampler, schedule or None"""
     for schedule in {*SCHEDULES, *SCHEDULES.values()}:

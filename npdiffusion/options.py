@@ -29,7 +29,12 @@ def parse(argv=None):
     """The checked options of a command; SystemExit with code 2 and a line on stderr if they are wrong."""
     parser = build_parser()
     defaults, given = parser.layers(argv)
-    options = argparse.Namespace(**defaults | given)
+    inside = {}
+    if given.get("like") is not None and not given.get("info"):
+        from npdiffusion.command import like, prepare
+        prepare.set_up(argparse.Namespace(**defaults | given))      # before NumPy is imported for it
+        inside = like.read(given["like"], parser, given)
+    options = argparse.Namespace(**defaults | inside | given)
     return options if options.info else check(options, parser)
 
 
@@ -69,9 +74,14 @@ def build_parser():
     group.add_argument("-H", "--height", metavar="PIXELS", type=side, help="likewise")
     group.add_argument("-b", "--batch-count", metavar="N", type=whole(1, 9999), default=1,
                        help="number of pictures, made one after the other with seeds S, S+1, ... (default: 1)")
+    group.add_argument("--like", metavar="FILE",
+                       help="take all settings from those inside a picture (PNG, JPEG, WebP; AUTOMATIC1111's and "
+                            "stable-diffusion.cpp's too); other options override them")
     group.add_argument("-o", "--output", metavar="PATH",
                        help="PNG file, or folder (one that ends in / is created); an existing file is kept and the new "
                             "one gets a number (default: here, named after prompt and seed)")
+    group.add_argument("--no-metadata", action="store_true",
+                       help="leave out of the file the settings, which are written there as AUTOMATIC1111 does")
 
     group = parser.add_argument_group("sampling")
     group.add_argument("--steps", metavar="N", type=whole(1, MOST_STEPS), default=50,
@@ -90,8 +100,10 @@ def build_parser():
 
     group = parser.add_argument_group("model")
     group.add_argument("-m", "--model", metavar="MODEL",
-                       help="folder in diffusers layout, .safetensors file or Hugging Face id (default: the embedded "
-                            "model)")
+                       help="folder in diffusers layout, .safetensors file, Hugging Face id, or a name that "
+                            "`npdiffusion models` lists (default: the embedded model)")
+    group.add_argument("--model-dir", metavar="DIR",
+                       help="folder of models, which -m can name without their path (default: $NPDIFFUSION_MODELS)")
     group.add_argument("--tokenizer", metavar="PATH",
                        help="folder with vocab.json and merges.txt, or an id, for a single file with none beside it")
 

@@ -83,7 +83,8 @@ def test_defaults_are_those_of_the_model(pipeline):
                                                   lora_dir=None))]
 
 
-def test_every_option_reaches_the_pipeline(pipeline):
+def test_every_option_reaches_the_pipeline(pipeline, tmp_path):
+    (tmp_path / "model").mkdir()
     cli.main([PROMPT, "-n", "blur", "--steps", "3", "--guidance-scale", "2", "-s", "9", "-W", "64", "-H", "72",
               "-t", "1", "--sampler", "euler", "--schedule", "karras", "--rng", "numpy", "-m", "model",
               "--tokenizer", "folder", "--lora-dir", "loras", "--dtype", "bfloat16"])

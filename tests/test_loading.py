@@ -260,7 +260,7 @@ def test_local_folder_never_opens_a_socket(written, monkeypatch):
                                   "a/b.ckpt", "", "a\0b", "x" * 5000, "~no-such-user/x"])
 def test_path_that_does_not_exist(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert message(path) == f"{path}: no such file or folder"
+    assert message(path).startswith(f"{path}: no such file or folder")
 
 
 def test_a_path_object_is_never_taken_for_an_id():

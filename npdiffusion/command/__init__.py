@@ -14,6 +14,7 @@ import importlib
 
 SUBCOMMANDS = {
     "metadata": "the settings inside pictures",
+    "models": "the models that are here",
     "tokens": "how a prompt is split into tokens",
 }
 

@@ -72,13 +72,19 @@ def load(options, backend, threads):
     say(f"loading {options.model or 'the embedded model'}, {backend} backend, {precision(options.dtype)}, "
         f"{threads} thread{'s' * (threads > 1)}")
     start = time.perf_counter()
-    pipeline = npdiffusion.load(options.model, dtype=options.dtype, threads=threads, tokenizer=options.tokenizer,
+    pipeline = npdiffusion.load(find_model(options), dtype=options.dtype, threads=threads, tokenizer=options.tokenizer,
                                 lora_dir=options.lora_dir)
     loaded = time.perf_counter()
     seconds = {"loading": loaded - start}
     if backend == "numba" and compile_kernels(options.dtype):
         seconds["compiling"] = time.perf_counter() - loaded
     return pipeline, seconds
+
+
+def find_model(options):
+    """What --model names: None, a path or an id"""
+    from npdiffusion import catalogue
+    return catalogue.resolve(options.model, options.model_dir)
 
 
 def choose_settings(options, pipeline):
@@ -92,7 +98,7 @@ def choose_settings(options, pipeline):
 
 
 def make(pipeline, options, inputs, which=""):
-    """One picture → PIL image, the text of its settings, number of steps; `which` begins the line that tells of it"""
+    """One picture → PIL image, text of its settings or None, number of steps; `which` begins the line that tells of it"""
     from npdiffusion.metadata import parameters
     settings = choose_settings(options, pipeline)
     planned = options.steps if options.init_image is None else int(options.steps * options.strength)
@@ -100,7 +106,8 @@ def make(pipeline, options, inputs, which=""):
         f"{planned} step{'s' * (planned > 1)} of {settings['sampler']}")
     with Progress("step", planned) as progress:
         image, = pipeline.generate(options.prompt, options.negative_prompt, callback=progress, **settings, **inputs)
-    text = parameters(options.prompt, options.negative_prompt, model=model_name(options.model), **settings)
+    text = None if options.no_metadata else parameters(options.prompt, options.negative_prompt,
+                                                       model=model_name(options.model), **settings)
     return image, text, progress.done
 
 
@@ -123,6 +130,6 @@ def show_info(options):
     """Print what --info asks for."""
     _, threads = set_up(options)
     from npdiffusion import info
-    for line in info.report(options.model, threads):
+    for line in info.report(find_model(options), threads):
         print_line(line)
     return 0

@@ -39,9 +39,12 @@ def find_output(output):
 
 
 def save(image, text, wanted, saved):
-    """Write a picture and its settings, print the path it got and return it; `saved` are the paths before it."""
+    """Write a picture and its settings, print the path it got and return it; `saved` are the paths before it.
+
+    text: of the settings, or None
+    """
     from npdiffusion import images, textchunks
-    path = images.save_png(image, wanted, textchunks.png_info(text))
+    path = images.save_png(image, wanted, None if text is None else textchunks.png_info(text))
     if path != wanted and wanted not in saved:
         say(f"{wanted} is there already and stays as it is, the picture goes to {path}")
     print_line(path)
@@ -59,7 +62,7 @@ def default_name(prompt, seed):
 
 def model_name(model):
     """How --model is called in a picture's settings: a file or folder by its own name alone, an id as it is."""
-    if model is None:
+    if model in (None, "embedded"):
         return "embedded"
     path = os.path.abspath(os.path.expanduser(model))
     return os.path.basename(path).removesuffix(".safetensors") if os.path.exists(path) else model

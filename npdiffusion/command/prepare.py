@@ -4,6 +4,7 @@ NumPy and numba are imported where they are used: how many threads NumPy's BLAS 
 """
 import logging
 import os
+import warnings
 
 import npdiffusion
 from npdiffusion import kernels, machine
@@ -14,7 +15,7 @@ BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", 
 
 
 def set_up(options):
-    """Put backend and threads in force → (name of the backend, number of threads)"""
+    """Put backend and threads in force → (name of the backend, number of threads). Nothing is lost by doing it twice."""
     if options.verbose:
         logging.basicConfig(format="%(name)s: %(message)s")
         logging.getLogger("npdiffusion").setLevel(logging.INFO)
@@ -27,7 +28,7 @@ def set_up(options):
 
     threads = options.threads or machine.physical_cores()
     if threads > machine.logical_cores():
-        say(f"--threads: {threads} is more than there are cores here, {machine.logical_cores()} will be used")
+        warnings.warn(f"--threads: {threads} is more than there are cores here, {machine.logical_cores()} will be used")
         threads = machine.logical_cores()
     if backend == "numpy":            # its matrix products are BLAS's, which reads these when NumPy is imported
         for name in BLAS_VARIABLES:

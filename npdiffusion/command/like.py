@@ -1,0 +1,62 @@
+"""--like FILE: the settings inside a picture, as options of the command line.
+
+What the command line names itself goes first. What can't be followed is said, in a note each: a setting without an
+option, a value that the option doesn't take, a model that isn't here, a picture to start from.
+"""
+import argparse
+
+from npdiffusion import metadata, samplers
+from npdiffusion.command.talk import one_line, printable, say
+
+
+def read(path, parser, given):
+    """{option: value} of what is inside a file and not among `given`, the options of the command line
+
+    UserError if there is nothing inside, or it can't be read.
+    """
+    from npdiffusion import textchunks
+    text = textchunks.read(path)
+    prompt, negative_prompt, pairs = metadata.parse(text)
+    texts, unknown = metadata.to_options(pairs)
+    notes = dict.fromkeys(unknown, "there is no such option here") if pairs else {"nothing": "there is only a prompt"}
+    found = {"prompt": prompt, "negative_prompt": negative_prompt}
+    for name, value in texts.items():
+        if name not in given:
+            try:
+                found[name] = parser.value(name, value)
+            except KeyError:
+                notes[metadata.key_of(name)] = "there is no such option here"
+            except argparse.ArgumentTypeError as error:
+                notes[metadata.key_of(name)] = error
+    check_model(found, given, notes)
+    check_start(found, given, notes)
+    check_schedule(found, given)
+    for key, why in notes.items():
+        value = printable(one_line(pairs.get(key, "")))[:60]
+        say(f"{path}: {key}{': ' * bool(value)}{value} is not followed ({why})")
+    return found
+
+
+def check_model(found, given, notes):
+    """Take the model out if it isn't in the list of those that are here. It is a name, whatever it looks like."""
+    if "model" in found:
+        from npdiffusion import catalogue
+        name = found.pop("model")
+        if name != catalogue.EMBEDDED:
+            found["model"] = catalogue.find(name, given.get("model_dir"))
+            if found["model"] is None:
+                notes["Model"] = "it is not among those that `npdiffusion models` lists; -m names another"
+
+
+def check_start(found, given, notes):
+    """Take the strength out if there is no picture to start from."""
+    if "strength" in found and "init_image" not in given:
+        del found["strength"]
+        notes["Denoising strength"] = "it was made from another picture, to be given with -i"
+
+
+def check_schedule(found, given):
+    """Take a schedule out that the sampler doesn't take, which then has only one."""
+    sampler = samplers.SAMPLERS.get(given.get("sampler", found.get("sampler")))
+    if sampler and not sampler.karras:
+        found.pop("schedule", None)

@@ -1,0 +1,156 @@
+"""The list of models: names, and what files are by their tables of contents."""
+import json
+import shutil
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_torch_file
+
+from npdiffusion import catalogue, cli, loading
+from npdiffusion.errors import UserError
+from tests import folders, test_single_file
+from tests.test_hub import put
+
+
+@pytest.fixture(scope="module")
+def models():
+    return folders.torch_models()
+
+
+@pytest.fixture(autouse=True)
+def no_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv(catalogue.VARIABLE, raising=False)
+
+
+@pytest.fixture
+def library(tmp_path, models):
+    """A folder with two models that can be loaded, and much else."""
+    folder = tmp_path / "library"
+    folders.write_model(folder / "folder", models)
+    (folder / "anime" / "deep").mkdir(parents=True)
+    save_torch_file(test_single_file.original(models), folder / "anime" / "dream.safetensors")
+    foreign = {
+        "a/lora": {"lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k.lora_down.weight": (4, 768)},
+        "a/lora-xl": {"lora_unet_x_attn2_to_k.lora_down.weight": (4, 2048)},
+        "xl": {"conditioner.embedders.0.x": (2, 2), "model.diffusion_model.x.attn2.to_k.weight": (4, 2048)},
+        "sd2": {"cond_stage_model.model.x": (2,), "model.diffusion_model.x.attn2.to_k.weight": (4, 1024)},
+        "vae": {"encoder.conv_in.weight": (4, 3), "decoder.conv_in.weight": (4, 3)},
+        "control": {"control_model.x": (2, 2)},
+        "words": {"emb_params": (2, 768)},
+        "strange": {"abc": (2, 3)},
+        "inpaint": {"model.diffusion_model.input_blocks.0.0.weight": (4, 9, 3, 3), "first_stage_model.x": (1,),
+                    "cond_stage_model.transformer.x": (1,), "model.diffusion_model.x.attn2.to_k.weight": (4, 768)},
+    }
+    (folder / "a").mkdir()
+    for name, tensors in foreign.items():
+        save_file({key: np.zeros(shape, np.float16) for key, shape in tensors.items()}, folder / f"{name}.safetensors")
+    (folder / "old.ckpt").write_bytes(b"PK")
+    (folder / "cut.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{")
+    (folder / "empty.safetensors").touch()
+    (folder / "x.gguf").write_bytes(b"GGUF")
+    (folder / "notes.txt").write_text("not weights")
+    shutil.copytree(folder / "folder", folder / "broken")
+    (folder / "broken" / "unet" / "config.json").write_text("[1]")
+    shutil.copytree(folder / "folder", folder / "other")
+    (folder / "other" / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionXLPipeline"}))
+    return folder
+
+
+def families(folder):
+    return {entry.name: entry.family for entry in catalogue.entries(folder)}
+
+
+def test_each_file_is_listed_as_what_it_is(library):
+    found = families(library)
+    found.pop("embedded")
+    small = "like Stable Diffusion v1, with a context 128 wide"
+    assert found.pop("cut").startswith("not a safetensors file, damaged or cut short")
+    assert found.pop("broken").startswith("unet/config.json")
+    assert found == {
+        "folder": small, "anime/dream": small, "inpaint": "Stable Diffusion v1, for inpainting",
+        "a/lora": "a LoRA for Stable Diffusion v1", "a/lora-xl": "a LoRA for Stable Diffusion XL",
+        "xl": "Stable Diffusion XL", "sd2": "Stable Diffusion 2", "vae": "a VAE alone", "control": "a ControlNet",
+        "words": "a textual inversion", "strange": "no Stable Diffusion", "old.ckpt": "a pickle, which can run any "
+        "program, so it is not opened", "empty": "the file is empty", "x.gguf": "not a safetensors file but a GGUF file",
+        "other": "Stable Diffusion XL"}
+
+
+def test_only_models_that_load_are_said_to(library):
+    for entry in catalogue.entries(library):
+        if entry.usable and entry.name not in ("embedded", "inpaint"):
+            folders.write_tokenizer(library / "anime")
+            assert set(loading.load_parts(entry.path)) > {"unet"}
+    assert {entry.name for entry in catalogue.entries(library) if entry.usable} == {
+        "embedded", "folder", "anime/dream", "inpaint"}
+
+
+def test_precision_and_size_are_those_of_the_weights(library, models):
+    count = sum(parameter.numel() for model in models.values() for parameter in model.parameters())
+    entry, = (entry for entry in catalogue.entries(library) if entry.name == "folder")
+    assert entry.precision == "float32" and abs(entry.size - 4 * count) < 2000       # and a buffer of positions
+    entry, = (entry for entry in catalogue.entries(library) if entry.name == "vae")
+    assert (entry.precision, entry.size) == ("float16", 48)
+
+
+def test_the_cache_is_listed_by_ids(library, tmp_path):
+    put(tmp_path / "cache", "org/sd", library / "folder")
+    put(tmp_path / "cache", "org/text", library / "folder" / "text_encoder")
+    found = families(None)
+    assert found["org/sd"] == "like Stable Diffusion v1, with a context 128 wide"
+    assert found["org/text"] == "no model in diffusers layout"
+    assert catalogue.resolve("sd") == catalogue.resolve("org/sd") == "org/sd"
+
+
+def test_no_weights_are_read(library, monkeypatch):
+    monkeypatch.setattr(np, "fromfile", lambda *_, **__: pytest.fail("weights were read"))
+    assert len(families(library)) == 18
+
+
+def test_a_name_of_the_list_is_loaded(library, monkeypatch):
+    folders.write_tokenizer(library / "anime")
+    monkeypatch.setenv(catalogue.VARIABLE, str(library))
+    for name in "anime/dream", "dream", "dream.safetensors":
+        assert loading.locate(name) == library / "anime" / "dream.safetensors"
+    assert loading.load_parts("dream")["source"] == "dream"
+
+
+def test_a_path_goes_before_a_name(library, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    assert catalogue.resolve("folder", library) == "folder"
+    assert catalogue.resolve("embedded", library) is None
+
+
+def test_a_name_that_two_models_share_needs_its_folder(library):
+    (library / "b").mkdir()
+    shutil.copy(library / "anime" / "dream.safetensors", library / "b")
+    assert catalogue.find("dream", library) is None
+    assert catalogue.find("b/dream", library) == str(library / "b" / "dream.safetensors")
+
+
+def test_an_unknown_name_gets_the_nearest(library):
+    with pytest.raises(UserError, match="anime/draem.safetensors: no such file .* did you mean anime/dream[?]"):
+        catalogue.resolve("anime/draem.safetensors", library)
+    with pytest.raises(UserError, match=r"no model of that name \(npdiffusion models lists them\)"):
+        catalogue.resolve("zzz", library)
+
+
+def test_names_never_leave_the_folder(library):
+    assert catalogue.find("../library/xl", library) is None
+
+
+def test_a_folder_of_models_that_is_none_is_named(tmp_path, monkeypatch, capsys):
+    assert cli.main(["models", "--model-dir", str(tmp_path / "x")]) == 1
+    assert "--model-dir: there is no folder" in capsys.readouterr().err
+    monkeypatch.setenv(catalogue.VARIABLE, "x")
+    assert cli.main(["models"]) == 1
+    assert capsys.readouterr().err == "npdiffusion: error: NPDIFFUSION_MODELS: there is no folder x\n"
+
+
+def test_the_command_lists_what_loads_first(library, capsys):
+    assert cli.main(["models", "--model-dir", str(library)]) == 0
+    good, rest = capsys.readouterr().out.split("\n\nnot models that can be loaded:\n")
+    assert [line.split()[0] for line in good.splitlines()] == ["embedded", "anime/dream", "folder", "inpaint"]
+    assert "a/lora " in rest and "a LoRA for Stable Diffusion v1" in rest

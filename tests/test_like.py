@@ -1,0 +1,121 @@
+"""`--like FILE`: the settings inside a picture are those of the next one."""
+import pytest
+from PIL import Image
+
+from npdiffusion import catalogue, cli, images, samplers
+from npdiffusion.textchunks import png_info, read
+from tests.test_cli import PROMPT, pipeline  # noqa: F401 (a fixture)
+
+
+def written(text, name="in.png"):
+    """A picture of another size with this text inside."""
+    return images.save_png(Image.new("RGB", (8, 8)), name, png_info(text))
+
+
+def asked(pipeline, *arguments):
+    """What the pipeline was asked for, for these arguments."""
+    assert cli.main(list(arguments)) == 0
+    return {name: value for name, value in pipeline.asked[-1].items() if name != "callback"}
+
+
+@pytest.mark.parametrize("options", [
+    ["-s", "5"],
+    ["-n", "blurry, dull", "--steps", "7", "--sampler", "dpm++2m", "--schedule", "karras", "-s", "9", "--cfg-scale", "3.3"],
+    ["--sampler", "ddim", "-W", "64", "-H", "200", "--rng", "numpy"],
+], ids=["defaults", "many", "others"])
+def test_a_picture_is_made_again_with_the_same_settings(options, pipeline):
+    first = asked(pipeline, PROMPT, *options, "-o", "out.png")
+    assert asked(pipeline, "--like", "out.png", "-o", "again.png") == first
+    assert read("again.png") == read("out.png")
+
+
+def test_options_of_the_command_line_override(pipeline):
+    first = asked(pipeline, PROMPT, "--steps", "7", "-s", "9", "-o", "out.png")
+    again = asked(pipeline, "a blue pear", "--like", "out.png", "--steps", "8")
+    assert again == first | {"prompt": "a blue pear", "steps": 8}
+
+
+def test_image_to_image_needs_the_picture_again(pipeline, tmp_path, capsys):
+    Image.new("RGB", (128, 128)).save(tmp_path / "start.png")
+    first = asked(pipeline, PROMPT, "-i", "start.png", "--strength", "0.3", "-o", "out.png")
+    assert asked(pipeline, "--like", "out.png", "-i", "start.png")["strength"] == first["strength"] == 0.3
+    capsys.readouterr()
+    assert asked(pipeline, "--like", "out.png")["strength"] is None
+    assert "out.png: Denoising strength: 0.3 is not followed (it was made from another picture" in capsys.readouterr().err
+
+
+def notes(capsys):
+    return [line.removeprefix("in.png: ") for line in capsys.readouterr().err.splitlines() if "not followed" in line]
+
+
+def test_what_cannot_be_followed_is_said_in_a_note_each(pipeline, capsys):
+    written("a cat\nSteps: 5000, Sampler: DPM adaptive, CFG scale: 3, Seed: -7, Size: 100x64, Model: nowhere/v9, "
+            "Tiling: True, RNG: CPU, Version: v1.10.1")
+    found = asked(pipeline, "--like", "in.png")
+    assert (found["prompt"], found["steps"], found["sampler"], found["guidance_scale"], found["width"], found["height"]) == (
+        "a cat", 50, "pndm", 3, 128, 64)
+    said = notes(capsys)
+    expected = ("Tiling: True is not followed (there is no such option here)", "Steps: 5000 is not followed (5000 is out of",
+                "Sampler: DPM adaptive is not followed ('DPM adaptive' is unknown, ", "Seed: -7 is not followed (-7 is out",
+                "Size: 100x64 is not followed (100 is no multiple of 8", "Model: nowhere/v9 is not followed (it is not among")
+    assert len(said) == len(expected)
+    for beginning in expected:
+        assert any(line.startswith(beginning) for line in said), beginning
+
+
+def test_what_is_overridden_needs_no_note(pipeline, capsys):
+    written("a cat\nSteps: 5000, Sampler: DPM adaptive, Seed: 7, RNG: CPU")
+    asked(pipeline, "--like", "in.png", "--steps", "2", "--sampler", "heun")
+    assert notes(capsys) == []
+
+
+def test_a_schedule_that_the_sampler_does_not_take_is_left_out(pipeline):
+    written("a cat\nSteps: 5, Sampler: DDIM, Schedule type: Karras, Seed: 7, RNG: CPU")
+    assert asked(pipeline, "--like", "in.png")["schedule"] == "discrete"
+
+
+def test_a_model_is_looked_for_by_name_alone(pipeline, tmp_path, monkeypatch, capsys):
+    (tmp_path / "models").mkdir()
+    for place in tmp_path, tmp_path / "models":
+        (place / "v1-5.safetensors").touch()
+    monkeypatch.setenv(catalogue.VARIABLE, str(tmp_path / "models"))
+    for name in "v1-5", "v1-5.safetensors":
+        written(f"a cat\nSteps: 5, Seed: 7, Model: {name}, RNG: CPU")
+        asked(pipeline, "--like", "in.png")
+    path = str(tmp_path / "models" / "v1-5.safetensors")
+    assert [arguments for arguments, _ in pipeline.loaded] == [(path,)] * 2
+    written(f'a cat\nSteps: 5, Seed: 7, Model: "{tmp_path}/v1-5.safetensors", RNG: CPU')
+    asked(pipeline, "--like", "in-3.png")
+    assert pipeline.loaded[-1][0] == (None,)
+    assert "Model: " in capsys.readouterr().err
+
+
+def test_a_prompt_alone_is_taken_with_a_note(pipeline, capsys):
+    written("a cat, and nothing else")
+    assert asked(pipeline, "--like", "in.png")["prompt"] == "a cat, and nothing else"
+    assert notes(capsys) == ["nothing is not followed (there is only a prompt)"]
+
+
+def test_notes_cannot_control_the_terminal(pipeline, capsys):
+    written("a cat\nSteps: 5, Sampler: \x1b[2Jx, Seed: 7, a\x1bb: 3")
+    asked(pipeline, "--like", "in.png")
+    assert "\x1b[2J" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("make", "message"), [
+    (lambda path: Image.new("RGB", (8, 8)).save(path), "in.png: there are no settings inside"),
+    (lambda path: path.write_text("no picture"), "in.png: damaged, or not a picture"),
+    (lambda path: None, "in.png: can't be read"),
+], ids=["none", "text", "missing"])
+def test_a_file_without_settings_is_one_clear_line(make, message, pipeline, tmp_path, capsys):
+    make(tmp_path / "in.png")
+    assert cli.main(["--like", "in.png"]) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"npdiffusion: error: {message}") and printed.count("\n") == 1
+    assert pipeline.loaded == []
+
+
+def test_no_metadata_leaves_the_settings_out(pipeline):
+    asked(pipeline, PROMPT, "--no-metadata", "-o", "out.png")
+    with Image.open("out.png") as image:
+        assert image.text == {}
