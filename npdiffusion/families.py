@@ -20,9 +20,9 @@ SINGLE_PARTS = [(re.compile(pattern), description) for pattern, description in (
     (r"model\.diffusion_model\.|input_blocks\.|middle_block\.|output_blocks\.|time_embed\.|out\.|"
      r"down_blocks\.|mid_block\.|up_blocks\.|time_embedding\.|conv_(in|norm_out|out)\.", "a UNet alone"))]
 
-BY_CLASS = (("StableDiffusionXL", "Stable Diffusion XL"), ("StableDiffusion3", "Stable Diffusion 3"), ("Flux", "Flux"),
-            ("StableDiffusionInpaint", "an inpainting model"))
-SUPPORTED_CLASSES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
+BY_CLASS = (("StableDiffusionXL", "Stable Diffusion XL"), ("StableDiffusion3", "Stable Diffusion 3"), ("Flux", "Flux"))
+SUPPORTED_CLASSES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline",
+                     "StableDiffusionInpaintPipelineLegacy")
 
 
 def refuse(description, source):
@@ -62,13 +62,18 @@ def other_class(name):
     return f"made for {str(name)[:100]!a}"
 
 
+def inputs(latent_channels):
+    """Channels that a UNet may take: latents alone, or, for inpainting, latents, a mask, and latents of a masked picture."""
+    return (latent_channels, 2 * latent_channels + 1) if isinstance(latent_channels, int) else (latent_channels,)
+
+
 def check_sizes(context_width, linear_projection, in_channels, latent_channels, source):
     """UserError if the sizes are those of a relative. Untrusted values: nothing is assumed of their types."""
     if context_width == 2048:
         refuse("Stable Diffusion XL (its context is 2048 wide)", source)
     if linear_projection:
         refuse(f"Stable Diffusion 2 (its context is {context_width!r} wide, its transformers project linearly)", source)
-    if in_channels == 9 and latent_channels == 4:
-        refuse("an inpainting model (its UNet takes 9 channels)", source)
-    if in_channels != latent_channels:
+    if in_channels == 8 and latent_channels == 4:
+        refuse("a model that edits pictures as it is told (its UNet takes 8 channels)", source)
+    if in_channels not in inputs(latent_channels):
         raise UserError(f"{source}: the UNet takes {in_channels!r} channels, VAE latents have {latent_channels!r}")

@@ -70,16 +70,30 @@ def to_rgb(image):
     return image.convert("RGB")
 
 
+def rgb(image, name="init_image"):
+    """PIL image or path → PIL image in RGB; UserError, which calls an image by `name`, if it can't be read."""
+    if not isinstance(image, Image.Image):
+        return open_image(image)
+    try:
+        return to_rgb(image)
+    except ValueError as error:
+        raise UserError(f"{name}: {error}") from None
+
+
 def to_array(image, width, height):
     """PIL image or path → (height, width, 3), float32 in [−1, 1].
 
     Another size is scaled (Lanczos) until it covers width × height, and what overlaps is cut off evenly on both sides.
     UserError if a file can't be read.
     """
-    image = to_rgb(image) if isinstance(image, Image.Image) else open_image(image)
-    if image.size != (width, height):
-        image = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
-    return 2 * (np.asarray(image, np.float32) / 255) - 1
+    return 2 * (np.asarray(fit(rgb(image), width, height), np.float32) / 255) - 1
+
+
+def fit(image, width, height):
+    """A PIL image scaled (Lanczos) until it covers width × height; what overlaps is cut off evenly on both sides."""
+    if image.size == (width, height):
+        return image
+    return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
 
 
 # ---- writing

@@ -193,7 +193,6 @@ def check_widths(text_encoder, unet, vae, source):
     """UserError unless the parts fit together."""
     for what, found, wanted in (
             ("the UNet's context", unet.config.cross_attention_dim, text_encoder.config.hidden_size),
-            ("the UNet's input", unet.config.in_channels, vae.config.latent_channels),
             ("the UNet's output", unet.config.out_channels, vae.config.latent_channels)):
         if found != wanted:
             other = "the text encoder" if "context" in what else "the VAE"

@@ -5,6 +5,7 @@
 N pictures of W × H pixels; latents are (N, H/f, W/f, C), f the reduction of the VAE, C its latent channels.
 """
 import contextlib
+import functools
 import math
 import numbers
 import secrets
@@ -18,11 +19,15 @@ from npdiffusion.allocator import memory_reused
 from npdiffusion.denoiser import Denoiser, guided
 from npdiffusion.diagnosis import finite
 from npdiffusion.errors import UserError
-from npdiffusion.images import to_array, to_images
+from npdiffusion.images import to_images
+from npdiffusion.painting import hires as hires_fix
+from npdiffusion.painting import inpainting
+from npdiffusion.painting.canvas import Canvas, originals
 from npdiffusion.sharing import Context
 
 LARGEST_SIDE = 8192          # pixels
 CUSTOMARY_GUIDANCE = 7.5     # what users of SD v1 expect where the checkpoint says nothing
+CUSTOMARY_STRENGTH = 0.75    # of image to image
 
 
 class StableDiffusionPipeline:
@@ -52,46 +57,79 @@ class StableDiffusionPipeline:
 
     @memory_reused()
     def generate(self, prompt, negative_prompt="", steps=50, guidance_scale=None, sampler=None, schedule=None, seed=None,
-                 width=None, height=None, init_image=None, strength=0.75, count=1, callback=None, rng="torch"):
+                 width=None, height=None, init_image=None, strength=None, count=1, callback=None, rng="torch",
+                 mask_image=None, mask_blur=None, invert_mask=False, padding_mask_crop=None, apply_overlay=True, outpaint=None,
+                 hires=None, hires_strength=hires_fix.STRENGTH, hires_steps=None, hires_upscaler="latent"):
         """Pictures for a prompt: a list of `count` PIL images; each has its seed in `image.info["seed"]`.
 
         sampler, schedule   names in `samplers.SAMPLERS` and `schedules.KINDS`; None is the checkpoint's own
         guidance_scale      s of ε_u + s (ε_c − ε_u), arXiv:2207.12598; at 1 the negative prompt has no influence;
                             None is the checkpoint's own: 7.5 unless its model_index.json says otherwise
         seed                of the first picture, the others count on from it; None is a random one
-        width, height       pixels, multiples of the VAE's reduction; None is the size the model was trained on
-        init_image          PIL image or path to start from; `strength` in (0, 1] is how far the picture may leave it
+        width, height       pixels, multiples of the VAE's reduction; None is the size the model was trained on, or, when
+                            outpainting, that of the extended picture
+        init_image          PIL image or path to start from; `strength` in (0, 1] is how far the picture may leave it;
+                            None is 0.75, or 1 where a mask says what may be left
         callback            called as callback(step, steps, latents) after each step, step from 1
         rng                 "torch": a seed's noise is that of a torch CPU generator; "numpy": NumPy's own
+        Parts of init_image, see painting/:
+        mask_image          PIL image or path: white is repainted, black is kept; invert_mask swaps them
+        mask_blur           standard deviation of its feathering in pixels; None is 0, or 4 when outpainting
+        padding_mask_crop   work on the mask and that many pixels around it, at width × height; None is the whole picture
+        apply_overlay       put the original's pixels back where the mask is black; if not, the VAE has changed them a bit
+        outpaint            "left=64,right=64" or {"left": 64, …}: extend the picture, and paint what is new
+        Hires fix, for pictures from words alone:
+        hires               a number above 1: enlarge by it and denoise again with `hires_steps` (None: as many as `steps`)
+                            from `hires_strength`; hires_upscaler is "latent" (bilinear) or "lanczos" (as a picture)
         Raises UserError for a value out of range or a result that is not finite.
         """
-        width, height = self._check_size(width, height)
+        f = self.vae.config.reduction
+        picture, mask = originals(init_image, mask_image, mask_blur, invert_mask, outpaint, f)
+        size = picture.size if outpaint is not None and padding_mask_crop is None else None
+        canvas = Canvas(picture, mask, *self._check_size(width, height, size), padding_mask_crop, apply_overlay)
         guidance_scale = self.default_guidance if guidance_scale is None else guidance_scale
         if not math.isfinite(guidance_scale):
             raise UserError(f"guidance_scale is {guidance_scale}: it must be a finite number, for example 7.5")
-        plan = self.schedule.plan(sampler, steps, schedule, None if init_image is None else strength)
+        if strength is None:
+            strength = CUSTOMARY_STRENGTH if mask is None else 1.0
+        make_plan = functools.partial(self.schedule.plan, sampler, kind=schedule)
+        plan = make_plan(steps, strength=None if picture is None else strength)
+        second = None if hires is None else hires_fix.SecondPass(
+            canvas, make_plan, f, hires, hires_strength, hires_steps or steps, hires_upscaler)
+        planned = len(plan) + (len(second.plan) if second else 0)
         seeds = _seeds(seed, count)
-        generators = [noise.generator(rng, seed) for seed in seeds]
+        draw = self._noise(rng, seeds, canvas.size)
+        width, height = second.canvas.size if second else canvas.size
         memory.require(count * memory.picture(self.vae.config, width, height), f"{count} × {width}×{height} pixels")
-        f, channels = self.vae.config.reduction, self.vae.config.latent_channels
 
-        def draw():                                                             # N(0, 1), each picture from its own generator
-            return noise.latent_noise(generators, height // f, width // f, channels)
-
+        self.timings = {}
         with self._timed("adapters"):
             prompt = self.adapters.follow(prompt, negative_prompt)
         with self._timed("text"):
             context = np.repeat(self.encode_prompt(prompt), count, axis=0)
             negative = None if guidance_scale == 1 else np.repeat(self.encode_prompt(negative_prompt), count, axis=0)
-        with self._timed("encoding"):
-            init = None if init_image is None else self.vae.latents(to_array(init_image, width, height)[None], draw())
-        with self._timed("sampling"):
-            denoise = Denoiser(guided(self.predictor, context, negative, guidance_scale), plan)
-            for step, latents in enumerate(plan.sample(denoise, plan.start(draw(), init), draw), start=1):
+
+        def sample(plan, start, draw, done=0):
+            predict = guided(start.predictor(self.predictor), context, negative, guidance_scale)
+            denoise = start.denoiser(Denoiser(predict, plan))
+            for step, latents in enumerate(plan.sample(denoise, start.latents, draw), start=done + 1):
                 if callback:
-                    callback(step, len(plan), latents)
+                    callback(step, planned, latents)
+            return start.finish(latents)
+
+        with self._timed("encoding"):
+            start = inpainting.start(self.vae, self.unet, plan, canvas, strength, draw)
+        with self._timed("sampling"):
+            latents = sample(plan, start, draw)
+        if second:
+            draw = self._noise(rng, seeds, second.canvas.size)
+            with self._timed("encoding"):
+                start = second.start(self.vae, self.unet, latents, draw)
+            with self._timed("sampling"):
+                latents = sample(second.plan, start, draw, done=len(plan))
         with self._timed("decoding"):
             images = to_images(finite(self.vae, "vae", latents, method="decode"))
+        images = [canvas.finish(image) for image in images]
         for image, seed in zip(images, seeds):
             image.info["seed"] = seed
         return images
@@ -123,8 +161,16 @@ class StableDiffusionPipeline:
         context = Context(context)
         return lambda latents, timestep: finite(self.unet, "unet", latents, timestep, context)
 
-    def _check_size(self, width, height):
-        size, f = self.size, self.vae.config.reduction
+    def _noise(self, rng, seeds, size):
+        """draw() → N(0, 1) for latents of that (width, height) in pixels, each picture from its own generator, afresh"""
+        generators = [noise.generator(rng, seed) for seed in seeds]
+        width, height = (side // self.vae.config.reduction for side in size)
+        return lambda: noise.latent_noise(generators, height, width, self.vae.config.latent_channels)
+
+    def _check_size(self, width, height, picture=None):
+        """width and height; for None those of a picture, to the nearest multiple, or of the training. UserError"""
+        f = self.vae.config.reduction
+        size = self.size if picture is None else [max(round(side / f), 1) * f for side in picture]
         width, height = size[0] if width is None else width, size[1] if height is None else height
         for name, value in (("width", width), ("height", height)):
             if value % f or not f <= value <= LARGEST_SIDE:
@@ -136,7 +182,7 @@ class StableDiffusionPipeline:
     def _timed(self, stage):
         start = time.perf_counter()
         yield
-        self.timings[stage] = time.perf_counter() - start
+        self.timings[stage] = self.timings.get(stage, 0) + time.perf_counter() - start
 
 
 def _seeds(first, count):

@@ -23,6 +23,7 @@ from npdiffusion.kernels import reference
 from npdiffusion.kernels.arrays import as_float32
 from npdiffusion.schedules import NoiseSchedule
 from tests import folders, references
+from tests.differences import agree
 
 TEXT_WEIGHTS = "text_encoder/model.safetensors"
 UNET_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -304,8 +305,7 @@ def test_a_folder_with_a_single_file_in_it(tmp_path):
 
 @pytest.mark.parametrize("name, description", [
     ("StableDiffusionXLPipeline", "Stable Diffusion XL"), ("StableDiffusion3Pipeline", "Stable Diffusion 3"),
-    ("FluxPipeline", "Flux"), ("StableDiffusionInpaintPipeline", "an inpainting model"),
-    ("LDMPipeline", "made for 'LDMPipeline'"), (["x"], "made for")])
+    ("FluxPipeline", "Flux"), ("LDMPipeline", "made for 'LDMPipeline'"), (["x"], "made for")])
 def test_other_pipelines_are_named(folder, name, description):
     edit(folder / "model_index.json", _class_name=name)
     assert f"{folder}: this is {description}" in message(folder)
@@ -316,9 +316,22 @@ def test_stable_diffusion_2_is_named_from_its_settings(folder):
     assert "this is Stable Diffusion 2" in message(folder)
 
 
-def test_inpainting_is_named_from_its_settings(folder):
-    edit(folder / "unet/config.json", in_channels=9)
-    assert "this is an inpainting model" in message(folder)
+def test_a_model_that_edits_pictures_is_named_from_its_settings(folder):
+    edit(folder / "unet/config.json", in_channels=8)
+    assert "this is a model that edits pictures" in message(folder)
+
+
+def test_an_inpainting_model_loads(tmp_path):
+    models = folders.torch_models() | {"unet": references.torch_unet(**folders.UNET | dict(in_channels=9))}
+    path = folders.write_model(tmp_path, models)
+    edit(path / "model_index.json", _class_name="StableDiffusionInpaintPipeline")
+    unet = loading.load(path).unet
+    x, context, *_ = folders.inputs()
+    x = np.concatenate([x, x, x[..., :1]], axis=-1)
+    with torch.no_grad():
+        expected = models["unet"](references.channels_first(x), 500, torch.from_numpy(context)).sample
+    agree("inpainting", "UNet of 9 channels from a folder", unet(x, 500, context), references.channels_last(expected), 1e-5,
+          relative=True)
 
 
 @pytest.mark.parametrize("file, settings, text", [

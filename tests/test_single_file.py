@@ -218,9 +218,12 @@ def test_something_else_altogether_is_told_so(tmp_path):
     assert "not a Stable Diffusion checkpoint" in message(tmp_path / "x.safetensors")
 
 
-def test_inpainting_is_named_from_the_shape(file):
+def test_the_shape_tells_inpainting_models_from_those_that_edit(file):
     name = "model.diffusion_model.input_blocks.0.0.weight"
-    assert "this is an inpainting model" in message(file(lambda tensors: tensors | {name: torch.zeros(32, 9, 3, 3)}))
+    path = file(lambda tensors: tensors | {name: torch.arange(32 * 9 * 9, dtype=torch.float32).reshape(32, 9, 3, 3)})
+    unet = loading.load(path).unet
+    assert unet.config.in_channels == 9 and unet.conv_in.weight.max() == 32 * 81 - 1
+    assert "edits pictures" in message(file(lambda tensors: tensors | {name: torch.zeros(32, 8, 3, 3)}))
 
 
 def test_wide_contexts_and_linear_projections_are_named_from_the_shapes(file):

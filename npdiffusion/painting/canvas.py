@@ -1,0 +1,145 @@
+"""The canvas: what is painted on, at the size at which the model works, and the way back into the picture.
+
+    whole         picture and mask, scaled to cover width × height          result: width × height
+    only masked   the part around the mask, enlarged to width × height      result: the picture's own size
+
+The second one gives a small part all the model's pixels: diffusers' `padding_mask_crop`, "only masked" of
+AUTOMATIC1111's web interface. Either way what was painted is pasted over the original through the mask, so that pixels
+where the mask is black stay as they were, bit for bit; the VAE alone would change them a little.
+"""
+import numbers
+
+from PIL import Image
+
+from npdiffusion.errors import UserError
+from npdiffusion.images import fit, rgb, to_array
+from npdiffusion.painting import masks, outpainting
+
+LANCZOS = Image.Resampling.LANCZOS
+LARGEST_SIDE = 8192          # pixels, of a picture that is extended
+
+
+def originals(init_image, mask_image=None, mask_blur=None, invert_mask=False, outpaint=None, step=8):
+    """What a user gave, see `StableDiffusionPipeline.generate` → picture (RGB) and mask (mode L) of one size, or None
+
+    step: what the sides of outpainting must be multiples of. UserError for what can't be read or doesn't go together.
+    """
+    if init_image is None:
+        for name, value, what in (("mask_image", mask_image, "where a picture is repainted"),
+                                  ("outpaint", outpaint, "by how much a picture is extended")):
+            if value is not None:
+                raise UserError(f"{name} says {what}: init_image, the picture, is missing")
+        return None, None
+    sides = None if outpaint is None else outpainting.read(outpaint, step, LARGEST_SIDE)
+    picture = rgb(init_image)
+    if mask_image is None and not sides:
+        return picture, None
+    mask = None
+    if mask_image is not None:
+        mask = masks.prepare(masks.read(mask_image, picture.size), invert=invert_mask)
+    if sides:
+        picture, mask = outpainting.extend(picture, mask, **sides)
+        mask_blur = outpainting.CUSTOMARY_BLUR if mask_blur is None else mask_blur
+    return picture, masks.prepare(mask, mask_blur or 0)
+
+
+class Canvas:
+    """A picture to paint on; `finish` makes the result of what was painted.
+
+    picture   PIL image (RGB), or None: a blank canvas, painted from noise alone
+    mask      PIL image (mode L) of the same size, or None: all of it is painted
+    padding   pixels around the mask that are looked at too, or None for the whole picture
+    overlay   whether the original is pasted back where the mask is black
+    UserError for a padding that is out of range, has no mask, or no overlay.
+    """
+    def __init__(self, picture, mask, width, height, padding=None, overlay=True):
+        if padding is not None:
+            check_padding(padding, mask, overlay)
+        self.size = width, height
+        self.original, self.original_mask, self.region, self.overlay = picture, mask, None, overlay
+        if picture is None:
+            self.picture = self.mask = None
+        elif padding is None:
+            self.picture, self.mask = fit(picture, width, height), mask and fit(mask, width, height)
+        else:
+            self.region = region_around(mask, width, height, padding)
+            self.picture, self.mask = (inscribed(image.crop(self.region), width, height) for image in (picture, mask))
+
+    @property
+    def image(self):
+        """The picture as the VAE takes it: (1, H, W, 3), float32 in [−1, 1]"""
+        return to_array(self.picture, *self.size)[None]
+
+    def finish(self, painted):
+        """PIL image of the canvas' size → the result"""
+        if self.region is not None:
+            left, top, right, bottom = self.region
+            pasted = self.original.copy()
+            pasted.paste(circumscribed(painted, right - left, bottom - top), (left, top))
+            return Image.composite(pasted, self.original, self.original_mask)
+        if self.mask is None or not self.overlay:
+            return painted
+        # What the latents repaint, m ≥ 1/2, is shown fully, and the transition lies outside: min(2m, 1)
+        return Image.composite(painted, self.picture, self.mask.point(lambda level: min(2 * level, 255)))
+
+
+def check_padding(padding, mask, overlay):
+    """UserError for a padding out of range or without sense."""
+    if isinstance(padding, bool) or not isinstance(padding, numbers.Integral) or not 0 <= padding <= LARGEST_SIDE:
+        raise UserError(f"padding_mask_crop is {padding!r}: it must be a number of pixels from 0 to {LARGEST_SIDE}")
+    if mask is None:
+        raise UserError("padding_mask_crop says how much around the mask is looked at: mask_image is missing")
+    if not overlay:
+        raise UserError("padding_mask_crop needs the original to paste the part into: leave apply_overlay true")
+
+
+def region_around(mask, width, height, padding):
+    """(left, top, right, bottom) of what isn't black and `padding` pixels around it, with the aspect width : height.
+
+    It is moved to lie inside the picture; if the picture is too small for the aspect, it ends at the edges. The rule
+    and its rounding are those of diffusers' get_crop_region. An empty mask gives the whole picture.
+    """
+    left, top, right, bottom = mask.getbbox() or (0, 0, *mask.size)
+    left, right = max(left - padding, 0), min(right + padding, mask.width)
+    top, bottom = max(top - padding, 0), min(bottom + padding, mask.height)
+    aspect = width / height
+    if (right - left) / (bottom - top) > aspect:
+        top, bottom = lengthened(top, bottom, (right - left) / aspect, mask.height)
+    else:
+        left, right = lengthened(left, right, (bottom - top) * aspect, mask.width)
+    return left, top, right, bottom
+
+
+def lengthened(low, high, length, limit):
+    """The interval low … high, made that long evenly on both sides and moved into 0 … limit, if that is long enough."""
+    more = int(length - (high - low))
+    low, high = low - more // 2, high + more - more // 2
+    beyond = max(high - limit, 0)
+    low, high = low - beyond, high - beyond
+    return max(low, 0), min(high - min(low, 0), limit)
+
+
+def inscribed(image, width, height):
+    """Scaled to lie inside width × height, in the middle; its edges are stretched over what is left."""
+    wide = width / height < image.width / image.height
+    inner = max(image.width * height // image.height, 1), max(image.height * width // image.width, 1)
+    inner = (width, inner[1]) if wide else (inner[0], height)
+    scaled = image.resize(inner, LANCZOS)
+    left, top = width // 2 - inner[0] // 2, height // 2 - inner[1] // 2
+    right, bottom = left + inner[0], top + inner[1]
+    result = Image.new(image.mode, (width, height))
+    result.paste(scaled, (left, top))
+    for strip, edge in (((0, 0, left, height), (0, 0, 0, inner[1])), ((right, 0, width, height), (inner[0], 0, *inner)),
+                        ((0, 0, width, top), (0, 0, inner[0], 0)), ((0, bottom, width, height), (0, inner[1], *inner))):
+        size = strip[2] - strip[0], strip[3] - strip[1]
+        if min(size) > 0:
+            result.paste(scaled.resize(size, box=edge), strip[:2])      # a box without width or height: the edge alone
+    return result
+
+
+def circumscribed(image, width, height):
+    """Scaled to cover width × height; what sticks out is cut off: the inverse of `inscribed`."""
+    tall = width / height > image.width / image.height
+    outer = (width, image.height * width // image.width) if tall else (image.width * height // image.height, height)
+    left, top = outer[0] // 2 - width // 2, outer[1] // 2 - height // 2
+    return image.resize(outer, LANCZOS).crop((left, top, left + width, top + height))

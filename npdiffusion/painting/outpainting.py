@@ -1,0 +1,51 @@
+"""Outpainting: a picture is extended beyond its edges, and what was added is repainted.
+
+    picture W × H, left, top, right, bottom → picture (left + W + right) × (top + H + bottom), and a mask: white outside
+
+The new parts begin as the picture's mirror image, so that colours go on across the edge; when all of the noise is added
+(strength 1) little more than that is left of them.
+"""
+import difflib
+import numbers
+
+import numpy as np
+from PIL import Image
+
+from npdiffusion.errors import UserError
+
+SIDES = ("left", "top", "right", "bottom")
+CUSTOMARY_BLUR = 4           # pixels of feathering, since a straight seam along the old edge is seen easily
+
+
+def read(sides, step, largest):
+    """{"left": 64, ...} or "left=64,right=64" → {side: pixels} for all four sides.
+
+    step: what each must be a multiple of; largest: how much it can be. UserError names what is wrong.
+    """
+    if isinstance(sides, str):
+        pairs = [pair.partition("=")[::2] for pair in sides.replace(" ", "").split(",")]
+        sides = {name: int(value) if value.isdecimal() and len(value) < 10 else value for name, value in pairs}
+    if not isinstance(sides, dict) or not sides:
+        raise UserError(f"outpaint is {sides!r}: it must be like left=64,right=64")
+    for side, pixels in sides.items():
+        if side not in SIDES:
+            near = difflib.get_close_matches(str(side), SIDES, n=1)
+            raise UserError(f"outpaint: {side!r} is no side" + (f", did you mean {near[0]}?" if near else "")
+                            + f" Sides are {', '.join(SIDES)}, as in left=64,right=64")
+        if isinstance(pixels, bool) or not isinstance(pixels, numbers.Integral) or not 0 <= pixels <= largest:
+            raise UserError(f"outpaint: {side} is {pixels!r}: it must be a number of pixels up to {largest}")
+        if pixels % step:
+            near = round(pixels / step) * step or step
+            raise UserError(f"outpaint: {side} is {pixels}: it must be a multiple of {step}, the nearest is {near}")
+    if not any(sides.values()):
+        raise UserError("outpaint: every side is 0, so there is nothing to paint")
+    return {side: int(sides.get(side, 0)) for side in SIDES}
+
+
+def extend(picture, mask, left=0, top=0, right=0, bottom=0):
+    """PIL image (RGB), mask (mode L, as large; or None) → both extended; outside the picture the mask is white."""
+    rows, columns = (top, bottom), (left, right)
+    extended = Image.fromarray(np.pad(np.asarray(picture), (rows, columns, (0, 0)), mode="symmetric"))
+    outside = Image.new("L", extended.size, 255)
+    outside.paste(0 if mask is None else mask, (left, top, left + picture.width, top + picture.height))
+    return extended, outside

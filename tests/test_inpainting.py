@@ -1,0 +1,268 @@
+"""Inpainting against diffusers' own pipeline with the same seed: ordinary models, inpainting models, only the masked part."""
+import json
+import pathlib
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionInpaintPipeline
+from diffusers.image_processor import VaeImageProcessor
+from PIL import Image, ImageDraw, ImageFilter
+from transformers import CLIPTokenizer as TorchCLIPTokenizer
+
+from npdiffusion import weights
+from npdiffusion.errors import UserError
+from npdiffusion.painting.canvas import Canvas
+from npdiffusion.painting.masks import in_latents, prepare, read, repainted
+from npdiffusion.painting.outpainting import extend
+from npdiffusion.pipeline import StableDiffusionPipeline
+from npdiffusion.tokenizer import CLIPTokenizer
+from tests import references
+from tests.differences import agree
+from tests.test_pipeline import NEGATIVE, PROMPT, SAMPLERS, SCHEDULE, SCHEDULER
+
+WIDTH, HEIGHT = 48, 32
+COMMON = dict(guidance_scale=5.0, width=WIDTH, height=HEIGHT)
+
+
+def make_pair(channels):
+    """(diffusers' inpainting pipeline, ours), tiny, random and equal, with a UNet of that many channels in."""
+    vocabulary = pathlib.Path(weights.__file__).parent / "tokenizer"
+    ids = len(json.loads((vocabulary / "vocab.json").read_text(encoding="utf-8")))
+    theirs = StableDiffusionInpaintPipeline(
+        vae=references.torch_vae(**references.TINY_VAE),
+        unet=references.torch_unet(**references.TINY_UNET | dict(in_channels=channels)),
+        text_encoder=references.torch_text_encoder(**references.TINY_TEXT | dict(
+            vocab_size=ids, bos_token_id=ids - 2, eos_token_id=ids - 1, pad_token_id=ids - 1)),
+        tokenizer=TorchCLIPTokenizer.from_pretrained(vocabulary), scheduler=SAMPLERS["ddim"].from_config(SCHEDULER),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    theirs.set_progress_bar_config(disable=True)
+    ours = StableDiffusionPipeline(CLIPTokenizer.from_folder(vocabulary), *(
+        references.twin(getattr(theirs, name)) for name in ("text_encoder", "unet", "vae")), SCHEDULE, "tiny")
+    return theirs, ours
+
+
+@pytest.fixture(scope="module")
+def ordinary():
+    return make_pair(4)
+
+
+@pytest.fixture(scope="module")
+def inpainting_model():
+    return make_pair(9)
+
+
+def picture(width=WIDTH, height=HEIGHT):
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def ellipse(box=(10, 6, 30, 25), width=WIDTH, height=HEIGHT, blur=0):
+    mask = Image.new("L", (width, height))
+    ImageDraw.Draw(mask).ellipse(box, fill=255)
+    return mask.filter(ImageFilter.GaussianBlur(blur)) if blur else mask
+
+
+def levels(image):
+    return np.asarray(image).astype(int)
+
+
+def both(pair, name, image, mask, steps=6, padding=None, **options):
+    """(our picture, diffusers') as integers"""
+    theirs, ours = pair
+    theirs.scheduler = SAMPLERS[name].from_config(SCHEDULER)
+    expected = theirs(PROMPT, negative_prompt=NEGATIVE, image=image, mask_image=mask, num_inference_steps=steps,
+                      generator=torch.Generator().manual_seed(7), padding_mask_crop=padding, **COMMON, **options).images[0]
+    found, = ours.generate(PROMPT, NEGATIVE, init_image=image, mask_image=mask, steps=steps, sampler=name, seed=7,
+                           padding_mask_crop=padding, apply_overlay=padding is not None, **COMMON, **options)
+    return levels(found), levels(expected)
+
+
+STRENGTHS = dict(ddpm=1.0, ddim=0.6, pndm=1.0, euler=0.6, euler_a=1.0, heun=1.0) | {"dpm++2m": 0.6}
+
+
+@pytest.mark.parametrize("name, strength", [*STRENGTHS.items(), ("pndm", 0.6), ("euler_a", 0.6)])
+def test_ordinary_models_inpaint_as_with_diffusers(ordinary, name, strength):
+    found, expected = both(ordinary, name, picture(), ellipse(), strength=strength)
+    agree("inpainting", f"ordinary model, {name}, strength {strength}, levels of 255", found, expected, 1)
+
+
+@pytest.mark.parametrize("name, strength", [("ddim", 1.0), ("pndm", 0.6), ("euler_a", 0.6), ("heun", 1.0)])
+def test_inpainting_models_paint_as_with_diffusers(inpainting_model, name, strength):
+    found, expected = both(inpainting_model, name, picture(), ellipse(), strength=strength)
+    agree("inpainting", f"inpainting model, {name}, strength {strength}, levels of 255", found, expected, 1)
+
+
+@pytest.mark.parametrize("strength", [None, 0.6], ids=["text to image", "image to image"])
+def test_an_inpainting_model_without_a_mask_repaints_everything(inpainting_model, strength):
+    theirs, ours = inpainting_model
+    theirs.scheduler = SAMPLERS["ddim"].from_config(SCHEDULER)
+    expected = theirs(PROMPT, image=picture(), mask_image=Image.new("L", (WIDTH, HEIGHT), 255), num_inference_steps=6,
+                      strength=strength or 1.0, generator=torch.Generator().manual_seed(7), **COMMON).images[0]
+    found, = ours.generate(PROMPT, steps=6, sampler="ddim", seed=7, init_image=strength and picture(), strength=strength, **COMMON)
+    agree("inpainting", "inpainting model without a mask, levels of 255", levels(found), levels(expected), 1)
+
+
+@pytest.mark.parametrize("blur", [0, 3])
+def test_only_the_masked_part_is_painted_as_with_diffusers(ordinary, blur):
+    mask = ellipse((120, 20, 150, 40), 200, 100, blur)
+    found, expected = both(ordinary, "ddim", picture(200, 100), mask, padding=8, strength=0.8)
+    agree("inpainting", f"only the masked part, blur {blur}, levels of 255", found, expected, 1)
+
+
+@pytest.mark.parametrize("size, box, padding", [
+    ((200, 100), (120, 20, 150, 40), 8), ((200, 100), (5, 80, 20, 98), 32), ((40, 120), (5, 10, 35, 110), 4),
+    ((150, 41), (3, 2, 140, 38), 0), ((31, 33), (0, 0, 31, 33), 0)],
+    ids=["inside", "corner", "higher than wide", "wider than high", "odd"])
+@pytest.mark.parametrize("blur", [0, 3])
+def test_the_way_to_a_part_and_back_is_that_of_diffusers(size, box, padding, blur):
+    image, mask, painted = picture(*size), ellipse(box, *size, blur), picture()
+    images = VaeImageProcessor(vae_scale_factor=4)
+    binary = VaeImageProcessor(vae_scale_factor=4, do_normalize=False, do_binarize=True, do_convert_grayscale=True)
+    canvas = Canvas(image, mask, WIDTH, HEIGHT, padding)
+    region = images.get_crop_region(mask, WIDTH, HEIGHT, pad=padding)
+    assert canvas.region == region
+    there = dict(height=HEIGHT, width=WIDTH, resize_mode="fill", crops_coords=region)
+    agree("inpainting", "part of the picture, [-1, 1]", canvas.image,
+          references.channels_last(images.preprocess(image, **there)), 0)
+    agree("inpainting", "part of the mask, 0 or 1", repainted(canvas.mask), binary.preprocess(mask, **there)[0, 0].numpy(), 0)
+    agree("inpainting", "pasted back, levels of 255", levels(canvas.finish(painted)),
+          levels(images.apply_overlay(mask, image, painted, region)), 1)
+
+
+@pytest.mark.parametrize("size, options", [
+    ((WIDTH, HEIGHT), {}), ((WIDTH, HEIGHT), dict(mask_blur=2)), ((200, 100), dict(padding_mask_crop=8)),
+    ((200, 100), dict(padding_mask_crop=0, mask_blur=3))], ids=["whole", "whole, blur", "part", "part, blur"])
+def test_pixels_where_the_mask_is_black_stay_as_they_were(ordinary, size, options):
+    image, mask = picture(*size), ellipse((10, 6, 30, 25), *size)
+    found, = ordinary[1].generate(PROMPT, init_image=image, mask_image=mask, steps=2, sampler="ddim", seed=1, width=WIDTH,
+                                  height=HEIGHT, **options)
+    black = levels(prepare(mask, options.get("mask_blur", 0))) == 0
+    assert found.size == size and black.mean() > 0.3
+    assert np.array_equal(levels(found)[black], levels(image)[black])
+    assert np.abs(levels(found) - levels(image))[levels(mask) == 255].mean() > 20
+
+
+def test_what_is_repainted_shows_fully_though_its_edge_is_feathered(ordinary):
+    """The original would shine through as a ghost if the feathering lay inside."""
+    options = dict(init_image=picture(), mask_image=ellipse(), steps=2, sampler="ddim", seed=1, width=WIDTH, height=HEIGHT)
+    feathered, = ordinary[1].generate(PROMPT, mask_blur=2, **options)
+    bare, = ordinary[1].generate(PROMPT, mask_blur=2, apply_overlay=False, **options)
+    inside = repainted(prepare(ellipse(), 2))
+    assert np.array_equal(levels(feathered)[inside], levels(bare)[inside])
+
+
+def test_each_picture_of_a_batch_depends_on_its_own_seed_alone(ordinary, inpainting_model):
+    for _, ours in (ordinary, inpainting_model):
+        options = dict(init_image=picture(), mask_image=ellipse(), strength=0.6, steps=4, sampler="euler_a", width=WIDTH, height=HEIGHT)
+        together = ours.generate(PROMPT, seed=3, count=2, **options)
+        alone, = ours.generate(PROMPT, seed=4, **options)
+        assert together[1].info["seed"] == 4 and np.abs(levels(together[1]) - levels(alone)).max() <= 1
+
+
+def test_states_on_the_way_hold_the_picture_that_is_kept(ordinary):
+    """What is not repainted is z + σ ε at each level for a sampler without randomness: a preview shows the picture."""
+    ours, seen = ordinary[1], []
+    ours.generate(PROMPT, init_image=picture(), mask_image=ellipse(), steps=5, sampler="euler", seed=1, strength=0.6,
+                  width=WIDTH, height=HEIGHT, callback=lambda step, steps, latents: seen.append(latents))
+    kept = in_latents(ellipse(), 4)[0, :, :, 0] == 0
+    steps = np.diff([latents[0][kept] for latents in seen], axis=0)
+    first, second = (step / np.abs(step).max() for step in steps[:2])
+    np.testing.assert_allclose(first, second, atol=1e-4)          # all along one line: the noise that was added
+
+
+# ---- masks
+
+def test_feathering_is_that_of_diffusers():
+    theirs = VaeImageProcessor(vae_scale_factor=4).blur(ellipse(), 3)
+    agree("inpainting", "feathered mask, levels of 255", levels(prepare(ellipse(), 3)), levels(theirs), 0)
+
+
+def test_an_inverted_mask_is_repainted_where_it_was_black():
+    assert np.array_equal(levels(prepare(ellipse(), invert=True)), 255 - levels(ellipse()))
+
+
+def white(mode, inside, outside):
+    """A picture of that mode, 8 × 8, one colour in its left half and another one in the right."""
+    image = Image.new(mode, (8, 8), outside)
+    image.paste(inside, (0, 0, 4, 8))
+    return image
+
+
+@pytest.mark.parametrize("mask", [
+    white("1", 1, 0), white("L", 255, 0), white("RGB", (255, 255, 255), (0, 0, 0)), white("CMYK", (0, 0, 0, 0), (0, 0, 0, 255)),
+    white("L", 255, 0).quantize(), white("I;16", 65535, 0), white("RGBA", (255, 255, 255, 255), (0, 0, 0, 255)),
+    white("RGBA", (255, 255, 255, 255), (255, 255, 255, 0)), white("RGBA", (0, 0, 0, 255), (0, 0, 0, 0)),
+    white("LA", (255, 255), (0, 0))],
+    ids=["1", "L", "RGB", "CMYK", "P", "I;16", "RGBA", "white on nothing", "black on nothing", "LA"])
+def test_masks_of_every_mode(mask, tmp_path):
+    expected = np.repeat([[255] * 4 + [0] * 4], 8, axis=0)
+    assert np.array_equal(levels(read(mask, (8, 8))), expected)
+    suffix = "tif" if mask.mode == "CMYK" else "png"
+    mask.save(tmp_path / f"mask.{suffix}")
+    assert np.array_equal(levels(read(tmp_path / f"mask.{suffix}", (8, 8))), expected)
+
+
+def test_grey_is_a_soft_mask(ordinary):
+    mask = Image.linear_gradient("L").resize((WIDTH, HEIGHT))
+    options = dict(init_image=picture(), mask_image=mask, steps=2, sampler="ddim", seed=1, width=WIDTH, height=HEIGHT)
+    soft, bare = (ordinary[1].generate(PROMPT, apply_overlay=overlay, **options)[0] for overlay in (True, False))
+    m = np.minimum(levels(mask) / 255 * 2, 1)[:, :, None]
+    assert np.abs(levels(soft) - (m * levels(bare) + (1 - m) * levels(picture()))).max() <= 2
+
+
+def test_a_mask_of_another_size_is_resized_with_a_note(tmp_path):
+    ellipse((20, 12, 60, 50), 96, 64).save(tmp_path / "mask.png")
+    with pytest.warns(UserWarning, match=r"mask\.png: its 96x64 pixels are resized to the picture's 48x32"):
+        mask = read(tmp_path / "mask.png", (48, 32))
+    assert mask.size == (48, 32) and np.abs(levels(mask) - levels(ellipse((10, 6, 30, 25)))).mean() < 10
+
+
+@pytest.mark.parametrize("mask, why", [(Image.new("L", (WIDTH, HEIGHT)), "it has no white"),
+                                       (ellipse((9, 9, 11, 11)), "smaller than 4 pixels")], ids=["black", "too small"])
+def test_a_mask_that_repaints_nothing_is_noted(ordinary, mask, why):
+    with pytest.warns(UserWarning, match=f"nothing to repaint: .*{why}"):
+        ordinary[1].generate(PROMPT, init_image=picture(), mask_image=mask, steps=1, sampler="ddim", seed=1, width=WIDTH, height=HEIGHT)
+
+
+# ---- outpainting
+
+def test_outpainting_extends_the_picture_and_keeps_it(ordinary):
+    image = picture(40, 24)
+    found, = ordinary[1].generate(PROMPT, init_image=image, outpaint="left=16, bottom=8", mask_blur=0, steps=2, sampler="ddim", seed=1)
+    assert found.size == (56, 32)
+    assert np.array_equal(levels(found)[:24, 16:], levels(image))
+
+
+def test_what_is_new_in_a_larger_picture_is_masked_and_mirrored():
+    image = picture(40, 24)
+    extended, mask = extend(image, ellipse((5, 5, 9, 9), 40, 24), left=16, bottom=48)
+    assert extended.size == mask.size == (56, 72)
+    assert np.array_equal(levels(extended)[:24, 16:], levels(image))
+    assert np.array_equal(levels(extended)[:24, :16], levels(image)[:, 15::-1])
+    assert np.array_equal(levels(mask)[:24, 16:], levels(ellipse((5, 5, 9, 9), 40, 24)))
+    assert (levels(mask)[24:] == 255).all() and (levels(mask)[:, :16] == 255).all()
+
+
+# ---- what doesn't go together
+
+FLOAT = Image.new("F", (WIDTH, HEIGHT))
+
+
+@pytest.mark.parametrize("options, words", [
+    (dict(mask_image=ellipse(), init_image=None), "mask_image says where a picture is repainted: init_image"),
+    (dict(outpaint="left=8", init_image=None), "outpaint says by how much a picture is extended: init_image"),
+    (dict(mask_image="missing.png"), "missing.png: can't be read"), (dict(mask_image=FLOAT), "mask_image: its pixels are floating"),
+    (dict(init_image=FLOAT), "init_image: its pixels are floating"),
+    (dict(mask_image=ellipse(), mask_blur=-1), "mask_blur is -1"), (dict(mask_image=ellipse(), mask_blur="x"), "mask_blur is 'x'"),
+    (dict(padding_mask_crop=8), "padding_mask_crop says how much around the mask is looked at: mask_image is missing"),
+    (dict(mask_image=ellipse(), padding_mask_crop=-8), "padding_mask_crop is -8"),
+    (dict(mask_image=ellipse(), padding_mask_crop=8, apply_overlay=False), "leave apply_overlay true"),
+    (dict(outpaint="left=10"), "left is 10: it must be a multiple of 4, the nearest is 8"),
+    (dict(outpaint="lift=8"), "'lift' is no side, did you mean left?"), (dict(outpaint="left"), "left is ''"),
+    (dict(outpaint="left=-8"), "left is '-8': it must be a number of pixels"), (dict(outpaint={}), "outpaint is {}"),
+    (dict(outpaint={"left": 99999}), "left is 99999"), (dict(outpaint="left=0"), "every side is 0"),
+    (dict(outpaint={"left": 8000, "right": 8000}), "width is 16048"), (dict(mask_image=ellipse(), strength=2), "strength is 2")])
+def test_what_does_not_go_together_is_one_line(ordinary, options, words):
+    with pytest.raises(UserError) as error:
+        ordinary[1].generate(PROMPT, **dict(steps=1, seed=0, sampler="ddim", init_image=picture()) | options)
+    assert words in str(error.value) and "\n" not in str(error.value)
