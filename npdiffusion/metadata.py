@@ -51,7 +51,16 @@ SETTINGS = (                          # in the order in which they are written
     Setting("seed", "Seed"),
     Setting("size", "Size"),          # width and height
     Setting("model", "Model"),
-    Setting("strength", "Denoising strength"),
+    Setting("hires_strength", "Denoising strength"),        # only one of the two, since hires fix has no picture to
+    Setting("strength", "Denoising strength"),              # start from; read as this one at first
+    Setting("invert_mask", "Mask mode", {True: "Inpaint not masked"}),
+    Setting("mask_blur", "Mask blur"),
+    Setting("inpaint_area", "Inpaint area"),                # follows from the next
+    Setting("padding_mask_crop", "Masked area padding"),
+    Setting("outpaint", "Outpaint"),                        # of our own
+    Setting("hires", "Hires upscale"),
+    Setting("hires_steps", "Hires steps"),
+    Setting("hires_upscaler", "Hires upscaler", {"latent": "Latent", "lanczos": "Lanczos"}),
     Setting("rng", "RNG", GENERATORS),
 )
 WITHOUT_INFLUENCE = ("Version", "Model hash", "VAE hash", "Lora hashes", "TI hashes", "Init image hash", "Batch size",
@@ -66,6 +75,8 @@ def parameters(prompt, negative_prompt="", *, width, height, **settings):
     if unknown:
         raise TypeError(f"settings that the text has no key for: {', '.join(sorted(unknown))}")
     values = settings | {"size": f"{width}x{height}"}
+    if settings.get("padding_mask_crop") is not None:
+        values["inpaint_area"] = "Only masked"
     if values.get("sampler") in WITHOUT_SCHEDULE:
         values["schedule"] = None
     pairs = {setting.key: setting.values.get(values[setting.name], values[setting.name])
@@ -125,6 +136,9 @@ def to_options(pairs):
         options["width"], _, options["height"] = options.pop("size").partition("x")
     if not pairs:
         return options, unknown
+    options.pop("inpaint_area", None)
+    if "hires" in options and "strength" in options:
+        options["hires_strength"] = options.pop("strength")
     if "sampler" in options:
         options["sampler"], schedule = split_sampler(options["sampler"])
         options.setdefault("schedule", schedule or "discrete")

@@ -8,19 +8,35 @@ import os
 
 import npdiffusion
 from npdiffusion import command, kernels, samplers
-from npdiffusion.command.parser import LARGEST_SIDE, Parser, number, one_of, side, text, whole
+from npdiffusion.command.parser import LARGEST_SIDE, Parser, number, one_of, sides, side, text, whole
 
 SCHEDULES = ("discrete", "karras")
 GENERATORS = ("torch", "numpy")
 MOST_STEPS = 1000                     # the time steps of the training
 LARGEST_SEED = 2**64 - 1
 STRENGTH = 0.75                       # of image to image
+UPSCALERS = ("latent", "lanczos")
+LARGEST_BLUR = 1000                   # pixels
+LARGEST_SCALE = 8
+NEEDED = (                            # options that make no sense without one of some others
+    ("strength", "how far a picture may be left", ["init_image"]),
+    ("mask_image", "where a picture is repainted", ["init_image"]),
+    ("outpaint", "by how much a picture is extended", ["init_image"]),
+    ("mask_blur", "how a mask is feathered", ["mask_image", "outpaint"]),
+    ("invert_mask", "how a mask is understood", ["mask_image"]),
+    ("padding_mask_crop", "how much around a mask is looked at", ["mask_image", "outpaint"]),
+    ("hires_strength", "how much of the noise is added again", ["hires"]),
+    ("hires_steps", "how long a picture is denoised again", ["hires"]),
+    ("hires_upscaler", "how a picture is enlarged before it is denoised again", ["hires"]),
+)
 
 EXAMPLES = """\
 examples:
   npdiffusion "a red apple on a blue background"
   npdiffusion "a cat" -m sd-v1-5.safetensors --sampler dpm++2m --schedule karras --steps 25 -b 4 -o cats/
   npdiffusion "a cat in the snow" -i cat.png --strength 0.6
+  npdiffusion "a dog" -i cat.png --mask where-the-cat-is.png --mask-blur 4
+  npdiffusion "a castle" --hires 2
 
 """
 
@@ -42,9 +58,15 @@ def check(options, parser):
     """The options, with what follows from them filled in; SystemExit if they don't fit together."""
     if options.prompt is None:
         parser.error('a prompt is missing, for example: npdiffusion "a red apple on a blue background" (more: --help)')
-    if options.strength is not None and options.init_image is None:
-        parser.error("--strength: it says how far a picture may be left, so --init-image is needed too")
-    options.strength = options.strength or STRENGTH
+    for name, says, others in NEEDED:
+        if getattr(options, name) not in (None, False) and not any(getattr(options, other) for other in others):
+            needed = " or ".join(f"--{other.replace('_', '-')}" for other in others)
+            parser.error(f"--{name.replace('_', '-')}: it says {says}, so {needed} is needed too")
+    if options.hires and options.init_image:
+        parser.error("--hires: it is for pictures made from words alone; with --init-image, choose a larger --width and --height")
+    if options.padding_mask_crop is not None and not options.apply_overlay:
+        parser.error("--no-overlay: a part can't be painted without pasting it into the original, so not with --padding-mask-crop")
+    options.strength = options.strength or (1.0 if options.mask_image or options.outpaint else STRENGTH)
     if options.init_image is not None and int(options.steps * options.strength) == 0:
         parser.error(f"--strength: {options.strength:g} of {options.steps} steps leaves no step, raise one of them")
     if options.schedule == "karras" and options.sampler and not samplers.SAMPLERS[options.sampler].karras:
@@ -67,9 +89,6 @@ def build_parser():
     group = parser.add_argument_group("what to make")
     group.add_argument("prompt", nargs="?", type=text, help="what the picture shows, in quotes")
     group.add_argument("-n", "--negative-prompt", metavar="TEXT", type=text, default="", help="what it should not show")
-    group.add_argument("-i", "--init-image", metavar="FILE", help="picture to start from; it is scaled and cut to size")
-    group.add_argument("--strength", metavar="X", type=number(0, 1, above=True),
-                       help="how far to go from that picture, above 0 (not at all) to 1 (all the way) (default: 0.75)")
     group.add_argument("-W", "--width", metavar="PIXELS", type=side, help="a multiple of 8 (default: the model's size)")
     group.add_argument("-H", "--height", metavar="PIXELS", type=side, help="likewise")
     group.add_argument("-b", "--batch-count", metavar="N", type=whole(1, 9999), default=1,
@@ -97,6 +116,34 @@ def build_parser():
                        help=f"how the noise decreases: {', '.join(SCHEDULES)} (default: the model's own)")
     group.add_argument("--rng", metavar="NAME", type=one_of(GENERATORS), default="torch",
                        help="whose random numbers: torch (pictures as with diffusers on a CPU), numpy (default: torch)")
+
+    group = parser.add_argument_group("image to image and inpainting")
+    group.add_argument("-i", "--init-image", metavar="FILE", help="picture to start from; it is scaled and cut to size")
+    group.add_argument("--strength", metavar="X", type=number(0, 1, above=True),
+                       help="how far to go from that picture, above 0 (not at all) to 1 (all the way) (default: 0.75, or 1 "
+                            "where a mask says what may be left)")
+    group.add_argument("--mask-image", "--mask", metavar="FILE",
+                       help="repaint the picture where this one is white; black stays as it was")
+    group.add_argument("--invert-mask", action="store_true", help="repaint where it is black")
+    group.add_argument("--mask-blur", metavar="PIXELS", type=number(0, LARGEST_BLUR),
+                       help="feather the mask's edges (default: 0, or 4 with --outpaint)")
+    group.add_argument("--padding-mask-crop", "--only-masked", metavar="PIXELS", type=whole(0, LARGEST_SIDE),
+                       help="paint only the mask and so many pixels around it, enlarged to --width x --height, and paste it "
+                            "back into the picture, which keeps its size")
+    group.add_argument("--no-overlay", dest="apply_overlay", action="store_false",
+                       help="leave out the last step, which puts the picture's own pixels back where the mask is black")
+    group.add_argument("--outpaint", metavar="SIDES", type=sides,
+                       help="extend the picture by multiples of 8 pixels and paint what is new: left=64,right=64,top=8,bottom=8")
+
+    group = parser.add_argument_group("hires fix: enlarge the picture and denoise it again")
+    group.add_argument("--hires", metavar="X", type=number(1, LARGEST_SCALE, above=True),
+                       help="so many times as wide and high, for example 2")
+    group.add_argument("--hires-strength", metavar="X", type=number(0, 1, above=True),
+                       help="how much of the noise is added again, above 0 to 1 (default: 0.7)")
+    group.add_argument("--hires-steps", metavar="N", type=whole(1, MOST_STEPS),
+                       help="steps of the second pass (default: as many as --steps)")
+    group.add_argument("--hires-upscaler", metavar="NAME", type=one_of(UPSCALERS),
+                       help="latent (bilinear, needs a --hires-strength above 0.5) or lanczos (as a picture) (default: latent)")
 
     group = parser.add_argument_group("model")
     group.add_argument("-m", "--model", metavar="MODEL",

@@ -9,6 +9,7 @@ import copy
 import time
 
 import npdiffusion
+from npdiffusion.command.inputs import open_inputs, painting_settings, tell_about_inputs, working_size
 from npdiffusion.command.output import default_name, find_output, model_name, save
 from npdiffusion.command.prepare import compile_kernels, precision, set_up
 from npdiffusion.command.talk import Progress, print_line, say
@@ -26,7 +27,7 @@ def run(options):
     check_adapters(pictures, options.lora_dir)
     inputs = open_inputs(options)
     pipeline, seconds = load(options, backend, threads)
-    tell_about_inputs(options, inputs, pipeline)
+    tell_about_inputs(options, inputs, choose_settings(options, pipeline, inputs))
 
     saved, steps = [], 0
     try:
@@ -61,12 +62,6 @@ def check_adapters(pictures, lora_dir):
         folder.find(lora_dir, name)
 
 
-def open_inputs(options):
-    """The files that pictures start from, read: arguments of `generate`"""
-    from npdiffusion.images import open_image
-    return {"init_image": None if options.init_image is None else open_image(options.init_image)}
-
-
 def load(options, backend, threads):
     """The pipeline, kernels compiled → pipeline, {stage: seconds}"""
     say(f"loading {options.model or 'the embedded model'}, {backend} backend, {precision(options.dtype)}, "
@@ -87,36 +82,32 @@ def find_model(options):
     return catalogue.resolve(options.model, options.model_dir)
 
 
-def choose_settings(options, pipeline):
+def choose_settings(options, pipeline, inputs):
     """The arguments of `generate` that the picture's text names too, those that the model decides included."""
+    size = working_size(options, inputs, pipeline.size)
     sampler = options.sampler or pipeline.default_sampler
     guidance = pipeline.default_guidance if options.guidance_scale is None else options.guidance_scale
     return dict(steps=options.steps, sampler=sampler, guidance_scale=guidance, seed=options.seed, rng=options.rng,
                 schedule=options.schedule or pipeline.schedule.default_kind(sampler),
-                width=options.width or pipeline.size[0], height=options.height or pipeline.size[1],
-                strength=None if options.init_image is None else options.strength)
+                width=options.width or size[0], height=options.height or size[1],
+                strength=None if options.init_image is None else options.strength, **painting_settings(options))
 
 
 def make(pipeline, options, inputs, which=""):
     """One picture → PIL image, text of its settings or None, number of steps; `which` begins the line that tells of it"""
     from npdiffusion.metadata import parameters
-    settings = choose_settings(options, pipeline)
+    settings = choose_settings(options, pipeline, inputs)
     planned = options.steps if options.init_image is None else int(options.steps * options.strength)
-    say(f"{which}seed {options.seed}, {settings['width']}x{settings['height']} pixels, "
-        f"{planned} step{'s' * (planned > 1)} of {settings['sampler']}")
+    size = f"{settings['width']}x{settings['height']} pixels"
+    if options.hires:
+        planned += options.hires_steps or options.steps
+        size += f", again at {options.hires:g} times that size"
+    say(f"{which}seed {options.seed}, {size}, {planned} step{'s' * (planned > 1)} of {settings['sampler']}")
     with Progress("step", planned) as progress:
         image, = pipeline.generate(options.prompt, options.negative_prompt, callback=progress, **settings, **inputs)
     text = None if options.no_metadata else parameters(options.prompt, options.negative_prompt,
                                                        model=model_name(options.model), **settings)
     return image, text, progress.done
-
-
-def tell_about_inputs(options, inputs, pipeline):
-    """Say what will be scaled."""
-    settings, image = choose_settings(options, pipeline), inputs["init_image"]
-    width, height = settings["width"], settings["height"]
-    if image is not None and image.size != (width, height):
-        say(f"{options.init_image}: its {image.width}x{image.height} pixels are scaled and cut to {width}x{height}")
 
 
 def tell_times(seconds, steps):

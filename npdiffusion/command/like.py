@@ -49,10 +49,16 @@ def check_model(found, given, notes):
 
 
 def check_start(found, given, notes):
-    """Take the strength out if there is no picture to start from."""
-    if "strength" in found and "init_image" not in given:
-        del found["strength"]
-        notes["Denoising strength"] = "it was made from another picture, to be given with -i"
+    """Take out what needs a picture to start from, or a mask, if that isn't given; and what doesn't go with one."""
+    from npdiffusion.options import NEEDED
+    if "init_image" in given and found.pop("hires", None):
+        notes["Hires upscale"] = "it is for pictures made from words alone"
+    for name, _, others in NEEDED:
+        if name in found and not any(other in found or other in given for other in others):
+            del found[name]
+            what = "a mask, to be given with --mask-image" if "mask_image" in others else "another picture, to be given with -i"
+            if "hires" not in others:
+                notes[metadata.key_of(name)] = f"it was made from {what}"
 
 
 def check_schedule(found, given):

@@ -5,6 +5,8 @@ A type is a function from text to value; argparse.ArgumentTypeError says what is
 import argparse
 import difflib
 
+from npdiffusion.errors import UserError
+
 LARGEST_SIDE = 8192                   # pixels
 
 
@@ -86,6 +88,16 @@ def side(value):
         below = result // 8 * 8
         raise argparse.ArgumentTypeError(f"{result} is no multiple of 8, the nearest are {below} and {below + 8}")
     return result
+
+
+def sides(value):
+    """The type of an option that takes how much a picture is extended: the same text, in one order, without zeros."""
+    from npdiffusion.painting import outpainting
+    try:
+        found = outpainting.read(value, 8, LARGEST_SIDE)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("outpaint: ").removeprefix("outpaint ")) from None
+    return ",".join(f"{side}={pixels}" for side, pixels in found.items() if pixels)
 
 
 def one_of(names):

@@ -8,13 +8,12 @@ The new parts begin as the picture's mirror image, so that colours go on across 
 import difflib
 import numbers
 
-import numpy as np
-from PIL import Image
-
 from npdiffusion.errors import UserError
 
 SIDES = ("left", "top", "right", "bottom")
 CUSTOMARY_BLUR = 4           # pixels of feathering, since a straight seam along the old edge is seen easily
+
+# NumPy and Pillow are imported where they are used: the command line reads sides before they may be there.
 
 
 def read(sides, step, largest):
@@ -42,10 +41,17 @@ def read(sides, step, largest):
     return {side: int(sides.get(side, 0)) for side in SIDES}
 
 
+def extended(size, left=0, top=0, right=0, bottom=0, step=1):
+    """(width, height) of a picture → that of the extended one, to the nearest multiple of `step`"""
+    sides = size[0] + left + right, size[1] + top + bottom
+    return tuple(max(round(side / step), 1) * step for side in sides)
+
+
 def extend(picture, mask, left=0, top=0, right=0, bottom=0):
     """PIL image (RGB), mask (mode L, as large; or None) → both extended; outside the picture the mask is white."""
-    rows, columns = (top, bottom), (left, right)
-    extended = Image.fromarray(np.pad(np.asarray(picture), (rows, columns, (0, 0)), mode="symmetric"))
-    outside = Image.new("L", extended.size, 255)
+    import numpy as np
+    from PIL import Image
+    larger = Image.fromarray(np.pad(np.asarray(picture), ((top, bottom), (left, right), (0, 0)), mode="symmetric"))
+    outside = Image.new("L", larger.size, 255)
     outside.paste(0 if mask is None else mask, (left, top, left + picture.width, top + picture.height))
-    return extended, outside
+    return larger, outside
