@@ -12,11 +12,11 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file
 
 import npdiffusion
-from npdiffusion import kernels, parameters, single_file
+from npdiffusion import cli, kernels, parameters, single_file
 from npdiffusion.adapters import folder as adapter_folder
 from npdiffusion.adapters import names, tags
 from npdiffusion.adapters.tags import Strength
-from npdiffusion.config import UNetConfig
+from npdiffusion.config import CLIPTextConfig, UNetConfig, VAEConfig
 from npdiffusion.errors import UserError
 from npdiffusion.kernels import reference
 from npdiffusion.kernels.arrays import as_float32
@@ -172,13 +172,13 @@ def names_of_v1():
 
 # --- kinds -----------------------------------------------------------------------------------------------------------
 
-def randomised(model, seed=0):
+def randomised(model, size=0.25):
     """Give what PEFT has added to a model random numbers: it starts with zeros, which change nothing."""
-    random = torch.Generator().manual_seed(seed)
+    random = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if any(mark in name for mark in ("lora_A", "lora_B", "hada_", "lokr_")):
-                parameter.copy_(0.25 * torch.randn(parameter.shape, generator=random))
+                parameter.copy_(size * torch.randn(parameter.shape, generator=random))
             elif "lora_magnitude" in name:
                 parameter.mul_(1 + 0.3 * torch.rand(parameter.shape, generator=random))
     return model
@@ -202,3 +202,352 @@ def test_what_peft_writes(config, ours, theirs, tmp_path, same_results, request)
     ours.load_lora_weights(tmp_path / "adapter")
     theirs.unet = model.eval()
     same_results(request.node.callspec.id, ours, theirs, ["unet"])
+
+
+def from_peft(path, alpha):
+    """What PEFT saved of a UNet, renamed as LyCORIS and kohya call it, each layer with its own alpha."""
+    tensors = {}
+    for key, tensor in load_file(path / "adapter_model.safetensors").items():
+        layer, dot, role = key.removeprefix("base_model.model.").rpartition(".")
+        layer = loras.kohya_name("unet", layer)
+        tensors[f"{layer}.{role}"], tensors[f"{layer}.alpha"] = tensor, torch.tensor(alpha)
+    return tensors
+
+
+@pytest.mark.parametrize("config", [
+    peft.LoHaConfig(r=3, alpha=5, target_modules=CONVOLUTIONS, use_effective_conv2d=True),
+    peft.LoKrConfig(r=2, alpha=5, target_modules=CONVOLUTIONS, decompose_both=True, decompose_factor=4)],
+    ids=["LoHa", "LoKr"])
+def test_the_same_in_the_names_of_lycoris(config, ours, theirs, tmp_path, file, same_results, request):
+    model = randomised(peft.get_peft_model(theirs.unet, config))
+    model.save_pretrained(tmp_path / "adapter")
+    ours.load_lora_weights(file(from_peft(tmp_path / "adapter", alpha=5)))          # an integer, as some files have it
+    theirs.unet = model.eval()
+    same_results(f"{request.node.callspec.id} in the names of LyCORIS", ours, theirs, ["unet"])
+
+
+def test_alpha_in_the_header_as_diffusers_writes_it(ours, theirs, tmp_path, same_results):
+    config = peft.LoraConfig(r=4, lora_alpha=6, target_modules=LINEAR,
+                             alpha_pattern={"mid_block.attentions.0.transformer_blocks.0.attn1.to_q": 2.0})
+    theirs.unet.add_adapter(config)
+    randomised(theirs.unet, 0.15)
+    StableDiffusionPipeline.save_lora_weights(
+        tmp_path, unet_lora_layers=peft.get_peft_model_state_dict(theirs.unet),
+        unet_lora_adapter_metadata=theirs.unet.peft_config["default"].to_dict())
+    assert ours.load_lora_weights(tmp_path) == "pytorch_lora_weights"
+    same_results("alpha in the header", ours, theirs, ["unet"])
+
+
+def test_a_core_between_two_convolutions_is_three_convolutions(ours, models, file):
+    """As kohya's trainer runs a LoRA with lora_mid: 1×1 down, k×k in the middle, 1×1 up."""
+    random = torch.Generator().manual_seed(0)
+    down, mid, up = (torch.randn(shape, generator=random) for shape in ((3, 32, 1, 1), (5, 3, 3, 3), (32, 5, 1, 1)))
+    name = "down_blocks.0.resnets.0.conv1"
+    key = loras.kohya_name("unet", name)
+    ours.load_lora_weights(file({f"{key}.lora_down.weight": down, f"{key}.lora_mid.weight": mid,
+                                 f"{key}.lora_up.weight": up, f"{key}.alpha": torch.tensor(1.5)}), adapter_weight=0.5)
+    layer, x = models["unet"].get_submodule(name), torch.randn(1, 32, 8, 8, generator=random)
+    f = torch.nn.functional
+    added = f.conv2d(f.conv2d(f.conv2d(x, down), mid, padding=1), up) * 0.5 * (1.5 / 3)
+    with torch.no_grad():
+        expected = references.channels_last(layer(x) + added)
+    agree("LoRA", "lora_mid", ours.unet.down_blocks[0].resnets[0].conv1(references.channels_last(x)), expected, 1e-5,
+          relative=True)
+
+
+@pytest.mark.parametrize("shape", [(1, 32, 1, 1), (64, 1, 1, 1)], ids=["of inputs", "of outputs"])
+def test_dora_scale_as_in_a1111(shape, ours, models, file):
+    """A1111's apply_weight_decompose, in torch; the length of each output (LyCORIS' wd_on_out) is PEFT's DoRA."""
+    layer, down, up = "down_blocks.1.resnets.0.conv1", torch.randn(4, 32, 3, 3), torch.randn(64, 4, 1, 1)
+    scale = 1 + torch.rand(shape)
+    key = loras.kohya_name("unet", layer)
+    ours.load_lora_weights(file({f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up,
+                                 f"{key}.dora_scale": scale, f"{key}.alpha": torch.tensor(2.0)}), adapter_weight=0.7)
+    weight = models["unet"].get_submodule(layer).weight.detach()
+    merged = weight + 2 / 4 * (up.flatten(1) @ down.flatten(1)).reshape(weight.shape)
+    axes = (0, 2, 3) if shape[0] == 1 else (1, 2, 3)
+    norm = torch.linalg.vector_norm(merged, dim=axes, keepdim=True)
+    expected = weight + 0.7 * (merged * (scale / norm) - weight)
+    agree("LoRA", f"dora_scale {shape}", weights(ours)[f"unet.{layer}.weight"], expected, 1e-5)
+
+
+def test_differences_of_whole_parameters_and_norms(ours, models, file):
+    changed = {"unet.down_blocks.0.resnets.0.conv1": ("diff", "diff_b"),
+               "unet.mid_block.attentions.0.norm": ("w_norm", "b_norm"),
+               "text_encoder.encoder.layers.0.layer_norm1": ("w_norm", "b_norm")}
+    tensors, expected = {}, {}
+    for name, roles in changed.items():
+        part, _, layer = name.partition(".")
+        for role, attribute in zip(roles, ("weight", "bias")):
+            parameter = getattr(models[part].get_submodule(layer), attribute).detach()
+            difference = torch.randn(parameter.shape)
+            tensors[f"{loras.kohya_name(part, layer)}.{role}"] = difference
+            expected[f"{name}.{attribute}"] = parameter + 0.5 * difference
+    ours.load_lora_weights(file(tensors), adapter_weight=0.5)
+    for name, tensor in expected.items():
+        agree("LoRA", "whole parameters", weights(ours)[name], tensor, 1e-6)
+
+
+# --- several, and none again -----------------------------------------------------------------------------------------
+
+@pytest.fixture
+def two(models, file):
+    """Files of two LoRAs with layers in common."""
+    others = loras.pairs(models, lambda name, layer: name.endswith(("to_q", "conv1", "q_proj", "fc1")), seed=2)
+    return file(loras.kohya(loras.pairs(models, seed=1)), "ink"), file(loras.peft(others), "oil")
+
+
+def test_several_with_strengths(two, ours, theirs, same_results):
+    for path in two:
+        ours.load_lora_weights(path)
+        theirs.load_lora_weights(path, adapter_name=path.stem)
+    for strengths in (0.7, -0.4), ({"unet": 0.3, "text_encoder": 1.5}, 0.6):
+        ours.set_adapters(["ink", "oil"], list(strengths))
+        theirs.set_adapters(["ink", "oil"], list(strengths))
+        same_results("two at once", ours, theirs)
+
+
+def test_tags_do_what_loading_by_name_does(two, ours, written):
+    ours.load_lora_weights(two[0], adapter_weight=0.5)
+    ours.load_lora_weights(two[1], adapter_weight={"unet": -1.5, "text_encoder": 2})
+    tagged = npdiffusion.load(written, lora_dir=two[0].parent)
+    assert tagged.adapters.follow("a <lora:ink:0.5>cat<lora:oil:2:-1.5>") == "a cat"
+    assert equal(weights(tagged), weights(ours))
+
+
+@pytest.mark.parametrize("dtype", kernels.DTYPES)
+def test_weights_are_bit_for_bit_the_old_ones_afterwards(dtype, two, written, each_backend):
+    ours = npdiffusion.load(written, dtype=dtype)
+    before = weights(ours)
+    ours.load_lora_weights(two[0])
+    ours.load_lora_weights(two[1], "second", 0.3)
+    both = weights(ours)
+    assert not equal(both, before)
+    ours.set_adapters("second", 0.3)
+    assert not equal(weights(ours), both)
+    ours.set_adapters(["second", "ink"], [0.3, 1])
+    assert equal(weights(ours), both)
+    ours.set_adapters([])
+    assert equal(weights(ours), before) and ours.adapters.in_force == []
+    ours.set_adapters("ink")
+    ours.unload_lora_weights()
+    assert equal(weights(ours), before) and ours.adapters.loaded == {}
+
+
+def test_merged_in_float32_before_weights_are_rounded(two, written):
+    exact, rounded = npdiffusion.load(written), npdiffusion.load(written, dtype="bfloat16")
+    for ours in exact, rounded:
+        ours.load_lora_weights(two[0])
+    exact, rounded = weights(exact), weights(rounded)
+    halves = [name for name, array in rounded.items() if array.dtype == np.uint16]
+    assert "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight" in halves
+    for name, array in rounded.items():
+        assert np.array_equal(array, reference.to_bfloat16(exact[name]) if name in halves else exact[name])
+
+
+def test_each_picture_of_a_pipeline_has_the_adapters_of_its_own_prompt(two, written):
+    """Keys and values of an earlier prompt's weights would show here."""
+    settings = dict(steps=2, seed=1, sampler="euler")
+    ours = npdiffusion.load(written, lora_dir=two[0].parent)
+    prompts = "apple", "apple<lora:ink:1>", "apple <lora:oil:0.5><lora:ink:0.5>", "apple<lora:ink>", "apple"
+    pictures = [np.asarray(ours.generate(prompt, **settings)[0]) for prompt in prompts]
+    alone = [np.asarray(npdiffusion.load(written, lora_dir=two[0].parent).generate(prompt, **settings)[0])
+             for prompt in prompts[:3]]
+    for picture, expected in zip(pictures, [*alone, alone[1], alone[0]]):
+        assert np.array_equal(picture, expected)
+    assert not any(np.array_equal(a, b) for a, b in ((alone[0], alone[1]), (alone[1], alone[2]), (alone[0], alone[2])))
+
+
+def test_unchanged_adapters_cost_nothing(two, ours, monkeypatch):
+    ours.load_lora_weights(two[0])
+    monkeypatch.setattr(parameters, "fill", None)
+    ours.adapters.follow("apple")
+    ours.set_adapters("ink")
+
+
+def test_a_model_in_one_file(models, theirs, tmp_path, two, same_results):
+    """Whose UNet is named otherwise, and whose text encoder has a prefix."""
+    tensors = {}
+    for part, model in models.items():
+        config = {"unet": UNetConfig, "vae": VAEConfig, "text_encoder": CLIPTextConfig}[part].from_dict(
+            model.config.to_dict() if part == "text_encoder" else dict(model.config))
+        spell = single_file.spelling(part, config, ["cond_stage_model.transformer.text_model."])
+        tensors |= {spell(name): tensor for name, tensor in model.state_dict().items()}
+    path = loras.write(tmp_path / "model.safetensors", tensors)
+    folders.write_tokenizer(tmp_path / "tokenizer")
+    ours = npdiffusion.load(path)
+    ours.load_lora_weights(two[1])
+    theirs.load_lora_weights(two[1])
+    same_results("a model in one file", ours, theirs)
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+KEY = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"          # (64, 128) in the tiny model
+
+
+def pair(down=(4, 128), up=(64, 4), key=KEY, **more):
+    return {f"{key}.lora_down.weight": torch.ones(down), f"{key}.lora_up.weight": torch.ones(up),
+            **{f"{key}.{role}": torch.as_tensor(tensor) for role, tensor in more.items()}}
+
+
+@pytest.mark.parametrize("tensors, expected", [
+    (pair((4, 2048)), "made for Stable Diffusion XL (its context is 2048 wide, not 128)"),
+    (pair((4, 1024)), "made for Stable Diffusion 2 (its context is 1024 wide, not 128)"),
+    (pair() | pair(key="lora_te2_text_model_encoder_layers_0_mlp_fc1"), "made for Stable Diffusion XL; only those for"),
+    (pair(key="lora_unet_double_blocks_0_img_attn_proj"), "made for Flux"),
+    (pair(key="transformer.single_transformer_blocks.0.attn.to_k"), "made for Flux"),
+    (pair(key="transformer.transformer_blocks.0.attn.to_k"), "made for Stable Diffusion 3"),
+    (pair(key="down_blocks.0.motion_modules.0.to_k"), "made for AnimateDiff"),
+    (pair(up=(48, 4)), "to_k': up is (48, 4) where (64, 4) would fit: it is for a model of other sizes"),
+    (pair(up=(64, 5)), "up is (64, 5) where (64, 4) would fit"),
+    (pair((5000, 128), (64, 5000)), "down is (5000, 128); ranks from 1 to 4096 are possible"),
+    (pair((0, 128), (64, 0)), "down is (0, 128); ranks from 1 to 4096 are possible"),
+    (pair(alpha=np.nan), "alpha is not a finite number"), (pair(alpha=[1.0, 2.0]), "alpha is (2,) of type F32"),
+    (pair(dora_scale=torch.ones(3)), "dora_scale is (3,), but the layer has 64 outputs and 128 inputs"),
+    (pair(diff=torch.ones(64, 128)), "has two kinds of changes at once"),
+    (pair(diff_b=torch.ones(64)), "has a change of the bias, but the layer has no bias"),
+    ({f"{KEY}.lora_down.weight": torch.ones(4, 128)}, "up is missing"),
+    ({f"{KEY}.alpha": torch.ones(1)}, "has only alpha"),
+    (pair() | {f"unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.lora_{letter}.weight": torch.ones(shape)
+               for letter, shape in (("A", (4, 128)), ("B", (64, 4)))}, "it has down of unet.mid_block"),
+    ({f"{KEY}.lokr_w1": torch.ones(3, 4), f"{KEY}.lokr_w2": torch.ones(2, 2)},
+     "lokr_w1 is (3, 4), which does not divide"),
+    ({"a.oft_blocks": torch.ones(4)}, "an adapter of another kind than LoRA, LoHa, LoKr and DoRA"),
+    ({"emb_params": torch.ones(1, 128)}, "a textual inversion, which is used by its name in the prompt"),
+    ({"first_stage_model.x": torch.ones(1)}, "a complete model and no LoRA"),
+    ({"x": torch.ones(1), "y\n": torch.ones(1)}, "none of its 2 tensors belongs to a layer: x, 'y\\n'")])
+def test_files_that_do_not_fit(tensors, expected, ours, file):
+    before = weights(ours)
+    path = file(tensors)
+    found = message(ours.load_lora_weights, path)
+    assert str(path) in found and expected in found
+    assert equal(weights(ours), before) and ours.adapters.loaded == {}
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
+def test_numbers_that_are_not_finite_leave_the_weights_as_they_were(value, two, ours, models, file):
+    tensors = loras.kohya(loras.pairs(models))
+    list(tensors.values())[-3][0, 0] = value
+    ours.load_lora_weights(two[0])
+    before = weights(ours)
+    assert "not finite" in message(ours.load_lora_weights, file(tensors, "bad"), adapter_weight=1000)
+    assert equal(weights(ours), before) and ours.adapters.in_force == ["ink"]
+
+
+def test_tensors_that_belong_nowhere_are_counted_and_named(ours, file):
+    path = file(pair() | {f"lora_unet_nowhere_{i}.alpha": torch.ones(1) for i in range(9)})
+    with pytest.warns(UserWarning) as caught:
+        ours.load_lora_weights(path)
+    assert str(caught[0].message) == (f"{path}: 9 of 11 tensors belong to no layer of the model and are left out: " +
+                                      ", ".join(f"lora_unet_nowhere_{i}.alpha" for i in range(4)) + " and 5 more")
+
+
+def test_a_pickle_is_refused(ours, tmp_path):
+    (tmp_path / "ink.pt").write_bytes(b"PK\3\4")
+    assert "a pickle, which can run any program, so it is not" in message(ours.load_lora_weights, tmp_path / "ink.pt")
+    ours.adapters.folder = tmp_path
+    assert "a pickle" in message(ours.generate, "a <lora:ink:1>")
+
+
+@pytest.mark.parametrize("spoilt", ["model", "adapter"])
+def test_files_that_changed_since_they_were_loaded(spoilt, written, two, tmp_path):
+    folder = shutil.copytree(written, tmp_path / "copy")
+    ours = npdiffusion.load(folder)
+    ours.load_lora_weights(two[0])
+    before = weights(ours)
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors" if spoilt == "model" else two[0]
+    path.write_bytes(path.read_bytes() + b"\0")
+    assert message(ours.set_adapters, "ink", 0.5).startswith(f"{path}: it was changed or removed since it was loaded")
+    path.unlink()
+    assert message(ours.set_adapters, "ink", 0.5).startswith(f"{path}: it was changed or removed since it was loaded")
+    assert equal(weights(ours), before)
+
+
+@pytest.mark.parametrize("text, expected", [
+    ('{"unet.lora_alpha": "much", "unet.r": 4}', "lora_adapter_metadata: lora_alpha = 'much', but a positive number"),
+    ('{"unet.lora_alpha": 4, "unet.r": 4, "unet.alpha_pattern": 3}', "alpha_pattern = 3, but a dictionary is needed"),
+    ("[]", "lora_adapter_metadata is not a dictionary in JSON"), ("{", "is not a dictionary in JSON")])
+def test_headers_that_make_no_sense(text, expected, ours, file):
+    assert expected in message(ours.load_lora_weights, file(pair(), lora_adapter_metadata=text))
+
+
+@pytest.mark.parametrize("call, expected", [
+    (lambda ours, path: ours.load_lora_weights(path), "an adapter 'ink' is loaded already"),
+    (lambda ours, path: ours.load_lora_weights(path, "b", "strong"), "'strong' is no strength of an adapter"),
+    (lambda ours, path: ours.load_lora_weights(path, "b", {"vae": 1}), "{'vae': 1} is no strength of an adapter"),
+    (lambda ours, path: ours.set_adapters(["ink", "b"]), "no adapter 'b' is loaded; loaded are ink"),
+    (lambda ours, path: ours.set_adapters(["ink"], [1, 2]), "1 adapters are named, but 2 strengths"),
+    (lambda ours, path: ours.load_lora_weights(path.with_name("no")), "no such file")])
+def test_calls_that_make_no_sense(call, expected, ours, two):
+    ours.load_lora_weights(two[0])
+    assert expected in message(call, ours, two[0])
+
+
+# --- names in prompts ------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("prompt, text, expected", [
+    ("a cat", "a cat", []), ("", "", []),
+    ("a <lora:ink>cat", "a cat", [("ink", Strength(1, 1))]),
+    ("<lora:ink:0.8> cat", " cat", [("ink", Strength(0.8, 0.8))]),
+    ("<lora:ink:0.8:0.5>", "", [("ink", Strength(unet=0.5, text_encoder=0.8))]),
+    ("<lora:ink:te=0.8:unet=-1>", "", [("ink", Strength(unet=-1, text_encoder=0.8))]),
+    ("<lora:a b/c.d (1):1><lyco:x: .5 >", "", [("a b/c.d (1)", Strength(1, 1)), ("x", Strength(0.5, 0.5))]),
+    ("<hypernet:x:1> a < b > c", "<hypernet:x:1> a < b > c", [])])
+def test_tags_are_read_as_a1111_reads_them(prompt, text, expected):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert tags.take(prompt) == (text, expected)
+
+
+@pytest.mark.parametrize("tag", ["<lora:ink:strong>", "<lora:ink:1", "<lora:>", "<lora:ink:nan>", "<lora:ink:1e9>",
+                                 "<lora:ink:1:1:1>", "<lora:ink:x=1>", "<lora>", "<lora:ink:1:>"])
+def test_tags_that_make_no_sense_stay_text_with_a_note(tag):
+    with pytest.warns(UserWarning, match="is taken as plain text"):
+        assert tags.take(f"a {tag} cat") == (f"a {tag} cat", [])
+
+
+def test_tags_in_the_negative_prompt_are_noted(ours):
+    with pytest.warns(UserWarning, match="so the prompt is their place"):
+        assert ours.adapters.follow("a", "<lora:ink:1>") == "a"
+
+
+@pytest.fixture
+def library(tmp_path):
+    for name in ("ink", "styles/oil", "styles/Pastel", "a/twin", "b/twin", "tuned/adapter_model", ".hidden/x", "a/.y"):
+        path = tmp_path / "loras" / f"{name}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        loras.write(path, pair(), {"ss_output_name": "its maker's name"} if name == "ink" else None)
+    loras.write(tmp_path / "outside.safetensors", pair())
+    (tmp_path / "loras" / "notes.txt").write_text("ink is nice")
+    return tmp_path / "loras"
+
+
+@pytest.mark.parametrize("name, found", [
+    ("ink", "ink"), ("INK", "ink"), ("oil", "styles/oil"), ("styles/oil", "styles/oil"), ("pastel", "styles/Pastel"),
+    ("b/twin", "b/twin"), ("tuned", "tuned/adapter_model"), ("its maker's name", "ink")])
+def test_names_that_are_found(name, found, library):
+    assert adapter_folder.find(library, name) == library / f"{found}.safetensors"
+
+
+@pytest.mark.parametrize("name, expected", [
+    ("../outside", "there is no adapter '../outside'"), ("/etc/passwd", "there is no adapter"), ("..", "there is no"),
+    ("styles/../../outside", "there is no"), ("ikn", "did you mean 'ink'?"),
+    ("styles/oli", "did you mean 'styles/oil'?"), (".hidden/x", "there is no"),
+    ("zzzzz", "; known are 'a/twin', 'b/twin', 'ink', 'styles/Pastel', 'styles/oil' and 1 more"),
+    ("twin", "'twin' may be 'a/twin' or 'b/twin': name it with its folder"), ("x\n\x1b[2J", r"'x\n\x1b[2J'")])
+def test_names_that_are_not(name, expected, library):
+    assert expected in message(adapter_folder.find, library, name)
+
+
+def test_a_folder_that_is_not_there(tmp_path, ours):
+    assert "no such folder" in message(adapter_folder.find, tmp_path / "no", "ink")
+    assert "--lora-dir" in message(ours.generate, "a <lora:ink:1> cat")
+    assert "0 .safetensors files in it" in message(ours.load_lora_weights, tmp_path)
+
+
+def test_the_command_looks_for_names_before_it_loads_the_model(library, capsys, monkeypatch):
+    monkeypatch.setattr(npdiffusion, "load", None)
+    assert cli.main(["a <lora:ikn:1>", "--lora-dir", str(library)]) == 1
+    assert capsys.readouterr().err == \
+        f"npdiffusion: error: {library}: there is no adapter 'ikn', did you mean 'ink'?\n"

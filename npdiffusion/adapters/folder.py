@@ -70,10 +70,10 @@ def alias(path):
 
 def suggestion(name, files):
     """The end of a message that says a name is unknown."""
-    short = {known.rpartition("/")[2].casefold(): known for known in files}
-    near = difflib.get_close_matches(name.casefold(), short, n=1, cutoff=0.5)
+    spelled = {end.casefold(): known for known in files for end in (known, known.rpartition("/")[2])}
+    near = difflib.get_close_matches(name.casefold(), spelled, n=1, cutoff=0.5)
     if near:
-        return f", did you mean {short[near[0]]!a}?"
+        return f", did you mean {spelled[near[0]]!a}?"
     known = ", ".join(ascii(known) for known in sorted(files)[:SHOWN])
     more = f" and {len(files) - SHOWN} more" if len(files) > SHOWN else ""
     return f"; known are {known}{more}" if files else "; there are none at all"

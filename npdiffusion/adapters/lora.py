@@ -10,6 +10,8 @@ import math
 import pathlib
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from npdiffusion import checkpoint, parameters
 from npdiffusion.adapters import changes, names, scales
 from npdiffusion.errors import UserError
@@ -101,6 +103,7 @@ def weight_change(layer, shape, advised):
     scale = scales.alpha(layer) / rank if "alpha" in layer and rank else advised(rank) if advised else 1.0
     length = lengths(layer, outputs, inputs)
 
+    @np.errstate(over="ignore", invalid="ignore")            # what is not finite is found at the end
     def change(weight, strength):
         difference = scale * product().reshape(outputs, inputs, taps)
         if length is None:
