@@ -116,19 +116,20 @@ def check_folder(folder):
         raise UserError(f"{folder}: no file can be written here ({error.strerror or error})") from None
 
 
-def free_name(path):
-    """`path`, or if that is taken the first free one of path-2, path-3, …"""
+def free_name(path, taken=()):
+    """`path`, or if that is there, or its name among those `taken`, the first free one of path-2, path-3, …"""
     path = pathlib.Path(path)
     candidate, number = path, 1
-    while os.path.lexists(candidate):
+    while candidate.name in taken or os.path.lexists(candidate):
         number += 1
         candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
     return candidate
 
 
-def save_png(image, path, pnginfo=None):
+def save_png(image, path, pnginfo=None, taken=(), before=None):
     """Write a PIL image as PNG and return the path it got: `path`, or the next free name beside it (see `free_name`).
 
+    before(path) is called when all is written, but not yet there under that name.
     The file is complete when it appears. UserError if it can't be written; nothing is left behind then.
     """
     path = pathlib.Path(path)
@@ -140,7 +141,9 @@ def save_png(image, path, pnginfo=None):
             file.flush()
             os.fsync(file.fileno())
         while True:
-            target = free_name(path)
+            target = free_name(path, taken)
+            if before:
+                before(target)
             with contextlib.suppress(FileExistsError):   # made by someone else in this moment: take the next name
                 _move(temporary, target)
                 return target
@@ -150,6 +153,16 @@ def save_png(image, path, pnginfo=None):
         if temporary is not None:
             with contextlib.suppress(OSError):           # moved already
                 os.unlink(temporary)
+
+
+def remove_leftovers(folder):
+    """Remove what processes that were killed have not finished writing in a folder."""
+    for path in pathlib.Path(folder).glob(".npdiffusion-*-*.part"):
+        with contextlib.suppress(ValueError, OSError):
+            try:
+                os.kill(int(path.name.split("-")[1]), 0)              # is it still there?
+            except ProcessLookupError:
+                path.unlink()
 
 
 def _temporary(folder):

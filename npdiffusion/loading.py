@@ -102,7 +102,8 @@ def load_parts(path_or_id=None, tokenizer=None, dtype="float32"):
 
 def load_tokenizer(path_or_id=None, tokenizer=None):
     """The tokenizer that `load` would take. Nothing else is read, nor downloaded."""
-    path = pathlib.Path(os.path.expanduser(catalogue.resolve(path_or_id) or locate(None)))
+    path_or_id = catalogue.resolve(path_or_id)
+    path = pathlib.Path(os.path.expanduser(path_or_id or locate(None)))
     if tokenizer is None and path.is_file():
         tensors = single_file.split(checkpoint.read_file(path), path)
         config = CLIPTextConfig.from_dict(single_file.settings(tensors, path)["text_encoder"], path)

@@ -8,7 +8,8 @@ import os
 
 import npdiffusion
 from npdiffusion import command, kernels, samplers
-from npdiffusion.command.parser import LARGEST_SIDE, Parser, number, one_of, sides, side, text, whole
+from npdiffusion.command import jobs
+from npdiffusion.command.parser import LARGEST_SIDE, Parser, number, one_of, several, side, sides, text, whole
 
 SCHEDULES = ("discrete", "karras")
 GENERATORS = ("torch", "numpy")
@@ -50,33 +51,76 @@ def parse(argv=None):
         from npdiffusion.command import like, prepare
         prepare.set_up(argparse.Namespace(**defaults | given))      # before NumPy is imported for it
         inside = like.read(given["like"], parser, given)
-    options = argparse.Namespace(**defaults | inside | given)
-    return options if options.info else check(options, parser)
+    layers = defaults | inside | given
+    options = argparse.Namespace(**layers)
+    if not options.info:
+        options.pictures = pictures(layers, defaults, parser)
+    return options
 
 
-def check(options, parser):
-    """The options, with what follows from them filled in; SystemExit if they don't fit together."""
+def pictures(layers, defaults, parser):
+    """The options of each picture, checked. `asked` are those that differ from the defaults; `path` is still None."""
+    rows = [("", {})]
+    if layers["compare_samplers"] is not None:
+        for other in ("prompts", "grid"):
+            if layers[other]:
+                parser.error(f"--compare-samplers: it makes one sheet, so --{other} doesn't go with it")
+        if layers["seed"] in (None, -1):
+            layers = layers | {"seed": random_seed()}
+        rows = [("", {"sampler": sampler, "steps": steps}) for steps in layers["compare_steps"] or [layers["steps"]]
+                for sampler in layers["compare_samplers"]]
+    elif layers["compare_steps"] is not None:
+        parser.error("--compare-steps: it gives a sheet of --compare-samplers a row for each, so that is needed too")
+    elif layers["prompts"] is not None:
+        rows = jobs.read(layers["prompts"], parser)
+    made = [picture for where, row in rows for picture in one_by_one(layers | row, defaults, parser, where)]
+    return sorted(made, key=lambda picture: picture.seed) if layers["compare_samplers"] else made     # a row for each seed
+
+
+def one_by_one(layers, defaults, parser, where):
+    """The pictures that one set of options asks for: they have seeds that count on."""
+    options = check(argparse.Namespace(**layers), parser, where)
+    asked = {name: layers[name] for name in (*jobs.PER_PICTURE, "model")
+             if name not in ("batch_count", "seed") and layers[name] != defaults[name]}
+    for number in range(options.batch_count):
+        seed = options.seed + number
+        counted = {} if layers["seed"] in (None, -1) else {"seed": seed}
+        yield argparse.Namespace(**vars(options) | {"seed": seed, "asked": asked | counted, "path": None})
+
+
+def random_seed():
+    return int.from_bytes(os.urandom(4), "little")
+
+
+def check(options, parser, where=""):
+    """The options, with what follows from them filled in; SystemExit if they don't fit together.
+
+    where: file and line that they are from, for the message
+    """
+    def error(message):
+        parser.error(f"{where}: {message}" if where else message)
+
     if options.prompt is None:
-        parser.error('a prompt is missing, for example: npdiffusion "a red apple on a blue background" (more: --help)')
+        error('a prompt is missing, for example: npdiffusion "a red apple on a blue background" (more: --help)')
     for name, says, others in NEEDED:
         if getattr(options, name) not in (None, False) and not any(getattr(options, other) for other in others):
             needed = " or ".join(f"--{other.replace('_', '-')}" for other in others)
-            parser.error(f"--{name.replace('_', '-')}: it says {says}, so {needed} is needed too")
+            error(f"--{name.replace('_', '-')}: it says {says}, so {needed} is needed too")
     if options.hires and options.init_image:
-        parser.error("--hires: it is for pictures made from words alone; with --init-image, choose a larger --width and --height")
+        error("--hires: it is for pictures made from words alone; with --init-image, choose a larger --width and --height")
     if options.padding_mask_crop is not None and not options.apply_overlay:
-        parser.error("--no-overlay: a part can't be painted without pasting it into the original, so not with --padding-mask-crop")
+        error("--no-overlay: a part can't be painted without pasting it into the original, so not with --padding-mask-crop")
     options.strength = options.strength or (1.0 if options.mask_image or options.outpaint else STRENGTH)
     if options.init_image is not None and int(options.steps * options.strength) == 0:
-        parser.error(f"--strength: {options.strength:g} of {options.steps} steps leaves no step, raise one of them")
+        error(f"--strength: {options.strength:g} of {options.steps} steps leaves no step, raise one of them")
     if options.schedule == "karras" and options.sampler and not samplers.SAMPLERS[options.sampler].karras:
         offered = ", ".join(name for name, sampler in samplers.SAMPLERS.items() if sampler.karras)
-        parser.error(f"--schedule: karras is for {offered}, not for {options.sampler}")
+        error(f"--schedule: karras is for {offered}, not for {options.sampler}")
     if options.seed is None or options.seed == -1:
-        options.seed = int.from_bytes(os.urandom(4), "little")
+        options.seed = random_seed()
     if options.seed + options.batch_count - 1 > LARGEST_SEED:
         highest = LARGEST_SEED - options.batch_count + 1
-        parser.error(f"--seed: with {options.batch_count} pictures it can be at most {highest}")
+        error(f"--seed: with {options.batch_count} pictures it can be at most {highest}")
     return options
 
 
@@ -101,6 +145,19 @@ def build_parser():
                             "one gets a number (default: here, named after prompt and seed)")
     group.add_argument("--no-metadata", action="store_true",
                        help="leave out of the file the settings, which are written there as AUTOMATIC1111 does")
+
+    group = parser.add_argument_group("many pictures")
+    group.add_argument("--prompts", metavar="FILE",
+                       help="a picture for each line: a prompt with options of its own behind it, or, in a .csv file, "
+                            "columns named after options. -o is a folder, where manifest.jsonl tells what is done: the "
+                            "same command goes on where it was stopped")
+    group.add_argument("--wildcards", metavar="DIR",
+                       help="folder of text files: __name__ in a prompt is a line of name.txt, chosen by the seed")
+    group.add_argument("--grid", action="store_true", help="write a sheet with all pictures, too")
+    group.add_argument("--compare-samplers", metavar="NAMES", type=several(one_of(samplers.SAMPLERS)),
+                       help="make one sheet with a column for each, and the seconds: --compare-samplers euler,dpm++2m")
+    group.add_argument("--compare-steps", metavar="NUMBERS", type=several(whole(1, MOST_STEPS)),
+                       help="and a row for each number of steps: --compare-steps 10,25")
 
     group = parser.add_argument_group("sampling")
     group.add_argument("--steps", metavar="N", type=whole(1, MOST_STEPS), default=50,

@@ -5,14 +5,15 @@
 Whatever can be found wrong is found before the model is loaded. Each picture is in its file before the next one is
 begun, so that an error or Ctrl-C loses only the one at work.
 """
-import copy
 import time
 
 import npdiffusion
-from npdiffusion.command.inputs import open_inputs, painting_settings, tell_about_inputs, working_size
-from npdiffusion.command.output import default_name, find_output, model_name, save
+from npdiffusion.command.inputs import INPUTS, open_inputs, painting_settings, tell_about_inputs, working_size
+from npdiffusion.command.manifest import Manifest
+from npdiffusion.command.output import Files, OneSheet, find_output, model_name, write_grid
 from npdiffusion.command.prepare import compile_kernels, precision, set_up
 from npdiffusion.command.talk import Progress, print_line, say
+from npdiffusion.errors import UserError
 from npdiffusion.options import parse
 
 
@@ -22,37 +23,70 @@ def run(options):
         return show_info(options)
     start = time.perf_counter()
     backend, threads = set_up(options)
-    folder, name = find_output(options.output)
-    pictures = one_by_one(options)
-    check_adapters(pictures, options.lora_dir)
-    inputs = open_inputs(options)
-    pipeline, seconds = load(options, backend, threads)
-    tell_about_inputs(options, inputs, choose_settings(options, pipeline, inputs))
-
-    saved, steps = [], 0
-    try:
-        for number, picture in enumerate(pictures, start=1):
-            which = f"picture {number} of {len(pictures)}: " if len(pictures) > 1 else ""
-            image, text, done = make(pipeline, picture, inputs, which)
-            saved.append(save(image, text, folder / (name or default_name(picture.prompt, picture.seed)), saved))
-            steps += done
-            for stage, duration in pipeline.timings.items():
-                seconds[stage] = seconds.get(stage, 0) + duration
-    finally:
-        if 0 < len(saved) < len(pictures):
-            say(f"{len(saved)} of {len(pictures)} pictures are saved")
-    if options.init_image is None:
-        seconds.pop("encoding", None)
-    tell_times(seconds | {"total": time.perf_counter() - start}, steps)
+    with destination(options) as place:
+        left = place.left(options.pictures)
+        fill_wildcards(options.pictures, options.wildcards)
+        check_adapters(left, options.lora_dir)
+        for picture in {inputs_of(picture): picture for picture in left}.values():
+            open_inputs(picture)
+        if options.prompts is not None:
+            say(f"{options.prompts}: {len(options.pictures)} pictures, {len(options.pictures) - len(left)} are there already")
+        if left:
+            pipeline, seconds = load(options, backend, threads)
+            steps = make_all(pipeline, left, len(options.pictures), place, seconds)
+        if options.grid:
+            first = options.pictures[0].path
+            name = "grid.png" if options.prompts is not None else f"{first.stem}-grid.png"
+            write_grid(options.pictures, first.parent, name, left)
+    if left:
+        tell_times(seconds | {"total": time.perf_counter() - start}, steps)
     return 0
 
 
-def one_by_one(options):
-    """The options of each picture: the same, but for the seed, which counts on."""
-    pictures = [copy.copy(options) for _ in range(options.batch_count)]
-    for number, picture in enumerate(pictures):
-        picture.seed += number
-    return pictures
+def destination(options):
+    """Where pictures go: each to its file, also to a manifest, or all to one sheet"""
+    folder, name = find_output(options.output)
+    if options.compare_samplers is not None:
+        return OneSheet(folder, name, len(options.compare_samplers))
+    if options.prompts is None:
+        return Files(folder, name)
+    if name is not None:
+        raise UserError(f"--output: with --prompts it is a folder (to have {options.output} created, end it in /)")
+    return Manifest(folder)
+
+
+def make_all(pipeline, pictures, total, place, seconds):
+    """Make pictures, the last ones of `total`, and save each; the time of all is added to `seconds` → number of steps"""
+    steps, previous = 0, None
+    for number, picture in enumerate(pictures, start=total - len(pictures) + 1):
+        start = time.perf_counter()
+        if inputs_of(picture) != previous:
+            inputs, previous = open_inputs(picture), inputs_of(picture)
+            tell_about_inputs(picture, inputs, choose_settings(picture, pipeline, inputs))
+        image, text, done = make(pipeline, picture, inputs, f"picture {number} of {total}: " if total > 1 else "")
+        steps += done
+        for stage, duration in pipeline.timings.items():
+            if stage != "encoding" or picture.init_image is not None:
+                seconds[stage] = seconds.get(stage, 0) + duration
+        place.save(image, text, picture, {
+            "seed": picture.seed, "prompt": picture.prompt, "negative_prompt": picture.negative_prompt,
+            "model": model_name(picture.model), "settings": choose_settings(picture, pipeline, inputs),
+            "seconds": round(time.perf_counter() - start, 3)})
+    return steps
+
+
+def fill_wildcards(pictures, folder):
+    """Choose the words that __name__ stands for, by each picture's seed."""
+    if folder is not None:
+        from npdiffusion.wildcards import Wildcards
+        wildcards = Wildcards(folder)
+        for picture in pictures:
+            picture.prompt, picture.negative_prompt = wildcards.expand(picture.seed, picture.prompt, picture.negative_prompt)
+
+
+def inputs_of(options):
+    """What `open_inputs` and `tell_about_inputs` depend on."""
+    return tuple(getattr(options, name) for name in INPUTS)
 
 
 def check_adapters(pictures, lora_dir):

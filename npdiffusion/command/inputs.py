@@ -5,6 +5,8 @@ Pillow is imported where it is used: --help answers at once.
 from npdiffusion.command.parser import LARGEST_SIDE
 from npdiffusion.command.talk import say
 
+# Options that `open_inputs` and `tell_about_inputs` look at.
+INPUTS = "init_image", "mask_image", "apply_overlay", "outpaint", "padding_mask_crop", "width", "height"
 
 def open_inputs(options):
     """The files that pictures start from, read: arguments of `generate`"""

@@ -3,6 +3,7 @@ import os
 import pathlib
 import re
 
+from npdiffusion.command.jobs import PER_PICTURE
 from npdiffusion.command.talk import print_line, say
 from npdiffusion.errors import UserError
 
@@ -38,17 +39,90 @@ def find_output(output):
     return folder, name
 
 
-def save(image, text, wanted, saved):
-    """Write a picture and its settings, print the path it got and return it; `saved` are the paths before it.
+class Files:
+    """Each picture in a file of its own; an existing file is kept, and the new one gets a number."""
+    def __init__(self, folder, name):
+        self.folder, self.name, self.saved, self.count = folder, name, [], 0
 
-    text: of the settings, or None
-    """
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        if 0 < len(self.saved) < self.count:
+            say(f"{len(self.saved)} of {self.count} pictures are saved")
+
+    def left(self, pictures):
+        """Those that are to be made: all."""
+        self.count = len(pictures)
+        return pictures
+
+    def save(self, image, text, picture, entry):
+        """Write a picture and the text of its settings, if that isn't None; print its path and set `picture.path`."""
+        wanted = self.folder / (self.name or default_name(picture.prompt, picture.seed))
+        picture.path = write(image, text, wanted)
+        if picture.path != wanted and wanted not in self.saved:
+            say(f"{wanted} is there already and stays as it is, the picture goes to {picture.path}")
+        self.saved.append(picture.path)
+
+
+class OneSheet:
+    """All pictures on one sheet, with what differs between them and the seconds that each took below it."""
+    def __init__(self, folder, name, columns):
+        self.folder, self.name, self.columns, self.made, self.count = folder, name, columns, [], 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        """Write the sheet; if something went wrong, with the pictures that there are."""
+        if self.made:
+            if len(self.made) < self.count:
+                say(f"{len(self.made)} of {self.count} pictures are on the sheet")
+            from npdiffusion.sheets import sheet
+            images, pictures, seconds = zip(*self.made)
+            captions = [f"{caption}, {time:.2f} s" for caption, time in zip(differences(pictures), seconds)]
+            first = pictures[0]
+            name = self.name or default_name(first.prompt, first.seed).removesuffix(".png") + "-samplers.png"
+            write(sheet(images, captions, self.columns), None, self.folder / name)
+
+    def left(self, pictures):
+        """Those that are to be made: all."""
+        self.count = len(pictures)
+        return pictures
+
+    def save(self, image, text, picture, entry):
+        """Keep a picture for the sheet."""
+        self.made.append((image, picture, entry["seconds"]))
+
+
+def write_grid(pictures, folder, name, made):
+    """--grid: a sheet of pictures that have their paths; not again if none was `made` now and it is there."""
+    from npdiffusion.sheets import sheet
+    if made or not (folder / name).exists():
+        write(sheet([picture.path for picture in pictures], differences(pictures)), None, folder / name)
+
+
+def write(image, text, wanted):
+    """Write a picture, and a text that isn't None inside it, under that or the next free name; print and return its path."""
     from npdiffusion import images, textchunks
     path = images.save_png(image, wanted, None if text is None else textchunks.png_info(text))
-    if path != wanted and wanted not in saved:
-        say(f"{wanted} is there already and stays as it is, the picture goes to {path}")
     print_line(path)
     return path
+
+
+def differences(pictures):
+    """A caption for each: the prompt, sampler, seed, … unless they are the same for all"""
+    ways = {name: [getattr(picture, name) for picture in pictures] for name in PER_PICTURE if name != "batch_count"}
+    ways = {name: values for name, values in ways.items() if any(value != values[0] for value in values)}
+    return [", ".join(spelled(name, values[i]) for name, values in ways.items() if values[i] not in (None, ""))
+            for i in range(len(pictures))]
+
+
+def spelled(name, value):
+    """An option in a caption."""
+    if name in ("prompt", "sampler", "schedule", "init_image", "mask_image"):
+        return str(value)
+    return f"{value} steps" if name == "steps" else f"{name.replace('_', ' ')} {value}"
 
 
 def default_name(prompt, seed):

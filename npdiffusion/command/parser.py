@@ -109,3 +109,13 @@ def one_of(names):
             raise argparse.ArgumentTypeError(f"{value[:40]!r} is unknown, {hint} are {', '.join(names)}")
         return value
     return read
+
+
+def several(kind):
+    """The type of an option that takes values of a type with commas between them."""
+    def read(value):
+        values = [kind(part.strip()) for part in value.split(",")]
+        if len(set(values)) < len(values):
+            raise argparse.ArgumentTypeError(f"{value[:40]!r} names one of them twice")
+        return values
+    return read

@@ -1,0 +1,68 @@
+"""Wildcards: __name__ in a prompt stands for a line of name.txt, chosen at random.
+
+    a __colour__ __animals/pets__        colour.txt and animals/pets.txt in the folder; a line may hold wildcards again
+
+The choice is driven by the picture's own seed, so the same seed and prompt give the same words. Empty lines and those
+that begin with # are passed over. Names have letters, digits, - and _ alone, so that they never leave the folder.
+"""
+import difflib
+import functools
+import pathlib
+import random
+import re
+
+from .errors import UserError
+
+NAME = re.compile(r"__([\w-]+?(?:/[\w-]+?)*)__")
+LARGEST_FILE = 16 << 20               # bytes
+DEEPEST, MOST = 20, 1000              # lines within lines, and replacements in one prompt
+
+
+class Wildcards:
+    """The files of a folder; UserError if it is none."""
+    def __init__(self, folder):
+        self.folder = pathlib.Path(folder).expanduser()
+        if not self.folder.is_dir():
+            raise UserError(f"{folder}: there is no such folder of wildcards")
+        self.lines = functools.cache(self.read)
+
+    def expand(self, seed, *texts):
+        """The texts with every wildcard replaced → list of str
+
+        UserError for a name without a file, a file without lines, or one that leads back to itself.
+        """
+        chance, left = random.Random(seed), [MOST]
+
+        def fill(text, depth):
+            def replace(match):
+                left[0] -= 1
+                if depth == DEEPEST or left[0] < 0:
+                    raise UserError(f"{self.folder}/{match[1]}.txt: it leads back to itself, or to more than {MOST} others")
+                lines = self.lines(match[1])
+                return fill(lines[int(chance.random() * len(lines))], depth + 1)      # random() is the same in all Pythons
+            return NAME.sub(replace, text)
+        return [fill(text, 0) for text in texts]
+
+    def read(self, name):
+        """The lines to choose from."""
+        path = self.folder / f"{name}.txt"
+        try:
+            if not path.resolve().is_relative_to(self.folder.resolve()):
+                raise UserError(f"{path}: it links to a place outside of the folder")
+            if path.stat().st_size > LARGEST_FILE:
+                raise UserError(f"{path}: it has more than {LARGEST_FILE >> 20} MB")
+            text = path.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: not valid UTF-8 ({error.reason} at byte {error.start})") from None
+        except FileNotFoundError:
+            known = sorted(other.relative_to(self.folder).with_suffix("").as_posix() for other in self.folder.rglob("*.txt"))
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f", did you mean __{near[0]}__?" if near else ""
+            raise UserError(f"__{name}__: there is no {name}.txt in {self.folder}{hint}") from None
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror or error}") from None
+        lines = [line.strip() for line in text.splitlines()]
+        lines = [line for line in lines if line and not line.startswith("#")]
+        if not lines:
+            raise UserError(f"{path}: there is no line in it to choose")
+        return lines
