@@ -158,7 +158,7 @@ def test_saving_never_replaces_a_file(tmp_path):
 def test_a_file_that_appears_while_saving_is_kept(links, tmp_path, monkeypatch):
     path, looked = tmp_path / "a.png", []
 
-    def late(name):
+    def late(name, taken):
         """The name is free when looked at, and taken a moment later."""
         if not looked:
             looked.append(name)
