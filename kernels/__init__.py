@@ -13,7 +13,7 @@ import importlib
 import os
 
 OPERATIONS = ("pack_linear", "pack_conv2d", "linear", "conv2d", "linear_geglu", "group_norm", "group_norm_silu", "layer_norm",
-              "silu", "gelu", "quick_gelu", "softmax", "attention", "upsample_nearest", "upsample_conv2d", "embedding",
+              "silu", "gelu", "quick_gelu", "relu", "softmax", "attention", "upsample_nearest", "upsample_conv2d", "embedding",
               "timestep_embedding")
 BACKENDS = {"numpy": "reference", "numba": "fast"}
 DTYPES = ("float32", "bfloat16")                         # that weights can be kept in

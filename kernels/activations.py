@@ -1,4 +1,4 @@
-"""SiLU, GELU and quick-GELU, element by element.
+"""SiLU, GELU, quick-GELU and ReLU, element by element.
 
     silu(x) = x / (1 + e⁻ˣ)      quick_gelu(x) = x / (1 + e^(−1.702 x))      gelu(x) = x/2 · (1 + erf(x/√2))
 
@@ -17,7 +17,7 @@ from .compiling import floats_in, floats_out, inlined, integers_out, kernel, siz
 from .exponential import exp
 from .memory import load, next_job, store
 
-SILU, GELU, QUICK_GELU = range(3)
+SILU, GELU, QUICK_GELU, RELU = range(4)
 _ZERO, _HALF, _ONE = np.float32(0), np.float32(0.5), np.float32(1)
 _SQRT_HALF, _QUICK = np.float32(math.sqrt(0.5)), np.float32(-1.702)
 _P = np.float32(0.3275911)
@@ -39,6 +39,11 @@ def gelu(x):
 def quick_gelu(x):
     """x · σ(1.702 x), the approximation of GELU that CLIP was trained with (Radford et al. 2021, arXiv:2103.00020)"""
     return _activate(x, QUICK_GELU)
+
+
+def relu(x):
+    """max(x, 0)          Nair & Hinton 2010, which found it better than sigmoids for training"""
+    return _activate(x, RELU)
 
 
 def _activate(x, which):
@@ -87,6 +92,9 @@ def _activate_run(start, end, which, x, y):
     elif which == GELU:
         for i in range(start, end):
             store(y, i, gelu_of(load(x, i)))
-    else:
+    elif which == QUICK_GELU:
         for i in range(start, end):
             store(y, i, quick_gelu_of(load(x, i)))
+    else:
+        for i in range(start, end):
+            store(y, i, _ZERO if load(x, i) < 0 else load(x, i))        # NaN is not below 0 and stays

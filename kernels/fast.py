@@ -3,7 +3,7 @@
 Products, normalisation, attention and activations are compiled. The rest moves memory or is tiny, and there NumPy is as
 fast: those names are the reference itself. Arrays must be float32 (or float16, which is widened); TypeError otherwise.
 """
-from .activations import gelu, quick_gelu, silu
+from .activations import gelu, quick_gelu, relu, silu
 from .compiling import is_cached, warm_up
 from .convolution import conv2d, upsample_conv2d
 from .flash_attention import attention
@@ -13,5 +13,5 @@ from .packing import Packed, pack_conv2d, pack_linear
 from .reference import embedding, softmax, timestep_embedding, upsample_nearest
 
 __all__ = ["Packed", "attention", "conv2d", "embedding", "gelu", "group_norm", "group_norm_silu", "is_cached",
-           "layer_norm", "linear", "linear_geglu", "pack_conv2d", "pack_linear", "quick_gelu", "silu", "softmax",
+           "layer_norm", "linear", "linear_geglu", "pack_conv2d", "pack_linear", "quick_gelu", "relu", "silu", "softmax",
            "timestep_embedding", "upsample_conv2d", "upsample_nearest", "warm_up"]

@@ -161,6 +161,11 @@ def quick_gelu(x):
     return x * expit(1.702 * x)
 
 
+def relu(x):
+    """max(x, 0)          Nair & Hinton 2010, which found it better than sigmoids for training"""
+    return np.maximum(x, 0)
+
+
 def softmax(x):
     """eˣ / Σ eˣ over the last axis, shifted by its maximum so that nothing overflows"""
     e = np.exp(x - x.max(axis=-1, keepdims=True))

@@ -206,3 +206,39 @@ class VAEConfig:
             sample_size=read.integer("sample_size", cls.sample_size, 8192))
         read.divisible("norm_num_groups", channels, config.norm_num_groups)
         return config
+
+
+@dataclass(frozen=True)
+class TinyVAEConfig:
+    """TAESD; the defaults are its own. `encoder_blocks` and `decoder_blocks` have one number for each stage."""
+    latent_channels: int = 4
+    channels: int = 64
+    encoder_blocks: tuple = (1, 3, 3, 3)
+    decoder_blocks: tuple = (3, 3, 3, 1)
+    scaling_factor: float = 1.0
+    sample_size: int = 512
+
+    @property
+    def reduction(self):
+        """Pixels in each direction that one latent pixel stands for."""
+        return 2 ** (len(self.decoder_blocks) - 1)
+
+    @property
+    def block_out_channels(self):
+        """As an autoencoder's of the usual kind: channels at each level."""
+        return (self.channels,) * len(self.decoder_blocks)
+
+    @classmethod
+    def from_dict(cls, settings, source="vae/config.json"):
+        read = Reader(settings, source)
+        read.must_be(act_fn="relu", upsample_fn="nearest", upsampling_scaling_factor=2, in_channels=3, out_channels=3,
+                     shift_factor=0.0)
+        widths = {*read.channels("encoder_block_out_channels", (cls.channels,)),
+                  *read.channels("decoder_block_out_channels", (cls.channels,))}
+        if len(widths) > 1:
+            read.fail("decoder_block_out_channels", "all blocks, the encoder's too, must have as many")
+        blocks = {name: read.channels(f"num_{name}", getattr(cls, name)) for name in ("encoder_blocks", "decoder_blocks")}
+        if len({len(counts) for counts in blocks.values()}) > 1 or max(map(max, blocks.values())) > LARGEST["layers"]:
+            read.fail("num_decoder_blocks", f"it must have as many numbers as num_encoder_blocks, up to {LARGEST['layers']}")
+        return cls(latent_channels=read.integer("latent_channels", cls.latent_channels, 64), channels=widths.pop(), **blocks,
+                   scaling_factor=read.number("scaling_factor", cls.scaling_factor))

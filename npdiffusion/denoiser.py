@@ -47,12 +47,18 @@ class Denoiser:
     predict  (x (N, H, W, C) float32 of the training's scale, t) → the same shape
     plan     gives `prediction_type`, and `levels`: from the number by which a sampler names a noise level (time step or
              σ) to that level's (t, α, σ)
+    denoised the latest x̂₀, for previews; None before the first call
     """
 
     def __init__(self, predict, plan):
         self.predict, self.levels, self.prediction_type = predict, plan.levels, plan.prediction_type
+        self.denoised = None
 
     def __call__(self, x, level):                            # (N, H, W, C) → (N, H, W, C)
+        self.denoised = self._denoise(x, level)
+        return self.denoised
+
+    def _denoise(self, x, level):
         t, alpha, sigma = self.levels[level]
         size = math.hypot(alpha, sigma)                      # 1 for variance preserving states
         output = self.predict(x / size, t)

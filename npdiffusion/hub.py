@@ -55,6 +55,11 @@ def model(repository):
     return find(repository, model_files)
 
 
+def autoencoder(repository):
+    """The folder with an autoencoder alone, or of a model, with its autoencoder in vae/; UserError if it can't be had."""
+    return find(repository, autoencoder_files)
+
+
 def tokenizer(repository):
     """The folder with the tokenizer of a model, or of a repository that has no other part; UserError without one."""
     folder = find(repository, tokenizer_files)
@@ -113,6 +118,16 @@ def model_files(repository, names):
             needed += [f"{part}/{name}" for name in there if name.startswith(stem) and "-of-" in name
                        and name.endswith(".safetensors") and (".fp16" in name) == (".fp16" in weights)]
     return needed
+
+
+def autoencoder_files(repository, names):
+    """Of a repository's file names, those that loading an autoencoder reads."""
+    stem = checkpoint.STEMS["vae"]
+    for folder in "vae/", "":
+        weights = checkpoint.choose([name.removeprefix(folder) for name in names if name.startswith(folder)], stem)
+        if f"{folder}config.json" in names and weights and not weights.endswith(".json"):
+            return [f"{folder}config.json", folder + weights]
+    raise UserError(f"{repository}: no VAE in it (config.json and {stem}.safetensors)")
 
 
 def tokenizer_files(repository, names):

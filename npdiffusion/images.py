@@ -165,6 +165,26 @@ def remove_leftovers(folder):
                 path.unlink()
 
 
+def replace_png(image, path):
+    """Write a PIL image as PNG in place of what is there: whoever reads it finds a complete picture, old or new.
+
+    UserError if it can't be written; nothing is left behind then.
+    """
+    path = pathlib.Path(path)
+    temporary = None
+    try:
+        with _temporary(path.parent) as file:
+            temporary = file.name
+            image.save(file, format="PNG", compress_level=1)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path}: the picture can't be written ({error.strerror or error})") from None
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):           # moved already
+                os.unlink(temporary)
+
+
 def _temporary(folder):
     """A new file in the folder, open for writing; unlike tempfile's it gets the user's ordinary permissions."""
     return open(pathlib.Path(folder, f".npdiffusion-{os.getpid()}-{os.urandom(4).hex()}.part"), "xb")

@@ -26,9 +26,9 @@ class Linear:
 
 class Conv2d:
     """Convolution, zero-padded at (top, bottom, left, right)      (N, H, W, I) → (N, H_out, W_out, O)"""
-    def __init__(self, in_channels, out_channels, kernel=3, stride=1, padding=None):
+    def __init__(self, in_channels, out_channels, kernel=3, stride=1, padding=None, bias=True):
         self.weight = np.zeros((out_channels, in_channels, kernel, kernel), np.float32)
-        self.bias = np.zeros(out_channels, np.float32)
+        self.bias = np.zeros(out_channels, np.float32) if bias else None
         self.stride = stride
         self.padding = (kernel // 2,) * 4 if padding is None else padding
 

@@ -12,7 +12,7 @@ import pathlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from npdiffusion import catalogue, checkpoint, families, hub, kernels, memory, parameters, single_file
+from npdiffusion import autoencoders, catalogue, checkpoint, families, hub, kernels, memory, parameters, single_file
 from npdiffusion.adapters.merging import Adapters
 from npdiffusion.clip import CLIPTextModel
 from npdiffusion.config import CLIPTextConfig, Reader, UNetConfig, VAEConfig, read_json
@@ -25,7 +25,6 @@ from npdiffusion.vae import AutoencoderKL
 MODELS = {"text_encoder": (CLIPTextConfig, CLIPTextModel), "unet": (UNetConfig, UNet2DConditionModel),
           "vae": (VAEConfig, AutoencoderKL)}
 
-OLD_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}   # in diffusers' first year
 CLIP = "openai/clip-vit-large-patch14"                   # whose tokenizer is Stable Diffusion v1's
 
 
@@ -44,7 +43,7 @@ class Part:
     def check(self):
         parameters.check(self.model, self.tensors, self.source, self.spelling)
 
-    def fill(self, dtype, names=None, tensors=None):
+    def fill(self, dtype="float32", names=None, tensors=None):
         """Give all parameters their weights, or those that are named new ones, from `tensors` or the checkpoint's."""
         places = [self.parameters[name] for name in (self.parameters if names is None else names)]
         parameters.fill(places, tensors or self.tensors, self.source, self.spelling, dtype)
@@ -54,7 +53,7 @@ class Part:
         return {tensor.path for tensor in self.tensors.values()}
 
 
-def load(path_or_id=None, dtype="float32", threads=None, tokenizer=None, lora_dir=None):
+def load(path_or_id=None, dtype="float32", threads=None, tokenizer=None, lora_dir=None, vae=None):
     """A pipeline that makes pictures from prompts → npdiffusion.pipeline.StableDiffusionPipeline
 
     path_or_id: None (the embedded model), a folder in diffusers layout, a .safetensors file, a Hugging Face id, or a name
@@ -64,6 +63,8 @@ def load(path_or_id=None, dtype="float32", threads=None, tokenizer=None, lora_di
     tokenizer: a folder with vocab.json and merges.txt, or the Hugging Face id of a model that has them, in place of the
         model's own; a single file has none: without this it is looked for beside the file and in Hugging Face's cache
     lora_dir: folder with the adapters that prompts name, as in "a cat <lora:ink:0.8>"
+    vae: a file, a folder or a Hugging Face id with an autoencoder in place of the model's own, TAESD for example; see
+        autoencoders.py
     Raises UserError, with one line that says what is wrong, for whatever can't be loaded.
     """
     from npdiffusion.kernels.threads import set_threads
@@ -74,16 +75,18 @@ def load(path_or_id=None, dtype="float32", threads=None, tokenizer=None, lora_di
         if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
             raise UserError(f"threads = {threads!r}, but a whole number from 1 on is needed")
         set_threads(threads)
-    pipeline = StableDiffusionPipeline(**load_parts(path_or_id, tokenizer, dtype))
+    pipeline = StableDiffusionPipeline(**load_parts(path_or_id, tokenizer, dtype, vae))
     pipeline.adapters.folder = lora_dir
     return pipeline
 
 
-def load_parts(path_or_id=None, tokenizer=None, dtype="float32"):
+def load_parts(path_or_id=None, tokenizer=None, dtype="float32", vae=None):
     """What `load` makes a pipeline of: {tokenizer, text_encoder, unet, vae, schedule, source, adapters} and advice"""
     path = locate(path_or_id)
     try:
         parts, schedule = open_folder(path) if path.is_dir() else open_file(path)
+        if vae is not None:
+            parts["vae"] = replacement(vae, parts["vae"])
         models = {name: part.model for name, part in parts.items()}
         check_widths(**models, source=path)
         for part in parts.values():
@@ -140,11 +143,25 @@ def open_folder(folder):
     schedule = NoiseSchedule.from_config(read_json(scheduler_config), scheduler_config)
     parts = {}
     for name, (config, model) in MODELS.items():
+        if name == "vae":
+            parts[name] = Part(*autoencoders.in_folder(folder / name))
+            continue
         tensors, source = checkpoint.read_folder(folder / name, checkpoint.STEMS[name])
         tensors = {key: tensor for key, tensor in tensors.items() if not key.endswith(".position_ids")}
         empty = model(config.from_dict(settings[name], folder / name / "config.json"))
-        parts[name] = Part(empty, tensors, source, spelling(tensors))
+        older = any(key.startswith("text_model.") for key in tensors)          # how text encoders were saved at first
+        parts[name] = Part(empty, tensors, source, "text_model.{}".format if older else parameters.same_name)
     return parts, schedule
+
+
+def replacement(path_or_id, part):
+    """The autoencoder that is to take the place of a model's own → Part; UserError unless its latents are of that kind"""
+    new = Part(*autoencoders.find(path_or_id))
+    for what, wanted, found in (("channels in its latents", part.model.config.latent_channels, new.model.config.latent_channels),
+                                ("pixels to a latent pixel", part.model.config.reduction, new.model.config.reduction)):
+        if found != wanted:
+            raise UserError(f"{path_or_id}: this VAE has {found} {what}, the model's own {wanted}: it is of another family")
+    return new
 
 
 def advice(path):
@@ -167,20 +184,6 @@ def open_file(path):
         config = config.from_dict(settings[name], path)
         parts[name] = Part(model(config), tensors[name], path, single_file.spelling(name, config, tensors[name]))
     return parts, NoiseSchedule.from_config(single_file.SCHEDULER)
-
-
-def spelling(names):
-    """How a part in diffusers layout spells parameters: old text encoders with `text_model.`, old VAEs with `query`."""
-    if any(name.startswith("text_model.") for name in names):
-        return "text_model.{}".format
-    if any(name.endswith(".proj_attn.weight") for name in names):
-        def old(name):
-            if ".attentions." in name:
-                for new, previous in OLD_ATTENTION.items():
-                    name = name.replace(f".{new}.", f".{previous}.")
-            return name
-        return old
-    return parameters.same_name
 
 
 def check_family(settings, source):

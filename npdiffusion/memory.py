@@ -18,9 +18,10 @@ def check(text_encoder, unet, vae, source, dtype="float32"):
     require(needed + picture(vae.config, size, size), str(source))
 
 
-def picture(config, width, height):
-    """Bytes that decoding a picture of width × height pixels takes; config: the VAE's"""
+def picture(config, width, height, tile=None):
+    """Bytes that decoding a picture of width × height pixels takes; config: the VAE's; tile: see tiling.py"""
     channels = config.block_out_channels
+    width, height = min(width, tile or width), min(height, tile or height)
     return FEATURE_MAPS * 4 * width * height * channels[min(1, len(channels) - 1)]
 
 

@@ -15,6 +15,8 @@ SCHEDULES = ("discrete", "karras")
 GENERATORS = ("torch", "numpy")
 MOST_STEPS = 1000                     # the time steps of the training
 LARGEST_SEED = 2**64 - 1
+TILING = ("auto", "on", "off")         # of the autoencoder
+PREVIEWS = ("linear", "taesd", "vae")
 STRENGTH = 0.75                       # of image to image
 UPSCALERS = ("latent", "lanczos")
 LARGEST_BLUR = 1000                   # pixels
@@ -116,6 +118,8 @@ def check(options, parser, where=""):
     if options.schedule == "karras" and options.sampler and not samplers.SAMPLERS[options.sampler].karras:
         offered = ", ".join(name for name, sampler in samplers.SAMPLERS.items() if sampler.karras)
         error(f"--schedule: karras is for {offered}, not for {options.sampler}")
+    if options.taesd is not None and options.preview != "taesd":
+        error("--taesd: it is for --preview taesd")
     if options.seed is None or options.seed == -1:
         options.seed = random_seed()
     if options.seed + options.batch_count - 1 > LARGEST_SEED:
@@ -210,7 +214,6 @@ def build_parser():
                        help="folder of models, which -m can name without their path (default: $NPDIFFUSION_MODELS)")
     group.add_argument("--tokenizer", metavar="PATH",
                        help="folder with vocab.json and merges.txt, or an id, for a single file with none beside it")
-
     group.add_argument("--dtype", metavar="NAME", type=one_of(kernels.DTYPES), default="float32",
                        help="how weights are kept: float32, or bfloat16, which halves memory, is faster on processors "
                             "that multiply it, and rounds a little (default: float32)")
@@ -218,6 +221,26 @@ def build_parser():
     group = parser.add_argument_group("adapters")
     group.add_argument("--lora-dir", metavar="DIR",
                        help="folder with LoRA files, which a prompt uses by name and strength: \"a cat <lora:ink:0.8>\"")
+
+    group = parser.add_argument_group("decoding")
+    group.add_argument("--vae", metavar="VAE",
+                       help="file, folder or Hugging Face id of an autoencoder in place of the model's own: Stable "
+                            "Diffusion's kind, or TAESD, which decodes much faster and a little coarser")
+    group.add_argument("--vae-tiling", metavar="WHEN", type=one_of(TILING), default="auto",
+                       help="on: code pictures in overlapping tiles, with less memory and slight changes; off; auto: "
+                            "where one piece would take more than 2 GB (default: auto)")
+
+    group = parser.add_argument_group("preview")
+    group.add_argument("--preview", metavar="KIND", type=one_of(PREVIEWS),
+                       help="show what the picture is going to be: linear (a rough one, takes no time), taesd (with the "
+                            "tiny autoencoder), vae (exactly, as slow as decoding)")
+    group.add_argument("--preview-path", metavar="FILE",
+                       help="PNG file that is written anew each time (default: preview.png beside the picture)")
+    group.add_argument("--preview-every", metavar="K", type=whole(1, MOST_STEPS), default=1,
+                       help="steps from one preview to the next (default: 1)")
+    group.add_argument("--steps-strip", metavar="FILE", help="PNG file for all previews of a picture as one sheet")
+    group.add_argument("--taesd", metavar="VAE", help="file, folder or id of TAESD for --preview taesd (default: that of "
+                       "--vae, or madebyollin/taesd from Hugging Face's cache)")
 
     group = parser.add_argument_group("machine")
     group.add_argument("-t", "--threads", metavar="N", type=whole(1, 4096),

@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 
-from npdiffusion import memory, noise
+from npdiffusion import memory, noise, tiling
 from npdiffusion.adapters.merging import Adapters
 from npdiffusion.allocator import memory_reused
 from npdiffusion.denoiser import Denoiser, guided
@@ -59,7 +59,8 @@ class StableDiffusionPipeline:
     def generate(self, prompt, negative_prompt="", steps=50, guidance_scale=None, sampler=None, schedule=None, seed=None,
                  width=None, height=None, init_image=None, strength=None, count=1, callback=None, rng="torch",
                  mask_image=None, mask_blur=None, invert_mask=False, padding_mask_crop=None, apply_overlay=True, outpaint=None,
-                 hires=None, hires_strength=hires_fix.STRENGTH, hires_steps=None, hires_upscaler="latent"):
+                 hires=None, hires_strength=hires_fix.STRENGTH, hires_steps=None, hires_upscaler="latent",
+                 vae_tiling="auto", preview=None):
         """Pictures for a prompt: a list of `count` PIL images; each has its seed in `image.info["seed"]`.
 
         sampler, schedule   names in `samplers.SAMPLERS` and `schedules.KINDS`; None is the checkpoint's own
@@ -81,6 +82,11 @@ class StableDiffusionPipeline:
         Hires fix, for pictures from words alone:
         hires               a number above 1: enlarge by it and denoise again with `hires_steps` (None: as many as `steps`)
                             from `hires_strength`; hires_upscaler is "latent" (bilinear) or "lanczos" (as a picture)
+        Decoding, see tiling.py and preview.py:
+        vae_tiling          "on": the autoencoder takes the picture in overlapping tiles, which needs less memory and
+                            changes it a little; "off"; "auto": where one piece would be too large
+        preview             called as preview(step, steps, x0) after each step, with the denoised estimate of the latents;
+                            `preview.Previews` makes pictures of it
         Raises UserError for a value out of range or a result that is not finite.
         """
         f = self.vae.config.reduction
@@ -100,7 +106,8 @@ class StableDiffusionPipeline:
         seeds = _seeds(seed, count)
         draw = self._noise(rng, seeds, canvas.size)
         width, height = second.canvas.size if second else canvas.size
-        memory.require(count * memory.picture(self.vae.config, width, height), f"{count} × {width}×{height} pixels")
+        self.vae.tile = tiling.choose(self.vae.config, width, height, vae_tiling)
+        memory.require(memory.picture(self.vae.config, width, height, self.vae.tile), f"{width}×{height} pixels")
 
         self.timings = {}
         with self._timed("adapters"):
@@ -111,10 +118,13 @@ class StableDiffusionPipeline:
 
         def sample(plan, start, draw, done=0):
             predict = guided(start.predictor(self.predictor), context, negative, guidance_scale)
-            denoise = start.denoiser(Denoiser(predict, plan))
+            denoiser = Denoiser(predict, plan)
+            denoise = start.denoiser(denoiser)
             for step, latents in enumerate(plan.sample(denoise, start.latents, draw), start=done + 1):
                 if callback:
                     callback(step, planned, latents)
+                if preview:
+                    preview(step, planned, start.finish(denoiser.denoised))
             return start.finish(latents)
 
         with self._timed("encoding"):
@@ -128,7 +138,7 @@ class StableDiffusionPipeline:
             with self._timed("sampling"):
                 latents = sample(second.plan, start, draw, done=len(plan))
         with self._timed("decoding"):
-            images = to_images(finite(self.vae, "vae", latents, method="decode"))
+            images = [self.decode(one[None]) for one in latents]                # feature maps of one picture at a time
         images = [canvas.finish(image) for image in images]
         for image, seed in zip(images, seeds):
             image.info["seed"] = seed
@@ -155,6 +165,10 @@ class StableDiffusionPipeline:
         """Text → context (1, 77, X), float32"""
         ids = self.tokenizer.encode(prompt)[None]
         return finite(self.text_encoder, "text_encoder", ids)
+
+    def decode(self, latents):
+        """Latents of one picture (1, H/f, W/f, C) → PIL image"""
+        return to_images(finite(self.vae, "vae", latents, method="decode"))[0]
 
     def predictor(self, context):
         """The UNet for these prompts (N, 77, X): predict(latents, t), like `unet`, but checked to be finite"""

@@ -11,6 +11,7 @@ import numpy as np
 
 from npdiffusion.layers import Conv2d, GroupNorm
 from npdiffusion.resnet import Downsample2D, ResnetBlock2D, Upsample2D
+from npdiffusion.tiling import tiled
 from npdiffusion.transformer import Attention
 
 EPS = 1e-6     # of every group norm in the autoencoder: CompVis' `Normalize`, not the UNet's 1e-5
@@ -106,9 +107,14 @@ class Decoder:
 
 
 class AutoencoderKL:
-    """Encoder and decoder. `config.scaling_factor` (0.18215 in SD v1) is applied by `latents` and `decode`."""
+    """Encoder and decoder. `config.scaling_factor` (0.18215 in SD v1) is applied by `latents` and `decode`.
+
+    tile: side in pixels of the tiles in which larger pictures are coded, see tiling.py; None: all in one piece
+    """
+    samples = True                    # `latents` draws noise
+
     def __init__(self, config):
-        self.config = config
+        self.config, self.tile = config, None
         self.encoder = Encoder(config)
         self.quant_conv = Conv2d(2 * config.latent_channels, 2 * config.latent_channels, kernel=1)
         self.post_quant_conv = Conv2d(config.latent_channels, config.latent_channels, kernel=1)
@@ -116,14 +122,22 @@ class AutoencoderKL:
 
     def encode(self, images):
         """Images (N, H, W, 3) in [−1, 1] → mean and log variance of z, each (N, H/f, W/f, latent channels)"""
-        mean, logvar = np.split(self.quant_conv(self.encoder(images)), 2, axis=-1)
+        moments = tiled(lambda tile: self.quant_conv(self.encoder(tile)), images, self.tile, self._latent_tile())
+        mean, logvar = np.split(moments, 2, axis=-1)
         return mean, np.clip(logvar, -30, 20)
 
-    def latents(self, images, noise):
-        """A sample of the latents that diffusion runs on: scaling_factor · (μ + σ · noise)      noise: like μ"""
+    def latents(self, images, draw):
+        """A sample of the latents that diffusion runs on: scaling_factor · (μ + σ · noise)
+
+        draw: gives the noise when called without arguments, an array like μ. Autoencoders that don't sample don't draw.
+        """
         mean, logvar = self.encode(images)
-        return (mean + np.exp(0.5 * logvar) * noise) * self.config.scaling_factor
+        return (mean + np.exp(0.5 * logvar) * draw()) * self.config.scaling_factor
 
     def decode(self, latents):
         """Latents (N, h, w, latent channels), as diffusion leaves them → images (N, f·h, f·w, 3), about [−1, 1]"""
-        return self.decoder(self.post_quant_conv(latents * (1 / self.config.scaling_factor)))
+        z = latents * (1 / self.config.scaling_factor)
+        return tiled(lambda tile: self.decoder(self.post_quant_conv(tile)), z, self._latent_tile(), self.tile)
+
+    def _latent_tile(self):
+        return self.tile and self.tile // self.config.reduction

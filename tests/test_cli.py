@@ -78,21 +78,24 @@ def test_defaults_are_those_of_the_model(pipeline):
     asked.pop("callback")
     assert asked == dict(prompt=PROMPT, negative_prompt="", steps=50, guidance_scale=4.0, sampler="pndm",
                          schedule="discrete", seed=7, width=128, height=128, init_image=None, strength=None,
-                         rng="torch")
+                         rng="torch", vae_tiling="auto", preview=None)
     assert pipeline.loaded == [((None,), dict(dtype="float32", threads=machine.physical_cores(), tokenizer=None,
-                                                  lora_dir=None))]
+                                              lora_dir=None, vae=None))]
 
 
 def test_every_option_reaches_the_pipeline(pipeline, tmp_path):
     (tmp_path / "model").mkdir()
     cli.main([PROMPT, "-n", "blur", "--steps", "3", "--guidance-scale", "2", "-s", "9", "-W", "64", "-H", "72",
               "-t", "1", "--sampler", "euler", "--schedule", "karras", "--rng", "numpy", "-m", "model",
-              "--tokenizer", "folder", "--lora-dir", "loras", "--dtype", "bfloat16"])
+              "--tokenizer", "folder", "--lora-dir", "loras", "--dtype", "bfloat16",
+              "--vae", "taesd", "--vae-tiling", "on"])
     asked, = pipeline.asked
     asked.pop("callback")
     assert asked == dict(prompt=PROMPT, negative_prompt="blur", steps=3, guidance_scale=2.0, sampler="euler",
-                         schedule="karras", seed=9, width=64, height=72, init_image=None, strength=None, rng="numpy")
-    assert pipeline.loaded == [(("model",), dict(dtype="bfloat16", threads=1, tokenizer="folder", lora_dir="loras"))]
+                         schedule="karras", seed=9, width=64, height=72, init_image=None, strength=None, rng="numpy",
+                         vae_tiling="on", preview=None)
+    assert pipeline.loaded == [(("model",), dict(dtype="bfloat16", threads=1, tokenizer="folder", lora_dir="loras",
+                                                  vae="taesd"))]
 
 
 def test_the_settings_are_in_the_png(pipeline):
@@ -296,10 +299,11 @@ def test_a_command_that_makes_no_sense_ends_with_2_and_one_line(arguments, messa
 
 
 def test_choices_are_those_of_the_library():
-    from npdiffusion import noise, pipeline, schedules
+    from npdiffusion import noise, pipeline, schedules, tiling
     assert options.SCHEDULES == schedules.KINDS
     assert set(options.GENERATORS) == set(noise.GENERATORS)
     assert options.LARGEST_SIDE == pipeline.LARGEST_SIDE
+    assert options.TILING == tiling.MODES
 
 
 def fail_at(pipeline, number, error):
@@ -437,7 +441,7 @@ def test_help_names_every_option_and_sampler(capsys):
     short = "-n -s -W -H -i -o -m -t -b -v"
     long = ("--negative-prompt --steps --cfg-scale --guidance-scale --seed --width --height --sampler --schedule "
             "--init-image --strength --output --model --tokenizer --lora-dir --dtype --threads --batch-count --rng --backend "
-            "--version --info")
+            "--vae --vae-tiling --preview --preview-path --preview-every --steps-strip --taesd --version --info")
     for option in (*short.split(), *long.split(), *SAMPLERS):
         assert re.search(rf"(^|\s){re.escape(option)}\b", printed), option
 

@@ -242,7 +242,7 @@ def test_layer_norm_matches_torch(shape, mean):
 # ---- activations, softmax
 
 @pytest.mark.parametrize("name, definition", [
-    ("silu", F.silu), ("gelu", F.gelu), ("quick_gelu", lambda x: x * torch.sigmoid(1.702 * x))])
+    ("silu", F.silu), ("gelu", F.gelu), ("quick_gelu", lambda x: x * torch.sigmoid(1.702 * x)), ("relu", F.relu)])
 def test_activations_match_torch(name, definition):
     x = values(3, 100, 401, scale=6)
     expected = definition(torch.from_numpy(doubled(x))).numpy()
@@ -251,7 +251,7 @@ def test_activations_match_torch(name, definition):
     assert_twin(name, x, limit=1e-6)
 
 
-@pytest.mark.parametrize("name", ["silu", "gelu", "quick_gelu"])
+@pytest.mark.parametrize("name", ["silu", "gelu", "quick_gelu", "relu"])
 def test_fast_activations_are_accurate_near_zero_and_far_away(name):
     x = np.array([0, 1e-30, -1e-30, 1e-3, -1e-3, 50, -50, 1e4, -1e4, 3e38, -3e38], np.float32)
     with np.errstate(over="ignore", under="ignore"):
@@ -259,7 +259,7 @@ def test_fast_activations_are_accurate_near_zero_and_far_away(name):
     np.testing.assert_allclose(getattr(fast, name)(x), expected, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["silu", "gelu", "quick_gelu"])
+@pytest.mark.parametrize("name", ["silu", "gelu", "quick_gelu", "relu"])
 def test_fast_activations_keep_nan(name):
     assert np.isnan(getattr(fast, name)(np.full(20, np.nan, np.float32))).all()
 

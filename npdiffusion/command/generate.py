@@ -12,6 +12,7 @@ from npdiffusion.command.inputs import INPUTS, open_inputs, painting_settings, t
 from npdiffusion.command.manifest import Manifest
 from npdiffusion.command.output import Files, OneSheet, find_output, model_name, write_grid
 from npdiffusion.command.prepare import compile_kernels, precision, set_up
+from npdiffusion.command.previews import find_previews, start_previews
 from npdiffusion.command.talk import Progress, print_line, say
 from npdiffusion.errors import UserError
 from npdiffusion.options import parse
@@ -31,9 +32,11 @@ def run(options):
             open_inputs(picture)
         if options.prompts is not None:
             say(f"{options.prompts}: {len(options.pictures)} pictures, {len(options.pictures) - len(left)} are there already")
+        tiny = find_previews(options, place.folder)
         if left:
             pipeline, seconds = load(options, backend, threads)
-            steps = make_all(pipeline, left, len(options.pictures), place, seconds)
+            previews = start_previews(options, tiny, pipeline)
+            steps = make_all(pipeline, left, len(options.pictures), place, seconds, previews)
         if options.grid:
             first = options.pictures[0].path
             name = "grid.png" if options.prompts is not None else f"{first.stem}-grid.png"
@@ -55,7 +58,7 @@ def destination(options):
     return Manifest(folder)
 
 
-def make_all(pipeline, pictures, total, place, seconds):
+def make_all(pipeline, pictures, total, place, seconds, previews=None):
     """Make pictures, the last ones of `total`, and save each; the time of all is added to `seconds` → number of steps"""
     steps, previous = 0, None
     for number, picture in enumerate(pictures, start=total - len(pictures) + 1):
@@ -63,7 +66,7 @@ def make_all(pipeline, pictures, total, place, seconds):
         if inputs_of(picture) != previous:
             inputs, previous = open_inputs(picture), inputs_of(picture)
             tell_about_inputs(picture, inputs, choose_settings(picture, pipeline, inputs))
-        image, text, done = make(pipeline, picture, inputs, f"picture {number} of {total}: " if total > 1 else "")
+        image, text, done = make(pipeline, picture, inputs, f"picture {number} of {total}: " if total > 1 else "", previews)
         steps += done
         for stage, duration in pipeline.timings.items():
             if stage != "encoding" or picture.init_image is not None:
@@ -102,7 +105,7 @@ def load(options, backend, threads):
         f"{threads} thread{'s' * (threads > 1)}")
     start = time.perf_counter()
     pipeline = npdiffusion.load(find_model(options), dtype=options.dtype, threads=threads, tokenizer=options.tokenizer,
-                                lora_dir=options.lora_dir)
+                                lora_dir=options.lora_dir, vae=options.vae)
     loaded = time.perf_counter()
     seconds = {"loading": loaded - start}
     if backend == "numba" and compile_kernels(options.dtype):
@@ -127,7 +130,7 @@ def choose_settings(options, pipeline, inputs):
                 strength=None if options.init_image is None else options.strength, **painting_settings(options))
 
 
-def make(pipeline, options, inputs, which=""):
+def make(pipeline, options, inputs, which="", previews=None):
     """One picture → PIL image, text of its settings or None, number of steps; `which` begins the line that tells of it"""
     from npdiffusion.metadata import parameters
     settings = choose_settings(options, pipeline, inputs)
@@ -138,7 +141,10 @@ def make(pipeline, options, inputs, which=""):
         size += f", again at {options.hires:g} times that size"
     say(f"{which}seed {options.seed}, {size}, {planned} step{'s' * (planned > 1)} of {settings['sampler']}")
     with Progress("step", planned) as progress:
-        image, = pipeline.generate(options.prompt, options.negative_prompt, callback=progress, **settings, **inputs)
+        image, = pipeline.generate(options.prompt, options.negative_prompt, callback=progress, **settings, **inputs,
+                                   vae_tiling=options.vae_tiling, preview=previews)
+    if previews and previews.saved_strip:
+        say(f"all steps are in {previews.saved_strip}")
     text = None if options.no_metadata else parameters(options.prompt, options.negative_prompt,
                                                        model=model_name(options.model), **settings)
     return image, text, progress.done

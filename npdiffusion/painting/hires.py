@@ -68,7 +68,7 @@ class SecondPass:
             z = bilinear(latents, height // vae.config.reduction, width // vae.config.reduction)
         else:
             pictures = (image.resize((width, height), Image.Resampling.LANCZOS) for image in to_images(vae.decode(latents)))
-            z = vae.latents(np.stack([to_array(picture, width, height) for picture in pictures]), draw())
+            z = vae.latents(np.stack([to_array(picture, width, height) for picture in pictures]), draw)
         return inpainting.begin(vae, unet, self.plan, self.canvas, draw, z)
 
 

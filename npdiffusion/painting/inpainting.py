@@ -70,7 +70,7 @@ def start(vae, unet, plan, canvas, strength, draw):
     for_inpainting = canvas.mask is not None or inpainting_model(vae, unet)
     if canvas.picture is None or strength == 1 and inpainting_model(vae, unet):
         return begin(vae, unet, plan, canvas, draw)
-    z = vae.latents(canvas.image, draw())
+    z = vae.latents(canvas.image, draw)
     return begin(vae, unet, plan, canvas, draw, z, from_noise=strength == 1 and for_inpainting)
 
 
@@ -83,10 +83,11 @@ def begin(vae, unet, plan, canvas, draw, z=None, from_noise=False):
     noise = draw()
     latents = plan.start(noise, None if from_noise else z)
     if inpainting_model(vae, unet):
-        return Start(latents, conditioning=conditioning(vae, canvas, draw()))
+        return Start(latents, conditioning=conditioning(vae, canvas, draw))
     if canvas.mask is None:
         return Start(latents)
-    draw()
+    if vae.samples:
+        draw()
     return Start(latents, known=(plan, masks.in_latents(canvas.mask, vae.config.reduction), z, noise))
 
 
@@ -95,14 +96,14 @@ def inpainting_model(vae, unet):
     return unet.config.in_channels > vae.config.latent_channels
 
 
-def conditioning(vae, canvas, noise):
+def conditioning(vae, canvas, draw):
     """What an inpainting model is told: m and z_masked (N, H, W, 1 + C); without mask or picture all is repainted."""
     width, height = canvas.size
     if canvas.mask is None:
-        mask = np.ones((1, *noise.shape[1:3], 1), np.float32)
+        mask = np.ones((1, height // vae.config.reduction, width // vae.config.reduction, 1), np.float32)
         kept = np.zeros((1, height, width, 3), np.float32)
     else:
         mask = masks.in_latents(canvas.mask, vae.config.reduction)
         kept = canvas.image * ~masks.repainted(canvas.mask)[None, :, :, None]
-    z_masked = vae.latents(kept, noise)
+    z_masked = vae.latents(kept, draw)
     return np.concatenate([np.broadcast_to(mask, (*z_masked.shape[:3], 1)), z_masked], axis=-1)

@@ -130,7 +130,7 @@ class WithNpdiffusion:
 
     def reconstruct(self, pictures):
         x = pictures.astype(np.float32) / 127.5 - 1
-        return to_uint8(self.pipeline.vae.decode(self.pipeline.vae.latents(x, noise=0)))      # without noise: the mean
+        return to_uint8(self.pipeline.vae.decode(self.pipeline.vae.latents(x, lambda: 0)))      # without noise: the mean
 
 
 class WithDiffusers:

@@ -1,0 +1,148 @@
+"""Previews: what the denoiser sees in each noisy state, against diffusers; the files that they go to."""
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderTiny, DDIMScheduler, EulerDiscreteScheduler
+from PIL import Image
+
+import npdiffusion
+from npdiffusion import cli, images, parameters, preview
+from npdiffusion.config import TinyVAEConfig, VAEConfig
+from npdiffusion.denoiser import Denoiser
+from npdiffusion.errors import UserError
+from npdiffusion.preview import Previews
+from npdiffusion.schedules import NoiseSchedule
+from npdiffusion.taesd import AutoencoderTiny as OurAutoencoderTiny
+from npdiffusion.vae import AutoencoderKL
+from tests import references
+from tests.differences import agree
+from tests.references import channels_first, channels_last
+from tests.test_pipeline import SCHEDULER
+
+
+def random(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+
+
+class LinearVAE:
+    """An autoencoder that a linear preview can equal"""
+    config = VAEConfig(block_out_channels=(32, 64, 64))
+    weights, offset = random(4, 3, seed=1) / 8, random(3, seed=2) / 8
+
+    def decode(self, latents):
+        return (latents @ self.weights + self.offset).repeat(4, axis=1).repeat(4, axis=2)
+
+
+# ---- what is shown
+
+@pytest.mark.parametrize(("name", "scheduler", "options"), [
+    ("ddim", DDIMScheduler, {}), ("euler", EulerDiscreteScheduler, {}),
+    ("euler", EulerDiscreteScheduler, dict(prediction_type="v_prediction"))])
+def test_previews_show_what_diffusers_calls_the_original_sample(name, scheduler, options):
+    theirs = scheduler.from_config(SCHEDULER | options)
+    theirs.set_timesteps(5)
+    plan = NoiseSchedule.from_config(SCHEDULER | options).plan(name, 5, None, None)
+    noise = random(1, 4, 6, 4)
+    denoise = Denoiser(lambda x, t: np.tanh(x) * np.float32(t / 1000), plan)
+    x = channels_first(noise) * theirs.init_noise_sigma
+    for t, _ in zip(theirs.timesteps, plan.sample(denoise, plan.start(noise, None), None)):
+        predicted = torch.tanh(theirs.scale_model_input(x, t)) * (t / 1000)
+        step = theirs.step(predicted.float(), t, x)
+        agree("preview", f"x̂₀ of {name}", denoise.denoised, channels_last(step.pred_original_sample), 1e-5, relative=True)
+        x = step.prev_sample
+
+
+@torch.no_grad()
+def test_a_taesd_preview_equals_diffusers():
+    torch.manual_seed(0)
+    theirs = references.make_demanding(AutoencoderTiny())
+    ours = OurAutoencoderTiny(TinyVAEConfig())
+    parameters.load(ours, {name: references.Tensor(tensor) for name, tensor in theirs.state_dict().items()}, "TAESD")
+    shown, x0 = Previews("taesd", ours), random(2, 3, 4, 4)
+    shown(1, 1, x0)
+    expected = channels_last(theirs.decode(channels_first(x0[:1])).sample.mul(0.5).add(0.5).clamp(0, 1))
+    agree("preview", "TAESD", np.asarray(shown.images[0]), (255 * expected[0]).round(), 1)
+
+
+def test_weights_of_v1_are_used_for_its_latents_alone():
+    for config, expected in ((VAEConfig(), True), (TinyVAEConfig(), True), (npdiffusion.load().vae.config, False),
+                             (VAEConfig(scaling_factor=0.13025), False)):
+        assert preview.has_latents_of_v1(config) == expected
+    assert preview.Linear(AutoencoderKL(VAEConfig())).weights is preview.V1_WEIGHTS
+
+
+def test_a_fit_finds_the_weights_of_a_linear_autoencoder():
+    vae = LinearVAE()
+    weights, offset = preview.fit(vae)
+    assert np.abs(weights - vae.weights).max() < 0.02 and np.abs(offset - vae.offset).max() < 0.02   # clipped at ±1
+
+
+def test_a_linear_preview_of_the_embedded_model_comes_near_its_picture():
+    pipeline = npdiffusion.load()
+    shown = Previews("linear", pipeline.vae)
+    image, = pipeline.generate("a red apple on a blue background", steps=8, sampler="dpm++2m", seed=1, preview=shown)
+    small = [np.asarray(picture.resize((16, 16), Image.Resampling.BOX), float) for picture in (shown.images[-1], image)]
+    assert np.abs(small[0] - small[1]).mean() < 0.6 * np.abs(small[1] - small[1].mean(axis=(0, 1))).mean()
+
+
+# ---- when, and where it goes
+
+def test_there_is_a_preview_every_few_steps_and_after_the_last(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(preview, "replace_png", lambda image, path: written.append(path))
+    shown = Previews("linear", LinearVAE(), tmp_path / "now.png", every=3)
+    for _ in range(2):                                    # a second picture begins anew
+        for step in range(1, 9):
+            shown(step, 8, random(1, 2, 2, 4))
+    assert shown.steps == [3, 6, 8] and len(shown.images) == 3 and written == 6 * [tmp_path / "now.png"]
+
+
+def test_the_file_of_a_preview_is_never_half_written(tmp_path, monkeypatch):
+    path = tmp_path / "now.png"
+    images.replace_png(Image.new("RGB", (8, 8), "red"), path)
+    images.replace_png(Image.new("RGB", (8, 8), "blue"), path)
+    assert Image.open(path).getpixel((0, 0)) == (0, 0, 255)
+
+    def fail(self, file, **options):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    with pytest.raises(UserError, match="now.png: the picture can't be written"):
+        images.replace_png(Image.new("RGB", (8, 8)), path)
+    assert Image.open(path).getpixel((0, 0)) == (0, 0, 255) and [file.name for file in tmp_path.iterdir()] == ["now.png"]
+
+
+@pytest.mark.parametrize(("options", "told"), [
+    (dict(kind="liner"), "preview is 'liner': did you mean linear?"), (dict(kind="linear", every=0), "preview_every is 0")])
+def test_previews_that_make_no_sense_are_refused(options, told):
+    with pytest.raises(UserError, match=told):
+        Previews(vae=LinearVAE(), **options)
+
+
+def test_the_command_writes_previews_and_a_strip(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["a red apple", "--steps", "5", "--sampler", "euler", "-s", "1", "-b", "2", "--preview-every", "2",
+                     "--preview-path", "now.png", "--steps-strip", "steps"]) == 0
+    names = {file.name for file in tmp_path.iterdir()}
+    assert names == {"a-red-apple-1.png", "a-red-apple-2.png", "now.png", "steps.png", "steps-2.png"}
+    assert Image.open("now.png").size == (128, 128)
+    assert Image.open("steps.png").width > 2 * 128                        # steps 2, 4 and 5
+    assert "all steps are in steps-2.png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("arguments", "told"), [
+    (["--preview", "tasd"], "--preview: 'tasd' is unknown, did you mean taesd?"),
+    (["--preview", "taesd"], "--preview taesd: TAESD is not in Hugging Face's cache; name its file with --taesd"),
+    (["--preview", "taesd", "--taesd", "no.safetensors"], "no.safetensors: no such file or folder"),
+    (["--taesd", "x"], "--taesd: it is for --preview taesd"),
+    (["--preview-path", "there/is/no.png"], "--preview-path: there is no folder there/is"),
+    (["--steps-strip", "a.jpg"], "--steps-strip: a.jpg: pictures are written as PNG"),
+    (["--preview", "linear", "--preview-path", "."], "--preview-path: . is a folder")])
+def test_what_is_wrong_is_found_before_the_model_is_loaded(arguments, told, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(npdiffusion, "load", None)
+    assert cli.main(["a red apple", *arguments]) in (1, 2)
+    printed = capsys.readouterr().err
+    assert told in printed and printed.count("\n") == 1
