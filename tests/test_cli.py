@@ -441,7 +441,8 @@ def test_help_names_every_option_and_sampler(capsys):
     short = "-n -s -W -H -i -o -m -t -b -v"
     long = ("--negative-prompt --steps --cfg-scale --guidance-scale --seed --width --height --sampler --schedule "
             "--init-image --strength --output --model --tokenizer --lora-dir --dtype --threads --batch-count --rng --backend "
-            "--vae --vae-tiling --preview --preview-path --preview-every --steps-strip --taesd --version --info")
+            "--vae --vae-tiling --preview --preview-path --preview-every --steps-strip --taesd --version --info "
+            "--like --no-metadata --prompts --wildcards --grid --compare-samplers --compare-steps --model-dir")
     for option in (*short.split(), *long.split(), *SAMPLERS):
         assert re.search(rf"(^|\s){re.escape(option)}\b", printed), option
 

@@ -73,7 +73,8 @@ def make_all(pipeline, pictures, total, place, seconds, previews=None):
                 seconds[stage] = seconds.get(stage, 0) + duration
         place.save(image, text, picture, {
             "seed": picture.seed, "prompt": picture.prompt, "negative_prompt": picture.negative_prompt,
-            "model": model_name(picture.model), "settings": choose_settings(picture, pipeline, inputs),
+            "model": model_name(picture.model),
+            "settings": {name: value for name, value in choose_settings(picture, pipeline, inputs).items() if value is not None},
             "seconds": round(time.perf_counter() - start, 3)})
     return steps
 
