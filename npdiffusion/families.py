@@ -14,6 +14,7 @@ RELATIVES = [(re.compile(pattern), description) for pattern, description in (
     (r"control_model\.|controlnet_", "a ControlNet, which steers a model and is none itself"))]
 # and only one part of a model if all names begin so; original names and diffusers'.
 SINGLE_PARTS = [(re.compile(pattern), description) for pattern, description in (
+    (r"((encoder|decoder)\.(layers\.)?)?\d+\.(weight|bias|conv\.|skip\.)", "TAESD, a small VAE"),
     (r"(cond_stage_model\.transformer\.)?(text_model\.)?(encoder\.layers|embeddings|final_layer_norm)\.",
      "a text encoder alone"),
     (r"(first_stage_model\.)?(encoder|decoder|quant_conv|post_quant_conv|loss)\.", "a VAE alone"),

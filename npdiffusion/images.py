@@ -157,6 +157,8 @@ def save_png(image, path, pnginfo=None, taken=(), before=None):
 
 def remove_leftovers(folder):
     """Remove what processes that were killed have not finished writing in a folder."""
+    if os.name != "posix":                               # elsewhere there is no harmless way to ask whether one lives
+        return
     for path in pathlib.Path(folder).glob(".npdiffusion-*-*.part"):
         with contextlib.suppress(ValueError, OSError):
             try:

@@ -32,6 +32,7 @@ WITHOUT_SCHEDULE = ("ddpm", "ddim", "pndm")      # they walk over the training's
 AUTOMATIC = {"dpm++2m": "karras", "dpm++sde": "karras", "dpm2": "karras", "dpm2_a": "karras",
              "dpm++2m_sde": "exponential"}       # what "Automatic" stands for there; Uniform for all others
 GENERATORS = {"torch": "CPU", "numpy": "NumPy", "a1111": "NV"}      # "NV" is what a GPU draws, wherever it is run
+SD_CPP = "stable-diffusion.cpp"       # its Version
 OTHER_GENERATORS = {"gpu": "a1111", "cuda": "a1111"}
 
 
@@ -51,6 +52,7 @@ SETTINGS = (                          # in the order in which they are written
     Setting("seed", "Seed"),
     Setting("size", "Size"),          # width and height
     Setting("model", "Model"),
+    Setting("vae", "VAE"),
     Setting("hires_strength", "Denoising strength"),        # only one of the two, since hires fix has no picture to
     Setting("strength", "Denoising strength"),              # start from; read as this one at first
     Setting("invert_mask", "Mask mode", {True: "Inpaint not masked"}),
@@ -127,6 +129,8 @@ def to_options(pairs):
     by_key = {setting.key.casefold(): setting for setting in SETTINGS}
     options, unknown = {}, {}
     for key, value in pairs.items():
+        if key == "Eta" and pairs.get("Version") == SD_CPP and set(value) <= {*"0."}:
+            continue                  # is there whatever the sampler is
         setting = by_key.get(key.casefold())
         if setting is None and key not in WITHOUT_INFLUENCE:
             unknown[key] = value

@@ -82,7 +82,7 @@ def pictures(layers, defaults, parser):
 def one_by_one(layers, defaults, parser, where):
     """The pictures that one set of options asks for: they have seeds that count on."""
     options = check(argparse.Namespace(**layers), parser, where)
-    asked = {name: layers[name] for name in (*jobs.PER_PICTURE, "model")
+    asked = {name: layers[name] for name in (*jobs.PER_PICTURE, "model", "vae")
              if name not in ("batch_count", "seed") and layers[name] != defaults[name]}
     for number in range(options.batch_count):
         seed = options.seed + number

@@ -37,6 +37,9 @@ def library(tmp_path, models):
         "xl": {"conditioner.embedders.0.x": (2, 2), "model.diffusion_model.x.attn2.to_k.weight": (4, 2048)},
         "sd2": {"cond_stage_model.model.x": (2,), "model.diffusion_model.x.attn2.to_k.weight": (4, 1024)},
         "vae": {"encoder.conv_in.weight": (4, 3), "decoder.conv_in.weight": (4, 3)},
+        "taesd": {"decoder.layers.0.weight": (4, 4, 3, 3), "encoder.layers.1.conv.0.weight": (4, 4, 3, 3)},
+        "taesd_decoder": {"1.weight": (4, 4, 3, 3), "3.conv.0.weight": (4, 4, 3, 3)},
+        "text": {"text_model.encoder.layers.0.mlp.fc1.weight": (4, 768)},
         "control": {"control_model.x": (2, 2)},
         "words": {"emb_params": (2, 768)},
         "strange": {"abc": (2, 3)},
@@ -71,7 +74,8 @@ def test_each_file_is_listed_as_what_it_is(library):
     assert found == {
         "folder": small, "anime/dream": small, "inpaint": "Stable Diffusion v1, for inpainting",
         "a/lora": "a LoRA for Stable Diffusion v1", "a/lora-xl": "a LoRA for Stable Diffusion XL",
-        "xl": "Stable Diffusion XL", "sd2": "Stable Diffusion 2", "vae": "a VAE alone", "control": "a ControlNet",
+        "xl": "Stable Diffusion XL", "sd2": "Stable Diffusion 2", "vae": "a VAE alone", "taesd": "TAESD",
+        "taesd_decoder": "TAESD", "text": "a text encoder alone", "control": "a ControlNet",
         "words": "a textual inversion", "strange": "no Stable Diffusion", "old.ckpt": "a pickle, which can run any "
         "program, so it is not opened", "empty": "the file is empty", "x.gguf": "not a safetensors file but a GGUF file",
         "other": "Stable Diffusion XL"}
@@ -105,7 +109,7 @@ def test_the_cache_is_listed_by_ids(library, tmp_path):
 
 def test_no_weights_are_read(library, monkeypatch):
     monkeypatch.setattr(np, "fromfile", lambda *_, **__: pytest.fail("weights were read"))
-    assert len(families(library)) == 18
+    assert len(families(library)) == 21
 
 
 def test_a_name_of_the_list_is_loaded(library, monkeypatch):

@@ -90,6 +90,18 @@ def test_a_model_is_looked_for_by_name_alone(pipeline, tmp_path, monkeypatch, ca
     assert "Model: " in capsys.readouterr().err
 
 
+def test_a_replacement_vae_is_named_and_found_again(pipeline, tmp_path, monkeypatch, capsys):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "ema-840000.safetensors").touch()
+    asked(pipeline, PROMPT, "--vae", "models/ema-840000.safetensors", "-o", "out.png")
+    assert "VAE: ema-840000" in read("out.png")
+    asked(pipeline, "--like", "out.png")
+    assert pipeline.loaded[-1][1]["vae"] is None and "VAE: ema-840000 is not followed" in capsys.readouterr().err
+    monkeypatch.setenv(catalogue.VARIABLE, "models")
+    asked(pipeline, "--like", "out.png", "-o", "again.png")
+    assert pipeline.loaded[-1][1]["vae"] == "models/ema-840000.safetensors" and read("again.png") == read("out.png")
+
+
 def test_a_prompt_alone_is_taken_with_a_note(pipeline, capsys):
     written("a cat, and nothing else")
     assert asked(pipeline, "--like", "in.png")["prompt"] == "a cat, and nothing else"

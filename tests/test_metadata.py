@@ -127,7 +127,7 @@ SD_CPP = {
         "A sunflower field\nNegative prompt: Blue sky\nSteps: 30, CFG scale: 5.000000, Guidance: 3.500000, Eta: 0.000000, "
         "Seed: 1375127038, Size: 512x512, Model: v1-5-pruned-emaonly.safetensors, RNG: cuda, Sampler: euler_a karras, "
         "Version: stable-diffusion.cpp",
-        dict({"Eta": "0.000000"}, prompt="A sunflower field", negative_prompt="Blue sky", steps="30",
+        dict(prompt="A sunflower field", negative_prompt="Blue sky", steps="30",
              guidance_scale="5.000000", seed="1375127038", width="512", height="512",
              model="v1-5-pruned-emaonly.safetensors", rng="a1111", sampler="euler_a", schedule="karras")),
     "without": (
@@ -138,7 +138,7 @@ SD_CPP = {
     "discrete": (
         "x\nSteps: 4, CFG scale: 1.000000, Seed: 7, Size: 512x512, RNG: cpu, Sampler: euler discrete, "
         "VAE: ae.safetensors, Version: stable-diffusion.cpp",
-        dict({"VAE": "ae.safetensors"}, prompt="x", negative_prompt="", steps="4", guidance_scale="1.000000", seed="7",
+        dict(vae="ae.safetensors", prompt="x", negative_prompt="", steps="4", guidance_scale="1.000000", seed="7",
              width="512", height="512", rng="torch", sampler="euler", schedule="discrete")),
 }
 

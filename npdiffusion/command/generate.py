@@ -146,8 +146,8 @@ def make(pipeline, options, inputs, which="", previews=None):
                                    vae_tiling=options.vae_tiling, preview=previews)
     if previews and previews.saved_strip:
         say(f"all steps are in {previews.saved_strip}")
-    text = None if options.no_metadata else parameters(options.prompt, options.negative_prompt,
-                                                       model=model_name(options.model), **settings)
+    models = {"model": model_name(options.model), "vae": None if options.vae is None else model_name(options.vae)}
+    text = None if options.no_metadata else parameters(options.prompt, options.negative_prompt, **models, **settings)
     return image, text, progress.done
 
 

@@ -19,7 +19,7 @@ from npdiffusion import metadata
 from npdiffusion.errors import UserError
 
 PER_PICTURE = ("prompt", "negative_prompt", "init_image", "mask_image", "apply_overlay", "width", "height", "batch_count",
-               *(setting.name for setting in metadata.SETTINGS if setting.name not in ("size", "model", "inpaint_area")))
+               *(setting.name for setting in metadata.SETTINGS if setting.name not in ("size", "model", "vae", "inpaint_area")))
 LARGEST_FILE = 16 << 20               # bytes
 MOST_PICTURES = 100_000
 FIRST_OPTION = re.compile(r"(?:^|\s)--[A-Za-z]")

@@ -28,7 +28,7 @@ def read(path, parser, given):
                 notes[metadata.key_of(name)] = "there is no such option here"
             except argparse.ArgumentTypeError as error:
                 notes[metadata.key_of(name)] = error
-    check_model(found, given, notes)
+    check_models(found, given, notes)
     check_start(found, given, notes)
     check_schedule(found, given)
     for key, why in notes.items():
@@ -37,15 +37,17 @@ def read(path, parser, given):
     return found
 
 
-def check_model(found, given, notes):
-    """Take the model out if it isn't in the list of those that are here. It is a name, whatever it looks like."""
-    if "model" in found:
-        from npdiffusion import catalogue
-        name = found.pop("model")
-        if name != catalogue.EMBEDDED:
-            found["model"] = catalogue.find(name, given.get("model_dir"))
-            if found["model"] is None:
-                notes["Model"] = "it is not among those that `npdiffusion models` lists; -m names another"
+def check_models(found, given, notes):
+    """Take out a model or VAE that isn't in the list of those that are here. It is a name, whatever it looks like."""
+    from npdiffusion import catalogue
+    for option, key in ("model", "Model"), ("vae", "VAE"):
+        name = found.pop(option, None)
+        if name not in (None, catalogue.EMBEDDED):
+            path = catalogue.find(name, given.get("model_dir"))
+            if path is None:
+                notes[key] = f"it is not among those that `npdiffusion models` lists; --{option} names another"
+            else:
+                found[option] = path
 
 
 def check_start(found, given, notes):
