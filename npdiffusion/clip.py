@@ -15,13 +15,16 @@ ACTIVATIONS = ("quick_gelu", "gelu")     # SD v1 has the first; both are operati
 
 
 class CLIPEmbeddings:
-    """Token plus position      ids (N, T) → (N, T, C)"""
+    """Token plus position      ids (N, T) → (N, T, C); `vectors`: see `CLIPTextModel`"""
     def __init__(self, config):
         self.token_embedding = Embedding(config.vocab_size, config.hidden_size)
         self.position_embedding = Embedding(config.max_position_embeddings, config.hidden_size)
 
-    def __call__(self, ids):
-        return self.token_embedding(ids) + self.position_embedding(np.arange(ids.shape[1]))
+    def __call__(self, ids, vectors=()):
+        tokens = self.token_embedding(ids)
+        for position, vector in vectors:
+            tokens[:, position] = vector
+        return tokens + self.position_embedding(np.arange(ids.shape[1]))
 
 
 class CLIPAttention:
@@ -62,23 +65,28 @@ class CLIPEncoderLayer:
 
 
 class CLIPEncoder:
-    """(N, T, C) → (N, T, C)"""
+    """(N, T, C) → (N, T, C), without the last `clip_skip` layers"""
     def __init__(self, config):
         self.layers = [CLIPEncoderLayer(config) for _ in range(config.num_hidden_layers)]
 
-    def __call__(self, x):
-        for layer in self.layers:
+    def __call__(self, x, clip_skip=0):
+        for layer in self.layers[:len(self.layers) - clip_skip]:
             x = layer(x)
         return x
 
 
 class CLIPTextModel:
-    """Token ids (N, T), integers below `vocab_size`, T ≤ `max_position_embeddings` → hidden states (N, T, C), float32"""
+    """Token ids (N, T), integers below `vocab_size`, T ≤ `max_position_embeddings` → hidden states (N, T, C), float32
+
+    clip_skip   how many of the last layers are left out, as in diffusers; the final layer norm is not
+    vectors     [(position, vector (C,)), ...] that stand in place of what the table has for the ids there: learnt words
+                (textual inversion, Gal et al. 2022, arXiv:2208.01618)
+    """
     def __init__(self, config):
         self.config = config
         self.embeddings = CLIPEmbeddings(config)
         self.encoder = CLIPEncoder(config)
         self.final_layer_norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
-    def __call__(self, ids):
-        return self.final_layer_norm(self.encoder(self.embeddings(ids)))
+    def __call__(self, ids, clip_skip=0, vectors=()):
+        return self.final_layer_norm(self.encoder(self.embeddings(ids, vectors), clip_skip))

@@ -15,6 +15,7 @@ import numpy as np
 
 from npdiffusion import memory, noise, tiling
 from npdiffusion.adapters.merging import Adapters
+from npdiffusion.adapters.textual_inversion import LearntWords
 from npdiffusion.allocator import memory_reused
 from npdiffusion.denoiser import Denoiser, guided
 from npdiffusion.diagnosis import finite
@@ -23,6 +24,9 @@ from npdiffusion.images import to_images
 from npdiffusion.painting import hires as hires_fix
 from npdiffusion.painting import inpainting
 from npdiffusion.painting.canvas import Canvas, originals
+from npdiffusion.prompts.contexts import Contexts
+from npdiffusion.prompts.editing import calls
+from npdiffusion.prompts.reading import read
 from npdiffusion.sharing import Context
 
 LARGEST_SIDE = 8192          # pixels
@@ -43,6 +47,7 @@ class StableDiffusionPipeline:
         self.source = source          # where the model came from, for people
         self.default_guidance = default_guidance      # the guidance scale that its makers advise
         self.adapters = adapters or Adapters()        # LoRAs and their like, merged into the weights
+        self.words = LearntWords()    # textual inversions
         self.timings = {}             # seconds that each stage of the last `generate` took
 
     @property
@@ -60,7 +65,7 @@ class StableDiffusionPipeline:
                  width=None, height=None, init_image=None, strength=None, count=1, callback=None, rng="torch",
                  mask_image=None, mask_blur=None, invert_mask=False, padding_mask_crop=None, apply_overlay=True, outpaint=None,
                  hires=None, hires_strength=hires_fix.STRENGTH, hires_steps=None, hires_upscaler="latent",
-                 vae_tiling="auto", preview=None):
+                 vae_tiling="auto", preview=None, clip_skip=None, prompt_syntax="a1111"):
         """Pictures for a prompt: a list of `count` PIL images; each has its seed in `image.info["seed"]`.
 
         sampler, schedule   names in `samplers.SAMPLERS` and `schedules.KINDS`; None is the checkpoint's own
@@ -73,6 +78,8 @@ class StableDiffusionPipeline:
                             None is 0.75, or 1 where a mask says what may be left
         callback            called as callback(step, steps, latents) after each step, step from 1
         rng                 "torch": a seed's noise is that of a torch CPU generator; "numpy": NumPy's own
+        clip_skip           how many of the text encoder's last layers are left out; None is 0
+        prompt_syntax       "a1111": (weights:1.3), [editing:when], any length, see prompts/; "plain": cut off at 75 tokens
         Parts of init_image, see painting/:
         mask_image          PIL image or path: white is repainted, black is kept; invert_mask swaps them
         mask_blur           standard deviation of its feathering in pixels; None is 0, or 4 when outpainting
@@ -113,11 +120,15 @@ class StableDiffusionPipeline:
         with self._timed("adapters"):
             prompt = self.adapters.follow(prompt, negative_prompt)
         with self._timed("text"):
-            context = np.repeat(self.encode_prompt(prompt), count, axis=0)
-            negative = None if guidance_scale == 1 else np.repeat(self.encode_prompt(negative_prompt), count, axis=0)
+            texts = [prompt] if guidance_scale == 1 else [prompt, negative_prompt]
+            understood = functools.partial(self.contexts, texts, sampler=sampler, clip_skip=clip_skip, syntax=prompt_syntax)
+            contexts = understood(steps)
+            if second:
+                second_contexts = understood(hires_steps or steps, earlier=steps)
 
-        def sample(plan, start, draw, done=0):
-            predict = guided(start.predictor(self.predictor), context, negative, guidance_scale)
+        def sample(plan, start, draw, contexts, done=0):
+            predict = contexts.by_call(lambda context, negative=None: guided(
+                start.predictor(self.predictor), context, negative, guidance_scale), count)
             denoiser = Denoiser(predict, plan)
             denoise = start.denoiser(denoiser)
             for step, latents in enumerate(plan.sample(denoise, start.latents, draw), start=done + 1):
@@ -130,13 +141,13 @@ class StableDiffusionPipeline:
         with self._timed("encoding"):
             start = inpainting.start(self.vae, self.unet, plan, canvas, strength, draw)
         with self._timed("sampling"):
-            latents = sample(plan, start, draw)
+            latents = sample(plan, start, draw, contexts)
         if second:
             draw = self._noise(rng, seeds, second.canvas.size)
             with self._timed("encoding"):
                 start = second.start(self.vae, self.unet, latents, draw)
             with self._timed("sampling"):
-                latents = sample(second.plan, start, draw, done=len(plan))
+                latents = sample(second.plan, start, draw, second_contexts, done=len(plan))
         with self._timed("decoding"):
             images = [self.decode(one[None]) for one in latents]                # feature maps of one picture at a time
         images = [canvas.finish(image) for image in images]
@@ -161,10 +172,32 @@ class StableDiffusionPipeline:
         """Take all LoRAs out of the weights, which are then bit for bit the checkpoint's."""
         self.adapters.unload()
 
-    def encode_prompt(self, prompt):
-        """Text → context (1, 77, X), float32"""
-        ids = self.tokenizer.encode(prompt)[None]
-        return finite(self.text_encoder, "text_encoder", ids)
+    def load_textual_inversion(self, path, token=None):
+        """Learn a word that prompts may use from then on, or those of all files in a folder; see adapters/textual_inversion.py
+
+        token: what to call it, in place of the file's name, or of the name in the file
+        Raises UserError for a file that can't be used.
+        """
+        self.words.add(path, token, self.text_encoder.config.hidden_size)
+
+    def unload_textual_inversion(self, token=None):
+        """Forget a learnt word, or all of them."""
+        self.words.remove(token)
+
+    def encode_prompt(self, prompt, clip_skip=None, prompt_syntax="a1111"):
+        """Text → context (1, 77 n, X), float32, n chunks; of a prompt that changes with the steps, that of the first"""
+        return self.contexts([prompt], 50, clip_skip=clip_skip, syntax=prompt_syntax).at(0)[0]
+
+    def contexts(self, prompts, steps, sampler=None, clip_skip=None, syntax="a1111", earlier=None):
+        """What the UNet attends to, call by call: → prompts.contexts.Contexts of a prompt, or of it and the negative one
+
+        steps and sampler say how many calls there are; earlier: the steps of a first pass, see prompts/editing.py
+        """
+        clip_skip, sampler = self._check_clip_skip(clip_skip), sampler or self.default_sampler
+        readings = [read(prompt, calls(sampler, steps), self.tokenizer, syntax, self.words,
+                         None if earlier is None else calls(sampler, earlier)) for prompt in prompts]
+        return Contexts(readings, self.tokenizer, lambda ids, vectors: finite(
+            self.text_encoder, "text_encoder", ids, clip_skip, vectors))
 
     def decode(self, latents):
         """Latents of one picture (1, H/f, W/f, C) → PIL image"""
@@ -191,6 +224,15 @@ class StableDiffusionPipeline:
                 near = min(max(f, round(value / f) * f), LARGEST_SIDE)
                 raise UserError(f"{name} is {value}: it must be a multiple of {f} up to {LARGEST_SIDE}, for example {near}")
         return width, height
+
+    def _check_clip_skip(self, clip_skip):
+        if not clip_skip:
+            return 0
+        layers = self.text_encoder.config.num_hidden_layers
+        if isinstance(clip_skip, bool) or not isinstance(clip_skip, numbers.Integral) or not 0 < clip_skip < layers:
+            raise UserError(f"clip_skip is {clip_skip!r}: of this text encoder's {layers} layers, 0 to {layers - 1} can be "
+                            "left out")
+        return int(clip_skip)
 
     @contextlib.contextmanager
     def _timed(self, stage):

@@ -186,21 +186,31 @@ class CLIPTokenizer:
             offer(left, after[left])
         return [symbol for symbol in symbols if symbol is not None]
 
-    def encode(self, text):
-        """str → ids (T,), int64: start, pieces, end, padding.
+    def ids(self, text):
+        """str → list of ids of its pieces. One that the vocabulary lacks (in CLIP's, none is) counts as the text's end."""
+        return [self.vocabulary.get(piece, self.vocabulary[END]) for piece in self.tokenize(text)]
 
-        What doesn't fit is cut off, and a `TextCutOff` warning quotes it. A piece that the vocabulary lacks (in CLIP's,
-        none is lacking) counts as the end of the text. Raises UserError as `tokenize` does.
-        """
-        room = self.length - 2
-        ids = [self.vocabulary.get(piece, self.vocabulary[END]) for piece in self.tokenize(text)]
-        if len(ids) > room:
-            lost = self.decode(ids[room:])
+    def frame(self, ids):
+        """Ids of at most `room` pieces → ids (T,), int64: start, pieces, end, padding"""
+        framed = [self.vocabulary[START], *ids, self.vocabulary[END]]
+        return np.array(framed + [self.vocabulary[self.padding]] * (self.length - len(framed)), np.int64)
+
+    @property
+    def room(self):
+        """How many pieces fit between start and end."""
+        return self.length - 2
+
+    def encode(self, text):
+        """str → ids (T,), int64: start, pieces, end, padding; what doesn't fit is cut off. Raises as `tokenize` does."""
+        return self.frame(self.cut(self.ids(text)))
+
+    def cut(self, ids):
+        """As many ids as there is room for; a `TextCutOff` warning quotes the others."""
+        if len(ids) > self.room:
+            lost = self.decode(ids[self.room:])
             quoted = lost if len(lost) <= 300 else lost[:300] + "…"
-            warnings.warn(f"the text has {len(ids)} tokens, {room} fit; cut off: {quoted!r}", TextCutOff, stacklevel=2)
-            ids = ids[:room]
-        ids = [self.vocabulary[START], *ids, self.vocabulary[END]]
-        return np.array(ids + [self.vocabulary[self.padding]] * (self.length - len(ids)), np.int64)
+            warnings.warn(f"the text has {len(ids)} tokens, {self.room} fit; cut off: {quoted!r}", TextCutOff, stacklevel=3)
+        return ids[:self.room]
 
     def decode(self, ids):
         """ids → str: pieces joined, a space after each word; start, end, padding left out, broken UTF-8 becomes �.

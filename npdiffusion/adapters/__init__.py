@@ -4,4 +4,5 @@
     folder    from a name to a file
     lora      a file, opened and checked:  names  from keys to layers,  changes  ΔW of each kind,  scales  their factors
     merging   W + ΔW put in force, and W again
+    textual_inversion   words that stand for learnt vectors, which change no weights
 """

@@ -1,0 +1,135 @@
+"""Textual inversion: words that were learnt from pictures (Gal et al. 2022, arXiv:2208.01618).
+
+A learnt word is n vectors, as wide as the text encoder's token embeddings, that take the place of n tokens. Two kinds of
+safetensors file hold one:
+
+    emb_params      (n, X)           AUTOMATIC1111's; the word is the file's name
+    <cat-toy>       (n, X) or (X,)   diffusers'; the word is the tensor's name, or the file's
+
+Where the word stands in a prompt, its vectors stand. Upper and lower case are the same, and a word isn't found inside
+of another one: "red" is in "red-haired", not in "tired".
+"""
+import pathlib
+import re
+import shlex
+from typing import NamedTuple
+
+import numpy as np
+
+from npdiffusion import checkpoint
+from npdiffusion.adapters.folder import catalogue
+from npdiffusion.errors import UserError
+from npdiffusion.kernels.arrays import as_float32
+
+FOR_A1111 = "emb_params"
+MOST_VECTORS = 75
+FAMILIES = {1024: " (it may be for Stable Diffusion 2)", 1280: " (it may be for Stable Diffusion XL)"}
+
+
+class LearntWord(NamedTuple):
+    word: str
+    vectors: np.ndarray        # (n, X), float32
+
+
+class LearntWords:
+    """Words and what they stand for: vectors, or a file that is read when the word first occurs in a prompt."""
+    def __init__(self):
+        self._known = {}                                   # word in lower case → LearntWord, or (path, width)
+        self._pattern = None
+
+    def add(self, path, word=None, width=None):
+        """Learn the word of a file, or those of all files in a folder, which are called what the files are.
+
+        word    to use for a file in place of its own; width: X that is needed, None if any will do
+        Raises UserError for a file that can't be used; files of a folder are not looked into before they are needed.
+        """
+        path = pathlib.Path(path).expanduser()
+        if path.is_dir():
+            if word is not None:
+                raise UserError(f"{path}: a folder has many words, so they can't all be called {word!r}: name a file")
+            for name, file in catalogue(path).items():     # pickles too, so that who names one is told to convert it
+                self._known.setdefault(_key(name.rpartition("/")[2]), (file, width))
+        else:
+            name, vectors = read(path, width)
+            words = [word] if word is not None else [path.stem] if name == FOR_A1111 else [name, path.stem]
+            for each in words:
+                if not isinstance(each, str) or not each.strip():
+                    raise UserError(f"{path}: {each!r} can't be a word in a prompt")
+                self._known[_key(each)] = LearntWord(each, vectors)
+        self._compile()
+
+    def remove(self, word=None):
+        """Forget a word, or all words for None. UserError if it isn't known."""
+        if word is None:
+            self._known = {}
+        elif self._known.pop(_key(word), None) is None:
+            raise UserError(f"{word!r} is not a learnt word that is loaded")
+        self._compile()
+
+    def __iter__(self):
+        return iter(self._known)
+
+    def split(self, text):
+        """Yields the pieces of a text: str, and LearntWord for those in it; where one word begins another, the longer one"""
+        end = 0
+        for match in self._pattern.finditer(text) if self._known else ():
+            if match.start() > end:
+                yield text[end:match.start()]
+            yield self._look_up(_key(match.group()))
+            end = match.end()
+        if end < len(text):
+            yield text[end:]
+
+    def _look_up(self, key):
+        if not isinstance(self._known[key], LearntWord):
+            path, width = self._known[key]
+            self._known[key] = LearntWord(path.stem, read(path, width)[1])
+        return self._known[key]
+
+    def _compile(self):
+        letter = r"[^\W\d_]"
+        alternatives = []
+        for word in sorted(self._known, key=len, reverse=True):
+            before = f"(?<!{letter})" if word[0].isalpha() else ""
+            after = f"(?!{letter})" if word[-1].isalpha() else ""
+            alternatives.append(before + r"\s+".join(map(re.escape, word.split())) + after)
+        self._pattern = re.compile("|".join(alternatives), re.IGNORECASE)
+
+
+def _key(word):
+    return " ".join(word.lower().split())
+
+
+def read(path, width=None):
+    """A file with a learnt word → (name of the tensor, vectors (n, X), float32)
+
+    Raises UserError for files of another kind and for vectors of another width.
+    """
+    if path.suffix in checkpoint.PICKLES and path.is_file():
+        raise UserError(pickle_message(path))
+    tensors = checkpoint.read_file(path)
+    if {"clip_l", "clip_g"} & tensors.keys():
+        raise UserError(f"{path}: a learnt word for Stable Diffusion XL, not for Stable Diffusion v1")
+    if len(tensors) != 1:
+        raise UserError(f"{path}: not a learnt word (textual inversion): that is one tensor, and here are {len(tensors)}")
+    (name, tensor), = tensors.items()
+    shape = (1, *tensor.shape) if len(tensor.shape) == 1 else tensor.shape
+    if len(shape) != 2 or not 1 <= shape[0] <= MOST_VECTORS or shape[1] < 1:
+        raise UserError(f"{path}: a learnt word is 1 to {MOST_VECTORS} vectors, and this tensor's shape is {list(tensor.shape)}")
+    if width is not None and shape[1] != width:
+        raise UserError(f"{path}: its vectors are {shape[1]} wide, but this text encoder's are {width}"
+                        f"{FAMILIES.get(shape[1], '')}")
+    vectors = as_float32(tensor()).reshape(shape)
+    if not np.isfinite(vectors).all():
+        raise UserError(f"{path}: holds values that are not finite (NaN or infinity)")
+    return name, vectors
+
+
+def pickle_message(path):
+    """What to do about a pickle, in which AUTOMATIC1111 and diffusers nest the vectors differently."""
+    result = str(path.with_suffix(".safetensors"))
+    program = (f"import torch, safetensors.torch as s; d = torch.load({str(path)!r}, map_location='cpu', weights_only=True); "
+               f"v, = d.get('string_to_param', d).values(); "
+               f"s.save_file({{'{FOR_A1111}': v.detach().clone().contiguous()}}, {result!r})")
+    return (f"{path}: a pickle, which can run any program, so it is not opened; "
+            f"convert it to safetensors: python -c {shlex.quote(program)}")

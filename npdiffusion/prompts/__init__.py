@@ -1,0 +1,8 @@
+"""Prompts: from what people write to what the text encoder reads, in the notation of AUTOMATIC1111's web interface.
+
+    "[cat:dog:0.5] (on:1.2) a mat"    →    text at each step    →    weighted parts    →    chunks of 75 tokens
+                                           editing.py                emphasis.py            chunks.py
+
+`reading.py` does these steps one after another; `contexts.py` encodes the chunks and keeps what the UNet attends to,
+step by step.
+"""

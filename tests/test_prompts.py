@@ -1,0 +1,318 @@
+"""Prompts: what the notation means, by AUTOMATIC1111's documented examples, and what the UNet attends to, by torch."""
+import json
+import pathlib
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from diffusers import EulerDiscreteScheduler, HeunDiscreteScheduler, StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
+from PIL import Image
+from transformers import CLIPTokenizer as TorchCLIPTokenizer
+
+from npdiffusion import kernels, weights
+from npdiffusion.errors import UserError
+from npdiffusion.pipeline import StableDiffusionPipeline as OurPipeline
+from npdiffusion.prompts import chunks, editing, emphasis
+from npdiffusion.prompts.editing import PromptNote
+from npdiffusion.prompts.emphasis import BREAK
+from npdiffusion.prompts.reading import read
+from npdiffusion.schedules import NoiseSchedule
+from npdiffusion.tokenizer import CLIPTokenizer, TextCutOff
+from tests import references
+from tests.differences import agree
+
+SCHEDULER = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000, steps_offset=1)
+VOCABULARY = pathlib.Path(weights.__file__).parent / "tokenizer"
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """(diffusers' pipeline, ours), both tiny, random and equal; four layers in the text encoder."""
+    ids = len(json.loads((VOCABULARY / "vocab.json").read_text(encoding="utf-8")))
+    text = references.TINY_TEXT | dict(vocab_size=ids, bos_token_id=ids - 2, eos_token_id=ids - 1, pad_token_id=ids - 1,
+                                       num_hidden_layers=4)
+    theirs = StableDiffusionPipeline(
+        vae=references.torch_vae(**references.TINY_VAE), unet=references.torch_unet(**references.TINY_UNET),
+        text_encoder=references.torch_text_encoder(**text), tokenizer=TorchCLIPTokenizer.from_pretrained(VOCABULARY),
+        scheduler=EulerDiscreteScheduler.from_config(SCHEDULER), safety_checker=None, feature_extractor=None,
+        requires_safety_checker=False)
+    theirs.set_progress_bar_config(disable=True)
+    ours = OurPipeline(CLIPTokenizer.from_folder(VOCABULARY), *(references.twin(getattr(theirs, name)) for name in
+                                                                ("text_encoder", "unet", "vae")),
+                       NoiseSchedule.from_config(SCHEDULER), "tiny")
+    return theirs, ours
+
+
+# ---- the notation; inputs and results as AUTOMATIC1111 documents them beside its parser
+
+@pytest.mark.parametrize(("prompt", "parts"), [
+    ("normal text", [("normal text", 1)]),
+    ("an (important) word", [("an ", 1), ("important", 1.1), (" word", 1)]),
+    ("(unbalanced", [("unbalanced", 1.1)]),
+    (r"\(literal\]", [("(literal]", 1)]),
+    ("(unnecessary)(parens)", [("unnecessaryparens", 1.1)]),
+    ("a (((house:1.3)) [on] a (hill:0.5), sun, (((sky))).",
+     [("a ", 1), ("house", 1.573), (" ", 1.1), ("on", 1), (" a ", 1.1), ("hill", 0.55), (", sun, ", 1.1), ("sky", 1.4641),
+      (".", 1.1)]),
+    ("((a:1.2):1.5) [b]", [("a", 1.8), (" ", 1), ("b", 1 / 1.1)]),
+    ("(a: -1 ) ] :-)", [("a", -1), (" ] :-)", 1)]),
+    ("", []),
+    ("a BREAK b", [("a", 1), BREAK, ("b", 1)]),
+    ("BREAKfast", [("BREAKfast", 1)]),
+])
+def test_emphasis_is_read_as_documented(prompt, parts):
+    found = emphasis.weighted(prompt)
+    assert [text for text, _ in found] == [text for text, _ in parts]
+    assert [weight for _, weight in found] == pytest.approx([weight for _, weight in parts], rel=1e-12)
+
+
+@pytest.mark.parametrize(("prompt", "entries"), [
+    ("test", [(10, "test")]),
+    ("a [b:3]", [(3, "a "), (10, "a b")]),
+    ("a [b: 3]", [(3, "a "), (10, "a b")]),
+    ("a [[[b]]:2]", [(2, "a "), (10, "a [[b]]")]),
+    ("[(a:2):3]", [(3, ""), (10, "(a:2)")]),
+    ("a [b : c : 1] d", [(1, "a b  d"), (10, "a  c  d")]),
+    ("a[b:[c:d:2]:1]e", [(1, "abe"), (2, "ace"), (10, "ade")]),
+    ("a [unbalanced", [(10, "a [unbalanced")]),
+    ("a [b:.5] c", [(5, "a  c"), (10, "a b c")]),
+    ("a [b::.5] c", [(5, "a b c"), (10, "a  c")]),
+    ("((a][:b:c [d:3]", [(3, "((a][:b:c "), (10, "((a][:b:c d")]),
+    ("[a|(b:1.1)]", [(step, ["a", "(b:1.1)"][(step - 1) % 2]) for step in range(1, 11)]),
+    ("[fe|]male", [(step, ["female", "male"][(step - 1) % 2]) for step in range(1, 11)]),
+    ("[fe|||]male", [(step, ["female", "male", "male", "male"][(step - 1) % 4]) for step in range(1, 11)]),
+    (r"\[a:b:3]", [(10, r"\[a:b:3]")]),
+    ("[a:b:99]", [(10, "a")]),
+    ("[a:b:0]", [(10, "b")]),
+])
+def test_editing_is_read_as_documented(prompt, entries):
+    assert editing.schedule(prompt, 10) == entries
+
+
+def test_the_long_documented_example():
+    prompt = ("fantasy landscape with a [mountain:lake:0.25] and [an oak:a christmas tree:0.75][ in foreground::0.6]"
+              "[ in background:0.25] [shoddy:masterful:0.5]")
+    assert editing.schedule(prompt, 100) == [
+        (25, "fantasy landscape with a mountain and an oak in foreground shoddy"),
+        (50, "fantasy landscape with a lake and an oak in foreground in background shoddy"),
+        (60, "fantasy landscape with a lake and an oak in foreground in background masterful"),
+        (75, "fantasy landscape with a lake and an oak in background masterful"),
+        (100, "fantasy landscape with a lake and a christmas tree in background masterful")]
+
+
+@pytest.mark.parametrize(("prompt", "entries"), [("a [b:.5] c", [(10, "a b c")]), ("a [b:1.5] c", [(5, "a  c"), (10, "a b c")])])
+def test_a_second_pass_counts_on(prompt, entries):
+    assert editing.schedule(prompt, 10, earlier=10) == entries
+
+
+@pytest.mark.parametrize(("prompt", "note"), [
+    ("(cat:big)", "':big' in the prompt is no weight"), ("(cat:1.2.3)", "':1.2.3' in the prompt is no weight"),
+    ("(a BREAK b)", "BREAK inside of brackets is a word"), ("[a:b:3] c|d", "outside of"), ("a AND b", "AND doesn't combine")])
+def test_what_is_no_notation_is_text_with_a_note(prompt, note):
+    with pytest.warns(PromptNote, match=note):
+        reading = read(prompt, 10, CLIPTokenizer.from_folder(VOCABULARY))
+    assert len(reading.entries) == 1
+
+
+def test_a_weight_that_is_no_number_keeps_its_characters():
+    with pytest.warns(PromptNote):
+        assert emphasis.weighted("(cat:big) (dog:1.2.3)") == [("cat:big", 1.1), (" ", 1.0), ("dog:1.2.3", 1.1)]
+
+
+@pytest.mark.parametrize("prompt", ["[" * 4_000, "[a:" * 4_000 + ":2]" * 4_000, "(a:1.1" * 4_000, "[a|" * 2_000])
+def test_brackets_without_end_are_read_at_once(prompt):
+    for _, text in editing.schedule(prompt, 20):
+        assert sum(len(part) for part, _ in emphasis.weighted(text)) <= len(text) <= len(prompt)
+
+
+def test_ordinary_prompts_cause_no_notes():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read("a red apple: big, (round:1.2) [old], 50% :) it's BREAK fine", 10, CLIPTokenizer.from_folder(VOCABULARY))
+
+
+# ---- chunks
+
+@pytest.mark.parametrize(("prompt", "sizes"), [
+    ("", [0]), ("cat " * 75, [75]), ("cat " * 76, [75, 1]), ("cat " * 160, [75, 75, 10]),
+    ("a BREAK b", [1, 1]), ("BREAK b BREAK", [0, 1]),
+    ("cat, " * 35 + "cat " * 12, [70, 12]),                # the last comma is 6 back: what follows it moves on
+    ("cat, " * 27 + "cat " * 30, [75, 9]),                 # 22 back: too far
+    ("cat, " * 37 + "cat , cat", [75, 2]),                 # a comma that doesn't fit begins the next chunk
+])
+def test_chunks_end_at_75_tokens_or_a_comma_near(prompt, sizes):
+    found = chunks.chunks(emphasis.weighted(prompt), CLIPTokenizer.from_folder(VOCABULARY))
+    assert [len(chunk) for chunk in found] == sizes
+
+
+def test_a_prompt_without_end_is_refused():
+    with pytest.raises(UserError, match="9000 tokens, more than the 7500"):
+        read("cat " * 9000, 10, CLIPTokenizer.from_folder(VOCABULARY))
+
+
+# ---- encoding
+
+@torch.no_grad()
+def torch_context(theirs, batch, skip=0):
+    """Contexts of several texts of one schedule, each a list of chunks [(text, weight), ...], by the published rules."""
+    contexts = []
+    for parallel in zip(*batch):
+        ids, multipliers = [], []
+        for chunk in parallel:
+            pieces = [(number, weight) for text, weight in chunk
+                      for number in theirs.tokenizer(text, add_special_tokens=False)["input_ids"]]
+            filler = [(theirs.tokenizer.eos_token_id, 1.0)] * (76 - len(pieces))
+            framed = [(theirs.tokenizer.bos_token_id, 1.0), *pieces, *filler]
+            ids.append([number for number, _ in framed])
+            multipliers.append([weight for _, weight in framed])
+        hidden = theirs.text_encoder(torch.tensor(ids), output_hidden_states=True).hidden_states[-1 - skip]
+        z = theirs.text_encoder.text_model.final_layer_norm(hidden)
+        weighted = z * torch.tensor(multipliers)[:, :, None]
+        contexts.append(weighted * (z.mean() / weighted.mean()))
+    return torch.cat(contexts, dim=1)
+
+
+LONG = ", ".join(["a red apple on a blue background"] * 12)
+LONG_CHUNKS = [[(", ".join(["a red apple on a blue background"] * 9) + ",", 1.0)],
+               [(" " + ", ".join(["a red apple on a blue background"] * 3), 1.0)]]
+
+
+@pytest.mark.parametrize(("what", "prompt", "parsed"), [
+    ("weights", "a (red:1.4) [apple] on ((blue))", [[("a ", 1), ("red", 1.4), (" ", 1), ("apple", 1 / 1.1), (" on ", 1), ("blue", 1.21)]]),
+    ("negative weight", "a (red:-0.7) apple", [[("a ", 1), ("red", -0.7), (" apple", 1)]]),
+    ("BREAK", "a cat BREAK (a dog:1.2)", [[("a cat", 1)], [("a dog", 1.2)]]),
+    ("two chunks", LONG, LONG_CHUNKS),
+])
+@pytest.mark.parametrize("skip", [0, 2])
+def test_contexts_equal_those_of_torch(what, prompt, parsed, skip, pair):
+    theirs, ours = pair
+    agree("prompts", f"{what}, {skip} layers skipped", ours.encode_prompt(prompt, clip_skip=skip),
+          torch_context(theirs, [parsed], skip), 2e-5, relative=True)
+
+
+@pytest.mark.parametrize("skip", [None, 1, 3])
+def test_clip_skip_is_that_of_diffusers(skip, pair):
+    theirs, ours = pair
+    with torch.no_grad():
+        expected, _ = theirs.encode_prompt("a red apple", "cpu", 1, False, clip_skip=skip)
+    agree("prompts", f"clip_skip {skip}", ours.encode_prompt("a red apple", clip_skip=skip), expected, 2e-5, relative=True)
+
+
+def test_without_notation_the_context_is_bit_for_bit_that_of_the_text_encoder(pair):
+    ours = pair[1]
+    for prompt in "a red apple, on a blue background", "", "cat " * 75, "it's a dog: big?":
+        expected = ours.text_encoder(ours.tokenizer.encode(prompt)[None])
+        for syntax in "a1111", "plain":
+            assert np.array_equal(ours.encode_prompt(prompt, prompt_syntax=syntax), expected)
+
+
+def test_plain_syntax_takes_a_prompt_as_diffusers_does(pair):
+    theirs, ours = pair
+    prompt = "a (red:1.3) [apple:cat:0.5] BREAK " + "cat " * 80
+    with torch.no_grad(), warnings.catch_warnings(record=True):
+        expected, _ = theirs.encode_prompt(prompt, "cpu", 1, False)
+    with pytest.warns(TextCutOff, match="75 fit"):
+        found = ours.encode_prompt(prompt, prompt_syntax="plain")
+    agree("prompts", "plain, cut off", found, expected, 2e-5, relative=True)
+
+
+def test_both_prompts_are_padded_to_the_same_number_of_chunks(pair):
+    theirs, ours = pair
+    context, negative = ours.contexts([LONG, "a dog"], 10).at(0)
+    agree("prompts", "padded negative prompt", negative, torch_context(theirs, [[[("a dog", 1)], []]]), 2e-5, relative=True)
+    assert context.shape == negative.shape == (1, 154, 24)
+    context, negative = ours.contexts(["a dog", LONG], 10).at(0)
+    assert context.shape == negative.shape == (1, 154, 24)
+
+
+# ---- whole pictures, whose contexts diffusers is given step by step
+
+def levels(image):
+    return np.asarray(image).astype(int)
+
+
+def picture(pipeline, contexts, negative, **options):
+    """diffusers' picture where call i of the model attends to contexts[i]"""
+    def change(pipeline, call, time_step, tensors):
+        context = contexts[min(call + 1, len(contexts) - 1)]
+        return {"prompt_embeds": torch.cat([negative, context])}
+
+    return levels(pipeline(prompt_embeds=contexts[0], negative_prompt_embeds=negative, guidance_scale=5.0,
+                           generator=torch.Generator().manual_seed(7), callback_on_step_end=change, **options).images[0])
+
+
+CAT, DOG = [("a cat", 1.0)], [("a dog", 1.0)]
+WEIGHED = [("a ", 1.0), ("dog", 1.4)]
+
+
+@pytest.mark.parametrize(("prompt", "texts", "order", "sampler", "steps"), [
+    ("a [cat:dog:3]", [CAT, DOG], [0] * 4 + [1] * 4, "euler", 8),
+    ("a [cat:(dog:1.4):.5]", [CAT, WEIGHED], [0] * 5 + [1] * 3, "euler", 8),
+    ("a [cat|dog]", [CAT, DOG], [0, 0, 1, 0, 1, 0], "euler", 6),                   # the first one is repeated
+    ("a [cat:dog:0.5]", [CAT, DOG], [0] * 7 + [1] * 4, "heun", 6),                 # 11 calls count as 12
+], ids=["steps", "share, weighed", "alternation", "two calls a step"])
+def test_a_prompt_that_changes_makes_diffusers_picture(prompt, texts, order, sampler, steps, pair):
+    theirs, ours = pair
+    theirs.scheduler = {"euler": EulerDiscreteScheduler, "heun": HeunDiscreteScheduler}[sampler].from_config(SCHEDULER)
+    encoded = torch_context(theirs, [[text] for text in texts]).split(1)
+    expected = picture(theirs, [encoded[i] for i in order], torch_context(theirs, [[[("green", 1.0)]]]),
+                       num_inference_steps=steps, height=32, width=32)
+    found, = ours.generate(prompt, "green", steps=steps, guidance_scale=5.0, sampler=sampler, seed=7, width=32, height=32)
+    still, = ours.generate("a cat", "green", steps=steps, guidance_scale=5.0, sampler=sampler, seed=7, width=32, height=32)
+    assert np.abs(levels(still) - expected).max() > 5
+    agree("prompts", f"picture of {prompt!r}, in levels of 255", levels(found), expected, 1)
+
+
+def test_image_to_image_counts_from_its_own_first_call_in_all_steps(pair):
+    theirs, ours = pair
+    start = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
+    pipeline = StableDiffusionImg2ImgPipeline(**theirs.components, requires_safety_checker=False)
+    pipeline.scheduler = EulerDiscreteScheduler.from_config(SCHEDULER)
+    pipeline.set_progress_bar_config(disable=True)
+    encoded = torch_context(theirs, [[CAT], [DOG]]).split(1)
+    expected = picture(pipeline, [encoded[0]] * 3 + [encoded[1]] * 4, torch_context(theirs, [[[("green", 1.0)]]]),
+                       image=start, strength=0.7, num_inference_steps=10)
+    found, = ours.generate("a [cat:dog:0.2]", "green", steps=10, guidance_scale=5.0, sampler="euler", seed=7, width=32, height=32,
+                           init_image=start, strength=0.7)
+    agree("prompts", "image to image, in levels of 255", levels(found), expected, 1)
+
+
+def test_long_prompts_on_both_sides_make_diffusers_picture(pair):
+    theirs, ours = pair
+    theirs.scheduler = EulerDiscreteScheduler.from_config(SCHEDULER)
+    negative = torch_context(theirs, [[[("a dog", 1.0)], []]])
+    expected = picture(theirs, [torch_context(theirs, [LONG_CHUNKS])], negative, num_inference_steps=6, height=32, width=32)
+    found, = ours.generate(LONG, "a dog", steps=6, guidance_scale=5.0, sampler="euler", seed=7, width=32, height=32)
+    agree("prompts", "picture of two chunks, in levels of 255", levels(found), expected, 1)
+
+
+def test_keys_and_values_are_computed_once_for_each_context(pair):
+    ours, seen = pair[1], []
+    cross = ours.unet.mid_block.attentions[0].transformer_blocks[0].attn2
+    with kernels.watched(lambda operation, inputs, result: seen.extend(id(x) for x in inputs)):
+        ours.generate("a [cat|dog|cat]", "green", steps=8, sampler="ddim", seed=0)
+    assert [seen.count(id(layer.weight)) for layer in (cross.to_q, cross.to_k, cross.to_v)] == [8, 2, 2]
+
+
+def test_samplers_that_call_twice_are_known():
+    from npdiffusion.samplers import SAMPLERS
+    twice = {name for name, sampler in SAMPLERS.items() if "2 calls per step" in getattr(sampler, "description", sampler.summary)}
+    assert twice == SAMPLERS.keys() & set(editing.TWO_CALLS)
+
+
+@pytest.mark.parametrize(("settings", "words"), [
+    (dict(clip_skip=4), "clip_skip is 4: of this text encoder's 4 layers, 0 to 3 can be left out"),
+    (dict(clip_skip=-1), "clip_skip is -1"), (dict(clip_skip=1.5), "clip_skip is 1.5"),
+    (dict(prompt_syntax="comfy"), "unknown prompt_syntax 'comfy': known are a1111, plain"),
+    (dict(prompt="(cat:" + "9" * 45 + ")"), "too large"), (dict(prompt="(cat:1e9)"), None)])
+def test_settings_that_cannot_be_used_are_named(settings, words, pair):
+    settings = dict(prompt="a cat") | settings
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PromptNote)
+        if words is None:
+            assert np.isfinite(pair[1].encode_prompt(**settings)).all()
+        else:
+            with pytest.raises(UserError) as error:
+                pair[1].encode_prompt(**settings)
+            assert words in str(error.value) and "\n" not in str(error.value)
