@@ -53,7 +53,7 @@ class Part:
         return {tensor.path for tensor in self.tensors.values()}
 
 
-def load(path_or_id=None, dtype="float32", threads=None, tokenizer=None, lora_dir=None, vae=None):
+def load(path_or_id=None, dtype="float32", threads=None, tokenizer=None, lora_dir=None, vae=None, embedding_dir=None):
     """A pipeline that makes pictures from prompts → npdiffusion.pipeline.StableDiffusionPipeline
 
     path_or_id: None (the embedded model), a folder in diffusers layout, a .safetensors file, a Hugging Face id, or a name
@@ -65,6 +65,7 @@ def load(path_or_id=None, dtype="float32", threads=None, tokenizer=None, lora_di
     lora_dir: folder with the adapters that prompts name, as in "a cat <lora:ink:0.8>"
     vae: a file, a folder or a Hugging Face id with an autoencoder in place of the model's own, TAESD for example; see
         autoencoders.py
+    embedding_dir: folder with learnt words (textual inversion), which prompts use by their files' names
     Raises UserError, with one line that says what is wrong, for whatever can't be loaded.
     """
     from npdiffusion.kernels.threads import set_threads
@@ -77,6 +78,8 @@ def load(path_or_id=None, dtype="float32", threads=None, tokenizer=None, lora_di
         set_threads(threads)
     pipeline = StableDiffusionPipeline(**load_parts(path_or_id, tokenizer, dtype, vae))
     pipeline.adapters.folder = lora_dir
+    if embedding_dir is not None:
+        pipeline.load_textual_inversion(embedding_dir)
     return pipeline
 
 
@@ -111,7 +114,7 @@ def load_tokenizer(path_or_id=None, tokenizer=None):
         tensors = single_file.split(checkpoint.read_file(path), path)
         config = CLIPTextConfig.from_dict(single_file.settings(tensors, path)["text_encoder"], path)
         return find_tokenizer(None, path, config)
-    return find_tokenizer(tokenizer or path_or_id or str(path), path, None)
+    return find_tokenizer(tokenizer or str(path), path, None)
 
 
 def locate(path_or_id):

@@ -64,6 +64,8 @@ SETTINGS = (                          # in the order in which they are written
     Setting("hires_steps", "Hires steps"),
     Setting("hires_upscaler", "Hires upscaler", {"latent": "Latent", "lanczos": "Lanczos"}),
     Setting("rng", "RNG", GENERATORS),
+    Setting("clip_skip", "Clip skip"),
+    Setting("prompt_syntax", "Prompt syntax"),
 )
 WITHOUT_INFLUENCE = ("Version", "Model hash", "VAE hash", "Lora hashes", "TI hashes", "Init image hash", "Batch size",
                      "Batch pos", "User", "Guidance", "Unet", "TE", "Template", "Negative Template")
@@ -81,6 +83,10 @@ def parameters(prompt, negative_prompt="", *, width, height, **settings):
         values["inpaint_area"] = "Only masked"
     if values.get("sampler") in WITHOUT_SCHEDULE:
         values["schedule"] = None
+    if values.get("clip_skip"):       # layers that are left out; the web interface counts from 1, none
+        values["clip_skip"] += 1
+    if values.get("prompt_syntax") == "a1111":
+        values["prompt_syntax"] = None
     pairs = {setting.key: setting.values.get(values[setting.name], values[setting.name])
              for setting in SETTINGS if values.get(setting.name) is not None} | {"Version": f"npdiffusion {__version__}"}
     lines = [prompt, f"{NEGATIVE} {negative_prompt}"] if negative_prompt else [prompt]

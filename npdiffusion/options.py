@@ -13,6 +13,7 @@ from npdiffusion.command.parser import LARGEST_SIDE, Parser, number, one_of, sev
 
 SCHEDULES = ("discrete", "karras")
 GENERATORS = ("torch", "numpy")
+SYNTAXES = ("a1111", "plain")         # of prompts
 MOST_STEPS = 1000                     # the time steps of the training
 LARGEST_SEED = 2**64 - 1
 TILING = ("auto", "on", "off")         # of the autoencoder
@@ -163,6 +164,16 @@ def build_parser():
     group.add_argument("--compare-steps", metavar="NUMBERS", type=several(whole(1, MOST_STEPS)),
                        help="and a row for each number of steps: --compare-steps 10,25")
 
+    group = parser.add_argument_group("prompt")
+    group.add_argument("--clip-skip", metavar="N", type=clip_skip,
+                       help="how the prompt is understood: 1 by all layers of the text encoder, 2 by all but the last, and "
+                            "so on, as other programs for the command line and the web count (default: 1)")
+    group.add_argument("--prompt-syntax", metavar="NAME", type=one_of(SYNTAXES), default="a1111",
+                       help="a1111: (word:1.3) weighs more, [cat:dog:0.5] changes half-way, any length (see npdiffusion "
+                            "tokens); plain: as it stands, cut off after 75 tokens (default: a1111)")
+    group.add_argument("--embedding-dir", metavar="DIR",
+                       help="folder with learnt words (textual inversion), which a prompt uses by their files' names")
+
     group = parser.add_argument_group("sampling")
     group.add_argument("--steps", metavar="N", type=whole(1, MOST_STEPS), default=50,
                        help="more are slower and finer (default: 50)")
@@ -254,3 +265,8 @@ def build_parser():
     group.add_argument("--version", action="version", version=f"npdiffusion {npdiffusion.__version__}")
     group.add_argument("-h", "--help", action="help", help="show this text")
     return parser
+
+
+def clip_skip(value):
+    """The type of --clip-skip: layers to leave out, as the pipeline counts them; the option counts from 1, none."""
+    return whole(1, 99)(value) - 1 or None

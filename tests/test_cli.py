@@ -78,9 +78,9 @@ def test_defaults_are_those_of_the_model(pipeline):
     asked.pop("callback")
     assert asked == dict(prompt=PROMPT, negative_prompt="", steps=50, guidance_scale=4.0, sampler="pndm",
                          schedule="discrete", seed=7, width=128, height=128, init_image=None, strength=None,
-                         rng="torch", vae_tiling="auto", preview=None)
+                         rng="torch", vae_tiling="auto", preview=None, clip_skip=None, prompt_syntax="a1111")
     assert pipeline.loaded == [((None,), dict(dtype="float32", threads=machine.physical_cores(), tokenizer=None,
-                                              lora_dir=None, vae=None))]
+                                              lora_dir=None, vae=None, embedding_dir=None))]
 
 
 def test_every_option_reaches_the_pipeline(pipeline, tmp_path):
@@ -88,14 +88,14 @@ def test_every_option_reaches_the_pipeline(pipeline, tmp_path):
     cli.main([PROMPT, "-n", "blur", "--steps", "3", "--guidance-scale", "2", "-s", "9", "-W", "64", "-H", "72",
               "-t", "1", "--sampler", "euler", "--schedule", "karras", "--rng", "numpy", "-m", "model",
               "--tokenizer", "folder", "--lora-dir", "loras", "--dtype", "bfloat16",
-              "--vae", "taesd", "--vae-tiling", "on"])
+              "--vae", "taesd", "--vae-tiling", "on", "--clip-skip", "2", "--prompt-syntax", "plain", "--embedding-dir", "."])
     asked, = pipeline.asked
     asked.pop("callback")
     assert asked == dict(prompt=PROMPT, negative_prompt="blur", steps=3, guidance_scale=2.0, sampler="euler",
                          schedule="karras", seed=9, width=64, height=72, init_image=None, strength=None, rng="numpy",
-                         vae_tiling="on", preview=None)
+                         vae_tiling="on", preview=None, clip_skip=1, prompt_syntax="plain")
     assert pipeline.loaded == [(("model",), dict(dtype="bfloat16", threads=1, tokenizer="folder", lora_dir="loras",
-                                                  vae="taesd"))]
+                                                  vae="taesd", embedding_dir="."))]
 
 
 def test_the_settings_are_in_the_png(pipeline):
@@ -442,7 +442,7 @@ def test_help_names_every_option_and_sampler(capsys):
     long = ("--negative-prompt --steps --cfg-scale --guidance-scale --seed --width --height --sampler --schedule "
             "--init-image --strength --output --model --tokenizer --lora-dir --dtype --threads --batch-count --rng --backend "
             "--vae --vae-tiling --preview --preview-path --preview-every --steps-strip --taesd --version --info "
-            "--like --no-metadata --prompts --wildcards --grid --compare-samplers --compare-steps --model-dir")
+            "--clip-skip --prompt-syntax --embedding-dir --like --no-metadata --prompts --wildcards --grid --compare-samplers --compare-steps --model-dir")
     for option in (*short.split(), *long.split(), *SAMPLERS):
         assert re.search(rf"(^|\s){re.escape(option)}\b", printed), option
 

@@ -2,7 +2,9 @@
 import pathlib
 import shutil
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from npdiffusion import cli, command, weights
 from tests.test_cli import modules_after
@@ -29,7 +31,7 @@ def test_an_option_that_a_subcommand_lacks_is_named_with_the_nearest(capsys):
 
 def test_tokens_needs_neither_weights_nor_numba(model_folder):
     modules, output = modules_after("tokens", "a red apple", "-m", str(model_folder))
-    assert "apple</w>" in output and "numba" not in modules
+    assert "  apple\n" in output + "\n" and "numba" not in modules
 
 
 @pytest.fixture
@@ -37,3 +39,36 @@ def model_folder(tmp_path):
     """A model that has nothing but its tokenizer."""
     shutil.copytree(pathlib.Path(weights.__file__).parent / "tokenizer", tmp_path / "tokenizer")
     return tmp_path
+
+
+def printed(capsys, *arguments):
+    assert cli.main(["tokens", *arguments]) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def test_tokens_shows_weights_chunks_and_schedule(capsys, model_folder):
+    lines = printed(capsys, "a (red:1.3) [cat:dog:0.5] BREAK blue", "--steps", "10", "-m", str(model_folder))
+    assert lines[0] == "calls 1 to 6 of 10 of the model: 'a (red:1.3) cat BREAK blue'"
+    assert lines[1] == "  chunk 1 of 2, 3 of 75 tokens"
+    assert [line.split()[1:] for line in lines[2:5]] == [["a"], ["red", "1.3"], ["cat"]]
+    assert lines[5] == "  chunk 2 of 2, 1 of 75 tokens"
+    assert lines[7].startswith("calls 7 to 10 of 10 of the model: ")
+
+
+def test_tokens_shows_the_padded_negative_prompt_and_adapters(capsys, model_folder):
+    lines = printed(capsys, "a cat <lora:ink:0.8>", "-n", "b BREAK c", "-m", str(model_folder))
+    assert lines[0].startswith("adapter 'ink', strength 0.8")
+    assert lines[1] == "'a cat '" and "  chunk 2 of 2, 0 of 75 tokens" in lines
+    assert "negative prompt, 'b BREAK c'" in lines
+
+
+def test_tokens_counts_two_calls_a_step_and_turns(capsys, model_folder):
+    lines = printed(capsys, "[a|b]", "--steps", "3", "--sampler", "heun", "-m", str(model_folder))
+    assert [line for line in lines if line.startswith("calls")] == [
+        "calls 1 to 2, 4, 6 of 6 of the model: 'a'", "calls 3, 5 of 6 of the model: 'b'"]
+
+
+def test_tokens_shows_learnt_words(capsys, model_folder):
+    save_file({"emb_params": np.zeros((2, 768), np.float32)}, model_folder / "zigzag.safetensors")
+    lines = printed(capsys, "a (zigzag)", "--embedding-dir", str(model_folder), "-m", str(model_folder))
+    assert [line.split() for line in lines[-2:]] == [["learnt", "zigzag", "1.1"]] * 2

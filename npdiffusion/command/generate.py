@@ -28,6 +28,7 @@ def run(options):
         left = place.left(options.pictures)
         fill_wildcards(options.pictures, options.wildcards)
         check_adapters(left, options.lora_dir)
+        check_words(left, options.embedding_dir)
         for picture in {inputs_of(picture): picture for picture in left}.values():
             open_inputs(picture)
         if options.prompts is not None:
@@ -100,13 +101,24 @@ def check_adapters(pictures, lora_dir):
         folder.find(lora_dir, name)
 
 
+def check_words(pictures, embedding_dir):
+    """UserError for a learnt word in a prompt whose file can't be used."""
+    from npdiffusion.adapters.textual_inversion import LearntWords
+    words = LearntWords()
+    if embedding_dir is not None:
+        words.add(embedding_dir)
+    for picture in pictures:
+        for prompt in picture.prompt, picture.negative_prompt:
+            list(words.split(prompt))
+
+
 def load(options, backend, threads):
     """The pipeline, kernels compiled → pipeline, {stage: seconds}"""
     say(f"loading {options.model or 'the embedded model'}, {backend} backend, {precision(options.dtype)}, "
         f"{threads} thread{'s' * (threads > 1)}")
     start = time.perf_counter()
     pipeline = npdiffusion.load(find_model(options), dtype=options.dtype, threads=threads, tokenizer=options.tokenizer,
-                                lora_dir=options.lora_dir, vae=options.vae)
+                                lora_dir=options.lora_dir, vae=options.vae, embedding_dir=options.embedding_dir)
     loaded = time.perf_counter()
     seconds = {"loading": loaded - start}
     if backend == "numba" and compile_kernels(options.dtype):
@@ -128,7 +140,8 @@ def choose_settings(options, pipeline, inputs):
     return dict(steps=options.steps, sampler=sampler, guidance_scale=guidance, seed=options.seed, rng=options.rng,
                 schedule=options.schedule or pipeline.schedule.default_kind(sampler),
                 width=options.width or size[0], height=options.height or size[1],
-                strength=None if options.init_image is None else options.strength, **painting_settings(options))
+                strength=None if options.init_image is None else options.strength, clip_skip=options.clip_skip,
+                prompt_syntax=options.prompt_syntax, **painting_settings(options))
 
 
 def make(pipeline, options, inputs, which="", previews=None):

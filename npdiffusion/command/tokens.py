@@ -1,13 +1,33 @@
-"""npdiffusion tokens "a red apple": how a prompt is split into tokens. Only the tokenizer of a model is read."""
+"""npdiffusion tokens "a [cat:dog:0.5] (on:1.2) a mat": how a prompt is understood, without loading the model.
+
+    calls 1 to 26 of 50 of the model: 'a cat (on:1.2) a mat'
+      chunk 1 of 1, 5 of 75 tokens
+           320  a
+          2368  cat
+           525  on              1.2
+           320  a
+          2463  mat
+"""
+from npdiffusion import samplers
+from npdiffusion.command.parser import Parser, one_of, text, whole
 from npdiffusion.command.talk import print_line
-from npdiffusion.options import Parser, text
+
+MOST_STEPS = 1000
+CONTEXTS = 6               # different texts that are shown token by token
 
 
 def parse(arguments):
-    """The options of this subcommand."""
+    """The checked options; SystemExit with code 2 and a line on stderr if they are wrong."""
     parser = Parser(prog="npdiffusion tokens", usage='npdiffusion tokens "prompt" [options]', allow_abbrev=False,
-                    description="Show how a prompt is split into tokens; no weights are loaded.")
+                    description="Show how a prompt is scheduled, weighted, and split into tokens and chunks; the weights of "
+                                "the model are not loaded.")
     parser.add_argument("prompt", type=text, help="the text, in quotes")
+    parser.add_argument("-n", "--negative-prompt", metavar="TEXT", type=text, help="show this one too")
+    parser.add_argument("--steps", metavar="N", type=whole(1, MOST_STEPS), default=50,
+                        help="that [from:to:when] counts (default: 50)")
+    parser.add_argument("--sampler", metavar="NAME", type=one_of(samplers.SAMPLERS),
+                        help="some call the model twice a step")
+    parser.add_argument("--embedding-dir", metavar="DIR", help="folder with learnt words (textual inversion)")
     parser.add_argument("-m", "--model", metavar="MODEL", help="whose tokenizer (default: the embedded model's)")
     parser.add_argument("--tokenizer", metavar="PATH", help="folder with vocab.json and merges.txt, or an id")
     parser.add_argument("-v", "--verbose", action="store_true", help="all warnings, and where an error comes from")
@@ -15,9 +35,56 @@ def parse(arguments):
 
 
 def run(options):
-    """Print the tokens."""
+    """Print what becomes of the prompt."""
     from npdiffusion import loading
+    from npdiffusion.adapters import tags
+    from npdiffusion.adapters.textual_inversion import LearntWords
+    from npdiffusion.prompts import editing
+    from npdiffusion.prompts.reading import padded, read
     tokenizer = loading.load_tokenizer(options.model, options.tokenizer)
-    for piece in tokenizer.tokenize(options.prompt):
-        print_line(f"{tokenizer.vocabulary[piece]:>6}  {piece}")
+    words = LearntWords()
+    if options.embedding_dir is not None:
+        words.add(options.embedding_dir)
+    calls = editing.calls(options.sampler, options.steps)
+    prompt, adapters = tags.take(options.prompt)
+    readings = {"": read(prompt, calls, tokenizer, words=words)}
+    if options.negative_prompt is not None:
+        readings["negative prompt, "] = read(options.negative_prompt, calls, tokenizer, words=words)
+    length = max(len(chunks) for reading in readings.values() for chunks in reading.chunks.values())
+    for name, strength in adapters:
+        print_line(f"adapter {name!r}, strength {' and '.join(f'{part:g} ({of})' for of, part in strength._asdict().items())}")
+    for title, reading in readings.items():
+        for line in describe(padded(reading, length), tokenizer, calls):
+            print_line(title + line if not line.startswith(" ") else line)
     return 0
+
+
+def describe(reading, tokenizer, calls):
+    """Lines about a Reading: when each text is in force, and the tokens of each"""
+    for text, chunks in list(reading.chunks.items())[:CONTEXTS]:
+        when = f"calls {spans(reading.entries, text, calls)} of {calls} of the model: " if len(reading.entries) > 1 else ""
+        yield f"{when}{text!r}"
+        for number, chunk in enumerate(chunks, start=1):
+            yield f"  chunk {number} of {len(chunks)}, {len(chunk)} of {tokenizer.room} tokens"
+            for token in chunk:
+                identity = "learnt" if token.word else token.id
+                weight = "" if token.weight == 1 else f"{token.weight:.4g}"
+                yield f"    {identity:>6}  {token.word or spelt(token.id, tokenizer):<16}{weight}".rstrip()
+    if len(reading.chunks) > CONTEXTS:
+        yield f"… and {len(reading.chunks) - CONTEXTS} more texts that take turns"
+
+
+def spelt(number, tokenizer):
+    """A token's characters, with - where its word goes on"""
+    return (tokenizer.decode([number]) or tokenizer.pieces[number]) + "-" * (not tokenizer.pieces[number].endswith("</w>"))
+
+
+def spans(entries, text, calls):
+    """When a text is in force, calls counted from 1: "1 to 3, 5, 7"; the first entry lasts a call longer, see editing.py"""
+    found, start = [], 1
+    for last, other in entries:
+        end = min(last + 1, calls)
+        if other == text:
+            found.append((start, end))
+        start = end + 1
+    return ", ".join(f"{a}" if a == b else f"{a} to {b}" for a, b in found if a <= b)
