@@ -121,7 +121,8 @@ class StableDiffusionPipeline:
             prompt = self.adapters.follow(prompt, negative_prompt)
         with self._timed("text"):
             texts = [prompt] if guidance_scale == 1 else [prompt, negative_prompt]
-            understood = functools.partial(self.contexts, texts, sampler=sampler, clip_skip=clip_skip, syntax=prompt_syntax)
+            understood = functools.partial(self.contexts, texts, sampler=sampler or self.default_sampler, clip_skip=clip_skip,
+                                           syntax=prompt_syntax)
             contexts = understood(steps)
             if second:
                 second_contexts = understood(hires_steps or steps, earlier=steps)
@@ -193,7 +194,7 @@ class StableDiffusionPipeline:
 
         steps and sampler say how many calls there are; earlier: the steps of a first pass, see prompts/editing.py
         """
-        clip_skip, sampler = self._check_clip_skip(clip_skip), sampler or self.default_sampler
+        clip_skip = self._check_clip_skip(clip_skip)
         readings = [read(prompt, calls(sampler, steps), self.tokenizer, syntax, self.words,
                          None if earlier is None else calls(sampler, earlier)) for prompt in prompts]
         return Contexts(readings, self.tokenizer, lambda ids, vectors: finite(
