@@ -166,11 +166,11 @@ def build_parser():
 
     group = parser.add_argument_group("prompt")
     group.add_argument("--clip-skip", metavar="N", type=clip_skip,
-                       help="how the prompt is understood: 1 by all layers of the text encoder, 2 by all but the last, and "
-                            "so on, as other programs for the command line and the web count (default: 1)")
+                       help="how the prompt is understood: 1 by all layers of the text encoder, 2 by all but the last, "
+                            "and so on, as AUTOMATIC1111 counts (default: 1)")
     group.add_argument("--prompt-syntax", metavar="NAME", type=one_of(SYNTAXES), default="a1111",
-                       help="a1111: (word:1.3) weighs more, [cat:dog:0.5] changes half-way, any length (see npdiffusion "
-                            "tokens); plain: as it stands, cut off after 75 tokens (default: a1111)")
+                       help="a1111: (word:1.3) weighs more, [cat:dog:0.5] changes half-way, any length (npdiffusion "
+                            "tokens shows it); plain: as it stands, cut off after 75 tokens (default: a1111)")
     group.add_argument("--embedding-dir", metavar="DIR",
                        help="folder with learnt words (textual inversion), which a prompt uses by their files' names")
 

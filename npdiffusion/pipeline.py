@@ -79,7 +79,7 @@ class StableDiffusionPipeline:
         callback            called as callback(step, steps, latents) after each step, step from 1
         rng                 "torch": a seed's noise is that of a torch CPU generator; "numpy": NumPy's own
         clip_skip           how many of the text encoder's last layers are left out; None is 0
-        prompt_syntax       "a1111": (weights:1.3), [editing:when], any length, see prompts/; "plain": cut off at 75 tokens
+        prompt_syntax       "a1111": (weights:1.3), [editing:when], any length, see prompts/; "plain": at most 75 tokens
         Parts of init_image, see painting/:
         mask_image          PIL image or path: white is repainted, black is kept; invert_mask swaps them
         mask_blur           standard deviation of its feathering in pixels; None is 0, or 4 when outpainting
@@ -121,8 +121,8 @@ class StableDiffusionPipeline:
             prompt = self.adapters.follow(prompt, negative_prompt)
         with self._timed("text"):
             texts = [prompt] if guidance_scale == 1 else [prompt, negative_prompt]
-            understood = functools.partial(self.contexts, texts, sampler=sampler or self.default_sampler, clip_skip=clip_skip,
-                                           syntax=prompt_syntax)
+            understood = functools.partial(self.contexts, texts, sampler=sampler or self.default_sampler,
+                                           clip_skip=clip_skip, syntax=prompt_syntax)
             contexts = understood(steps)
             if second:
                 second_contexts = understood(hires_steps or steps, earlier=steps)
@@ -174,7 +174,7 @@ class StableDiffusionPipeline:
         self.adapters.unload()
 
     def load_textual_inversion(self, path, token=None):
-        """Learn a word that prompts may use from then on, or those of all files in a folder; see adapters/textual_inversion.py
+        """Learn a word that prompts may use, or those of all files in a folder; see adapters/textual_inversion.py
 
         token: what to call it, in place of the file's name, or of the name in the file
         Raises UserError for a file that can't be used.
@@ -190,7 +190,7 @@ class StableDiffusionPipeline:
         return self.contexts([prompt], 50, clip_skip=clip_skip, syntax=prompt_syntax).at(0)[0]
 
     def contexts(self, prompts, steps, sampler=None, clip_skip=None, syntax="a1111", earlier=None):
-        """What the UNet attends to, call by call: → prompts.contexts.Contexts of a prompt, or of it and the negative one
+        """What the UNet attends to, call by call → prompts.contexts.Contexts of a prompt, or of it and the negative one
 
         steps and sampler say how many calls there are; earlier: the steps of a first pass, see prompts/editing.py
         """
@@ -231,8 +231,8 @@ class StableDiffusionPipeline:
             return 0
         layers = self.text_encoder.config.num_hidden_layers
         if isinstance(clip_skip, bool) or not isinstance(clip_skip, numbers.Integral) or not 0 < clip_skip < layers:
-            raise UserError(f"clip_skip is {clip_skip!r}: of this text encoder's {layers} layers, 0 to {layers - 1} can be "
-                            "left out")
+            raise UserError(f"clip_skip is {clip_skip!r}: of this text encoder's {layers} layers, 0 to {layers - 1} can "
+                            "be left out")
         return int(clip_skip)
 
     @contextlib.contextmanager

@@ -88,7 +88,8 @@ def test_every_option_reaches_the_pipeline(pipeline, tmp_path):
     cli.main([PROMPT, "-n", "blur", "--steps", "3", "--guidance-scale", "2", "-s", "9", "-W", "64", "-H", "72",
               "-t", "1", "--sampler", "euler", "--schedule", "karras", "--rng", "numpy", "-m", "model",
               "--tokenizer", "folder", "--lora-dir", "loras", "--dtype", "bfloat16",
-              "--vae", "taesd", "--vae-tiling", "on", "--clip-skip", "2", "--prompt-syntax", "plain", "--embedding-dir", "."])
+              "--vae", "taesd", "--vae-tiling", "on", "--clip-skip", "2",
+              "--prompt-syntax", "plain", "--embedding-dir", "."])
     asked, = pipeline.asked
     asked.pop("callback")
     assert asked == dict(prompt=PROMPT, negative_prompt="blur", steps=3, guidance_scale=2.0, sampler="euler",
@@ -300,8 +301,10 @@ def test_a_command_that_makes_no_sense_ends_with_2_and_one_line(arguments, messa
 
 def test_choices_are_those_of_the_library():
     from npdiffusion import noise, pipeline, schedules, tiling
+    from npdiffusion.prompts import reading
     assert options.SCHEDULES == schedules.KINDS
     assert set(options.GENERATORS) == set(noise.GENERATORS)
+    assert options.SYNTAXES == reading.SYNTAXES
     assert options.LARGEST_SIDE == pipeline.LARGEST_SIDE
     assert options.TILING == tiling.MODES
 
@@ -442,7 +445,8 @@ def test_help_names_every_option_and_sampler(capsys):
     long = ("--negative-prompt --steps --cfg-scale --guidance-scale --seed --width --height --sampler --schedule "
             "--init-image --strength --output --model --tokenizer --lora-dir --dtype --threads --batch-count --rng --backend "
             "--vae --vae-tiling --preview --preview-path --preview-every --steps-strip --taesd --version --info "
-            "--clip-skip --prompt-syntax --embedding-dir --like --no-metadata --prompts --wildcards --grid --compare-samplers --compare-steps --model-dir")
+            "--clip-skip --prompt-syntax --embedding-dir "
+            "--like --no-metadata --prompts --wildcards --grid --compare-samplers --compare-steps --model-dir")
     for option in (*short.split(), *long.split(), *SAMPLERS):
         assert re.search(rf"(^|\s){re.escape(option)}\b", printed), option
 

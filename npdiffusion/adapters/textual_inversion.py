@@ -1,7 +1,7 @@
 """Textual inversion: words that were learnt from pictures (Gal et al. 2022, arXiv:2208.01618).
 
-A learnt word is n vectors, as wide as the text encoder's token embeddings, that take the place of n tokens. Two kinds of
-safetensors file hold one:
+A learnt word is n vectors, as wide as the text encoder's token embeddings, that take the place of n tokens. Two kinds
+of safetensors file hold one:
 
     emb_params      (n, X)           AUTOMATIC1111's; the word is the file's name
     <cat-toy>       (n, X) or (X,)   diffusers'; the word is the tensor's name, or the file's
@@ -70,7 +70,7 @@ class LearntWords:
         return iter(self._known)
 
     def split(self, text):
-        """Yields the pieces of a text: str, and LearntWord for those in it; where one word begins another, the longer one"""
+        """Yields the pieces of a text: str, and LearntWord; where one word begins another, the longer one"""
         end = 0
         for match in self._pattern.finditer(text) if self._known else ():
             if match.start() > end:
@@ -111,11 +111,13 @@ def read(path, width=None):
     if {"clip_l", "clip_g"} & tensors.keys():
         raise UserError(f"{path}: a learnt word for Stable Diffusion XL, not for Stable Diffusion v1")
     if len(tensors) != 1:
-        raise UserError(f"{path}: not a learnt word (textual inversion): that is one tensor, and here are {len(tensors)}")
+        raise UserError(f"{path}: not a learnt word (textual inversion): that is one tensor, and here are "
+                        f"{len(tensors)}")
     (name, tensor), = tensors.items()
     shape = (1, *tensor.shape) if len(tensor.shape) == 1 else tensor.shape
     if len(shape) != 2 or not 1 <= shape[0] <= MOST_VECTORS or shape[1] < 1:
-        raise UserError(f"{path}: a learnt word is 1 to {MOST_VECTORS} vectors, and this tensor's shape is {list(tensor.shape)}")
+        raise UserError(f"{path}: a learnt word is 1 to {MOST_VECTORS} vectors, and this tensor's shape is "
+                        f"{list(tensor.shape)}")
     if width is not None and shape[1] != width:
         raise UserError(f"{path}: its vectors are {shape[1]} wide, but this text encoder's are {width}"
                         f"{FAMILIES.get(shape[1], '')}")
@@ -128,7 +130,8 @@ def read(path, width=None):
 def pickle_message(path):
     """What to do about a pickle, in which AUTOMATIC1111 and diffusers nest the vectors differently."""
     result = str(path.with_suffix(".safetensors"))
-    program = (f"import torch, safetensors.torch as s; d = torch.load({str(path)!r}, map_location='cpu', weights_only=True); "
+    program = (f"import torch, safetensors.torch as s; "
+               f"d = torch.load({str(path)!r}, map_location='cpu', weights_only=True); "
                f"v, = d.get('string_to_param', d).values(); "
                f"s.save_file({{'{FOR_A1111}': v.detach().clone().contiguous()}}, {result!r})")
     return (f"{path}: a pickle, which can run any program, so it is not opened; "

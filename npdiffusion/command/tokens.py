@@ -19,8 +19,8 @@ CONTEXTS = 6               # different texts that are shown token by token
 def parse(arguments):
     """The checked options; SystemExit with code 2 and a line on stderr if they are wrong."""
     parser = Parser(prog="npdiffusion tokens", usage='npdiffusion tokens "prompt" [options]', allow_abbrev=False,
-                    description="Show how a prompt is scheduled, weighted, and split into tokens and chunks; the weights of "
-                                "the model are not loaded.")
+                    description="Show how a prompt is scheduled, weighted, and split into tokens and chunks; the "
+                                "weights of the model are not loaded.")
     parser.add_argument("prompt", type=text, help="the text, in quotes")
     parser.add_argument("-n", "--negative-prompt", metavar="TEXT", type=text, help="show this one too")
     parser.add_argument("--steps", metavar="N", type=whole(1, MOST_STEPS), default=50,
@@ -52,7 +52,8 @@ def run(options):
         readings["negative prompt, "] = read(options.negative_prompt, calls, tokenizer, words=words)
     length = max(len(chunks) for reading in readings.values() for chunks in reading.chunks.values())
     for name, strength in adapters:
-        print_line(f"adapter {name!r}, strength {' and '.join(f'{part:g} ({of})' for of, part in strength._asdict().items())}")
+        strengths = " and ".join(f"{part:g} ({model})" for model, part in strength._asdict().items())
+        print_line(f"adapter {name!r}, strength {strengths}")
     for title, reading in readings.items():
         for line in describe(padded(reading, length), tokenizer, calls):
             print_line(title + line if not line.startswith(" ") else line)
@@ -62,8 +63,8 @@ def run(options):
 def describe(reading, tokenizer, calls):
     """Lines about a Reading: when each text is in force, and the tokens of each"""
     for text, chunks in list(reading.chunks.items())[:CONTEXTS]:
-        when = f"calls {spans(reading.entries, text, calls)} of {calls} of the model: " if len(reading.entries) > 1 else ""
-        yield f"{when}{text!r}"
+        when = f"calls {spans(reading.entries, text, calls)} of {calls} of the model: "
+        yield (when if len(reading.entries) > 1 else "") + repr(text)
         for number, chunk in enumerate(chunks, start=1):
             yield f"  chunk {number} of {len(chunks)}, {len(chunk)} of {tokenizer.room} tokens"
             for token in chunk:
@@ -76,11 +77,12 @@ def describe(reading, tokenizer, calls):
 
 def spelt(number, tokenizer):
     """A token's characters, with - where its word goes on"""
-    return (tokenizer.decode([number]) or tokenizer.pieces[number]) + "-" * (not tokenizer.pieces[number].endswith("</w>"))
+    piece = tokenizer.pieces[number]
+    return (tokenizer.decode([number]) or piece) + ("" if piece.endswith("</w>") else "-")
 
 
 def spans(entries, text, calls):
-    """When a text is in force, calls counted from 1: "1 to 3, 5, 7"; the first entry lasts a call longer, see editing.py"""
+    """When a text is in force, calls counted from 1: "1 to 3, 5"; the first entry lasts a call longer, see editing.py"""
     found, start = [], 1
     for last, other in entries:
         end = min(last + 1, calls)

@@ -3,8 +3,8 @@
     start  75 tokens  end   |   start  75 tokens  end   |   …
 
 Each chunk is encoded by itself, and the UNet attends to all of them side by side. A comma is a good place to end one:
-where the chunk is full and its last comma is at most 20 tokens back, what follows that comma moves to the next chunk, as
-in AUTOMATIC1111's web interface.
+where the chunk is full and its last comma is at most 20 tokens back, what follows that comma moves to the next chunk,
+as in AUTOMATIC1111's web interface.
 """
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ MOST = 100                 # chunks of a prompt: more is a mistake, or takes all
 
 
 class Token(NamedTuple):
-    """One token of a chunk. `learnt` is the vector (X,) that stands in place of the id's own, and `word` what it is for."""
+    """One token of a chunk; `learnt` is the vector (X,) that stands in place of the id's own, `word` what it is for."""
     id: int
     weight: float = 1.0
     learnt: np.ndarray | None = None

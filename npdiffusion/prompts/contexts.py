@@ -13,7 +13,7 @@ from npdiffusion.prompts import chunks
 from npdiffusion.prompts.emphasis import emphasise
 from npdiffusion.prompts.reading import padded
 
-MOST_KEPT = 16             # pairs of contexts that stay prepared; keys and values of one are 15 MB in Stable Diffusion v1
+MOST_KEPT = 16             # pairs of contexts that stay prepared; keys and values of one are 15 MB in v1
 
 
 class Contexts:

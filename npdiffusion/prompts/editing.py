@@ -1,6 +1,6 @@
 """Prompts that change while the picture is made, in the notation of AUTOMATIC1111's web interface.
 
-    [from:to:when]   first `from`, later `to`     [to:when]   later `to` is added     [from::when]   `from` is taken away
+    [from:to:when]   first `from`, later `to`    [to:when]   later `to` is added    [from::when]   `from` is taken away
     [a|b|c]          another word in each step
 
 `when` with a point is a share of the steps, without one a number of steps. Such brackets may be nested, and may hold
@@ -70,7 +70,7 @@ def parse(prompt):
     tokens = TOKEN.findall(prompt)
     if sum(map(len, tokens)) < len(prompt):                  # a backslash with nothing to protect
         return [prompt]
-    top, groups = [], []                                     # groups: brackets that are still open, [bracket, parts, separators]
+    top, groups = [], []                                     # groups: open brackets, [bracket, parts, separators]
 
     def literal():
         """No bracket can be closed around what is no notation: all that are open are text."""

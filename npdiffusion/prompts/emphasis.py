@@ -1,6 +1,6 @@
 """Emphasis: how much each part of a prompt weighs, in the notation of AUTOMATIC1111's web interface.
 
-    (word)   × 1.1     (word:1.3)   × 1.3     [word]   ÷ 1.1     nested: multiplied     \\( \\) \\[ \\] \\\\   these characters
+    (word)   × 1.1    (word:1.3)   × 1.3    [word]   ÷ 1.1    nested: multiplied    \\( \\) \\[ \\] \\\\   as text
     BREAK    outside of brackets: what follows starts a new chunk, see chunks.py
 
 Brackets that aren't closed reach to the end; closing ones that were never opened are text. The weights w act on what
@@ -30,7 +30,7 @@ def weighted(prompt):
     What looks like a weight and is no number is text, and a `PromptNote` says so.
     """
     parts = []
-    opened = {"(": [], "[": []}                            # of each bracket that is still open, the number of its first part
+    opened = {"(": [], "[": []}             # the first parts of brackets that are still open
     colon = None                                           # where a colon stands that may have been meant for a weight
 
     def close(bracket, factor):
@@ -93,7 +93,8 @@ def _number(text):
 def _note(text):
     text = " ".join(text.split())
     shown = text if len(text) <= 60 else text[:60] + "…"
-    warnings.warn(f"{shown!r} in the prompt is no weight such as ':1.3', so it is taken as text", PromptNote, stacklevel=3)
+    warnings.warn(f"{shown!r} in the prompt is no weight such as ':1.3', so it is taken as text", PromptNote,
+                  stacklevel=3)
 
 
 def emphasise(states, weights, counts=None):
@@ -107,7 +108,8 @@ def emphasise(states, weights, counts=None):
         return states
     with np.errstate(over="ignore", invalid="ignore"):
         emphasised = states * weights[:, :, None]
-        before, after = (np.average(z.mean(axis=(1, 2), dtype=np.float64), weights=counts) for z in (states, emphasised))
+        before, after = (np.average(z.mean(axis=(1, 2), dtype=np.float64), weights=counts)
+                         for z in (states, emphasised))
         emphasised = emphasised * (float(before / after) if after else math.inf)
     if not np.isfinite(emphasised).all():
         raise UserError("the weights in the prompt leave nothing that can be encoded: they are too large, or all are 0")

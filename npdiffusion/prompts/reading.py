@@ -41,4 +41,5 @@ def read(prompt, steps, tokenizer, syntax="a1111", words=None, earlier=None):
 def padded(reading, length=0):
     """The same with empty chunks, so that all its texts have as many as the longest one, and `length` at least"""
     length = max(length, *map(len, reading.chunks.values()))
-    return reading._replace(chunks={text: found + [[]] * (length - len(found)) for text, found in reading.chunks.items()})
+    return reading._replace(chunks={text: found + [[]] * (length - len(found))
+                                    for text, found in reading.chunks.items()})
