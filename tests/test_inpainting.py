@@ -261,7 +261,7 @@ FLOAT = Image.new("F", (WIDTH, HEIGHT))
     (dict(outpaint="lift=8"), "'lift' is no side, did you mean left?"), (dict(outpaint="left"), "left is ''"),
     (dict(outpaint="left=-8"), "left is '-8': it must be a number of pixels"), (dict(outpaint={}), "outpaint is {}"),
     (dict(outpaint={"left": 99999}), "left is 99999"), (dict(outpaint="left=0"), "every side is 0"),
-    (dict(outpaint={"left": 8000, "right": 8000}), "width is 16048"), (dict(mask_image=ellipse(), strength=2), "strength is 2")])
+    (dict(outpaint={"left": 8000, "right": 8000}), "the picture would have 16048x32 pixels"), (dict(mask_image=ellipse(), strength=2), "strength is 2")])
 def test_what_does_not_go_together_is_one_line(ordinary, options, words):
     with pytest.raises(UserError) as error:
         ordinary[1].generate(PROMPT, **dict(steps=1, seed=0, sampler="ddim", init_image=picture()) | options)

@@ -38,6 +38,9 @@ def originals(init_image, mask_image=None, mask_blur=None, invert_mask=False, ou
     if mask_image is not None:
         mask = masks.prepare(masks.read(mask_image, picture.size), invert=invert_mask)
     if sides:
+        larger = outpainting.extended(picture.size, **sides)
+        if max(larger) > LARGEST_SIDE:
+            raise UserError("outpaint: the picture would have {}x{} pixels, allowed are {} a side".format(*larger, LARGEST_SIDE))
         picture, mask = outpainting.extend(picture, mask, **sides)
         mask_blur = outpainting.CUSTOMARY_BLUR if mask_blur is None else mask_blur
     return picture, masks.prepare(mask, mask_blur or 0)
