@@ -5,17 +5,19 @@ import pathlib
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionInpaintPipeline
+from diffusers import AutoencoderTiny, StableDiffusionInpaintPipeline
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image, ImageDraw, ImageFilter
 from transformers import CLIPTokenizer as TorchCLIPTokenizer
 
-from npdiffusion import weights
+from npdiffusion import parameters, weights
+from npdiffusion.config import TinyVAEConfig
 from npdiffusion.errors import UserError
 from npdiffusion.painting.canvas import Canvas
 from npdiffusion.painting.masks import in_latents, prepare, read, repainted
 from npdiffusion.painting.outpainting import extend
 from npdiffusion.pipeline import StableDiffusionPipeline
+from npdiffusion.taesd import AutoencoderTiny as OurAutoencoderTiny
 from npdiffusion.tokenizer import CLIPTokenizer
 from tests import references
 from tests.differences import agree
@@ -157,6 +159,24 @@ def test_each_picture_of_a_batch_depends_on_its_own_seed_alone(ordinary, inpaint
         together = ours.generate(PROMPT, seed=3, count=2, **options)
         alone, = ours.generate(PROMPT, seed=4, **options)
         assert together[1].info["seed"] == 4 and np.abs(levels(together[1]) - levels(alone)).max() <= 1
+
+
+@pytest.mark.parametrize("channels", [4, 9])
+def test_a_tiny_autoencoder_which_draws_no_noise_serves_as_with_diffusers(ordinary, inpainting_model, channels):
+    theirs, ours = ordinary if channels == 4 else inpainting_model
+    torch.manual_seed(0)
+    tiny = references.make_demanding(AutoencoderTiny(num_encoder_blocks=(1, 1, 1), num_decoder_blocks=(1, 1, 1), **{
+        f"{side}_block_out_channels": (16,) * 3 for side in ("encoder", "decoder")}))
+    vae = OurAutoencoderTiny(TinyVAEConfig.from_dict(dict(tiny.config)))
+    parameters.load(vae, {name: references.Tensor(tensor) for name, tensor in tiny.state_dict().items()}, "tiny")
+    pair = (StableDiffusionInpaintPipeline(**theirs.components | {"vae": tiny}, requires_safety_checker=False),
+            StableDiffusionPipeline(ours.tokenizer, ours.text_encoder, ours.unet, vae, SCHEDULE, "tiny"))
+    pair[0].set_progress_bar_config(disable=True)
+    found, expected = both(pair, "euler_a", picture(), ellipse(), strength=0.6)
+    agree("inpainting", f"TAESD, {channels} channels, levels of 255", found, expected, 1)
+    options = dict(init_image=picture(), mask_image=ellipse(), strength=0.6, steps=4, sampler="euler_a", width=WIDTH, height=HEIGHT)
+    together, alone = pair[1].generate(PROMPT, seed=3, count=2, **options), pair[1].generate(PROMPT, seed=4, **options)
+    assert np.abs(levels(together[1]) - levels(alone[0])).max() <= 1
 
 
 def test_states_on_the_way_hold_the_picture_that_is_kept(ordinary):

@@ -67,8 +67,9 @@ class SecondPass:
         if self.upscaler == "latent":
             z = bilinear(latents, height // vae.config.reduction, width // vae.config.reduction)
         else:
-            pictures = (image.resize((width, height), Image.Resampling.LANCZOS) for image in to_images(vae.decode(latents)))
-            z = vae.latents(np.stack([to_array(picture, width, height) for picture in pictures]), draw)
+            pictures = [to_images(vae.decode(one[None]))[0] for one in latents]
+            larger = [picture.resize((width, height), Image.Resampling.LANCZOS) for picture in pictures]
+            z = vae.latents(np.stack([to_array(picture, width, height) for picture in larger]), draw)
         return inpainting.begin(vae, unet, self.plan, self.canvas, draw, z)
 
 

@@ -24,7 +24,7 @@ class Start:
 
     latents       (N, H, W, C)
     known         for ordinary models with a mask: (plan, mask (1, H, W, 1), z and ε like latents)
-    conditioning  for inpainting models: m and z_masked (N, H, W, 1 + C)
+    conditioning  for inpainting models: m and z_masked (N or 1, H, W, 1 + C)
     """
     def __init__(self, latents, known=None, conditioning=None):
         self.latents, self.known, self.conditioning = latents, known, conditioning
@@ -36,7 +36,8 @@ class Start:
 
         def with_conditioning(context):
             predict = model(context)
-            return lambda x, t: predict(np.concatenate([x, self.conditioning], axis=-1), t)
+            told = np.broadcast_to(self.conditioning, (*self.latents.shape[:3], self.conditioning.shape[-1]))
+            return lambda x, t: predict(np.concatenate([x, told], axis=-1), t)
         return with_conditioning
 
     def denoiser(self, denoise):
@@ -97,7 +98,7 @@ def inpainting_model(vae, unet):
 
 
 def conditioning(vae, canvas, draw):
-    """What an inpainting model is told: m and z_masked (N, H, W, 1 + C); without mask or picture all is repainted."""
+    """What an inpainting model is told: m and z_masked (N or 1, H, W, 1 + C); without mask or picture all is repainted."""
     width, height = canvas.size
     if canvas.mask is None:
         mask = np.ones((1, height // vae.config.reduction, width // vae.config.reduction, 1), np.float32)
