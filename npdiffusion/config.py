@@ -120,6 +120,7 @@ class UNetConfig:
     flip_sin_to_cos: bool = True
     freq_shift: int = 0
     sample_size: int = 64
+    time_cond_proj_dim: int | None = None      # width of the embedded guidance scale, in models that it is distilled into
 
     @property
     def time_channels(self):
@@ -131,7 +132,7 @@ class UNetConfig:
         read.must_be(act_fn="silu", center_input_sample=False, mid_block_scale_factor=1, downsample_padding=1,
                      dual_cross_attention=False, only_cross_attention=False, use_linear_projection=False, class_embed_type=None,
                      addition_embed_type=None, encoder_hid_dim=None, num_class_embeds=None, resnet_time_scale_shift="default",
-                     time_embedding_type="positional", time_cond_proj_dim=None, transformer_layers_per_block=1,
+                     time_embedding_type="positional", transformer_layers_per_block=1,
                      conv_in_kernel=3, conv_out_kernel=3, attention_type="default", num_attention_heads=None,
                      mid_block_type="UNetMidBlock2DCrossAttn", resnet_skip_time_act=False, time_embedding_dim=None,
                      resnet_out_scale_factor=1.0, reverse_transformer_layers_per_block=None, dropout=0.0)
@@ -164,7 +165,9 @@ class UNetConfig:
             norm_eps=read.number("norm_eps", cls.norm_eps),
             flip_sin_to_cos=bool(read.settings.get("flip_sin_to_cos", True)),
             freq_shift=read.integer("freq_shift", cls.freq_shift, 1, smallest=0),
-            sample_size=read.integer("sample_size", cls.sample_size, 1024))
+            sample_size=read.integer("sample_size", cls.sample_size, 1024),
+            time_cond_proj_dim=read.integer("time_cond_proj_dim", 2, LARGEST["channels"], smallest=2)
+            if "time_cond_proj_dim" in read.settings else None)
         read.divisible("norm_num_groups", channels, config.norm_num_groups)
         return config
 

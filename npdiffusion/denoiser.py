@@ -16,25 +16,35 @@ import math
 import numpy as np
 
 
-def guided(model, context, negative, scale):
+def guided(model, context, negative, scale, rescale=0.0):
     """Classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598):  ε̂ = ε(∅) + s (ε(c) − ε(∅)).
 
     model    from context (M, S, X) to predict(x (N, H, W, C), t) → (M, H, W, C), where M is N or 2N and image i goes
              with contexts i and N + i; all float32, t a float
     context  (N, S, X) of the prompts; negative the same of the negative prompts, unused (and may be None) at scale 1
+    rescale  φ of Lin et al. 2023 (arXiv:2305.08891), equations 15 and 16: how far ε̂ is brought back to the standard
+             deviation of ε(c), which a large s raises; 0 is not at all
     Returns predict(x (N, H, W, C), t) → (N, H, W, C). Both halves go through the model as one batch, the unconditional
     half first, and share x, so that the model may share work; at scale 1 that half has no weight and isn't computed.
+    Nor is it below 1: as in diffusers, that is no guidance either.
     """
-    if scale == 1:
+    if scale <= 1:
         return model(context)
     both = model(np.concatenate([negative, context]))
     scale = float(scale)                                     # a NumPy scalar would turn float32 into float64
 
     def predict(x, t):
         unconditional, conditional = np.split(both(x, t), 2)
-        return unconditional + scale * (conditional - unconditional)
+        prediction = unconditional + scale * (conditional - unconditional)
+        return rescaled(prediction, conditional, rescale) if rescale else prediction
 
     return predict
+
+
+def rescaled(prediction, conditional, share):
+    """φ σ_c/σ ε̂ + (1 − φ) ε̂, σ the standard deviation of each image's prediction      (N, H, W, C) → (N, H, W, C)"""
+    conditional, guided = (x.std(axis=(1, 2, 3), keepdims=True) for x in (conditional, prediction))
+    return prediction * (1 + share * (conditional / guided - 1))
 
 
 class Denoiser:

@@ -23,7 +23,8 @@ SINGLE_PARTS = [(re.compile(pattern), description) for pattern, description in (
 
 BY_CLASS = (("StableDiffusionXL", "Stable Diffusion XL"), ("StableDiffusion3", "Stable Diffusion 3"), ("Flux", "Flux"))
 SUPPORTED_CLASSES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline",
-                     "StableDiffusionInpaintPipelineLegacy")
+                     "StableDiffusionInpaintPipelineLegacy", "LatentConsistencyModelPipeline",
+                     "LatentConsistencyModelImg2ImgPipeline")
 
 
 def refuse(description, source):

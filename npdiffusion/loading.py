@@ -178,15 +178,16 @@ def advice(path):
 
 
 def open_file(path):
-    """A single file in the original names → {name: Part}, NoiseSchedule: Stable Diffusion v1's"""
-    tensors = single_file.split(checkpoint.read_file(path), path)
+    """A single file in the original names → {name: Part}, NoiseSchedule: Stable Diffusion v1's, or a marked fine-tune's"""
+    everything = checkpoint.read_file(path)
+    tensors = single_file.split(everything, path)
     settings = single_file.settings(tensors, path)
     check_family(settings, path)
     parts = {}
     for name, (config, model) in MODELS.items():
         config = config.from_dict(settings[name], path)
         parts[name] = Part(model(config), tensors[name], path, single_file.spelling(name, config, tensors[name]))
-    return parts, NoiseSchedule.from_config(single_file.SCHEDULER)
+    return parts, NoiseSchedule.from_config(single_file.scheduler(everything))
 
 
 def check_family(settings, source):

@@ -27,8 +27,8 @@ SAMPLERS = {                          # ours → that of the web interface, whic
     "unipc": "UniPC", "deis": "DEIS", "lcm": "LCM", "tcd": "TCD",
 }
 SCHEDULES = {"discrete": "Uniform", "karras": "Karras", "exponential": "Exponential", "sgm_uniform": "SGM Uniform",
-             "beta": "Beta"}
-WITHOUT_SCHEDULE = ("ddpm", "ddim", "pndm")      # they walk over the training's time steps: no choice
+             "beta": "Beta", "align_your_steps": "Align Your Steps"}
+WITHOUT_SCHEDULE = ("ddpm", "ddim", "pndm", "lcm", "tcd")      # they keep to the training's time steps: little choice
 AUTOMATIC = {"dpm++2m": "karras", "dpm++sde": "karras", "dpm2": "karras", "dpm2_a": "karras",
              "dpm++2m_sde": "exponential"}       # what "Automatic" stands for there; Uniform for all others
 GENERATORS = {"torch": "CPU", "numpy": "NumPy", "a1111": "NV"}      # "NV" is what a GPU draws, wherever it is run
@@ -66,6 +66,13 @@ SETTINGS = (                          # in the order in which they are written
     Setting("rng", "RNG", GENERATORS),
     Setting("clip_skip", "Clip skip"),
     Setting("prompt_syntax", "Prompt syntax"),
+    Setting("subseed", "Variation seed"),
+    Setting("subseed_strength", "Variation seed strength"),
+    Setting("eta", "Eta DDIM"),
+    Setting("guidance_rescale", "CFG rescale"),
+    Setting("timestep_spacing", "Timestep spacing"),
+    Setting("prediction_type", "Prediction type"),
+    Setting("rescale_betas_zero_snr", "Noise Schedule", {True: "Zero Terminal SNR"}),
 )
 WITHOUT_INFLUENCE = ("Version", "Model hash", "VAE hash", "Lora hashes", "TI hashes", "Init image hash", "Batch size",
                      "Batch pos", "User", "Guidance", "Unet", "TE", "Template", "Negative Template")
@@ -81,7 +88,7 @@ def parameters(prompt, negative_prompt="", *, width, height, **settings):
     values = settings | {"size": f"{width}x{height}"}
     if settings.get("padding_mask_crop") is not None:
         values["inpaint_area"] = "Only masked"
-    if values.get("sampler") in WITHOUT_SCHEDULE:
+    if values.get("sampler") in WITHOUT_SCHEDULE and values.get("schedule") == "discrete":
         values["schedule"] = None
     if values.get("clip_skip"):       # layers that are left out; the web interface counts from 1, none
         values["clip_skip"] += 1

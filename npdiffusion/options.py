@@ -9,15 +9,19 @@ import os
 import npdiffusion
 from npdiffusion import command, kernels, samplers
 from npdiffusion.command import jobs
-from npdiffusion.command.parser import LARGEST_SIDE, Parser, number, one_of, several, side, sides, text, whole
+from npdiffusion.command.parser import (LARGEST_SIDE, ListOrKeep, Parser, number, one_of, several, side, sides, text,
+                                        whole)
+from npdiffusion.errors import UserError
 
-SCHEDULES = ("discrete", "karras")
-GENERATORS = ("torch", "numpy")
 SYNTAXES = ("a1111", "plain")         # of prompts
+GENERATORS = ("torch", "a1111", "numpy")
+SPACINGS = ("linspace", "leading", "trailing")
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 MOST_STEPS = 1000                     # the time steps of the training
 LARGEST_SEED = 2**64 - 1
 TILING = ("auto", "on", "off")         # of the autoencoder
 PREVIEWS = ("linear", "taesd", "vae")
+MOST_BY_ITSELF = 50                   # steps, where none are asked for
 STRENGTH = 0.75                       # of image to image
 UPSCALERS = ("latent", "lanczos")
 LARGEST_BLUR = 1000                   # pixels
@@ -81,14 +85,16 @@ def pictures(layers, defaults, parser):
 
 
 def one_by_one(layers, defaults, parser, where):
-    """The pictures that one set of options asks for: they have seeds that count on."""
+    """The pictures that one set of options asks for: seeds count on, or sub-seeds, if they have influence."""
     options = check(argparse.Namespace(**layers), parser, where)
     asked = {name: layers[name] for name in (*jobs.PER_PICTURE, "model", "vae")
-             if name not in ("batch_count", "seed") and layers[name] != defaults[name]}
+             if name not in ("batch_count", "seed", "subseed") and layers[name] != defaults[name]}
+    counting = "subseed" if options.subseed_strength else "seed"
     for number in range(options.batch_count):
-        seed = options.seed + number
-        counted = {} if layers["seed"] in (None, -1) else {"seed": seed}
-        yield argparse.Namespace(**vars(options) | {"seed": seed, "asked": asked | counted, "path": None})
+        seeds = {"seed": options.seed, "subseed": options.subseed}
+        seeds[counting] += number
+        named = {name: seed for name, seed in seeds.items() if layers[name] not in (None, -1)}
+        yield argparse.Namespace(**vars(options) | seeds | {"asked": asked | named, "path": None})
 
 
 def random_seed():
@@ -114,15 +120,22 @@ def check(options, parser, where=""):
     if options.padding_mask_crop is not None and not options.apply_overlay:
         error("--no-overlay: a part can't be painted without pasting it into the original, so not with --padding-mask-crop")
     options.strength = options.strength or (1.0 if options.mask_image or options.outpaint else STRENGTH)
-    if options.init_image is not None and int(options.steps * options.strength) == 0:
-        error(f"--strength: {options.strength:g} of {options.steps} steps leaves no step, raise one of them")
-    if options.schedule == "karras" and options.sampler and not samplers.SAMPLERS[options.sampler].karras:
-        offered = ", ".join(name for name, sampler in samplers.SAMPLERS.items() if sampler.karras)
-        error(f"--schedule: karras is for {offered}, not for {options.sampler}")
+    steps = options.steps or MOST_BY_ITSELF
+    if options.init_image is not None and int(steps * options.strength) == 0:
+        error(f"--strength: {options.strength:g} of {steps} steps leaves no step, raise one of them")
+    if options.schedule and options.sampler:
+        try:
+            samplers.check_pair(options.sampler, options.schedule)
+        except UserError as wrong:
+            error(f"--schedule: {wrong}")
+    if options.rescale_betas_zero_snr and options.timestep_spacing is None:
+        options.timestep_spacing = "trailing"                    # the only one that visits the last time step
     if options.taesd is not None and options.preview != "taesd":
         error("--taesd: it is for --preview taesd")
-    if options.seed is None or options.seed == -1:
-        options.seed = random_seed()
+    if options.subseed_strength and options.subseed is None:
+        error("--subseed-strength: it says how much of another seed's noise is mixed in, so --subseed is needed")
+    options.seed = random_seed() if options.seed in (None, -1) else options.seed
+    options.subseed = random_seed() if options.subseed == -1 else options.subseed
     if options.seed + options.batch_count - 1 > LARGEST_SEED:
         highest = LARGEST_SEED - options.batch_count + 1
         error(f"--seed: with {options.batch_count} pictures it can be at most {highest}")
@@ -175,19 +188,38 @@ def build_parser():
                        help="folder with learnt words (textual inversion), which a prompt uses by their files' names")
 
     group = parser.add_argument_group("sampling")
-    group.add_argument("--steps", metavar="N", type=whole(1, MOST_STEPS), default=50,
-                       help="more are slower and finer (default: 50)")
+    group.add_argument("--steps", metavar="N", type=whole(1, MOST_STEPS),
+                       help="more are slower and finer (default: 50, or 4 with models that are made for few)")
     group.add_argument("--cfg-scale", "--guidance-scale", dest="guidance_scale", metavar="X", type=number(0, 100),
                        help="how closely to follow the prompt; 1 switches guidance off (default: the model's own, "
                             "which is 7.5 unless it says otherwise)")
+    group.add_argument("--guidance-rescale", metavar="X", type=number(0, 1),
+                       help="take back the contrast that a high guidance scale adds; 0.7 suits models with zero terminal "
+                            "SNR (default: 0)")
     group.add_argument("-s", "--seed", metavar="S", type=whole(-1, LARGEST_SEED),
                        help="the same seed gives the same picture (default, and -1: a random one)")
-    group.add_argument("--sampler", metavar="NAME", type=one_of(samplers.SAMPLERS),
-                       help=f"{', '.join(samplers.SAMPLERS)} (default: the model's own)")
-    group.add_argument("--schedule", metavar="NAME", type=one_of(SCHEDULES),
-                       help=f"how the noise decreases: {', '.join(SCHEDULES)} (default: the model's own)")
+    group.add_argument("--subseed", metavar="S", type=whole(-1, LARGEST_SEED),
+                       help="the seed of a variation, mixed with the other one's noise; pictures count on from it")
+    group.add_argument("--subseed-strength", metavar="X", type=number(0, 1),
+                       help="how much of it: 0 is none, 1 all (default: 0)")
     group.add_argument("--rng", metavar="NAME", type=one_of(GENERATORS), default="torch",
-                       help="whose random numbers: torch (pictures as with diffusers on a CPU), numpy (default: torch)")
+                       help="whose random numbers: torch (pictures as with diffusers on a CPU), a1111 (as with "
+                            "AUTOMATIC1111's web interface), numpy (default: torch)")
+    group.add_argument("--sampler", metavar="NAME", type=one_of([*samplers.SAMPLERS, "help"]), action=ListOrKeep,
+                       choices_described={name: sampler.description for name, sampler in samplers.SAMPLERS.items()},
+                       help=f"{', '.join(samplers.SAMPLERS)}; or help, for a line about each (default: the model's own)")
+    group.add_argument("--schedule", metavar="NAME", type=one_of([*samplers.SCHEDULES, "help"]), action=ListOrKeep,
+                       choices_described=samplers.SCHEDULES,
+                       help=f"how the noise goes down: {', '.join(samplers.SCHEDULES)}; or help (default: the model's own)")
+    group.add_argument("--eta", metavar="X", type=number(0, 1),
+                       help="noise that ddim and tcd add in each step, 0 to 1 (default: 0)")
+    group.add_argument("--timestep-spacing", metavar="NAME", type=one_of(SPACINGS),
+                       help=f"which time steps of the training are visited: {', '.join(SPACINGS)} (default: the model's own)")
+    group.add_argument("--prediction-type", metavar="NAME", type=one_of(PREDICTION_TYPES),
+                       help=f"what the model was trained to predict: {', '.join(PREDICTION_TYPES)} (default: as its files say)")
+    group.add_argument("--zero-terminal-snr", dest="rescale_betas_zero_snr", action="store_true",
+                       help="rescale the noise so that nothing of the picture is left at the last time step, for models "
+                            "trained so; steps have trailing spacing then (default: as the model's files say)")
 
     group = parser.add_argument_group("image to image and inpainting")
     group.add_argument("-i", "--init-image", metavar="FILE", help="picture to start from; it is scaled and cut to size")

@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 
-from npdiffusion import memory, noise, tiling
+from npdiffusion import few_steps, memory, noise, tiling
 from npdiffusion.adapters.merging import Adapters
 from npdiffusion.adapters.textual_inversion import LearntWords
 from npdiffusion.allocator import memory_reused
@@ -30,7 +30,6 @@ from npdiffusion.prompts.reading import read
 from npdiffusion.sharing import Context
 
 LARGEST_SIDE = 8192          # pixels
-CUSTOMARY_GUIDANCE = 7.5     # what users of SD v1 expect where the checkpoint says nothing
 CUSTOMARY_STRENGTH = 0.75    # of image to image
 
 
@@ -40,12 +39,12 @@ class StableDiffusionPipeline:
     tokenizer.encode(text) → (77,) ids      text_encoder(ids (N, 77)) → (N, 77, X)      unet(latents, timesteps, context) → ε or v
     vae.encode(images) → mean, logvar       vae.decode(latents) → images in [−1, 1]     schedule: betas and sampler of the checkpoint
     """
-    def __init__(self, tokenizer, text_encoder, unet, vae, schedule, source, default_guidance=CUSTOMARY_GUIDANCE,
+    def __init__(self, tokenizer, text_encoder, unet, vae, schedule, source, default_guidance=None,
                  adapters=None):
         self.tokenizer, self.text_encoder, self.unet, self.vae = tokenizer, text_encoder, unet, vae
         self.schedule = schedule      # a NoiseSchedule: betas, prediction type and sampler of the checkpoint
         self.source = source          # where the model came from, for people
-        self.default_guidance = default_guidance      # the guidance scale that its makers advise
+        self.advised_guidance = default_guidance      # the guidance scale that its makers advise, or None
         self.adapters = adapters or Adapters()        # LoRAs and their like, merged into the weights
         self.words = LearntWords()    # textual inversions
         self.timings = {}             # seconds that each stage of the last `generate` took
@@ -60,24 +59,43 @@ class StableDiffusionPipeline:
         """Name of the sampler that the checkpoint was saved with."""
         return self.schedule.default_sampler
 
+    @property
+    def default_guidance(self):
+        """The guidance scale where none is asked for."""
+        return self.defaults().guidance_scale
+
+    def defaults(self, sampler=None):
+        """Steps and guidance scale where none are asked for, and why → few_steps.Defaults"""
+        embedded = self.unet.config.time_cond_proj_dim is not None
+        return few_steps.defaults(self.schedule, embedded, sampler, self.advised_guidance)
+
     @memory_reused()
-    def generate(self, prompt, negative_prompt="", steps=50, guidance_scale=None, sampler=None, schedule=None, seed=None,
+    def generate(self, prompt, negative_prompt="", steps=None, guidance_scale=None, sampler=None, schedule=None, seed=None,
                  width=None, height=None, init_image=None, strength=None, count=1, callback=None, rng="torch",
                  mask_image=None, mask_blur=None, invert_mask=False, padding_mask_crop=None, apply_overlay=True, outpaint=None,
                  hires=None, hires_strength=hires_fix.STRENGTH, hires_steps=None, hires_upscaler="latent",
-                 vae_tiling="auto", preview=None, clip_skip=None, prompt_syntax="a1111"):
+                 vae_tiling="auto", preview=None, clip_skip=None, prompt_syntax="a1111",
+                 eta=0.0, guidance_rescale=0.0, subseed=None, subseed_strength=0.0, timestep_spacing=None,
+                 prediction_type=None, rescale_betas_zero_snr=None):
         """Pictures for a prompt: a list of `count` PIL images; each has its seed in `image.info["seed"]`.
 
         sampler, schedule   names in `samplers.SAMPLERS` and `schedules.KINDS`; None is the checkpoint's own
-        guidance_scale      s of ε_u + s (ε_c − ε_u), arXiv:2207.12598; at 1 the negative prompt has no influence;
+        steps               None is 50, or 4 for models that are made for few (see few_steps.py)
+        guidance_scale      s of ε_u + s (ε_c − ε_u), arXiv:2207.12598; up to 1 the negative prompt has no influence;
                             None is the checkpoint's own: 7.5 unless its model_index.json says otherwise
+        guidance_rescale    φ of arXiv:2305.08891, from 0 to 1: takes back the contrast that a high guidance scale adds
+        eta                 of ddim and tcd: 0 is deterministic, 1 as random as ddpm and lcm
+        timestep_spacing, prediction_type, rescale_betas_zero_snr
+                            as in diffusers' schedulers, in place of the checkpoint's own; see `NoiseSchedule`
         seed                of the first picture, the others count on from it; None is a random one
+        subseed             noise that the seed's is mixed with, on an arc, by subseed_strength from 0 to 1; while that is
+                            above 0 the sub-seeds count on instead of the seeds, as in AUTOMATIC1111's web interface
         width, height       pixels, multiples of the VAE's reduction; None is the size the model was trained on, or, when
                             outpainting, that of the extended picture
         init_image          PIL image or path to start from; `strength` in (0, 1] is how far the picture may leave it;
                             None is 0.75, or 1 where a mask says what may be left
         callback            called as callback(step, steps, latents) after each step, step from 1
-        rng                 "torch": a seed's noise is that of a torch CPU generator; "numpy": NumPy's own
+        rng                 whose noise a seed stands for: "torch" on the CPU, "a1111" (the web interface's), "numpy"
         clip_skip           how many of the text encoder's last layers are left out; None is 0
         prompt_syntax       "a1111": (weights:1.3), [editing:when], any length, see prompts/; "plain": at most 75 tokens
         Parts of init_image, see painting/:
@@ -100,18 +118,23 @@ class StableDiffusionPipeline:
         picture, mask = originals(init_image, mask_image, mask_blur, invert_mask, outpaint, f)
         size = picture.size if outpaint is not None and padding_mask_crop is None else None
         canvas = Canvas(picture, mask, *self._check_size(width, height, size), padding_mask_crop, apply_overlay)
-        guidance_scale = self.default_guidance if guidance_scale is None else guidance_scale
-        if not math.isfinite(guidance_scale):
-            raise UserError(f"guidance_scale is {guidance_scale}: it must be a finite number, for example 7.5")
+        asked = self.defaults(sampler)
+        steps = asked.steps if steps is None else steps
+        guidance_scale = _number("guidance_scale", asked.guidance_scale if guidance_scale is None else guidance_scale)
+        _number("guidance_rescale", guidance_rescale, 0, 1)
+        model, guidance = self._told(guidance_scale)
         if strength is None:
             strength = CUSTOMARY_STRENGTH if mask is None else 1.0
-        make_plan = functools.partial(self.schedule.plan, sampler, kind=schedule)
+        settings = self.schedule.changed(timestep_spacing=timestep_spacing, prediction_type=prediction_type,
+                                         rescale_betas_zero_snr=rescale_betas_zero_snr)
+        make_plan = functools.partial(settings.plan, sampler, kind=schedule, eta=eta)
         plan = make_plan(steps, strength=None if picture is None else strength)
         second = None if hires is None else hires_fix.SecondPass(
             canvas, make_plan, f, hires, hires_strength, hires_steps or steps, hires_upscaler)
         planned = len(plan) + (len(second.plan) if second else 0)
-        seeds = _seeds(seed, count)
-        draw = self._noise(rng, seeds, canvas.size)
+        seeds, subseeds = _seeds(seed, count, subseed, _number("subseed_strength", subseed_strength, 0, 1))
+        draw_for = functools.partial(self._noise, rng, seeds, subseeds, subseed_strength)
+        draw = draw_for(canvas.size)
         width, height = second.canvas.size if second else canvas.size
         self.vae.tile = tiling.choose(self.vae.config, width, height, vae_tiling)
         memory.require(memory.picture(self.vae.config, width, height, self.vae.tile), f"{width}×{height} pixels")
@@ -120,7 +143,7 @@ class StableDiffusionPipeline:
         with self._timed("adapters"):
             prompt = self.adapters.follow(prompt, negative_prompt)
         with self._timed("text"):
-            texts = [prompt] if guidance_scale == 1 else [prompt, negative_prompt]
+            texts = [prompt] if guidance <= 1 else [prompt, negative_prompt]
             understood = functools.partial(self.contexts, texts, sampler=sampler or self.default_sampler,
                                            clip_skip=clip_skip, syntax=prompt_syntax)
             contexts = understood(steps)
@@ -129,7 +152,7 @@ class StableDiffusionPipeline:
 
         def sample(plan, start, draw, contexts, done=0):
             predict = contexts.by_call(lambda context, negative=None: guided(
-                start.predictor(self.predictor), context, negative, guidance_scale), count)
+                start.predictor(model), context, negative, guidance, guidance_rescale), count)
             denoiser = Denoiser(predict, plan)
             denoise = start.denoiser(denoiser)
             for step, latents in enumerate(plan.sample(denoise, start.latents, draw), start=done + 1):
@@ -144,7 +167,7 @@ class StableDiffusionPipeline:
         with self._timed("sampling"):
             latents = sample(plan, start, draw, contexts)
         if second:
-            draw = self._noise(rng, seeds, second.canvas.size)
+            draw = draw_for(second.canvas.size)
             with self._timed("encoding"):
                 start = second.start(self.vae, self.unet, latents, draw)
             with self._timed("sampling"):
@@ -152,8 +175,8 @@ class StableDiffusionPipeline:
         with self._timed("decoding"):
             images = [self.decode(one[None]) for one in latents]                # feature maps of one picture at a time
         images = [canvas.finish(image) for image in images]
-        for image, seed in zip(images, seeds):
-            image.info["seed"] = seed
+        for image, seed, subseed in zip(images, seeds, subseeds or [None] * count):
+            image.info |= {"seed": seed} if subseed is None else {"seed": seed, "subseed": subseed}
         return images
 
     def load_lora_weights(self, path, adapter_name=None, adapter_weight=1.0):
@@ -204,16 +227,23 @@ class StableDiffusionPipeline:
         """Latents of one picture (1, H/f, W/f, C) → PIL image"""
         return to_images(finite(self.vae, "vae", latents, method="decode"))[0]
 
-    def predictor(self, context):
+    def predictor(self, context, timestep_cond=None):
         """The UNet for these prompts (N, 77, X): predict(latents, t), like `unet`, but checked to be finite"""
         context = Context(context)
-        return lambda latents, timestep: finite(self.unet, "unet", latents, timestep, context)
+        extra = () if timestep_cond is None else (timestep_cond,)
+        return lambda latents, timestep: finite(self.unet, "unet", latents, timestep, context, *extra)
 
-    def _noise(self, rng, seeds, size):
-        """draw() → N(0, 1) for latents of that (width, height) in pixels, each picture from its own generator, afresh"""
-        generators = [noise.generator(rng, seed) for seed in seeds]
+    def _told(self, guidance_scale):
+        """`predictor` and the guidance scale; a model that guidance is distilled into is told the scale, and needs none"""
+        size = self.unet.config.time_cond_proj_dim
+        if size is None:
+            return self.predictor, guidance_scale
+        return functools.partial(self.predictor, timestep_cond=few_steps.guidance_embedding(guidance_scale, size)), 1
+
+    def _noise(self, rng, seeds, subseeds, strength, size):
+        """`noise.LatentNoise` for latents of that (width, height) in pixels, each picture from its own generator, afresh"""
         width, height = (side // self.vae.config.reduction for side in size)
-        return lambda: noise.latent_noise(generators, height, width, self.vae.config.latent_channels)
+        return noise.latent_noise(rng, seeds, height, width, self.vae.config.latent_channels, subseeds, strength)
 
     def _check_size(self, width, height, picture=None):
         """width and height; for None those of a picture, to the nearest multiple, or of the training. UserError"""
@@ -242,11 +272,25 @@ class StableDiffusionPipeline:
         self.timings[stage] = self.timings.get(stage, 0) + time.perf_counter() - start
 
 
-def _seeds(first, count):
-    """One for each picture, counting on from the first; a random first one for None."""
+def _number(name, value, low=-math.inf, high=math.inf):
+    """value, if it is a finite number from low to high; else UserError"""
+    if not isinstance(value, numbers.Real) or not math.isfinite(value) or not low <= value <= high:
+        wanted = f"from {low} to {high}" if math.isfinite(low) else "for example 7.5"
+        raise UserError(f"{name} is {value}: it must be a finite number, {wanted}")
+    return value
+
+
+def _seeds(seed, count, subseed, strength):
+    """A seed for each picture, counting on from the first, and sub-seeds, or None; random first ones for None.
+
+    With a variation strength the sub-seeds count on, and the seed is the same for all.
+    """
     if count < 1:
         raise UserError(f"count is {count}: at least one picture must be asked for")
-    if first is not None and not isinstance(first, numbers.Integral):
-        raise UserError(f"seed is {first!r}: it must be a whole number")
-    first = secrets.randbelow(2**32) if first is None else int(first)
-    return range(first, first + count)
+    for name, given in (("seed", seed), ("subseed", subseed)):
+        if given is not None and not isinstance(given, numbers.Integral):
+            raise UserError(f"{name} is {given!r}: it must be a whole number")
+    first, other = (secrets.randbelow(2**32) if given is None else int(given) for given in (seed, subseed))
+    if strength == 0:
+        return range(first, first + count), None
+    return [first] * count, range(other, other + count)

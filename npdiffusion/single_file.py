@@ -33,6 +33,9 @@ SCHEDULER = {                   # scheduler/scheduler_config.json of v1; it says
     "_class_name": "PNDMScheduler", "num_train_timesteps": 1000, "beta_schedule": "scaled_linear",
     "beta_start": 0.00085, "beta_end": 0.012, "skip_prk_steps": True, "set_alpha_to_one": False, "steps_offset": 1,
     "clip_sample": False}
+MARKS = {                       # empty tensors, whose presence says how a fine-tune was trained
+    "v_pred": {"prediction_type": "v_prediction"},
+    "ztsnr": {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}}
 
 
 def unet_blocks(config):
@@ -40,6 +43,7 @@ def unet_blocks(config):
     levels, layers = len(config.block_out_channels), config.layers_per_block
     yield from (("conv_in", "input_blocks.0.0"), ("conv_norm_out", "out.0"), ("conv_out", "out.2"),
                 ("time_embedding.linear_1", "time_embed.0"), ("time_embedding.linear_2", "time_embed.2"),
+                ("time_embedding.cond_proj", "time_embed.cond_proj"),
                 ("mid_block.resnets.0", "middle_block.0"), ("mid_block.attentions.0", "middle_block.1"),
                 ("mid_block.resnets.1", "middle_block.2"))
     for i in range(levels):
@@ -98,7 +102,7 @@ def spelling(part, config, names):
 def split(tensors, source):
     """{part: {original name: tensor}} of a file, without the ignored ones; UserError unless all belong to a part."""
     families.check_names(tensors, source)
-    tensors = {name: tensor for name, tensor in tensors.items() if not IGNORED.fullmatch(name)}
+    tensors = {name: tensor for name, tensor in tensors.items() if name not in MARKS and not IGNORED.fullmatch(name)}
     parts = {part: {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
              for part, prefix in PREFIXES.items()}
     for part, found in parts.items():
@@ -109,6 +113,11 @@ def split(tensors, source):
         raise UserError(f"{source}: {len(others)} tensors that a Stable Diffusion v1 checkpoint doesn't have: "
                         f"{parameters.some(others)}")
     return parts
+
+
+def scheduler(names):
+    """The scheduler's configuration; names: of all the file's tensors"""
+    return SCHEDULER | {field: value for mark, marked in MARKS.items() if mark in names for field, value in marked.items()}
 
 
 def settings(parts, source):
@@ -132,6 +141,7 @@ def unet_settings(shape):
     return {
         "in_channels": shape["input_blocks.0.0.weight"][1], "out_channels": shape["out.2.weight"][0],
         "block_out_channels": channels, "layers_per_block": layers, "attention_head_dim": HEADS,
+        "time_cond_proj_dim": shape.get("time_embed.cond_proj.weight", (None, None))[1],
         "cross_attention_dim": shape["middle_block.1.transformer_blocks.0.attn2.to_k.weight"][1],
         "use_linear_projection": len(shape["middle_block.1.proj_in.weight"]) == 2,
         "down_block_types": ["CrossAttnDownBlock2D" if there else "DownBlock2D" for there in attention],

@@ -17,12 +17,19 @@ from npdiffusion.transformer import Transformer2DModel
 
 
 class TimestepEmbedding:
-    """Two layers on the sinusoidal embedding, then SiLU, with which every residual block begins      (N, C) → (N, E)"""
-    def __init__(self, channels, time_channels):
+    """Two layers on the sinusoidal embedding, then SiLU, with which every residual block begins      (N, C) → (N, E)
+
+    A model that guidance is distilled into also takes an embedding of the guidance scale (N, P): few_steps.py.
+    """
+    def __init__(self, channels, time_channels, condition=None):
+        if condition is not None:
+            self.cond_proj = Linear(condition, channels, bias=False)
         self.linear_1 = Linear(channels, time_channels)
         self.linear_2 = Linear(time_channels, time_channels)
 
-    def __call__(self, x):
+    def __call__(self, x, condition=None):
+        if condition is not None:
+            x = x + self.cond_proj(condition)
         return kernels.silu(self.linear_2(kernels.silu(self.linear_1(x))))
 
 
@@ -93,26 +100,27 @@ class UNet2DConditionModel:
     The prediction is the noise ε, or v = √ᾱ ε − √(1−ᾱ) x₀ for checkpoints trained so; the schedule knows which.
     context: an array, or a `Context` for several calls; N latents also go with 2N contexts (3N, ...), where they are
     shared: latents i with contexts i and N + i → predictions (2N, H, W, C_out). ValueError for another number.
+    timestep_cond: of models with `time_cond_proj_dim`, (N, P) or (1, P): few_steps.guidance_embedding
     """
     def __init__(self, config):
         self.config = config
         channels = config.block_out_channels
         levels = range(len(channels))
         self.conv_in = Conv2d(config.in_channels, channels[0])
-        self.time_embedding = TimestepEmbedding(channels[0], config.time_channels)
+        self.time_embedding = TimestepEmbedding(channels[0], config.time_channels, config.time_cond_proj_dim)
         self.down_blocks = [DownBlock(config, level, channels[max(level - 1, 0)]) for level in levels]
         self.mid_block = MidBlock(config)
         self.up_blocks = [UpBlock(config, level, channels[min(level + 1, levels[-1])]) for level in reversed(levels)]
         self.conv_norm_out = GroupNorm(channels[0], config.norm_num_groups, eps=config.norm_eps)
         self.conv_out = Conv2d(channels[0], config.out_channels)
 
-    def __call__(self, latents, timesteps, context):
+    def __call__(self, latents, timesteps, context, timestep_cond=None):
         if len(context) % len(latents):
             raise ValueError(f"{len(latents)} latents cannot be shared by {len(context)} contexts")
         timesteps = np.atleast_1d(np.asarray(timesteps, np.float32))
         config = self.config
         time_embedding = self.time_embedding(kernels.timestep_embedding(
-            timesteps, config.block_out_channels[0], config.flip_sin_to_cos, config.freq_shift))
+            timesteps, config.block_out_channels[0], config.flip_sin_to_cos, config.freq_shift), timestep_cond)
         x = self.conv_in(latents)
         skips = [x]
         for block in self.down_blocks:

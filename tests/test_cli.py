@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import npdiffusion
-from npdiffusion import cli, kernels, machine, options
+from npdiffusion import cli, few_steps, kernels, machine, options, samplers
 from npdiffusion.command import output as names
 from npdiffusion.command import prepare
 from npdiffusion.errors import UserError
@@ -25,11 +25,13 @@ class FakePipeline:
     """Remembers what it was asked for; `act` is called before each picture is returned."""
     size = (128, 128)
     default_sampler = "pndm"
-    default_guidance = 4.0
     schedule = NoiseSchedule()
 
     def __init__(self):
         self.loaded, self.asked, self.timings, self.act = [], [], {}, lambda: None
+
+    def defaults(self, sampler=None):
+        return few_steps.defaults(self.schedule, sampler=sampler, advised=4.0)
 
     def load(self, *arguments, **settings):
         self.loaded.append((arguments, settings))
@@ -97,6 +99,40 @@ def test_every_option_reaches_the_pipeline(pipeline, tmp_path):
                          vae_tiling="on", preview=None, clip_skip=1, prompt_syntax="plain")
     assert pipeline.loaded == [(("model",), dict(dtype="bfloat16", threads=1, tokenizer="folder", lora_dir="loras",
                                                   vae="taesd", embedding_dir="."))]
+
+
+def test_options_of_sampling_reach_the_pipeline_and_the_png(pipeline):
+    cli.main([PROMPT, "--steps", "2", "-s", "9", "--sampler", "ddim", "--schedule", "sgm_uniform", "--eta", "0.5",
+              "--rng", "a1111", "--subseed", "4", "--subseed-strength", "0.1", "--guidance-rescale", "0.7",
+              "--prediction-type", "v_prediction", "--zero-terminal-snr", "-b", "2", "-o", "out/"])
+    assert [(asked["seed"], asked["subseed"]) for asked in pipeline.asked] == [(9, 4), (9, 5)]
+    asked = pipeline.asked[0]
+    assert {name: asked[name] for name in ("eta", "rng", "subseed_strength", "guidance_rescale", "prediction_type",
+                                           "rescale_betas_zero_snr", "timestep_spacing", "schedule")} == dict(
+        eta=0.5, rng="a1111", subseed_strength=0.1, guidance_rescale=0.7, prediction_type="v_prediction",
+        rescale_betas_zero_snr=True, timestep_spacing="trailing", schedule="sgm_uniform")
+    text = settings_in("out/a-red-apple-9.png")
+    for pair in ("Sampler: DDIM, Schedule type: SGM Uniform", "RNG: NV, Variation seed: 4, Variation seed strength: 0.1",
+                 "Eta DDIM: 0.5", "CFG rescale: 0.7", "Prediction type: v_prediction", "Noise Schedule: Zero Terminal SNR"):
+        assert pair in text
+
+
+@pytest.mark.parametrize("option, names", [("--sampler", samplers.SAMPLERS), ("--schedule", samplers.SCHEDULES)])
+def test_help_lists_names_with_a_line_each(option, names, pipeline, capsys):
+    assert cli.main([PROMPT, option, "help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(names) and max(map(len, lines)) <= 120
+    assert pipeline.loaded == []
+
+
+def test_a_model_for_few_steps_gets_few_and_says_so(pipeline, monkeypatch, capsys):
+    monkeypatch.setattr(pipeline, "schedule", NoiseSchedule(class_name="LCMScheduler"))
+    monkeypatch.setattr(pipeline, "default_sampler", "lcm")
+    cli.main([PROMPT])
+    assert pipeline.asked[-1]["steps"] == 4
+    assert "4 steps and guidance scale 4 (--steps and --cfg-scale choose others)" in capsys.readouterr().err
+    cli.main([PROMPT, "--steps", "8", "--cfg-scale", "1"])
+    assert pipeline.asked[-1]["steps"] == 8 and "choose others" not in capsys.readouterr().err
 
 
 def test_the_settings_are_in_the_png(pipeline):
@@ -287,7 +323,10 @@ def test_an_unreadable_picture_is_found_before_loading(pipeline, tmp_path, capsy
     ([PROMPT, "--sampler", "Euler a"], "--sampler: 'Euler a' is unknown, did you mean euler_a? Known are ddpm, ddim"),
     ([PROMPT, "--sampler", "???"], "--sampler: '???' is unknown, known are ddpm, ddim"),
     ([PROMPT, "--schedule", "karas"], "--schedule: 'karas' is unknown, did you mean karras?"),
-    ([PROMPT, "--schedule", "karras", "--sampler", "ddim"], "--schedule: karras is for euler, euler_a, heun, dpm++2m"),
+    ([PROMPT, "--schedule", "karras", "--sampler", "ddim"], "--schedule: ddim walks over the time steps of the training: the "
+     "karras schedule is for lms, euler"),
+    ([PROMPT, "--timestep-spacing", "even"], "--timestep-spacing: 'even' is unknown"),
+    ([PROMPT, "--subseed-strength", "0.5"], "--subseed-strength: it says how much"),
     ([PROMPT, "--backend", "torch"], "--backend: 'torch' is unknown"),
     (["caf\udce9"], "prompt: the text is not valid UTF-8"),
 ])
@@ -302,7 +341,7 @@ def test_a_command_that_makes_no_sense_ends_with_2_and_one_line(arguments, messa
 def test_choices_are_those_of_the_library():
     from npdiffusion import noise, pipeline, schedules, tiling
     from npdiffusion.prompts import reading
-    assert options.SCHEDULES == schedules.KINDS
+    assert (options.SPACINGS, options.PREDICTION_TYPES) == (schedules.SPACINGS, schedules.PREDICTION_TYPES)
     assert set(options.GENERATORS) == set(noise.GENERATORS)
     assert options.SYNTAXES == reading.SYNTAXES
     assert options.LARGEST_SIDE == pipeline.LARGEST_SIDE

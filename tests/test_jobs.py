@@ -302,7 +302,7 @@ def test_a_comparison_that_is_stopped_shows_what_there_is(colourful, tmp_path, c
     (["--compare-samplers", "euler,euler"], "--compare-samplers: 'euler,euler' names one of them twice"),
     (["--compare-samplers", "euler", "--grid"], "--compare-samplers: it makes one sheet, so --grid doesn't go with it"),
     (["--compare-steps", "10"], "--compare-steps: it gives a sheet of --compare-samplers a row"),
-    (["--compare-samplers", "ddim,euler", "--schedule", "karras"], "--schedule: karras is for"),
+    (["--compare-samplers", "ddim,euler", "--schedule", "karras"], "--schedule: ddim walks over the time steps"),
 ])
 def test_comparisons_that_make_no_sense(arguments, message, pipeline, capsys):
     assert cli.main([PROMPT, *arguments]) == 2

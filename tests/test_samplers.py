@@ -1,120 +1,133 @@
 """Samplers against diffusers' schedulers, run as its pipelines run them, and against paths that are known exactly."""
-import inspect
 import math
 
 import numpy as np
 import pytest
 
-from npdiffusion import samplers
-from npdiffusion.denoiser import Denoiser, guided
-from npdiffusion.errors import UserError
-from npdiffusion.schedules import NoiseSchedule, karras_sigmas
-
 torch = pytest.importorskip("torch")
-diffusers = pytest.importorskip("diffusers")
+pytest.importorskip("diffusers")
 
-CONFIG = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1,
-          "set_alpha_to_one": False, "skip_prk_steps": True, "clip_sample": False}
-REFERENCE = {
-    "ddpm": diffusers.DDPMScheduler, "ddim": diffusers.DDIMScheduler, "pndm": diffusers.PNDMScheduler,
-    "euler": diffusers.EulerDiscreteScheduler, "euler_a": diffusers.EulerAncestralDiscreteScheduler,
-    "heun": diffusers.HeunDiscreteScheduler, "dpm++2m": diffusers.DPMSolverMultistepScheduler,
-}
-WITH_KARRAS = [(name, "discrete") for name in REFERENCE] + [(name, "karras") for name in ("euler", "heun", "dpm++2m")]
-SHAPE = (2, 6, 5, 4)
-
-
-def toy_model(x, t):
-    """Not linear, different in every element, and sensitive to the time step."""
-    grid = np.linspace(-1, 1, x.size, dtype=np.float32).reshape(x.shape)
-    phase = float(t) / 300
-    return 0.8 * x + 0.5 * np.tanh(1.5 * x - grid + math.sin(phase)) - 0.3 * np.sin(2 * x + phase)
-
-
-def torch_noise(seed):
-    generator = torch.Generator().manual_seed(seed)
-    return lambda: torch.randn(SHAPE, generator=generator).numpy()
-
-
-def ours(name, steps, config, kind="discrete", init=None, strength=None, eta=0.0, seed=0):
-    schedule = NoiseSchedule.from_config(config)
-    plan = schedule.plan(name, steps, kind, strength, eta)
-    noise = torch_noise(seed)
-    states = list(plan.sample(Denoiser(toy_model, plan), plan.start(noise(), init), noise))
-    assert len(states) == len(plan)
-    return states[-1]
-
-
-def theirs(name, steps, config, kind="discrete", init=None, strength=None, eta=0.0, seed=0):
-    """StableDiffusionPipeline and StableDiffusionImg2ImgPipeline, reduced to their scheduler calls."""
-    scheduler = REFERENCE[name].from_config(config, use_karras_sigmas=kind == "karras")
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(SHAPE, generator=generator)
-    scheduler.set_timesteps(steps)
-    times = scheduler.timesteps
-    if init is None:
-        x = noise * scheduler.init_noise_sigma
-    else:
-        skipped = max(steps - min(int(steps * strength), steps), 0) * scheduler.order
-        times = times[skipped:]
-        if hasattr(scheduler, "set_begin_index"):
-            scheduler.set_begin_index(skipped)
-        x = scheduler.add_noise(torch.from_numpy(init), noise, times[:1].repeat(len(init)))
-    extra = {"generator": generator, "eta": eta}
-    extra = {key: extra[key] for key in inspect.signature(scheduler.step).parameters if key in extra}
-    for t in times:
-        output = toy_model(scheduler.scale_model_input(x, t).numpy(), t)
-        x = scheduler.step(torch.from_numpy(output), t, x, **extra, return_dict=False)[0]
-    return x.numpy()
-
-
-def difference(got, want):
-    return np.abs(got - want).max() / np.abs(want).max()
-
+from npdiffusion import samplers                                     # noqa: E402
+from npdiffusion.denoiser import Denoiser, guided                    # noqa: E402
+from npdiffusion.errors import UserError                             # noqa: E402
+from npdiffusion.samplers import SAMPLERS                            # noqa: E402
+from npdiffusion.schedules import NoiseSchedule, karras_sigmas       # noqa: E402
+from tests import schedulers                                         # noqa: E402
+from tests.differences import agree                                  # noqa: E402
+from tests.schedulers import CONFIG, SHAPE, toy_model                # noqa: E402
 
 INIT = np.random.default_rng(5).standard_normal(SHAPE, np.float32)
+SPACINGS = ("linspace", "leading", "trailing")
+# What diffusers' class for a sampler can't do, we can.
+WITHOUT_SIGMAS = ("euler_a",)                                        # its class has no choice of schedule but the spacing
+WITH_TIMES = ("euler", "heun", "dpm++2m", "dpm++2m_sde")             # those whose set_timesteps takes a list
+WITHOUT_SAMPLE = ("pndm", "euler_a", "dpm2", "dpm2_a", "dpm++sde")   # those that refuse a model that predicts x₀
+ZERO_SNR = ("ddpm", "ddim", "euler", "euler_a", "dpm++2m", "dpm++2m_sde", "unipc", "lcm", "tcd")
 
 
-@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
-@pytest.mark.parametrize("spacing", ["linspace", "leading", "trailing"])
-@pytest.mark.parametrize("name, kind", WITH_KARRAS)
-def test_text_to_image_equals_diffusers(name, kind, spacing, prediction_type):
-    config = CONFIG | {"timestep_spacing": spacing, "prediction_type": prediction_type}
-    for steps in (10, 25, 50):
-        assert difference(ours(name, steps, config, kind), theirs(name, steps, config, kind)) < 1e-5
+def kinds(name):
+    """The schedules in which diffusers' class can be compared."""
+    return [kind for kind in SAMPLERS[name].schedules
+            if kind in ("discrete", "sgm_uniform") or (kind != "align_your_steps" and name not in WITHOUT_SIGMAS)
+            or (kind == "align_your_steps" and name in WITH_TIMES)]
 
 
-@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
-@pytest.mark.parametrize("spacing", ["linspace", "leading", "trailing"])
-@pytest.mark.parametrize("name, kind", WITH_KARRAS)
-def test_image_to_image_equals_diffusers(name, kind, spacing, prediction_type):
-    config = CONFIG | {"timestep_spacing": spacing, "prediction_type": prediction_type}
-    for steps in (10, 25, 50):
-        settings = name, steps, config, kind, INIT, 0.75
-        assert difference(ours(*settings), theirs(*settings)) < 1e-5
+class Noise:
+    """N(0, 1) of torch's generator; or the increments that a scheduler takes from its Brownian tree, at its own σ."""
+    def __init__(self, seed, scheduler=None):
+        self.generator, self.tree = torch.Generator().manual_seed(seed), None
+        if scheduler is not None:
+            self.tree = scheduler.noise_sampler
+            times = scheduler.sigmas[scheduler.sigmas > 0].unique().log().neg()          # in float32, as it asks for them
+            self.known = torch.cat([times, times[1:] + (times[:-1] - times[1:]) * 0.5]).neg().exp().numpy()
+
+    def __call__(self):
+        return torch.randn(SHAPE, generator=self.generator).numpy()
+
+    def path(self, *ends):
+        if self.tree is None:
+            return lambda *interval: self()
+        return lambda *interval: self.tree(*(torch.tensor(self.known[np.abs(self.known - sigma).argmin()])
+                                             for sigma in interval)).numpy()
 
 
-@pytest.mark.parametrize("name", REFERENCE)
+def compare(name, steps, config, kind="discrete", init=None, strength=None, eta=0.0, seed=0, limit=1e-4, part="samplers"):
+    """Our final sample and diffusers', for the same noise."""
+    scheduler = schedulers.make(name, config, kind)
+    plan = NoiseSchedule.from_config(config).plan(name, steps, kind, strength, eta)
+    every = NoiseSchedule.from_config(config).plan(name, steps, kind).levels.values()
+    schedulers.set_steps(scheduler, steps, kind, None if steps == 10 else [level.t for level in every])
+    theirs = Noise(seed)
+    expected = schedulers.run(scheduler, theirs(), init, steps - len(plan), theirs.generator, eta)
+    noise = Noise(seed, scheduler if name == "dpm++sde" else None)
+    states = list(plan.sample(Denoiser(toy_model, plan), plan.start(noise(), init), noise))
+    assert len(states) == len(plan)
+    what = f"{name}, {kind}, {config.get('timestep_spacing')}, {steps} steps{'' if init is None else ', image to image'}"
+    agree(part, what, states[-1], expected, limit, relative=True)
+
+
+@pytest.fixture(autouse=True)
+def one_tree_for_both(monkeypatch):
+    """DPMSolverSDEScheduler draws from a Brownian tree of its own (torchsde), seeded here."""
+    from diffusers.schedulers import scheduling_dpmsolver_sde
+    if not hasattr(scheduling_dpmsolver_sde, "torchsde"):
+        return
+    make = scheduling_dpmsolver_sde.BrownianTreeNoiseSampler
+    monkeypatch.setattr(scheduling_dpmsolver_sde, "BrownianTreeNoiseSampler", lambda x, low, high, seed: make(x, low, high, 7))
+
+
+def skip_without_torchsde(name):
+    if name == "dpm++sde":
+        pytest.importorskip("torchsde")
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_text_to_image_equals_diffusers(name):
+    skip_without_torchsde(name)
+    for i, kind in enumerate(kinds(name)):
+        for j, steps in enumerate((10, 25)):
+            prediction = ("epsilon", "v_prediction")[(i + j) % 2]
+            for spacing in SPACINGS if kind == "discrete" else (SPACINGS[(i + j) % 3],):
+                compare(name, steps, CONFIG | {"timestep_spacing": spacing, "prediction_type": prediction}, kind)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_image_to_image_equals_diffusers(name):
+    skip_without_torchsde(name)
+    for i, kind in enumerate(kinds(name)):
+        config = CONFIG | {"timestep_spacing": SPACINGS[i % 3], "prediction_type": ("epsilon", "v_prediction")[i % 2]}
+        compare(name, (10, 25)[i % 2], config, kind, INIT, 0.75)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_one_two_and_many_steps_equal_diffusers(name):
-    for steps in (1, 2, 3, 7, 99):
-        config = CONFIG | {"timestep_spacing": "linspace"}           # where rounding and the last step differ most
-        assert difference(ours(name, steps, config), theirs(name, steps, config)) < 2e-5
+    skip_without_torchsde(name)
+    for steps in (1, 2, 3, 7) if name in ("lcm", "tcd") else (1, 2, 3, 99):
+        compare(name, steps, CONFIG | {"timestep_spacing": "linspace"})        # where rounding and the last step differ most
 
 
-@pytest.mark.parametrize("eta", [0.4, 1.0])
-def test_ddim_with_eta_equals_diffusers(eta):
-    assert difference(ours("ddim", 25, CONFIG, eta=eta), theirs("ddim", 25, CONFIG, eta=eta)) < 1e-5
+@pytest.mark.parametrize("name, eta", [("ddim", 0.4), ("ddim", 1.0), ("tcd", 0.3), ("tcd", 1.0)])
+def test_eta_equals_diffusers(name, eta):
+    compare(name, 10, CONFIG, eta=eta)
+    compare(name, 25, CONFIG, eta=eta, init=INIT, strength=0.6)
 
 
-@pytest.mark.parametrize("name", REFERENCE)
+@pytest.mark.parametrize("name", ZERO_SNR)
+def test_zero_terminal_snr_equals_diffusers(name):
+    config = CONFIG | {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction", "timestep_spacing": "trailing"}
+    for steps in (10, 25):
+        compare(name, steps, config)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_spacing_without_an_entry_in_the_file_is_diffusers_default(name):
-    assert difference(ours(name, 10, CONFIG), theirs(name, 10, CONFIG)) < 1e-5
+    skip_without_torchsde(name)
+    compare(name, 10, CONFIG)
 
 
-@pytest.mark.parametrize("name", ["ddpm", "ddim", "euler", "heun", "dpm++2m"])
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if name not in WITHOUT_SAMPLE])
 def test_a_model_that_predicts_the_sample_equals_diffusers(name):
-    config = CONFIG | {"prediction_type": "sample"}
-    assert difference(ours(name, 10, config), theirs(name, 10, config)) < 1e-5
+    compare(name, 10, CONFIG | {"prediction_type": "sample"})
 
 
 # ---- what is known without a reference. For data of one Gaussian, N(0, S²), D(x; σ) = S² x / (S² + σ²), and the
@@ -144,14 +157,20 @@ def error_at_the_end(name, sigmas):
         *_, end = getattr(samplers, name)(denoise, x / math.hypot(1, sigmas[0]), steps, *[None] * (name == "ddim"))
         end = end * math.hypot(1, sigmas[-1])
     else:
-        *_, end = samplers.SAMPLERS[name].function(gaussian, x, sigmas)
+        *_, end = SAMPLERS[name].function(gaussian, x, sigmas)
     return abs(end[0] / math.sqrt((S**2 + sigmas[-1]**2) / (S**2 + sigmas[0]**2)) - 1)
 
 
-@pytest.mark.parametrize("name, order", [("euler", 1), ("ddim", 1), ("heun", 2), ("dpm++2m", 2), ("pndm", 2)])
+@pytest.mark.parametrize("name, order", [("euler", 1), ("ddim", 1), ("heun", 2), ("dpm2", 2), ("dpm++2m", 2), ("pndm", 2)])
 def test_order_of_convergence(name, order):
     coarse, fine = (error_at_the_end(name, karras_sigmas(10.0, 0.1, n + 1).tolist()) for n in (160, 320))
     assert math.log2(coarse / fine) == pytest.approx(order, abs=0.15)
+
+
+@pytest.mark.parametrize("name", ["unipc", "lms"])
+def test_order_is_higher_than_two(name):
+    coarse, fine = (error_at_the_end(name, karras_sigmas(10.0, 0.1, n + 1).tolist()) for n in (160, 320))
+    assert math.log2(coarse / fine) > 2.4
 
 
 def test_pndm_converges_with_order_three_or_more_on_equal_steps():
@@ -159,10 +178,10 @@ def test_pndm_converges_with_order_three_or_more_on_equal_steps():
     assert math.log2(coarse / fine) > 2.8                            # order 4 but for the three steps of its start
 
 
-DETERMINISTIC = ["ddim", "pndm", "euler", "heun", "dpm++2m"]
+DETERMINISTIC = [name for name, sampler in SAMPLERS.items() if sampler.noise is None] + ["ddim"]
 
 
-@pytest.mark.parametrize("name", DETERMINISTIC)
+@pytest.mark.parametrize("name", [name for name in DETERMINISTIC if name != "deis"])        # which stops at the lowest σ
 def test_deterministic_samplers_are_exact_for_a_constant_denoiser(name):
     plan = NoiseSchedule(set_alpha_to_one=True).plan(name, 12)
     x = np.random.default_rng(0).standard_normal((1, 2, 2, 4))
@@ -170,20 +189,20 @@ def test_deterministic_samplers_are_exact_for_a_constant_denoiser(name):
     assert np.abs(end - 0.7).max() < 1e-12
 
 
-@pytest.mark.parametrize("name", ["ddpm", "euler_a"])
+@pytest.mark.parametrize("name", ["ddpm", "euler_a", "dpm2_a", "dpm++2m_sde", "dpm++sde"])
 def test_random_samplers_keep_the_variance_of_the_data(name):
     rng = np.random.default_rng(1)
     x = rng.standard_normal(40_000)
     sigmas = [*karras_sigmas(20.0, 0.01, 300).tolist(), 0.0]
 
-    def noise():
+    def noise(*interval):
         return rng.standard_normal(x.shape)
 
     if name == "ddpm":
         steps, denoise = time_walk(sigmas)
         *_, end = samplers.ddpm(denoise, x, steps, noise)
     else:
-        *_, end = samplers.euler_a(gaussian, x * sigmas[0], sigmas, noise)
+        *_, end = SAMPLERS[name].function(gaussian, x * sigmas[0], sigmas, noise)
     assert end.std() == pytest.approx(S, rel=0.02)
 
 
@@ -194,39 +213,41 @@ def test_euler_ancestral_equals_ddpm_on_the_same_levels():
     ends = []
     for name in ("ddpm", "euler_a"):
         plan = schedule.plan(name, 20, strength=0.5)                 # starts from the same picture on either scale
-        noise = torch_noise(3)
+        noise = Noise(3)
         *_, end = plan.sample(Denoiser(toy_model, plan), plan.start(x, INIT), noise)
         ends.append(end)
-    assert difference(*ends) < 1e-5
+    assert np.abs(ends[0] - ends[1]).max() < 1e-5 * np.abs(ends[0]).max()
 
 
 # ---- manners
 
 @pytest.mark.parametrize("strength, states", [(None, 8), (0.5, 4)])
-@pytest.mark.parametrize("name", REFERENCE)
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_a_sampler_yields_one_state_per_step(name, strength, states):
     plan = NoiseSchedule().plan(name, 8, strength=strength)
     x = plan.start(INIT, None if strength is None else INIT)
     assert len(plan) == states == len(list(plan.sample(lambda x, level: 0.5 * x, x, lambda: INIT)))
 
 
-@pytest.mark.parametrize("name, calls", [("ddpm", 8), ("ddim", 8), ("pndm", 9), ("euler", 8), ("euler_a", 8),
-                                         ("heun", 15), ("dpm++2m", 8)])
-def test_calls_of_the_model(name, calls):
+CALLS = {"pndm": 9, "heun": 15, "dpm2": 15, "dpm2_a": 15, "dpm++sde": 15}
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_calls_of_the_model(name):
     seen = []
     plan = NoiseSchedule().plan(name, 8)
     list(plan.sample(lambda x, level: seen.append(level) or 0.5 * x, INIT, lambda: INIT))
-    assert len(seen) == calls
+    assert len(seen) == CALLS.get(name, 8)
 
 
-@pytest.mark.parametrize("name", REFERENCE)
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_float32_input_gives_float32_states(name):
     plan = NoiseSchedule(prediction_type="v_prediction").plan(name, 5)
     states = list(plan.sample(Denoiser(toy_model, plan), plan.start(INIT), lambda: INIT))
     assert {state.dtype for state in states} == {np.dtype("float32")}
 
 
-@pytest.mark.parametrize("name", REFERENCE)
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_the_input_and_the_states_handed_out_are_not_modified(name):
     plan = NoiseSchedule().plan(name, 6)
     x = plan.start(INIT)
@@ -291,6 +312,35 @@ def test_guidance_puts_the_unconditional_half_first():
     seen = []
     guided(lambda context: seen.extend(context[:, 0, 0]), np.full((2, 7, 3), 5.0), np.full((2, 7, 3), 2.0), 2.0)
     assert seen == [2, 2, 5, 5]
+
+
+def test_rescaled_guidance_equals_diffusers():
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
+    unconditional, conditional = np.random.default_rng(6).standard_normal((2, *SHAPE), np.float32)
+    plain = unconditional + 7.5 * (conditional - unconditional)
+    for share in (0.3, 0.7, 1.0):
+        found = guided(lambda context: lambda x, t: np.concatenate([unconditional, conditional]), np.ones((2, 7, 3)),
+                       np.ones((2, 7, 3)), 7.5, share)(INIT, 1.0)
+        expected = rescale_noise_cfg(torch.from_numpy(plain), torch.from_numpy(conditional), share).numpy()
+        agree("samplers", f"guidance rescale {share}", found, expected, 1e-5, relative=True)
+
+
+def test_a_guidance_scale_below_one_is_no_guidance_as_in_diffusers():
+    context = np.ones((2, 7, 3))
+    assert guided(lambda context: context, context, None, 0.0) is context
+
+
+def test_zero_terminal_snr_is_refused_where_the_noise_is_predicted():
+    schedule = NoiseSchedule(rescale_betas_zero_snr=True, timestep_spacing="trailing")
+    with pytest.raises(UserError, match="zero terminal SNR ddim starts where"):
+        schedule.plan("ddim", 10)
+    assert len(schedule.plan("euler", 10)) == 10                     # starts at a large, but finite σ
+
+
+def test_the_list_of_samplers_tells_the_calls_that_there_are():
+    for name, sampler in SAMPLERS.items():
+        assert f"{2 if CALLS.get(name) == 15 else 1} call" in sampler.description
+        assert ("random," in sampler.description) == (sampler.noise is not None and name not in ("ddim", "tcd"))
 
 
 def test_without_guidance_the_unconditional_half_is_not_computed():

@@ -5,7 +5,11 @@ import numpy as np
 import pytest
 
 from npdiffusion.errors import UserError
+from npdiffusion.samplers import SAMPLERS
 from npdiffusion.schedules import NoiseSchedule, karras_sigmas
+from npdiffusion.schedules.settings import CLASSES
+from tests import schedulers
+from tests.differences import agree
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -14,10 +18,11 @@ STABLE_DIFFUSION = {                                                 # the sched
     "beta_schedule": "scaled_linear", "num_train_timesteps": 1000, "set_alpha_to_one": False, "skip_prk_steps": True,
     "steps_offset": 1, "trained_betas": None, "clip_sample": False,
 }
-SCHEDULERS = {
+SCHEDULERS = {                                                       # one for each rule by which levels are laid out
     "ddpm": diffusers.DDPMScheduler, "ddim": diffusers.DDIMScheduler, "pndm": diffusers.PNDMScheduler,
-    "euler": diffusers.EulerDiscreteScheduler, "euler_a": diffusers.EulerAncestralDiscreteScheduler,
-    "heun": diffusers.HeunDiscreteScheduler, "dpm++2m": diffusers.DPMSolverMultistepScheduler,
+    "euler": diffusers.EulerDiscreteScheduler, "heun": diffusers.HeunDiscreteScheduler,
+    "dpm++2m": diffusers.DPMSolverMultistepScheduler, "unipc": diffusers.UniPCMultistepScheduler,
+    "deis": diffusers.DEISMultistepScheduler,
 }
 
 
@@ -61,6 +66,46 @@ def test_time_steps_equal_diffusers(name, spacing):
         assert np.allclose(levels(NoiseSchedule.from_config(config).plan(name, steps))[:, 0], want, rtol=1e-6)
 
 
+@pytest.mark.parametrize("config", [STABLE_DIFFUSION, {"beta_schedule": "linear"}])
+def test_zero_terminal_snr_equals_diffusers(config):
+    config = config | {"rescale_betas_zero_snr": True}
+    want = diffusers.DDIMScheduler.from_config(config).alphas_cumprod.numpy()
+    schedule = NoiseSchedule.from_config(config)
+    agree("samplers", "alphas_cumprod with zero terminal SNR", schedule.alphas_cumprod, want, 1e-6)
+    assert schedule.alphas_cumprod[-1] == 0
+
+
+def test_sigmas_stay_finite_with_zero_terminal_snr_as_in_diffusers():
+    config = STABLE_DIFFUSION | {"rescale_betas_zero_snr": True}
+    sigmas = NoiseSchedule.from_config(config).sigmas
+    expected = diffusers.EulerDiscreteScheduler.from_config(config).sigmas[:-1].flip(0)
+    agree("samplers", "logarithm of sigma with zero terminal SNR", np.log(sigmas), expected.log(), 1e-3)
+
+
+@pytest.mark.parametrize("kind", ["exponential", "beta"])
+@pytest.mark.parametrize("name", ["euler", "dpm++2m"])
+def test_levels_of_other_schedules_equal_diffusers(name, kind):
+    for steps in (1, 2, 10, 25):
+        scheduler = schedulers.make(name, STABLE_DIFFUSION, kind)
+        scheduler.set_timesteps(steps)
+        got = levels(NoiseSchedule.from_config(STABLE_DIFFUSION).plan(name, steps, kind))
+        assert np.allclose(got[:, 1], scheduler.sigmas[:-1], rtol=5e-5)
+        assert np.allclose(got[:, 0], scheduler.timesteps, atol=0.01)
+
+
+def test_align_your_steps_is_its_table_in_ten_steps():
+    from diffusers.schedulers import AysSchedules
+    for name in ("euler", "dpm++2m"):
+        got = levels(NoiseSchedule().plan(name, 10, "align_your_steps"))
+        assert got[:, 0].tolist() == AysSchedules["StableDiffusionTimesteps"]
+        agree("samplers", "align_your_steps, sigma", got[:, 1], AysSchedules["StableDiffusionSigmas"][:-1], 0.01, relative=True)
+
+
+def test_align_your_steps_is_interpolated_in_the_logarithm_of_sigma():
+    ten, twenty = (levels(NoiseSchedule().plan("euler", steps, "align_your_steps"))[:, 1] for steps in (10, 20))
+    assert np.allclose(twenty[::2], ten, rtol=1e-3) and np.allclose(twenty[1:-1:2] ** 2, ten[:-1] * ten[1:], rtol=1e-3)
+
+
 @pytest.mark.parametrize("spacing", ["linspace", "leading", "trailing"])
 @pytest.mark.parametrize("name", ["euler", "heun", "dpm++2m"])
 def test_karras_levels_equal_diffusers(name, spacing):
@@ -76,7 +121,7 @@ def test_karras_levels_equal_diffusers(name, spacing):
 
 
 @pytest.mark.parametrize("spacing", ["linspace", "leading", "trailing"])
-@pytest.mark.parametrize("name", ["euler", "euler_a", "heun", "ddim", "ddpm", "pndm"])
+@pytest.mark.parametrize("name", ["euler", "heun", "ddim", "ddpm", "pndm"])
 def test_the_scale_of_the_first_noise_equals_diffusers(name, spacing):
     config = STABLE_DIFFUSION | {"timestep_spacing": spacing}
     scheduler = SCHEDULERS[name].from_config(config)
@@ -132,16 +177,38 @@ def test_image_to_image_starts_from_the_picture_under_noise(name, alpha, sigma):
 
 # ---- the file
 
-@pytest.mark.parametrize("class_name, name", [(cls.__name__, name) for name, cls in SCHEDULERS.items()])
+@pytest.mark.parametrize("class_name, name", CLASSES.items())
 def test_the_sampler_of_the_file_is_the_default(class_name, name):
     schedule = NoiseSchedule.from_config({"_class_name": class_name})
     assert schedule.default_sampler == name
     assert schedule.plan(steps=5).sampler is schedule.plan(name, 5).sampler
 
 
-def test_karras_in_the_file_is_the_default_of_samplers_that_can():
-    schedule = NoiseSchedule(use_karras_sigmas=True)
-    assert schedule.plan("euler", 10).steps == schedule.plan("euler", 10, "karras").steps
+def test_every_scheduler_of_diffusers_for_such_models_is_known_by_its_class():
+    from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
+    others = {"DPMSolverSinglestepScheduler", "EDMEulerScheduler"}    # DPM++ 2S is not offered, EDM is another kind of model
+    assert {each.name for each in KarrasDiffusionSchedulers} - others <= set(CLASSES)
+    assert set(CLASSES.values()) | {"dpm++2m_sde"} == set(SAMPLERS)
+
+
+def test_the_stochastic_variant_of_dpm_solver_is_known_by_its_algorithm_type():
+    config = dict(diffusers.DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++", use_karras_sigmas=True).config)
+    schedule = NoiseSchedule.from_config(config | {"_class_name": "DPMSolverMultistepScheduler"})
+    assert (schedule.default_sampler, schedule.default_kind("dpm++2m_sde")) == ("dpm++2m_sde", "karras")
+
+
+@pytest.mark.parametrize("field, value", [("algorithm_type", "dpmsolver"), ("solver_order", 3), ("solver_type", "heun")])
+def test_a_variant_that_is_not_offered_is_named_when_no_sampler_is(field, value):
+    schedule = NoiseSchedule.from_config({"_class_name": "DPMSolverMultistepScheduler", field: value})
+    assert len(schedule.plan("euler", 3)) == 3
+    with pytest.raises(UserError, match=f"DPMSolverMultistepScheduler with {field} {value}, isn't offered"):
+        schedule.plan(steps=3)
+
+
+@pytest.mark.parametrize("kind", ["karras", "exponential", "beta"])
+def test_sigmas_in_the_file_are_the_default_of_samplers_that_can(kind):
+    schedule = NoiseSchedule(**{f"use_{kind}_sigmas": True})
+    assert schedule.plan("euler", 10).steps == schedule.plan("euler", 10, kind).steps
     assert schedule.plan("ddim", 10).steps == NoiseSchedule().plan("ddim", 10).steps
 
 
@@ -158,7 +225,8 @@ def test_a_file_saved_by_diffusers_is_read(name):
     ("beta_end", 1.5), ("beta_schedule", "sigmoid"), ("prediction_type", "flow_prediction"),
     ("timestep_spacing", "uniform"), ("steps_offset", -1), ("steps_offset", 1000), ("set_alpha_to_one", "perhaps"),
     ("trained_betas", [0.1, 0.2]), ("trained_betas", "0.1"), ("trained_betas", [2.0] * 1000),
-    ("rescale_betas_zero_snr", True), ("thresholding", True), ("final_sigmas_type", "sigma_min"),
+    ("rescale_betas_zero_snr", "yes"), ("thresholding", True), ("original_inference_steps", 0),
+    ("timestep_scaling", 0), ("final_sigmas_type", "sigma_min"),
 ])
 def test_a_value_without_sense_is_named_with_its_file(field, value):
     with pytest.raises(UserError, match=f"^model/scheduler_config.json: {field} is "):
@@ -176,9 +244,9 @@ def test_a_file_that_holds_a_list_is_refused():
 
 
 def test_a_foreign_sampler_in_the_file_matters_only_when_none_is_named():
-    schedule = NoiseSchedule.from_config(STABLE_DIFFUSION | {"_class_name": "UniPCMultistepScheduler"})
+    schedule = NoiseSchedule.from_config(STABLE_DIFFUSION | {"_class_name": "SASolverScheduler"})
     assert len(schedule.plan("euler", 3)) == 3
-    with pytest.raises(UserError, match="UniPCMultistepScheduler, isn't offered"):
+    with pytest.raises(UserError, match="SASolverScheduler, isn't offered"):
         schedule.plan(steps=3)
 
 
@@ -208,13 +276,13 @@ def test_a_strength_that_leaves_no_step_is_refused():
 
 
 def test_an_unknown_kind_of_schedule_is_refused():
-    with pytest.raises(UserError, match="unknown schedule 'cosine': known are discrete, karras"):
+    with pytest.raises(UserError, match="unknown schedule 'cosine': .*known are discrete, karras"):
         NoiseSchedule().plan("euler", 10, "cosine")
 
 
-@pytest.mark.parametrize("name", ["ddpm", "ddim", "pndm"])
+@pytest.mark.parametrize("name", ["ddpm", "ddim", "pndm", "lcm", "tcd"])
 def test_karras_is_refused_where_time_steps_are_walked(name):
-    with pytest.raises(UserError, match="the karras schedule is for euler, euler_a, heun, dpm"):
+    with pytest.raises(UserError, match="the karras schedule is for lms, euler, euler_a, heun, dpm"):
         NoiseSchedule().plan(name, 10, "karras")
 
 
@@ -223,3 +291,14 @@ def test_runge_kutta_starts_are_refused_for_pndm_alone():
     assert len(schedule.plan("euler", 10)) == 10
     with pytest.raises(UserError, match="skip_prk_steps is false"):
         schedule.plan("pndm", 10)
+
+
+def test_more_steps_than_a_consistency_model_was_distilled_on_are_refused():
+    with pytest.raises(UserError, match="steps is 51: lcm and tcd take at most the 50"):
+        NoiseSchedule().plan("lcm", 51)
+
+
+def test_a_changed_schedule_is_checked():
+    assert NoiseSchedule().changed(prediction_type="v_prediction", timestep_spacing=None).prediction_type == "v_prediction"
+    with pytest.raises(UserError, match="timestep_spacing is 'even'"):
+        NoiseSchedule().changed(timestep_spacing="even")

@@ -17,6 +17,9 @@ from npdiffusion.command.talk import Progress, print_line, say
 from npdiffusion.errors import UserError
 from npdiffusion.options import parse
 
+SAMPLING = ("eta", "guidance_rescale", "subseed", "subseed_strength", "timestep_spacing", "prediction_type",
+            "rescale_betas_zero_snr")                # arguments of `generate` that are left out unless they are given
+
 
 def run(options):
     """Make the pictures that are asked for and tell about it, or print what --info asks for."""
@@ -61,12 +64,13 @@ def destination(options):
 
 def make_all(pipeline, pictures, total, place, seconds, previews=None):
     """Make pictures, the last ones of `total`, and save each; the time of all is added to `seconds` → number of steps"""
-    steps, previous = 0, None
+    steps, previous, told = 0, None, None
     for number, picture in enumerate(pictures, start=total - len(pictures) + 1):
         start = time.perf_counter()
         if inputs_of(picture) != previous:
             inputs, previous = open_inputs(picture), inputs_of(picture)
             tell_about_inputs(picture, inputs, choose_settings(picture, pipeline, inputs))
+        told = tell_about_defaults(picture, pipeline, told)
         image, text, done = make(pipeline, picture, inputs, f"picture {number} of {total}: " if total > 1 else "", previews)
         steps += done
         for stage, duration in pipeline.timings.items():
@@ -136,9 +140,11 @@ def choose_settings(options, pipeline, inputs):
     """The arguments of `generate` that the picture's text names too, those that the model decides included."""
     size = working_size(options, inputs, pipeline.size)
     sampler = options.sampler or pipeline.default_sampler
-    guidance = pipeline.default_guidance if options.guidance_scale is None else options.guidance_scale
-    return dict(steps=options.steps, sampler=sampler, guidance_scale=guidance, seed=options.seed, rng=options.rng,
-                schedule=options.schedule or pipeline.schedule.default_kind(sampler),
+    asked = pipeline.defaults(options.sampler)
+    guidance = asked.guidance_scale if options.guidance_scale is None else options.guidance_scale
+    given = {name: getattr(options, name) for name in SAMPLING if getattr(options, name) not in (None, False)}
+    return dict(steps=options.steps or asked.steps, sampler=sampler, guidance_scale=guidance, seed=options.seed,
+                rng=options.rng, schedule=options.schedule or pipeline.schedule.default_kind(sampler), **given,
                 width=options.width or size[0], height=options.height or size[1],
                 strength=None if options.init_image is None else options.strength, clip_skip=options.clip_skip,
                 prompt_syntax=options.prompt_syntax, **painting_settings(options))
@@ -148,10 +154,11 @@ def make(pipeline, options, inputs, which="", previews=None):
     """One picture → PIL image, text of its settings or None, number of steps; `which` begins the line that tells of it"""
     from npdiffusion.metadata import parameters
     settings = choose_settings(options, pipeline, inputs)
-    planned = options.steps if options.init_image is None else int(options.steps * options.strength)
+    steps = settings["steps"]
+    planned = steps if options.init_image is None else int(steps * options.strength)
     size = f"{settings['width']}x{settings['height']} pixels"
     if options.hires:
-        planned += options.hires_steps or options.steps
+        planned += options.hires_steps or steps
         size += f", again at {options.hires:g} times that size"
     say(f"{which}seed {options.seed}, {size}, {planned} step{'s' * (planned > 1)} of {settings['sampler']}")
     with Progress("step", planned) as progress:
@@ -162,6 +169,17 @@ def make(pipeline, options, inputs, which="", previews=None):
     models = {"model": model_name(options.model), "vae": None if options.vae is None else model_name(options.vae)}
     text = None if options.no_metadata else parameters(options.prompt, options.negative_prompt, **models, **settings)
     return image, text, progress.done
+
+
+def tell_about_defaults(options, pipeline, told=None):
+    """Say what a model for few steps is asked for, where the options leave it open → what is said, or was `told` last"""
+    asked = pipeline.defaults(options.sampler)
+    what = [f"{asked.steps} steps"] * (options.steps is None)
+    what += [f"guidance scale {asked.guidance_scale:g}"] * (options.guidance_scale is None)
+    line = f"{asked.reason}: {' and '.join(what)} (--steps and --cfg-scale choose others)" if asked.reason and what else told
+    if line != told:
+        say(line)
+    return line
 
 
 def tell_times(seconds, steps):

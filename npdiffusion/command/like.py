@@ -66,5 +66,5 @@ def check_start(found, given, notes):
 def check_schedule(found, given):
     """Take a schedule out that the sampler doesn't take, which then has only one."""
     sampler = samplers.SAMPLERS.get(given.get("sampler", found.get("sampler")))
-    if sampler and not sampler.karras:
+    if sampler and found.get("schedule") not in sampler.schedules:
         found.pop("schedule", None)

@@ -44,6 +44,20 @@ class Parser(argparse.ArgumentParser):
         return action.type(text) if action.type else text
 
 
+class ListOrKeep(argparse.Action):
+    """Keeps a name; for the word "help" prints all names, each with a line about it, and ends."""
+    def __init__(self, *arguments, choices_described, **options):
+        super().__init__(*arguments, **options)
+        self.described = choices_described
+
+    def __call__(self, parser, namespace, value, option_string=None):
+        if value == "help":
+            width = max(map(len, self.described))
+            print("\n".join(f"{name:<{width}}  {line}" for name, line in self.described.items()))
+            parser.exit()
+        setattr(namespace, self.dest, value)
+
+
 def text(value):
     """A prompt; bytes that the terminal's encoding has no characters for can't be tokenized."""
     try:

@@ -62,14 +62,14 @@ class SecondPass:
             raise UserError(f"unknown hires_upscaler {upscaler!r}: {hint}known are {', '.join(UPSCALERS)}")
 
     def start(self, vae, unet, latents, draw):
-        """latents (N, h, w, C): what the first pass made; draw() → N(0, 1) of the larger size → Start"""
+        """latents (N, h, w, C): what the first pass made; draw: a noise.LatentNoise of the larger size → Start"""
         width, height = self.canvas.size
         if self.upscaler == "latent":
             z = bilinear(latents, height // vae.config.reduction, width // vae.config.reduction)
         else:
             pictures = [to_images(vae.decode(one[None]))[0] for one in latents]
             larger = [picture.resize((width, height), Image.Resampling.LANCZOS) for picture in pictures]
-            z = vae.latents(np.stack([to_array(picture, width, height) for picture in larger]), draw)
+            z = vae.latents(np.stack([to_array(picture, width, height) for picture in larger]), draw.posterior)
         return inpainting.begin(vae, unet, self.plan, self.canvas, draw, z)
 
 

@@ -65,13 +65,13 @@ class Start:
 def start(vae, unet, plan, canvas, strength, draw):
     """Where to start on a canvas → Start
 
-    plan: of the sampler; strength: how much of it there is; draw() → N(0, 1), (N, H, W, C)
+    plan: of the sampler; strength: how much of it there is; draw: a noise.LatentNoise
     At strength 1 inpainting starts from noise alone, image to image from a picture that is lost in it, as in diffusers.
     """
     for_inpainting = canvas.mask is not None or inpainting_model(vae, unet)
     if canvas.picture is None or strength == 1 and inpainting_model(vae, unet):
         return begin(vae, unet, plan, canvas, draw)
-    z = vae.latents(canvas.image, draw)
+    z = vae.latents(canvas.image, draw.posterior)
     return begin(vae, unet, plan, canvas, draw, z, from_noise=strength == 1 and for_inpainting)
 
 
@@ -81,14 +81,14 @@ def begin(vae, unet, plan, canvas, draw, z=None, from_noise=False):
     Noise is drawn in diffusers' order: posterior of the picture (for z), latents, posterior of the masked picture. The
     last one is drawn for ordinary models with a mask too, which have no use for it, so that random samplers go on alike.
     """
-    noise = draw()
+    noise = draw.start()
     latents = plan.start(noise, None if from_noise else z)
     if inpainting_model(vae, unet):
-        return Start(latents, conditioning=conditioning(vae, canvas, draw))
+        return Start(latents, conditioning=conditioning(vae, canvas, draw.posterior))
     if canvas.mask is None:
         return Start(latents)
     if vae.samples:
-        draw()
+        draw.posterior()
     return Start(latents, known=(plan, masks.in_latents(canvas.mask, vae.config.reduction), z, noise))
 
 

@@ -3,7 +3,8 @@
     dx/dσ = (x − D(x; σ)) / σ      the probability flow, equation 3 of Karras et al. 2022 (arXiv:2206.00364)
 """
 from itertools import pairwise
-from math import sqrt
+
+from npdiffusion.samplers.ancestral import split
 
 
 def euler(denoise, x, sigmas):
@@ -14,14 +15,9 @@ def euler(denoise, x, sigmas):
 
 
 def euler_a(denoise, x, sigmas, noise):
-    """Ancestral: Euler down to σ_down, then fresh noise of size σ_up back to σ_next, σ_next² = σ_down² + σ_up².
-
-    σ_up is the standard deviation of q(x_next | x, x₀), DDPM's β̃ (arXiv:2006.11239, equation 7) for x = x₀ + σ ε. The
-    method is k-diffusion's; on the same levels it equals DDPM.
-    """
+    """Ancestral: Euler down to σ_down, then fresh noise of size σ_up (see ancestral.py). On the same levels it is DDPM."""
     for sigma, sigma_next in pairwise(sigmas):
-        sigma_up = sigma_next * sqrt(1 - sigma_next**2 / sigma**2)
-        sigma_down = sigma_next**2 / sigma
+        sigma_down, sigma_up = split(sigma, sigma_next)
         x = x + (sigma_down - sigma) * (x - denoise(x, sigma)) / sigma
         if sigma_up > 0:
             x = x + sigma_up * noise()

@@ -21,3 +21,11 @@ def betas(kind, start, end, T):
 def alphas_cumprod(betas):
     """ᾱ, descending      (T,) → (T,)"""
     return np.cumprod(1 - betas)
+
+
+def zero_terminal_snr(alphas_cumprod):
+    """√ᾱ shifted and stretched so that its last is 0 and its first stays: at the last time step nothing of the picture
+    is left (Lin et al. 2023, arXiv:2305.08891, algorithm 1), and pictures may be as dark or bright as they like.
+    """
+    root = np.sqrt(alphas_cumprod)
+    return ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2

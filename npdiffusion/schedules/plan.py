@@ -37,6 +37,13 @@ class Plan:
         return first.alpha * init + first.sigma * noise
 
     def sample(self, denoise, x, noise):
-        """Yields the state after each step, an array like x; the last one is x₀. noise() gives N(0, 1) like x."""
-        random = {"noise": noise} if self.sampler.takes_noise else {}
+        """Yields the state after each step, an array like x; the last one is x₀.
+
+        noise() gives N(0, 1) like x. For samplers that take increments of a path, noise.path(σ_max, σ_min) makes
+        noise(σ, σ_next) of it, if there is such an attribute (see noise.LatentNoise).
+        """
+        random = {"noise": noise} if self.sampler.noise else {}
+        if self.sampler.noise == "path":
+            path = getattr(noise, "path", None)
+            random["noise"] = path(*self.levels.ends) if path else lambda *interval: noise()
         return self.sampler.function(denoise, x, self.steps, **random, **self.options)

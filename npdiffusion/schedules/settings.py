@@ -4,7 +4,7 @@
     for x in plan.sample(Denoiser(predict, plan), plan.start(noise()), noise): ...
 """
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from numbers import Integral, Real
 
@@ -15,21 +15,35 @@ from npdiffusion.errors import UserError
 from npdiffusion.schedules import betas, levels
 from npdiffusion.schedules.plan import Plan
 
-KINDS = ("discrete", "karras")
+KINDS = tuple(samplers.SCHEDULES)
 SPACINGS = ("linspace", "leading", "trailing")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 CLASSES = {                                                  # diffusers' class in scheduler_config.json → our name
-    "DDPMScheduler": "ddpm", "DDIMScheduler": "ddim", "PNDMScheduler": "pndm", "EulerDiscreteScheduler": "euler",
-    "EulerAncestralDiscreteScheduler": "euler_a", "HeunDiscreteScheduler": "heun",
-    "DPMSolverMultistepScheduler": "dpm++2m",
+    "DDPMScheduler": "ddpm", "DDPMParallelScheduler": "ddpm", "DDIMScheduler": "ddim", "DDIMParallelScheduler": "ddim",
+    "PNDMScheduler": "pndm", "LMSDiscreteScheduler": "lms", "EulerDiscreteScheduler": "euler",
+    "EulerAncestralDiscreteScheduler": "euler_a", "HeunDiscreteScheduler": "heun", "KDPM2DiscreteScheduler": "dpm2",
+    "KDPM2AncestralDiscreteScheduler": "dpm2_a", "DPMSolverMultistepScheduler": "dpm++2m",
+    "DPMSolverSDEScheduler": "dpm++sde", "UniPCMultistepScheduler": "unipc", "DEISMultistepScheduler": "deis",
+    "LCMScheduler": "lcm", "TCDScheduler": "tcd",
 }
-FILE_DEFAULTS = {"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear"}      # diffusers', for a silent file
+VARIANTS = {"solver_order": (2,), "solver_type": ("midpoint", "bh2", "logrho"),      # of multistep solvers: those we have
+            "algorithm_type": ("dpmsolver++", "sde-dpmsolver++", "deis")}
+USED_BY = {"use_karras_sigmas": "karras", "use_exponential_sigmas": "exponential", "use_beta_sigmas": "beta"}
+# What diffusers takes where a file is silent: most classes, some, and two.
+FILE_DEFAULTS = {"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear", "steps_offset": 0}
+SD_DEFAULTS = FILE_DEFAULTS | {"beta_start": 0.00085, "beta_end": 0.012}
+CLASS_DEFAULTS = {
+    "LCMScheduler": SD_DEFAULTS | {"beta_schedule": "scaled_linear"}, "HeunDiscreteScheduler": SD_DEFAULTS,
+    "TCDScheduler": SD_DEFAULTS | {"beta_schedule": "scaled_linear"}, "KDPM2DiscreteScheduler": SD_DEFAULTS,
+    "KDPM2AncestralDiscreteScheduler": SD_DEFAULTS, "DPMSolverSDEScheduler": SD_DEFAULTS,
+}
 ONLY = {                                                     # each changes the picture; another value is an error
-    "rescale_betas_zero_snr": False, "thresholding": False, "use_exponential_sigmas": False, "use_beta_sigmas": False,
-    "use_lu_lambdas": False, "use_flow_sigmas": False, "final_sigmas_type": "zero", "interpolation_type": "linear",
-    "timestep_type": "discrete",
+    "thresholding": False, "use_lu_lambdas": False, "use_flow_sigmas": False, "final_sigmas_type": "zero",
+    "interpolation_type": "linear", "timestep_type": "discrete",
 }
+FEW_STEPS = 15                                               # where the last step of deis is of first order
+LEAST_ALPHA = 2.0**-24                                       # in place of ᾱ = 0 where one divides by it, as in diffusers
 
 
 @dataclass(frozen=True)
@@ -49,6 +63,14 @@ class NoiseSchedule:
     set_alpha_to_one: bool | None = None                     # ᾱ after the last step: 1, or else ᾱ₀
     skip_prk_steps: bool = True
     use_karras_sigmas: bool = False
+    use_exponential_sigmas: bool = False
+    use_beta_sigmas: bool = False
+    rescale_betas_zero_snr: bool = False                     # nothing of the picture is left at the last time step
+    original_inference_steps: int = 50                       # of lcm and tcd: time steps that the model was distilled on
+    timestep_scaling: float = 10.0                           # of lcm
+    algorithm_type: str = "dpmsolver++"                      # of multistep solvers, as the next two
+    solver_order: int = 2
+    solver_type: str = "midpoint"
     class_name: str = "PNDMScheduler"
 
     @classmethod
@@ -60,9 +82,15 @@ class NoiseSchedule:
         try:
             for field, only in ONLY.items():
                 _need(config.get(field) in (only, None), field, config.get(field), repr(only))
-            return cls(**FILE_DEFAULTS | known | {"class_name": str(config.get("_class_name") or "PNDMScheduler")})
+            name = str(config.get("_class_name") or "PNDMScheduler")
+            return cls(**CLASS_DEFAULTS.get(name, FILE_DEFAULTS) | known | {"class_name": name})
         except UserError as error:
             raise UserError(f"{source}: {error}") from None
+
+    def changed(self, **settings):
+        """The same but for these fields; None leaves a field as it is. UserError for a value without sense."""
+        given = {name: value for name, value in settings.items() if value is not None}
+        return replace(self, **given) if given else self
 
     def __post_init__(self):
         T = self.num_train_timesteps
@@ -73,7 +101,11 @@ class NoiseSchedule:
               " or ".join(PREDICTION_TYPES))
         _need(self.timestep_spacing in (*SPACINGS, None), "timestep_spacing", self.timestep_spacing,
               " or ".join(SPACINGS))
-        for field in ("set_alpha_to_one", "skip_prk_steps", "use_karras_sigmas"):
+        distilled = self.original_inference_steps
+        _need(_is(distilled, Integral) and distilled >= 1, "original_inference_steps", distilled, "a whole number from 1 on")
+        _need(_is(self.timestep_scaling, Real) and self.timestep_scaling > 0, "timestep_scaling", self.timestep_scaling,
+              "a number above 0")
+        for field in ("set_alpha_to_one", "skip_prk_steps", "rescale_betas_zero_snr", *USED_BY):
             _need(getattr(self, field) in (True, False, None), field, getattr(self, field), "true or false")
         if self.trained_betas is not None:
             given = self.trained_betas
@@ -86,60 +118,77 @@ class NoiseSchedule:
                 _need(_is(value, Real) and 1e-8 < value < 1, field, value, "a number between 1e-8 and 1")
             _need(self.beta_schedule in betas.BETA_SCHEDULES, "beta_schedule", self.beta_schedule,
                   " or ".join(betas.BETA_SCHEDULES))
-        _need(self.alphas_cumprod[-1] > 1e-8, "the last of alphas_cumprod", float(self.alphas_cumprod[-1]),
+        last = float(self._trained_alphas_cumprod[-1])
+        _need(last > 1e-8, "the last of alphas_cumprod", last,
               "above 1e-8, so that a trace of the picture is left: smaller betas")
 
     @cached_property
-    def alphas_cumprod(self):                                # (T,) float64
+    def _trained_alphas_cumprod(self):                       # (T,) float64, before it is rescaled
         if self.trained_betas is not None:
             return betas.alphas_cumprod(np.array(self.trained_betas, np.float64))
         return betas.alphas_cumprod(betas.betas(self.beta_schedule, self.beta_start, self.beta_end, self.num_train_timesteps))
 
     @cached_property
+    def alphas_cumprod(self):                                # (T,) float64; the last is 0 with zero terminal SNR
+        abars = self._trained_alphas_cumprod
+        return betas.zero_terminal_snr(abars) if self.rescale_betas_zero_snr else abars
+
+    @cached_property
     def sigmas(self):                                        # (T,) float64, ascending
-        return np.sqrt((1 - self.alphas_cumprod) / self.alphas_cumprod)
+        abars = self.above_zero(self.alphas_cumprod)
+        return np.sqrt((1 - abars) / abars)
+
+    @staticmethod
+    def above_zero(alpha_cumprod):
+        """ᾱ, or the least that may be divided by"""
+        return np.maximum(alpha_cumprod, LEAST_ALPHA)
 
     @property
     def default_sampler(self):
         """The name of the sampler that the checkpoint was saved with. Raises UserError if it isn't among ours."""
-        if self.class_name not in CLASSES:
-            raise UserError(f"the checkpoint's own sampler, {self.class_name}, isn't offered here: "
+        name, variant = CLASSES.get(self.class_name), ""
+        if self.class_name.endswith("MultistepScheduler"):
+            variant = next((f" with {field} {getattr(self, field)}" for field, ours in VARIANTS.items()
+                            if getattr(self, field) not in ours), "")
+        if name is None or variant:
+            raise UserError(f"the checkpoint's own sampler, {self.class_name}{variant}, isn't offered here: "
                             f"name one of {', '.join(samplers.SAMPLERS)}")
-        return CLASSES[self.class_name]
+        return "dpm++2m_sde" if name == "dpm++2m" and self.algorithm_type == "sde-dpmsolver++" else name
 
     def default_kind(self, sampler):
-        """"karras" if the checkpoint's file asks for it and the sampler of that name can, else "discrete"."""
-        return "karras" if self.use_karras_sigmas and samplers.find(sampler).karras else "discrete"
+        """The kind of σ that the checkpoint's file asks for if the sampler of that name can, else "discrete"."""
+        asked = next((kind for field, kind in USED_BY.items() if getattr(self, field)), "discrete")
+        return asked if asked in samplers.find(sampler).schedules else "discrete"
 
     def plan(self, sampler=None, steps=50, kind=None, strength=None, eta=0.0):
         """The noise levels that `sampler` visits in `steps` steps.
 
         sampler   a name in samplers.SAMPLERS; None is the checkpoint's own
-        kind      "discrete": evenly spaced time steps; "karras": σ by equation 5 of arXiv:2206.00364; None: the file's
+        kind      a name in samplers.SCHEDULES; None is the file's
         strength  for image to image, in (0, 1]: only the last int(steps · strength) steps are walked
-        eta       of ddim: 0 is deterministic, 1 as random as ddpm
+        eta       of ddim and tcd: 0 is deterministic, 1 as random as ddpm and lcm
         Raises UserError for an unknown sampler or kind, and for numbers out of range.
         """
         name = self.default_sampler if sampler is None else sampler
         method = samplers.find(name)
-        if kind is None:
-            kind = self.default_kind(name)
-        if kind not in KINDS:
-            raise UserError(f"unknown schedule {kind!r}: known are {', '.join(KINDS)}")
-        if kind == "karras" and not method.karras:
-            offered = ", ".join(name for name, other in samplers.SAMPLERS.items() if other.karras)
-            raise UserError(f"{name} walks over the time steps of the training: the karras schedule is for {offered}")
+        kind = self.default_kind(name) if kind is None else samplers.find_schedule(kind)
+        samplers.check_pair(name, kind)
         if not (_is(steps, Integral) and 1 <= steps <= self.num_train_timesteps):
             raise UserError(f"steps is {steps}: it must be a whole number from 1 to {self.num_train_timesteps}")
         if not (_is(eta, Real) and 0 <= eta <= 1):
             raise UserError(f"eta is {eta}: it must be a number from 0 to 1")
 
         count = steps if strength is None else _last_steps(steps, strength)
-        spacing = self.timestep_spacing or method.spacing
-        walk, visited, scale = levels.RULES[method.levels](self, steps, steps - count, spacing, kind)
-        options = {"eta": float(eta)} if name == "ddim" else {}
-        if name == "pndm":
-            options["velocity"] = self.prediction_type == "v_prediction"
+        spacing = "trailing" if kind == "sgm_uniform" else self.timestep_spacing or method.spacing
+        asked = levels.Asked(steps, steps - count, spacing, kind, float(eta))
+        walk, visited, scale = levels.RULES[method.levels](self, asked)
+        if self.prediction_type == "epsilon" and any(level.alpha == 0 for level in visited.values()):
+            raise UserError(f"with zero terminal SNR {name} starts where the noise that a model predicts tells nothing of "
+                            "the picture: a model trained so predicts v (prediction_type v_prediction)")
+        options = {"ddim": {"eta": float(eta)}, "tcd": {"eta": float(eta)},
+                   "lcm": {"timestep_scaling": self.timestep_scaling},
+                   "pndm": {"velocity": self.prediction_type == "v_prediction"},
+                   "deis": {"lower_order_final": steps < FEW_STEPS}}.get(name, {})
         return Plan(method, walk, visited, scale, count, self.prediction_type, options)
 
 

@@ -1,4 +1,4 @@
-"""Gaussian noise from a seed: the numbers of torch's CPU generator, so that a seed gives the same picture everywhere.
+"""The normal numbers of torch's CPU generator.
 
 The Mersenne Twister mt19937 (Matsumoto & Nishimura 1998, doi:10.1145/272991.272995) turns a 32-bit seed into a sequence
 of 32-bit words with period 2^19937 − 1. NumPy's RandomState seeds and runs it as torch does (Knuth's multiplier
@@ -7,18 +7,14 @@ independent normal numbers of two uniform ones, an angle and a radius in the pla
 
     r = √(−2 ln u₁)     θ = 2π u₂     z₁ = r cos θ     z₂ = r sin θ          u₁ in (0, 1], u₂ in [0, 1)
 
-How words become uniforms and which uniforms meet is torch's choice, and differs between long and short draws
-(`TorchGenerator`).
-
-A generator is an object with `normal(shape)` → float32 of that shape; successive calls continue the sequence.
-Axes: N images, H × W latent pixels, C channels (last).
+How words become uniforms and which uniforms meet is torch's choice, and differs between long and short draws.
 """
 import math
 import operator
 
 import numpy as np
 
-from .errors import UserError
+from npdiffusion.noise.seeds import wrapped
 
 
 class TorchGenerator:
@@ -34,7 +30,7 @@ class TorchGenerator:
     """
 
     def __init__(self, seed):
-        self._words = np.random.RandomState(_wrapped(seed) % 2**32)
+        self._words = np.random.RandomState(wrapped(seed) % 2**32)
         self._kept = None                                           # the second normal of a short draw's last pair
 
     def normal(self, shape):
@@ -89,47 +85,3 @@ def _box_muller(uniform):
     radius = np.sqrt(np.float32(-2.0) * np.log(1.0 - u1.astype(np.float64)).astype(np.float32))
     normal = np.stack([radius * np.cos(theta).astype(np.float32), radius * np.sin(theta).astype(np.float32)], axis=1)
     return normal.reshape(-1)
-
-
-class NumpyGenerator:
-    """The numbers of numpy.random.default_rng(seed).standard_normal(shape, dtype=float32).
-
-    Takes the seeds that TorchGenerator takes; all 64 bits count.
-    """
-
-    def __init__(self, seed):
-        self._generator = np.random.default_rng(_wrapped(seed))
-
-    def normal(self, shape):
-        """Standard normal numbers: shape (an int or a tuple) → float32 array of that shape, filled in C order."""
-        return self._generator.standard_normal(shape, dtype=np.float32)
-
-
-GENERATORS = {"torch": TorchGenerator, "numpy": NumpyGenerator}
-
-
-def generator(kind, seed):
-    """A seeded generator, kind "torch" or "numpy". Raises UserError for another kind or a seed out of range."""
-    if kind not in GENERATORS:
-        raise UserError(f"there is no random generator {kind!r}; choose one of {', '.join(GENERATORS)}")
-    return GENERATORS[kind](seed)
-
-
-def latent_noise(generators, height, width, channels=4):
-    """One generator per image → noise (N, H, W, C), float32; each image depends on its own generator alone.
-
-    The numbers are drawn in the order (C, H, W), in which torch keeps an image, and then moved to channels last.
-    """
-    images = [each.normal((channels, height, width)) for each in generators]
-    return np.ascontiguousarray(np.stack(images).transpose(0, 2, 3, 1))
-
-
-def _wrapped(seed):
-    """An integer from −2⁶³ to 2⁶⁴ − 1 → the same modulo 2⁶⁴; UserError for anything else."""
-    try:
-        number = operator.index(seed)
-    except TypeError:
-        raise UserError(f"the seed should be a whole number, not {seed!r}") from None
-    if not -2**63 <= number < 2**64:
-        raise UserError(f"the seed {number} is out of range, which is -2^63 to 2^64 - 1")
-    return number % 2**64
