@@ -16,12 +16,14 @@ _PATCH_BYTES = 256 << 20       # im2col works on bands of rows, so that its matr
 # --- weights: the plain twins use them as the checkpoint stores them, bfloat16 (which NumPy lacks) as uint16 ----------
 
 def pack_linear(weight, dtype="float32"):
-    """The layout `linear` wants: here (out, in), as stored, or rounded to bfloat16 if that is the dtype."""
-    return to_bfloat16(as_float32(weight)) if dtype == "bfloat16" else as_float32(weight)
+    """The layout `linear` wants: here a copy (out, in) as stored, or rounded to bfloat16 if that is the dtype."""
+    if dtype == "bfloat16":
+        return to_bfloat16(as_float32(weight))
+    return weight.copy() if weight.dtype == np.float32 else as_float32(weight)
 
 
 def pack_conv2d(weight, dtype="float32"):
-    """The layout `conv2d` wants: here (O, I, kh, kw), as stored, or rounded to bfloat16 if that is the dtype."""
+    """The layout `conv2d` wants: here a copy (O, I, kh, kw) as stored, or rounded to bfloat16 if that is the dtype."""
     return pack_linear(weight, dtype)
 
 

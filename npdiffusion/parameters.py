@@ -2,6 +2,7 @@
 
     unet.down_blocks[0].resnets[1].conv1.weight   ↔   "down_blocks.0.resnets.1.conv1.weight"
 """
+import math
 import re
 from concurrent.futures import ThreadPoolExecutor
 
@@ -70,7 +71,8 @@ def load(module, tensors, source, spelling=same_name, dtype="float32"):
     """Give every parameter of `module` its array and bring it into the layout of the backend in force.
 
     tensors: mapping from name to a function without arguments that returns the array, with attribute `shape`; float32,
-        float16, or uint16, which means bfloat16
+        float16, or uint16, which means bfloat16; weights of products are copied, so they are asked for by a function's
+        `lent`, where it has one
     source: what error messages call the checkpoint
     spelling: from a parameter's name to the one in `tensors`
     dtype: "float32", or "bfloat16" for the weights of most products
@@ -84,20 +86,22 @@ def fill(parameters, tensors, source, spelling=same_name, dtype="float32"):
     """What `load` does when tensors are known to fit; parameters: what `walk` found in the empty model, or some of it"""
     def take(parameter):
         name, owner, attribute = parameter
-        array = tensors[spelling(name)]().reshape(getattr(owner, attribute).shape)
+        tensor, shape = tensors[spelling(name)], getattr(owner, attribute).shape
         if is_packed(owner, attribute):
-            setattr(owner, attribute, array)
+            setattr(owner, attribute, getattr(tensor, "lent", tensor)().reshape(shape))
             with threads.alone():
                 owner.prepare(kept_as(name, owner, attribute, dtype))
         else:
-            setattr(owner, attribute, as_float32(array))
+            setattr(owner, attribute, as_float32(tensor().reshape(shape)))
         if not _is_finite(getattr(owner, attribute)):
             raise UserError(f"{source}: {spelling(name)} holds values that are not finite (NaN or infinity)")
 
     # Each thread takes a tensor from the file to its layout, outside Python's lock; weights are packed as they are
-    # stored. So there are one copy of the model and a tensor for each thread at any time.
+    # stored. So there are one copy of the model and a tensor for each thread at any time. The largest come first, so that
+    # no thread is left with one when the others are done.
+    largest_first = sorted(parameters, key=lambda parameter: -math.prod(getattr(*parameter[1:]).shape))
     with ThreadPoolExecutor(min(threads.get_threads(), MOST_THREADS)) as pool:
-        for _ in pool.map(take, parameters):
+        for _ in pool.map(take, largest_first):
             pass
 
 

@@ -593,6 +593,24 @@ def test_memory_that_runs_out_gives_one_line(written, monkeypatch):
     assert message(written) == f"{written}: not enough memory for this model"
 
 
+def test_lent_numbers_are_those_of_the_tensor_until_the_next_are_lent(tmp_path):
+    arrays = {"a": np.arange(6, dtype=np.float16).reshape(2, 3), "b": np.ones((4, 4), np.float32)}
+    save_file({name: torch.from_numpy(array) for name, array in arrays.items()}, tmp_path / "x.safetensors")
+    tensors = checkpoint.read_file(tmp_path / "x.safetensors")
+    owned = tensors["a"]()
+    for name in ("b", "a", "b"):
+        lent = tensors[name].lent()
+        assert lent.dtype == arrays[name].dtype and np.array_equal(lent, arrays[name])
+    assert np.array_equal(owned, arrays["a"])
+
+
+def test_weights_of_products_are_copies(each_backend):
+    weight = np.ones((32, 32, 1, 1), np.float32)
+    packed = [kernels.pack_conv2d(weight), kernels.pack_linear(weight[:, :, 0, 0])]
+    weight[:] = 0
+    assert all(np.all(reference.stored(each) == 1) for each in packed)
+
+
 def test_filling_reads_each_tensor_once():
     model = CLIPTextModel(CLIPTextConfig.from_dict(folders.TEXT))
     read = []
