@@ -83,13 +83,19 @@ def emit_dot(builder, a, b, c):
     return builder.call(dot, [c, builder.bitcast(a, pairs), builder.bitcast(b, pairs)])
 
 
+def emit_narrowed_run(builder, first, second):
+    """Write LLVM code for words of two bfloat16, seen as float32, from numbers in a row: vector `first`, then `second`."""
+    lanes = first.type.count
+    name = f"llvm.x86.avx512bf16.cvtne2ps2bf16.{32 * lanes}"
+    signature = ir.FunctionType(ir.VectorType(_BFloat(), 2 * lanes), [first.type] * 2)
+    halves = builder.call(cgutils.get_or_insert_function(builder.module, signature, name), [second, first])
+    return builder.bitcast(halves, first.type)
+
+
 def emit_narrowed(builder, even, odd):
     """Write LLVM code for words of two bfloat16, seen as float32: lower halves from vector `even`, upper ones from `odd`."""
     lanes = even.type.count
-    name = f"llvm.x86.avx512bf16.cvtne2ps2bf16.{32 * lanes}"
-    signature = ir.FunctionType(ir.VectorType(_BFloat(), 2 * lanes), [even.type] * 2)
-    halves = builder.call(cgutils.get_or_insert_function(builder.module, signature, name), [odd, even])
-    halves = builder.bitcast(halves, ir.VectorType(ir.IntType(16), 2 * lanes))       # all of `even`, all of `odd`
+    halves = builder.bitcast(emit_narrowed_run(builder, even, odd), ir.VectorType(ir.IntType(16), 2 * lanes))
     order = [i // 2 + i % 2 * lanes for i in range(2 * lanes)]
     mask = ir.Constant(ir.VectorType(ir.IntType(32), 2 * lanes), order)
     return builder.bitcast(builder.shuffle_vector(halves, ir.Constant(halves.type, ir.Undefined), mask), even.type)

@@ -59,17 +59,19 @@ def emit_rounded(builder, x):
 
 
 def emit_exp2(builder, multiply_add, x):
-    """Write LLVM code for 2ˣ, x ≤ 2, where x is a vector; `multiply_add(a, b, c)` writes a · b + c."""
+    """Write LLVM code for 2ˣ, x ≤ 2, where x is a vector; `multiply_add(a, b, c)` writes a · b + c.
+
+    The bias of an exponent is added together with 1.5 · 2²³, so that low bits of the sum are an exponent as it is stored.
+    """
     def constant(value):
         return ir.Constant(x.type, [value] * x.type.count)
 
     integers = ir.VectorType(ir.IntType(32), x.type.count)
     x = builder.select(builder.fcmp_ordered("<", x, constant(-126.0)), constant(-126.0), x)
-    rounded = builder.fadd(x, constant(float(_ROUND)))
-    f = builder.fsub(x, builder.fsub(rounded, constant(float(_ROUND))))
+    rounded = builder.fadd(x, constant(float(_ROUND) + 127))
+    f = builder.fsub(x, builder.fsub(rounded, constant(float(_ROUND) + 127)))
     p = constant(_POWERS[-1])
     for coefficient in _POWERS[-2::-1]:
         p = multiply_add(p, f, constant(float(coefficient)))
     exponent = builder.shl(builder.bitcast(rounded, integers), ir.Constant(integers, [23] * integers.count))
-    bits = builder.add(exponent, ir.Constant(integers, [127 << 23] * integers.count))
-    return builder.fmul(p, builder.bitcast(bits, x.type))
+    return builder.fmul(p, builder.bitcast(exponent, x.type))

@@ -28,19 +28,22 @@ from .arrays import flat, float32
 from .bfloat16 import HAS_DOT, narrowed, store_factor
 from .compiling import floats_in, floats_out, halves_in, halves_out, inlined, integers_out, kernel, kernels_for, size
 from .memory import load, next_job, store
-from .microkernel import PRODUCT, make_tile
+from .microkernel import LANES, PRODUCT, make_tile
 from .running_softmax import LOWEST, make_softmax_step
+from .transposition import make_transpose
 
 ROWS = 8 if PRODUCT.rows > 8 else 4                      # divides the usual head widths: 40, 64, 80, 160, 512
 QUERIES = PRODUCT.columns                                # of a job
 KEYS = 128                                               # of a block, an even number: P is 16 KB with AVX-512
-_MASKED = np.float32(LOWEST)
+_MASKED, _ONE = np.float32(LOWEST), np.float32(1)
 _SMALL = 200_000                                         # multiply-adds that are not worth waking threads for
 
 many_rows = make_tile(PRODUCT._replace(rows=ROWS))
 one_row = make_tile(PRODUCT._replace(rows=1))            # for what is left over
 softmax_step = make_softmax_step(PRODUCT)
 narrowing_step = make_softmax_step(PRODUCT, narrow=True) if HAS_DOT else softmax_step
+transpose = make_transpose(LANES)
+transpose_narrowed = make_transpose(LANES, narrow=True) if HAS_DOT else transpose
 
 
 def attention(q, k, v, heads, causal=False, dtype="float32"):
@@ -73,25 +76,28 @@ def attention(q, k, v, heads, causal=False, dtype="float32"):
 
 @kernel(size, integers_out, size, size, size, size, floats_in, floats_in, halves_out, halves_out, dtype="bfloat16")
 def pair(thread_count, counter, images, keys, heads, width, k, v, k_words, v_words):
-    """K as (N, S, h, ⌈D/2⌉) and V as (N, ⌈S/2⌉, h·D) words of two bfloat16; an odd end is filled up by zeros.
+    """K as (N, h, S, ⌈D/2⌉) and V as (N, h, ⌈S/2⌉, D) words of two bfloat16; an odd end is filled up by zeros.
 
-    A job is two keys of an image.
+    A head's keys follow each other, so that a block of them takes few lines of the cache. A job is two keys of an image.
     """
     channels, k_width, pairs = heads * width, (width + 1) // 2 * 2, (keys + 1) // 2
     for _ in prange(thread_count):
         job = next_job(counter)
         while job < images * pairs:
-            image, s = job // pairs, job % pairs * 2
+            image, pair = divmod(job, pairs)
             for half in range(2):
-                source = (image * keys + s + half) * channels
-                exists = s + half < keys
-                for c in range(channels):
-                    store(v_words, 2 * (job * channels + c) + half, narrowed(load(v, source + c)) if exists else 0)
-                for head in range(heads if exists else 0):
-                    target = ((image * keys + s + half) * heads + head) * k_width
-                    store(k_words, target + k_width - 1, 0)
+                key = 2 * pair + half
+                exists = key < keys
+                for head in range(heads):
+                    source = (image * keys + key) * channels + head * width
+                    target = ((image * heads + head) * pairs + pair) * width
                     for d in range(width):
-                        store(k_words, target + d, narrowed(load(k, source + head * width + d)))
+                        store(v_words, 2 * (target + d) + half, narrowed(load(v, source + d)) if exists else 0)
+                    if exists:
+                        target = ((image * heads + head) * keys + key) * k_width
+                        store(k_words, target + k_width - 1, 0)
+                        for d in range(width):
+                            store(k_words, target + d, narrowed(load(k, source + d)))
             job = next_job(counter)
 
 
@@ -117,7 +123,8 @@ def attend(thread_count, counter, images, queries, keys, heads, width, causal, q
 def _attend_block(image, head, first, queries, keys, heads, width, causal, q, k, v, y, memory, query):
     """Queries first … first + QUERIES − 1 of one head; memory[query:] holds Qᵀ, Oᵀ, P, then m, l, a factor per lane."""
     terms = 4 // k.itemsize                              # of a word: 1 float32 or 2 bfloat16
-    channels, k_words = heads * width, (width + terms - 1) // terms
+    channels = heads * width
+    k_row, v_row = (channels, channels) if terms == 1 else ((width + 1) // 2, width)      # words from a row to the next
     output = query + (width + width % 2) * QUERIES
     score = output + width * QUERIES
     maximum = score + KEYS * QUERIES
@@ -125,13 +132,7 @@ def _attend_block(image, head, first, queries, keys, heads, width, causal, q, k,
     lanes = min(QUERIES, queries - first)
     q_row = (image * queries + first) * channels + head * width
 
-    scale = np.float32(math.log2(math.e) / math.sqrt(width))
-    for i in range((width + width % 2) * QUERIES):
-        store(memory, query + i, 0)
-    for lane in range(lanes):
-        for d in range(width):
-            at = ((d // terms) * QUERIES + lane) * terms + d % terms
-            store_factor(memory, query * terms + at, load(q, q_row + lane * channels + d) * scale, k)
+    _transpose_queries(q, q_row, channels, lanes, width, memory, query, k)
     for lane in range(QUERIES):
         store(memory, maximum + lane, _MASKED)
         store(memory, total + lane, 0)
@@ -139,9 +140,12 @@ def _attend_block(image, head, first, queries, keys, heads, width, causal, q, k,
     end = min(keys, first + lanes) if causal else keys   # later keys are masked for every query of the block
     for start in range(0, end, KEYS):
         count = min(KEYS, end - start)
-        k_start = (((image * keys + start) * heads + head) * k_words) * terms
-        v_start = ((image * ((keys + terms - 1) // terms) + start // terms) * channels + head * width) * terms
-        _scores(count, k, k_start, heads * k_words, width, memory, query, score)
+        if terms == 1:
+            k_start = v_start = (image * keys + start) * channels + head * width
+        else:
+            k_start = ((image * heads + head) * keys + start) * k_row * 2
+            v_start = ((image * heads + head) * ((keys + 1) // 2) + start // 2) * v_row * 2
+        _scores(count, k, k_start, k_row, width, memory, query, score)
         if causal and start + count > first + 1:
             for s in range(count):
                 for lane in range(min(QUERIES, start + s - first)):
@@ -153,40 +157,96 @@ def _attend_block(image, head, first, queries, keys, heads, width, causal, q, k,
                 for lane in range(QUERIES):
                     store(memory, score + count * QUERIES + lane, _MASKED)
             narrowing_step(memory, score, (count + 1) // 2 * 2, maximum, total, factor)
-        if start > 0:
-            for d in range(width):
-                for lane in range(QUERIES):
-                    at = output + d * QUERIES + lane
-                    store(memory, at, load(memory, at) * load(memory, factor + lane))
-        _accumulate(count, v, v_start, channels, width, memory, score, output, start > 0)
+        if start > 0 and _differs(memory, factor):       # rarely, for m is a whole number
+            _scale(memory, output, width, factor)
+        _accumulate(count, v, v_start, v_row, width, memory, score, output, start > 0)
 
-    for lane in range(lanes):
-        share = np.float32(1) / load(memory, total + lane)
-        for d in range(width):
-            store(y, q_row + lane * channels + d, load(memory, output + d * QUERIES + lane) * share)
+    for lane in range(QUERIES):
+        store(memory, factor + lane, np.float32(1) / load(memory, total + lane))
+    _scale(memory, output, width, factor)
+    _transpose_outputs(memory, output, lanes, width, y, q_row, channels)
 
 
 @inlined
-def _scores(count, k, k_start, row_words, width, memory, query, score):
+def _transpose_queries(q, start, row, lanes, width, memory, target, k):
+    """memory[target:] = Qᵀ in factors that go with k: rows of QUERIES words, log₂ e / √D times what is in q[start:]
+
+    Vectors of lanes may overlap where the width is not a multiple; missing queries, and words that are not full, take
+    the way number by number.
+    """
+    terms = 4 // k.itemsize
+    scale = np.float32(math.log2(math.e) / math.sqrt(width))
+    if lanes == QUERIES and width >= terms * LANES and width % terms == 0:
+        for lane in range(0, QUERIES, LANES):
+            for d in range(0, width, terms * LANES):
+                d = min(d, width - terms * LANES)
+                at = target + d // terms * QUERIES + lane
+                if terms == 1:
+                    transpose(q, start + lane * row + d, row, scale, memory, at, QUERIES)
+                else:
+                    transpose_narrowed(q, start + lane * row + d, row, scale, memory, at, QUERIES)
+    else:
+        for i in range((width + width % 2) * QUERIES):
+            store(memory, target + i, 0)
+        for lane in range(lanes):
+            for d in range(width):
+                at = ((d // terms) * QUERIES + lane) * terms + d % terms
+                store_factor(memory, target * terms + at, load(q, start + lane * row + d) * scale, k)
+
+
+@inlined
+def _transpose_outputs(memory, output, lanes, width, y, start, row):
+    """y[start:], rows of a matrix, = the columns of Oᵀ"""
+    if lanes == QUERIES and width >= LANES:
+        for lane in range(0, QUERIES, LANES):
+            for d in range(0, width, LANES):
+                d = min(d, width - LANES)
+                transpose(memory, output + d * QUERIES + lane, QUERIES, _ONE, y, start + lane * row + d, row)
+    else:
+        for lane in range(lanes):
+            for d in range(width):
+                store(y, start + lane * row + d, load(memory, output + d * QUERIES + lane))
+
+
+@inlined
+def _differs(memory, factor):
+    """Whether the factor of any lane is other than 1; NaN is."""
+    others = 0
+    for lane in range(QUERIES):
+        others += load(memory, factor + lane) != _ONE
+    return others > 0
+
+
+@inlined
+def _scale(memory, output, width, factor):
+    """Oᵀ times the factor of each lane"""
+    for d in range(width):
+        for lane in range(QUERIES):
+            at = output + d * QUERIES + lane
+            store(memory, at, load(memory, at) * load(memory, factor + lane))
+
+
+@inlined
+def _scores(count, k, k_start, row, width, memory, query, score):
     """P = K Qᵀ for `count` keys"""
     terms = 4 // k.itemsize
     whole = count // ROWS * ROWS
     for s in range(0, whole, ROWS):
-        many_rows(k, k_start + s * row_words * terms, row_words, 1, memory, query,
+        many_rows(k, k_start + s * row * terms, row, 1, memory, query,
                   memory, score + s * QUERIES, QUERIES, width, False)
     for s in range(whole, count):
-        one_row(k, k_start + s * row_words * terms, row_words, 1, memory, query,
+        one_row(k, k_start + s * row * terms, row, 1, memory, query,
                 memory, score + s * QUERIES, QUERIES, width, False)
 
 
 @inlined
-def _accumulate(count, v, v_start, channels, width, memory, score, output, further):
+def _accumulate(count, v, v_start, row, width, memory, score, output, further):
     """Oᵀ = Vᵀ P for the first `count` keys, Oᵀ += Vᵀ P for further ones"""
     terms = 4 // v.itemsize
     whole = width // ROWS * ROWS
     for d in range(0, whole, ROWS):
-        many_rows(v, v_start + d * terms, 1, channels, memory, score,
+        many_rows(v, v_start + d * terms, 1, row, memory, score,
                   memory, output + d * QUERIES, QUERIES, count, further)
     for d in range(whole, width):
-        one_row(v, v_start + d * terms, 1, channels, memory, score,
+        one_row(v, v_start + d * terms, 1, row, memory, score,
                 memory, output + d * QUERIES, QUERIES, count, further)

@@ -1,0 +1,69 @@
+"""Transposing blocks of L × L numbers in vector registers of L lanes, where one number at a time would take L² moves.
+
+    for d = L/2, ..., 2, 1:      a b   →   a  b'     blocks of d × d, of which the two off the diagonal change places
+                                 c d       c' d
+
+After log₂ L rounds every number is where it belongs: number j of vector i has become number i of vector j (Eklundh 1972,
+"A fast computer method for matrix transposing"). Each round is one shuffle of two vectors for each vector.
+"""
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from .bfloat16 import emit_narrowed_run
+from .microkernel import FLOAT, INTEGER, LANE, vector_pointer
+
+
+def emit_transposed(builder, rows):
+    """Write LLVM code for the columns of a square matrix that is given as vectors, one for each row."""
+    lanes = len(rows)
+    distance = lanes // 2
+    while distance:
+        upper = [lanes + j - distance if j & distance else j for j in range(lanes)]      # beyond `lanes`: of the second
+        lower = [lanes + j if j & distance else j + distance for j in range(lanes)]
+        masks = [ir.Constant(ir.VectorType(LANE, lanes), order) for order in (upper, lower)]
+        for i in range(lanes):
+            if not i & distance:
+                pair = rows[i], rows[i + distance]
+                rows[i], rows[i + distance] = (builder.shuffle_vector(*pair, mask) for mask in masks)
+        distance //= 2
+    return rows
+
+
+def make_transpose(lanes, narrow=False):
+    """→ transpose(source, s, s_row, factor, target, t, t_row), for use in kernels; source and target are float32.
+
+        target[t + j · t_row + i] = factor · source[s + i · s_row + j]        i, j < lanes
+
+    With `narrow`, what is moved are words of two bfloat16: word j is made of numbers 2 j and 2 j + 1 of a row.
+    """
+    vector = ir.VectorType(FLOAT, lanes)
+
+    @intrinsic
+    def transpose(typing, source, s, s_row, factor, target, t, t_row):
+        def generate(context, builder, signature, arguments):
+            source, s, s_row, factor, target, t, t_row = arguments
+            source, target = (context.make_array(signature.args[position])(context, builder, array).data
+                              for position, array in ((0, source), (4, target)))
+            factors = builder.insert_element(ir.Constant(vector, ir.Undefined), factor, LANE(0))
+            factors = builder.shuffle_vector(factors, factors, ir.Constant(ir.VectorType(LANE, lanes), [0] * lanes))
+
+            def at(base, start, row, i, further=0):
+                offset = builder.add(builder.add(start, builder.mul(row, INTEGER(i))), INTEGER(further))
+                return vector_pointer(builder, base, offset, vector)
+
+            def given(i, further):
+                return builder.fmul(factors, builder.load(at(source, s, s_row, i, further), align=4))
+
+            if narrow:
+                rows = [emit_narrowed_run(builder, given(i, 0), given(i, lanes)) for i in range(lanes)]
+            else:
+                rows = [given(i, 0) for i in range(lanes)]
+            for j, column in enumerate(emit_transposed(builder, rows)):
+                builder.store(column, at(target, t, t_row, j), align=4)
+            return context.get_dummy_value()
+
+        size = types.intp
+        return types.void(source, size, size, types.float32, target, size, size), generate
+
+    return transpose
