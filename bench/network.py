@@ -4,7 +4,8 @@
     decode    the VAE's decoder on N latents
 
 Ours gets the N latents and remembers the prompts' keys and values, as `generate` does; the peers get a batch of 2 N, as
-diffusers' pipeline does. Operations are those of a direct algorithm on the batch of 2 N, for everyone.
+diffusers' pipeline does. Operations are those of a direct algorithm on the batch of 2 N, for everyone. Freed memory
+stays with the process, as in `generate`; peers that allocate with malloc, torch for one, have the benefit of it too.
 
 The memory of a system is what the process grew by while it was made and called for the first time; torch's has the
 weights besides, which were there before. The difference is to the first system's result, over its largest value.
@@ -13,6 +14,7 @@ import numpy as np
 
 from bench import models, peers, turns, work
 from bench.peak import Peak
+from npdiffusion.allocator import memory_reused
 from npdiffusion.config import UNetConfig, VAEConfig
 from npdiffusion.sharing import Context
 
@@ -35,6 +37,7 @@ def run_decode(arguments, sizes=VAEConfig()):
     run("decode", arguments, sizes)
 
 
+@memory_reused()
 def run(what, arguments, sizes):
     threads = turns.set_threads(arguments.threads)
     turns.describe(f"{what} of {arguments.images} image{'s' * (arguments.images > 1)}", threads, arguments)
