@@ -39,7 +39,6 @@ DEPTH = 256                                              # words of a row of A; 
 MAX_TILES, MAX_PANELS = 12, 20                           # size of a job: A takes 170 KB, C 430 KB
 _JOBS_PER_THREAD = 4                                     # enough that the last job to finish does not matter much
 _SMALL = 500_000                                         # multiply-adds that are not worth waking threads for
-NO_BIAS, ONE_BIAS, BIAS_PER_IMAGE = range(3)
 
 TAIL_ROWS = TILE_ROWS // 3                               # up to two of these tiles take rows that full ones leave over
 
@@ -80,7 +79,7 @@ def product(x, geometry, rows, weight, bias, residual, y, gated=False):
         raise ValueError(f"a weight of shape {weight.shape} does not fit an input of {geometry.channels} channels")
     if y.size == 0:
         return y
-    bias_kind, bias = checked_bias(bias, rows // (geometry.out_height * geometry.out_width), outputs)
+    bias, bias_per_image = checked_bias(bias, rows // (geometry.out_height * geometry.out_width), outputs)
     has_residual = residual is not None
     residual = shaped(residual, y.shape, "residual") if has_residual else NOTHING
 
@@ -90,18 +89,21 @@ def product(x, geometry, rows, weight, bias, residual, y, gated=False):
     block_rows = tiles * TILE_ROWS
     width = (panels + (panels + 1 if gated else 0)) * COLUMNS    # a gate that begins inside a panel touches one more
     threads.launch(multiply[weight.dtype], rows, outputs, result_columns, depth, block_rows, panels, width,
-                   tuple(geometry), flat(x), weight.panels, bias_kind, bias, has_residual, residual, flat(y),
+                   tuple(geometry), flat(x), weight.panels, bias, bias_per_image, has_residual, residual, flat(y),
                    parallel=not small, scratch=block_rows * (DEPTH + width))
     return y
 
 
 def checked_bias(bias, images, outputs):
-    """(kind, flat array) of a bias that is None, (outputs,) or (images, outputs); ValueError for another shape"""
+    """Flat array, and whether each image has its own, of a bias that is None, (outputs,) or (images, outputs)
+
+    ValueError for another shape. None becomes zeros: adding them costs less than a second kind of output pass.
+    """
     if bias is None:
-        return NO_BIAS, NOTHING
+        return np.zeros(outputs, np.float32), False
     if bias.ndim == 1:
-        return ONE_BIAS, shaped(bias, (outputs,), "bias")
-    return BIAS_PER_IMAGE, shaped(bias, (images, outputs), "bias")
+        return shaped(bias, (outputs,), "bias"), False
+    return shaped(bias, (images, outputs), "bias"), True
 
 
 def _job_size(rows, columns, thread_count, max_panels):
@@ -120,12 +122,12 @@ def _job_size(rows, columns, thread_count, max_panels):
 
 def _signature(panels):
     return (size, integers_out, size, size, size, size, size, size, size, types.UniTuple(size, len(Geometry._fields)),
-            floats_in, panels, size, floats_in, types.boolean, floats_in, floats_out, floats_out, size)
+            floats_in, panels, floats_in, types.boolean, types.boolean, floats_in, floats_out, floats_out, size)
 
 
 @kernels_for(float32=_signature(floats_in), bfloat16=_signature(halves_in))
 def multiply(thread_count, counter, rows, outputs, result_columns, depth, block_rows, block_panels, width, geometry,
-             x, panels, bias_kind, bias, has_residual, residual, y, memory, share):
+             x, panels, bias, bias_per_image, has_residual, residual, y, memory, share):
     """Jobs go down the rows first: threads that run at the same time read the same panels."""
     row_blocks = (rows + block_rows - 1) // block_rows
     block_columns = block_panels * COLUMNS
@@ -136,14 +138,14 @@ def multiply(thread_count, counter, rows, outputs, result_columns, depth, block_
             first = job % row_blocks * block_rows
             column = job // row_blocks * block_columns
             _block(first, min(first + block_rows, rows), column, min(column + block_columns, result_columns), outputs,
-                   result_columns, depth, geometry, x, panels, bias_kind, bias, has_residual, residual, y, memory,
+                   result_columns, depth, geometry, x, panels, bias, bias_per_image, has_residual, residual, y, memory,
                    thread * share, thread * share + block_rows * DEPTH, width)
             job = next_job(counter)
 
 
 @inlined
-def _block(first, last, column, end, outputs, result_columns, depth, geometry, x, panels, bias_kind, bias, has_residual,
-           residual, y, memory, a, c, width):
+def _block(first, last, column, end, outputs, result_columns, depth, geometry, x, panels, bias, bias_per_image,
+           has_residual, residual, y, memory, a, c, width):
     """Rows first … last − 1, columns column … end − 1 of y. A begins at memory[a], C at memory[c] with rows of `width`.
 
     With a gate (fewer result columns than outputs) C holds the panels of the values, then those of the gates.
@@ -174,23 +176,16 @@ def _block(first, last, column, end, outputs, result_columns, depth, geometry, x
     for m in range(first, last):
         source = c + (m - first) * width
         target = m * result_columns + column
-        shift = column + (m // image_rows * outputs if bias_kind == BIAS_PER_IMAGE else 0)
+        shift = column + (m // image_rows * outputs if bias_per_image else 0)
         if gated:
             gate = source + value_panels * COLUMNS + (result_columns + column) % COLUMNS
-            if bias_kind == NO_BIAS:
-                for i in range(end - column):
-                    store(y, target + i, load(memory, source + i) * gelu_of(load(memory, gate + i)))
-            else:
-                for i in range(end - column):
-                    value = load(memory, source + i) + load(bias, shift + i)
-                    gate_input = load(memory, gate + i) + load(bias, shift + result_columns + i)
-                    store(y, target + i, value * gelu_of(gate_input))
+            for i in range(end - column):
+                value = load(memory, source + i) + load(bias, shift + i)
+                gate_input = load(memory, gate + i) + load(bias, shift + result_columns + i)
+                store(y, target + i, value * gelu_of(gate_input))
+        elif has_residual:
+            for i in range(end - column):
+                store(y, target + i, load(memory, source + i) + load(bias, shift + i) + load(residual, target + i))
         else:
             for i in range(end - column):
-                store(y, target + i, load(memory, source + i))
-            if bias_kind != NO_BIAS:
-                for i in range(end - column):
-                    store(y, target + i, load(y, target + i) + load(bias, shift + i))
-            if has_residual:
-                for i in range(end - column):
-                    store(y, target + i, load(y, target + i) + load(residual, target + i))
+                store(y, target + i, load(memory, source + i) + load(bias, shift + i))

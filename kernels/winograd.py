@@ -31,7 +31,7 @@ from . import threads
 from .arrays import CACHE_LINE, NOTHING, flat
 from .bfloat16 import HAS_DOT, factors_per_word
 from .compiling import floats_in, floats_out, halves_in, inlined, integers_out, kernel, kernels_for, size
-from .matmul import BIAS_PER_IMAGE, NO_BIAS, TAIL_ROWS, TILE_ROWS
+from .matmul import TAIL_ROWS, TILE_ROWS
 from .memory import load, next_job, store
 from .microkernel import LANES, PRODUCT, make_tile
 from .packing import COLUMNS
@@ -72,7 +72,7 @@ def terms_per_word(weight):
     return factors_per_word.py_func(weight.panels)
 
 
-def convolve(x, geometry, weight, bias_kind, bias, residual, y):
+def convolve(x, geometry, weight, bias, bias_per_image, residual, y):
     """y = conv(x) + bias (+ residual), written into y and returned.
 
     x: contiguous (N, H, W, I)   geometry: of the image as the kernel sees it, which is x enlarged if x is smaller
@@ -94,7 +94,7 @@ def convolve(x, geometry, weight, bias_kind, bias, residual, y):
         threads.launch(transform_patches, first, count, group, v_step, rows, columns, height, width, terms,
                        tuple(geometry), flat(x), v, scratch=PATCH_FLOATS)
         threads.launch(multiply_points[weight.dtype], first, count, group, v_step, job_rows, m_step, rows, columns,
-                       outputs, tuple(geometry), v, weight.panels, bias_kind, bias, residual is not None,
+                       outputs, tuple(geometry), v, weight.panels, bias, bias_per_image, residual is not None,
                        NOTHING if residual is None else residual, flat(y),
                        scratch=U_FLOATS + POINTS * m_step + Y_FLOATS)
     return y
@@ -169,13 +169,13 @@ def _gather(x, image, row, column, height, width, geometry, channel, depth, memo
 
 
 def _signature(panels):
-    return (*[size, integers_out], *[size] * 9, types.UniTuple(size, len(Geometry._fields)), floats_in, panels, size,
-            floats_in, types.boolean, floats_in, floats_out, floats_out, size)
+    return (*[size, integers_out], *[size] * 9, types.UniTuple(size, len(Geometry._fields)), floats_in, panels,
+            floats_in, types.boolean, types.boolean, floats_in, floats_out, floats_out, size)
 
 
 @kernels_for(float32=_signature(floats_in), bfloat16=_signature(halves_in))
 def multiply_points(thread_count, counter, first, count, group, v_step, job_rows, m_step, tile_rows, tile_columns,
-                    outputs, geometry, v, panels, bias_kind, bias, has_residual, residual, y, memory, share):
+                    outputs, geometry, v, panels, bias, bias_per_image, has_residual, residual, y, memory, share):
     """Y of the group. A job is a panel and some tiles; those of a panel follow each other: its weights are read once."""
     channels = geometry[2]
     parts = (count + job_rows - 1) // job_rows
@@ -197,7 +197,7 @@ def multiply_points(thread_count, counter, first, count, group, v_step, job_rows
                     transform_output(memory, m + row * COLUMNS + lane, PATCH * m_step, m_step,
                                      memory, out + lane, OUTPUTS * COLUMNS, COLUMNS)
                 _write_tile(memory, out, image, place // tile_columns * OUTPUTS, place % tile_columns * OUTPUTS,
-                            panel * COLUMNS, outputs, geometry[-2], geometry[-1], bias_kind, bias, has_residual,
+                            panel * COLUMNS, outputs, geometry[-2], geometry[-1], bias, bias_per_image, has_residual,
                             residual, y)
             job = next_job(counter)
 
@@ -255,20 +255,19 @@ def _multiply_rows(v, a, factors, b, memory, target, whole, rows, depth, further
 
 
 @inlined
-def _write_tile(memory, out, image, row, column, output, outputs, out_height, out_width, bias_kind, bias, has_residual,
-                residual, y):
+def _write_tile(memory, out, image, row, column, output, outputs, out_height, out_width, bias, bias_per_image,
+                has_residual, residual, y):
     """The part of a 4×4 tile that lies in the image, with bias and residual, for one panel of outputs."""
     lanes = min(COLUMNS, outputs - output)
-    shift = output + (image * outputs if bias_kind == BIAS_PER_IMAGE else 0)
+    shift = output + (image * outputs if bias_per_image else 0)
     for i in range(min(OUTPUTS, out_height - row)):
         for j in range(min(OUTPUTS, out_width - column)):
             source = out + (i * OUTPUTS + j) * COLUMNS
             target = ((image * out_height + row + i) * out_width + column + j) * outputs + output
-            if bias_kind != NO_BIAS:
-                for lane in range(lanes):
-                    store(memory, source + lane, load(memory, source + lane) + load(bias, shift + lane))
             if has_residual:
                 for lane in range(lanes):
-                    store(memory, source + lane, load(memory, source + lane) + load(residual, target + lane))
-            for lane in range(lanes):
-                store(y, target + lane, load(memory, source + lane))
+                    total = load(memory, source + lane) + load(bias, shift + lane) + load(residual, target + lane)
+                    store(y, target + lane, total)
+            else:
+                for lane in range(lanes):
+                    store(y, target + lane, load(memory, source + lane) + load(bias, shift + lane))
