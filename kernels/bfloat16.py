@@ -84,7 +84,7 @@ def emit_dot(builder, a, b, c):
 
 
 def emit_narrowed_run(builder, first, second):
-    """Write LLVM code for words of two bfloat16, seen as float32, from numbers in a row: vector `first`, then `second`."""
+    """Write LLVM code for words of two bfloat16, seen as float32, from numbers in a row: `first`, then `second`."""
     lanes = first.type.count
     name = f"llvm.x86.avx512bf16.cvtne2ps2bf16.{32 * lanes}"
     signature = ir.FunctionType(ir.VectorType(_BFloat(), 2 * lanes), [first.type] * 2)

@@ -78,7 +78,7 @@ def attention(q, k, v, heads, causal=False, dtype="float32"):
 def pair(thread_count, counter, images, keys, heads, width, k, v, k_words, v_words):
     """K as (N, h, S, ⌈D/2⌉) and V as (N, h, ⌈S/2⌉, D) words of two bfloat16; an odd end is filled up by zeros.
 
-    A head's keys follow each other, so that a block of them takes few lines of the cache. A job is two keys of an image.
+    A head's keys follow each other, so a block of them takes few lines of the cache. A job is two keys of an image.
     """
     channels, k_width, pairs = heads * width, (width + 1) // 2 * 2, (keys + 1) // 2
     for _ in prange(thread_count):

@@ -3,8 +3,8 @@
     for d = L/2, ..., 2, 1:      a b   →   a  b'     blocks of d × d, of which the two off the diagonal change places
                                  c d       c' d
 
-After log₂ L rounds every number is where it belongs: number j of vector i has become number i of vector j (Eklundh 1972,
-"A fast computer method for matrix transposing"). Each round is one shuffle of two vectors for each vector.
+After log₂ L rounds every number is where it belongs: number j of vector i has become number i of vector j (Eklundh
+1972, "A fast computer method for matrix transposing"). Each round is one shuffle of two vectors for each vector.
 """
 from llvmlite import ir
 from numba import types

@@ -97,8 +97,8 @@ def fill(parameters, tensors, source, spelling=same_name, dtype="float32"):
             raise UserError(f"{source}: {spelling(name)} holds values that are not finite (NaN or infinity)")
 
     # Each thread takes a tensor from the file to its layout, outside Python's lock; weights are packed as they are
-    # stored. So there are one copy of the model and a tensor for each thread at any time. The largest come first, so that
-    # no thread is left with one when the others are done.
+    # stored. So there are one copy of the model and a tensor for each thread at any time. The largest come first, so
+    # that no thread is left with one when the others are done.
     largest_first = sorted(parameters, key=lambda parameter: -math.prod(getattr(*parameter[1:]).shape))
     with ThreadPoolExecutor(min(threads.get_threads(), MOST_THREADS)) as pool:
         for _ in pool.map(take, largest_first):
