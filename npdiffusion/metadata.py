@@ -80,8 +80,11 @@ WITHOUT_INFLUENCE = ("Version", "Model hash", "VAE hash", "Lora hashes", "TI has
 
 # ---- writing
 
-def parameters(prompt, negative_prompt="", *, width, height, **settings):
-    """The text for one picture. Names and values of settings are ours, see SETTINGS; what is None is left out."""
+def parameters(prompt, negative_prompt="", *, width, height, hashes=None, **settings):
+    """The text for one picture. Names and values of settings are ours, see SETTINGS; what is None is left out.
+
+    hashes: {key: text} of files that took part, which are for people and catalogues, and not read back
+    """
     unknown = settings.keys() - {setting.name for setting in SETTINGS}
     if unknown:
         raise TypeError(f"settings that the text has no key for: {', '.join(sorted(unknown))}")
@@ -95,7 +98,8 @@ def parameters(prompt, negative_prompt="", *, width, height, **settings):
     if values.get("prompt_syntax") == "a1111":
         values["prompt_syntax"] = None
     pairs = {setting.key: setting.values.get(values[setting.name], values[setting.name])
-             for setting in SETTINGS if values.get(setting.name) is not None} | {"Version": f"npdiffusion {__version__}"}
+             for setting in SETTINGS if values.get(setting.name) is not None}
+    pairs |= (hashes or {}) | {"Version": f"npdiffusion {__version__}"}
     lines = [prompt, f"{NEGATIVE} {negative_prompt}"] if negative_prompt else [prompt]
     lines.append(", ".join(f"{key}: {quote(value)}" for key, value in pairs.items()))
     return "\n".join(lines).strip()

@@ -13,6 +13,7 @@ from PIL import Image
 
 import npdiffusion
 from npdiffusion import cli, few_steps, kernels, machine, options, samplers
+from npdiffusion.adapters.merging import Adapters
 from npdiffusion.command import output as names
 from npdiffusion.command import prepare
 from npdiffusion.errors import UserError
@@ -25,6 +26,11 @@ class FakePipeline:
     """Remembers what it was asked for; `act` is called before each picture is returned."""
     size = (128, 128)
     default_sampler = "pndm"
+<<<<<<< HEAD
+=======
+    default_guidance = 4.0
+    adapters = Adapters()
+>>>>>>> 839b6aa (LoRA: docs with a picture; hashes of the files in the settings of a picture)
     schedule = NoiseSchedule()
 
     def __init__(self):

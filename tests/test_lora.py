@@ -1,6 +1,6 @@
 """Adapters against diffusers and PEFT: every kind, every spelling, several at once; taken out again, bit for bit."""
 import copy
-import json
+import hashlib
 import shutil
 import warnings
 
@@ -9,6 +9,7 @@ import peft
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
+from PIL import Image
 from safetensors.torch import load_file
 
 import npdiffusion
@@ -544,6 +545,19 @@ def test_a_folder_that_is_not_there(tmp_path, ours):
     assert "no such folder" in message(adapter_folder.find, tmp_path / "no", "ink")
     assert "--lora-dir" in message(ours.generate, "a <lora:ink:1> cat")
     assert "0 .safetensors files in it" in message(ours.load_lora_weights, tmp_path)
+
+
+def test_the_settings_in_a_picture_name_the_file_by_its_hash(library, written, monkeypatch, tmp_path):
+    """A1111's: of all that follows the header."""
+    monkeypatch.chdir(tmp_path)
+    prompt = "apple <lora:styles/oil:0.5>"
+    assert cli.main([prompt, "-m", str(written), "--lora-dir", str(library), "--steps", "1", "-o", "x.png",
+                     "--backend", "numpy"]) == 0
+    text = Image.open("x.png").info["parameters"]
+    content = (library / "styles" / "oil.safetensors").read_bytes()
+    numbers = content[8 + int.from_bytes(content[:8], "little"):]
+    assert text.startswith(f"{prompt}\nSteps: 1")
+    assert f'Lora hashes: "styles/oil: {hashlib.sha256(numbers).hexdigest()[:12]}", Version: ' in text
 
 
 def test_the_command_looks_for_names_before_it_loads_the_model(library, capsys, monkeypatch):

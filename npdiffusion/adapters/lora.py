@@ -6,6 +6,8 @@ DoRA normalises W + α/R · ΔW. Where files name the lengths `dora_scale` (LyCO
 as in A1111; where they are called `lora_magnitude_vector` (PEFT), s is a factor of ΔW inside, as in PEFT. At s = 1
 both are the same, and at s = 0 nothing is changed at all.
 """
+import functools
+import hashlib
 import math
 import pathlib
 from dataclasses import dataclass, field
@@ -32,6 +34,16 @@ class LoRA:
     count: int
     unmatched: list
     changes: dict = field(default_factory=dict)
+
+    @functools.cached_property
+    def hash(self):
+        """The beginning of the SHA-256 of the numbers, without the header: what A1111 and catalogues of LoRAs go by"""
+        sha = hashlib.sha256()
+        with self.path.open("rb") as file:
+            file.seek(8 + int.from_bytes(file.read(8), "little"))
+            while chunk := file.read(1 << 20):
+                sha.update(chunk)
+        return sha.hexdigest()[:12]
 
 
 def read(path, shapes, config):

@@ -8,6 +8,7 @@ and are bit for bit what they were; only weights whose changes differ are touche
 """
 import math
 import numbers
+import re
 import warnings
 
 from npdiffusion import checkpoint, parameters
@@ -42,6 +43,7 @@ class Adapters:
         self.parts = {part: parts[part] for part in PARTS} if parts else {}
         self.dtype = dtype
         self.folder = None            # where the names in prompts are looked up
+        self.used = {}                # {name: LoRA} of those that the last picture was made with
         self.loaded = {}              # {name: (LoRA, Strength)} of those that were loaded by name
         self._opened = {}             # {path: LoRA}
         self._files = {path: checkpoint.stamp(path) for part in self.parts.values() for path in part.files()}
@@ -52,9 +54,15 @@ class Adapters:
         """Put in force what the tags in a prompt ask for, beside what is loaded by name → the prompt without tags"""
         text, wanted = tags.take(prompt)
         tags.note_literal(negative_prompt, "adapters act on the whole picture, so the prompt is their place")
-        self.put_in_force([*self.loaded.values(), *((self.open(folder.find(self.folder, name)), strength)
-                                                   for name, strength in wanted)])
+        tagged = [(name, (self.open(folder.find(self.folder, name)), strength)) for name, strength in wanted]
+        self.put_in_force([*self.loaded.values(), *(adapter for _, adapter in tagged)])
+        self.used = {name: adapter for name, (adapter, strength) in [*self.loaded.items(), *tagged] if any(strength)}
         return text
+
+    def hashes(self):
+        """What the settings in the last picture say of its adapters, as A1111 writes it: {key: text}"""
+        pairs = (f"{re.sub('[:,]', '', name)}: {adapter.hash}" for name, adapter in self.used.items())
+        return {"Lora hashes": ", ".join(pairs)} if self.used else {}
 
     def load(self, path, name, strength):
         """Load an adapter by a name, in force at once → name"""

@@ -167,7 +167,8 @@ def make(pipeline, options, inputs, which="", previews=None):
     if previews and previews.saved_strip:
         say(f"all steps are in {previews.saved_strip}")
     models = {"model": model_name(options.model), "vae": None if options.vae is None else model_name(options.vae)}
-    text = None if options.no_metadata else parameters(options.prompt, options.negative_prompt, **models, **settings)
+    text = None if options.no_metadata else parameters(options.prompt, options.negative_prompt, **models, **settings,
+                                                       hashes=pipeline.adapters.hashes())
     return image, text, progress.done
 
 
