@@ -72,3 +72,8 @@ def test_tokens_shows_learnt_words(capsys, model_folder):
     save_file({"emb_params": np.zeros((2, 768), np.float32)}, model_folder / "zigzag.safetensors")
     lines = printed(capsys, "a (zigzag)", "--embedding-dir", str(model_folder), "-m", str(model_folder))
     assert [line.split() for line in lines[-2:]] == [["learnt", "zigzag", "1.1"]] * 2
+
+
+def test_tokens_takes_a_plain_prompt_as_it_stands(capsys, model_folder):
+    lines = printed(capsys, "[a|b]", "--prompt-syntax", "plain", "-m", str(model_folder))
+    assert lines[0] == "'[a|b]'" and len(lines) == 7

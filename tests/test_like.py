@@ -22,11 +22,19 @@ def asked(pipeline, *arguments):
     ["-s", "5"],
     ["-n", "blurry, dull", "--steps", "7", "--sampler", "dpm++2m", "--schedule", "karras", "-s", "9", "--cfg-scale", "3.3"],
     ["--sampler", "ddim", "-W", "64", "-H", "200", "--rng", "numpy"],
-], ids=["defaults", "many", "others"])
+    ["--clip-skip", "2", "--prompt-syntax", "plain"],
+], ids=["defaults", "many", "others", "prompt"])
 def test_a_picture_is_made_again_with_the_same_settings(options, pipeline):
     first = asked(pipeline, PROMPT, *options, "-o", "out.png")
     assert asked(pipeline, "--like", "out.png", "-o", "again.png") == first
     assert read("again.png") == read("out.png")
+
+
+def test_clip_skip_counts_as_in_the_web_interface(pipeline):
+    assert asked(pipeline, PROMPT, "--clip-skip", "2", "-o", "out.png")["clip_skip"] == 1
+    assert ", Clip skip: 2, " in read("out.png")
+    written("a cat\nSteps: 5, Sampler: DDIM, Seed: 7, Clip skip: 3, RNG: CPU")
+    assert asked(pipeline, "--like", "in.png")["clip_skip"] == 2
 
 
 def test_options_of_the_command_line_override(pipeline):

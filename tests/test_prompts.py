@@ -108,6 +108,11 @@ def test_a_second_pass_counts_on(prompt, entries):
     assert editing.schedule(prompt, 10, earlier=10) == entries
 
 
+def test_the_pipeline_counts_calls_of_both_passes(pair):
+    contexts = pair[1].contexts(["a [cat:dog:1.5] [red:12]"], 10, "heun", earlier=5)
+    assert [last for last, _ in contexts.schedules[0]] == [2, 10, 20]          # 12 - 2 · 5, and half of 2 · 10
+
+
 @pytest.mark.parametrize(("prompt", "note"), [
     ("(cat:big)", "':big' in the prompt is no weight"), ("(cat:1.2.3)", "':1.2.3' in the prompt is no weight"),
     ("(a BREAK b)", "BREAK inside of brackets is a word"), ("[a:b:3] c|d", "outside of"), ("a AND b", "AND doesn't combine")])

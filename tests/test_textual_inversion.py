@@ -12,7 +12,7 @@ from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
 from safetensors.numpy import save_file
 from transformers import CLIPTokenizer as TorchCLIPTokenizer
 
-from npdiffusion import weights
+from npdiffusion import cli, weights
 from npdiffusion.adapters.textual_inversion import LearntWords
 from npdiffusion.errors import UserError
 from npdiffusion.pipeline import StableDiffusionPipeline as OurPipeline
@@ -21,6 +21,7 @@ from npdiffusion.schedules import NoiseSchedule
 from npdiffusion.tokenizer import CLIPTokenizer
 from tests import references
 from tests.differences import agree
+from tests.test_cli import pipeline  # noqa: F401, a fixture
 
 VOCABULARY = pathlib.Path(weights.__file__).parent / "tokenizer"
 WIDTH = references.TINY_TEXT["hidden_size"]
@@ -167,3 +168,12 @@ def test_the_message_about_a_pickle_converts_it(content, ours, tmp_path):
 def test_a_word_that_is_not_loaded_cannot_be_unloaded(ours):
     with pytest.raises(UserError, match="'cat' is not a learnt word that is loaded"):
         ours.unload_textual_inversion("cat")
+
+
+def test_a_broken_word_is_one_line_before_the_model_is_loaded(pipeline, tmp_path, capsys):  # noqa: F811
+    save_file({"emb_params": vectors(1), "more": vectors(1)}, tmp_path / "zigzag.safetensors")
+    assert cli.main(["a red apple", "--embedding-dir", str(tmp_path), "-o", "fine.png"]) == 0
+    assert cli.main(["a red apple", "-n", "Zigzag", "--embedding-dir", str(tmp_path)]) == 1
+    assert len(pipeline.loaded) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"npdiffusion: error: {tmp_path}/zigzag.safetensors: not a learnt word (textual inversion): that is one tensor, and here are 2")

@@ -11,6 +11,7 @@
 from npdiffusion import samplers
 from npdiffusion.command.parser import Parser, one_of, text, whole
 from npdiffusion.command.talk import print_line
+from npdiffusion.options import SYNTAXES
 
 MOST_STEPS = 1000
 CONTEXTS = 6               # different texts that are shown token by token
@@ -27,6 +28,8 @@ def parse(arguments):
                         help="that [from:to:when] counts (default: 50)")
     parser.add_argument("--sampler", metavar="NAME", type=one_of(samplers.SAMPLERS),
                         help="some call the model twice a step")
+    parser.add_argument("--prompt-syntax", metavar="NAME", type=one_of(SYNTAXES), default="a1111",
+                        help=f"{' or '.join(SYNTAXES)} (default: a1111)")
     parser.add_argument("--embedding-dir", metavar="DIR", help="folder with learnt words (textual inversion)")
     parser.add_argument("-m", "--model", metavar="MODEL", help="whose tokenizer (default: the embedded model's)")
     parser.add_argument("--tokenizer", metavar="PATH", help="folder with vocab.json and merges.txt, or an id")
@@ -45,11 +48,11 @@ def run(options):
     words = LearntWords()
     if options.embedding_dir is not None:
         words.add(options.embedding_dir)
-    calls = editing.calls(options.sampler, options.steps)
+    calls, syntax = editing.calls(options.sampler, options.steps), options.prompt_syntax
     prompt, adapters = tags.take(options.prompt)
-    readings = {"": read(prompt, calls, tokenizer, words=words)}
+    readings = {"": read(prompt, calls, tokenizer, syntax, words)}
     if options.negative_prompt is not None:
-        readings["negative prompt, "] = read(options.negative_prompt, calls, tokenizer, words=words)
+        readings["negative prompt, "] = read(options.negative_prompt, calls, tokenizer, syntax, words)
     length = max(len(chunks) for reading in readings.values() for chunks in reading.chunks.values())
     for name, strength in adapters:
         strengths = " and ".join(f"{part:g} ({model})" for model, part in strength._asdict().items())

@@ -34,7 +34,8 @@ def read(prompt, steps, tokenizer, syntax="a1111", words=None, earlier=None):
     if AND_WORD.search(prompt):
         warnings.warn("AND doesn't combine prompts here, it is taken as a word", PromptNote, stacklevel=2)
     entries = editing.schedule(prompt, steps, earlier)
-    found = {text: chunks.chunks(emphasis.weighted(text), tokenizer, words) for _, text in entries}
+    texts = dict.fromkeys(text for _, text in entries)
+    found = {text: chunks.chunks(emphasis.weighted(text), tokenizer, words) for text in texts}
     return padded(Reading(entries, found))
 
 
