@@ -86,7 +86,7 @@ def test_emphasis_is_read_as_documented(prompt, parts):
     ("[fe|||]male", [(step, ["female", "male", "male", "male"][(step - 1) % 4]) for step in range(1, 11)]),
     (r"\[a:b:3]", [(10, r"\[a:b:3]")]),
     ("[a:b:99]", [(10, "a")]),
-    ("[a:b:0]", [(10, "b")]),
+    ("[a:b:0]", [(10, "b")]), ("[a:b:-1e999]", [(10, "b")]), ("[a:b:1e999]", [(10, "a")]),
 ])
 def test_editing_is_read_as_documented(prompt, entries):
     assert editing.schedule(prompt, 10) == entries

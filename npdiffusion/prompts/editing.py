@@ -131,7 +131,7 @@ def _step(when, steps, earlier):
     number = float(when)
     if earlier is not None:
         number -= 1 if "." in when else earlier
-    return int(min(steps, number * steps if "." in when else number))
+    return int(max(0, min(steps, number * steps if "." in when else number)))
 
 
 def _nodes(tree):

@@ -30,7 +30,7 @@ def weighted(prompt):
     What looks like a weight and is no number is text, and a `PromptNote` says so.
     """
     parts = []
-    opened = {"(": [], "[": []}             # the first parts of brackets that are still open
+    opened = {"(": [], "[": []}                            # the first parts of brackets that are still open
     colon = None                                           # where a colon stands that may have been meant for a weight
 
     def close(bracket, factor):
