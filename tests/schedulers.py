@@ -1,4 +1,5 @@
 """diffusers' schedulers, driven as its pipelines drive them, and a small nonlinear model in place of the UNet."""
+import copy
 import functools
 import inspect
 import math
@@ -31,8 +32,14 @@ def toy_model(x, t):
 
 def make(name, config, kind="discrete"):
     """diffusers' scheduler for our name of a sampler and a schedule."""
+    return copy.deepcopy(_fresh(name, tuple((config | FLAGS.get(kind, {})).items())))
+
+
+@functools.cache
+def _fresh(name, settings):
+    """Some classes take long to be made: they lay out all steps of the training at once."""
     reference = REFERENCE[name]
-    return getattr(reference, "from_config", reference)(config | FLAGS.get(kind, {}))
+    return getattr(reference, "from_config", reference)(dict(settings))
 
 
 def set_steps(scheduler, steps, kind, times=None):

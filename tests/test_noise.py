@@ -180,6 +180,7 @@ def test_variations_go_from_the_seed_to_the_sub_seed_and_keep_their_size():
 
 # ---- paths
 
+@pytest.mark.filterwarnings("ignore:Should have t")                  # of the path's ends in float32
 def test_a_brownian_path_equals_torchsdes():
     torch, torchsde = pytest.importorskip("torch"), pytest.importorskip("torchsde")
     low, high = float(np.float32(0.0291675)), float(np.float32(14.614641))

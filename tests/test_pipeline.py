@@ -93,6 +93,19 @@ def test_each_picture_of_a_batch_depends_on_its_own_seed_alone(pair):
     assert np.abs(levels(together[0]) - levels(alone)).max() > 20
 
 
+@pytest.mark.parametrize("rng", ["torch", "a1111"])
+@pytest.mark.parametrize("sampler", ["ddim", "dpm++sde"])
+def test_variations_have_one_seed_and_sub_seeds_that_count_on(pair, rng, sampler):
+    ours, settings = pair[1], dict(steps=2, sampler=sampler, seed=3, rng=rng, subseed_strength=0.3)
+    together = ours.generate(PROMPT, subseed=8, count=2, **settings)
+    alone, = ours.generate(PROMPT, subseed=9, **settings)
+    assert [image.info for image in together] == [{"seed": 3, "subseed": 8}, {"seed": 3, "subseed": 9}]
+    assert np.abs(levels(together[1]) - levels(alone)).max() <= 1
+    assert np.abs(levels(together[0]) - levels(alone)).max() > 5
+    unchanged, = ours.generate(PROMPT, subseed=9, **settings | {"subseed_strength": 0})
+    assert np.array_equal(levels(unchanged), levels(ours.generate(PROMPT, steps=2, sampler=sampler, seed=3, rng=rng)[0]))
+
+
 def test_the_same_seed_gives_the_same_picture_and_no_seed_another_one(pair):
     ours = pair[1]
     a, b = (ours.generate(PROMPT, steps=2, seed=1)[0] for _ in range(2))
