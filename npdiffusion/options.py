@@ -132,6 +132,8 @@ def check(options, parser, where=""):
         options.timestep_spacing = "trailing"                    # the only one that visits the last time step
     if options.taesd is not None and options.preview != "taesd":
         error("--taesd: it is for --preview taesd")
+    if options.subseed is not None and options.subseed_strength is None:
+        error("--subseed: it has no influence without --subseed-strength, for example 0.1")
     if options.subseed_strength and options.subseed is None:
         error("--subseed-strength: it says how much of another seed's noise is mixed in, so --subseed is needed")
     options.seed = random_seed() if options.seed in (None, -1) else options.seed

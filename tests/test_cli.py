@@ -26,11 +26,7 @@ class FakePipeline:
     """Remembers what it was asked for; `act` is called before each picture is returned."""
     size = (128, 128)
     default_sampler = "pndm"
-<<<<<<< HEAD
-=======
-    default_guidance = 4.0
     adapters = Adapters()
->>>>>>> 839b6aa (LoRA: docs with a picture; hashes of the files in the settings of a picture)
     schedule = NoiseSchedule()
 
     def __init__(self):
@@ -333,6 +329,7 @@ def test_an_unreadable_picture_is_found_before_loading(pipeline, tmp_path, capsy
      "karras schedule is for lms, euler"),
     ([PROMPT, "--timestep-spacing", "even"], "--timestep-spacing: 'even' is unknown"),
     ([PROMPT, "--subseed-strength", "0.5"], "--subseed-strength: it says how much"),
+    ([PROMPT, "--subseed", "0"], "--subseed: it has no influence without --subseed-strength"),
     ([PROMPT, "--backend", "torch"], "--backend: 'torch' is unknown"),
     (["caf\udce9"], "prompt: the text is not valid UTF-8"),
 ])
