@@ -1,13 +1,13 @@
 """Models distilled to need few steps: how they are recognised, and what is asked of them where nothing is said.
 
     what                                        recognised by                                         steps   guidance
-    guidance distilled into the model (LCM)     time_cond_proj_dim in unet/config.json                 4      8.5, embedded
+    guidance distilled into the model (LCM)     time_cond_proj_dim in unet/config.json                 4      8.5, told it
     consistency models (LCM, TCD and LoRAs)     LCMScheduler, TCDScheduler, or sampler lcm, tcd        4      1: none
     adversarial distillation (SD-Turbo)         Euler with trailing spacing, predicting ε              4      1: none
     all others                                                                                        50      7.5
 
-A checkpoint whose own model_index.json names a guidance scale is believed instead. Trailing spacing alone tells nothing:
-models with zero terminal SNR have it too, and those predict v.
+A checkpoint whose own model_index.json names a guidance scale is believed instead. Trailing spacing alone tells
+nothing: models with zero terminal SNR have it too, and those predict v.
 """
 import math
 from typing import NamedTuple
@@ -35,7 +35,7 @@ def defaults(schedule, embedded=False, sampler=None, advised=None):
     advised    the guidance scale that its makers advise, or None
     """
     own = schedule.class_name.removesuffix("Scheduler").lower()
-    if sampler in CONSISTENCY and own not in CONSISTENCY and not embedded:                # so with a LoRA that makes it one
+    if sampler in CONSISTENCY and own not in CONSISTENCY and not embedded:           # a LoRA makes it one
         return Defaults(FEW, 1.0, f"{sampler} is for models that need few steps and no guidance")
     found = _recognised(schedule, embedded, own)
     return found if advised is None else found._replace(guidance_scale=advised)
@@ -56,7 +56,7 @@ def _recognised(schedule, embedded, own):
 def guidance_embedding(scale, size):
     """Sines and cosines of w = scale − 1 by which a distilled UNet is told the guidance      → (1, size), float32
 
-        sin(1000 w f_i), cos(1000 w f_i)      f_i = 10000^(−i/(n−1)), n = ⌊size/2⌋      Luo et al. 2023, arXiv:2310.04378
+        sin(1000 w f_i), cos(1000 w f_i)      f_i = 10000^(−i/(n−1)), n = ⌊size/2⌋      arXiv:2310.04378
     """
     half = size // 2
     step = np.float32(math.log(10000.0)) / np.float32(max(half - 1, 1))

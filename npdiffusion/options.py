@@ -196,8 +196,8 @@ def build_parser():
                        help="how closely to follow the prompt; 1 switches guidance off (default: the model's own, "
                             "which is 7.5 unless it says otherwise)")
     group.add_argument("--guidance-rescale", metavar="X", type=number(0, 1),
-                       help="take back the contrast that a high guidance scale adds; 0.7 suits models with zero terminal "
-                            "SNR (default: 0)")
+                       help="take back the contrast that a high guidance scale adds; 0.7 suits models with zero "
+                            "terminal SNR (default: 0)")
     group.add_argument("-s", "--seed", metavar="S", type=whole(-1, LARGEST_SEED),
                        help="the same seed gives the same picture (default, and -1: a random one)")
     group.add_argument("--subseed", metavar="S", type=whole(-1, LARGEST_SEED),
@@ -209,19 +209,19 @@ def build_parser():
                             "AUTOMATIC1111's web interface), numpy (default: torch)")
     group.add_argument("--sampler", metavar="NAME", type=one_of([*samplers.SAMPLERS, "help"]), action=ListOrKeep,
                        choices_described={name: sampler.description for name, sampler in samplers.SAMPLERS.items()},
-                       help=f"{', '.join(samplers.SAMPLERS)}; or help, for a line about each (default: the model's own)")
+                       help=f"{', '.join(samplers.SAMPLERS)}; or help, for a line on each (default: the model's own)")
     group.add_argument("--schedule", metavar="NAME", type=one_of([*samplers.SCHEDULES, "help"]), action=ListOrKeep,
                        choices_described=samplers.SCHEDULES,
-                       help=f"how the noise goes down: {', '.join(samplers.SCHEDULES)}; or help (default: the model's own)")
+                       help=f"how noise goes down: {', '.join(samplers.SCHEDULES)}; or help (default: the model's own)")
     group.add_argument("--eta", metavar="X", type=number(0, 1),
                        help="noise that ddim and tcd add in each step, 0 to 1 (default: 0)")
     group.add_argument("--timestep-spacing", metavar="NAME", type=one_of(SPACINGS),
-                       help=f"which time steps of the training are visited: {', '.join(SPACINGS)} (default: the model's own)")
+                       help=f"which of the training's time steps: {', '.join(SPACINGS)} (default: the model's own)")
     group.add_argument("--prediction-type", metavar="NAME", type=one_of(PREDICTION_TYPES),
-                       help=f"what the model was trained to predict: {', '.join(PREDICTION_TYPES)} (default: as its files say)")
+                       help=f"what the model predicts: {', '.join(PREDICTION_TYPES)} (default: as its files say)")
     group.add_argument("--zero-terminal-snr", dest="rescale_betas_zero_snr", action="store_true",
-                       help="rescale the noise so that nothing of the picture is left at the last time step, for models "
-                            "trained so; steps have trailing spacing then (default: as the model's files say)")
+                       help="rescale the noise so that nothing of the picture is left at the last time step, for "
+                            "models trained so; steps have trailing spacing then (default: as the model's files say)")
 
     group = parser.add_argument_group("image to image and inpainting")
     group.add_argument("-i", "--init-image", metavar="FILE", help="picture to start from; it is scaled and cut to size")

@@ -117,7 +117,8 @@ def split(tensors, source):
 
 def scheduler(names):
     """The scheduler's configuration; names: of all the file's tensors"""
-    return SCHEDULER | {field: value for mark, marked in MARKS.items() if mark in names for field, value in marked.items()}
+    marked = [settings for mark, settings in MARKS.items() if mark in names]
+    return SCHEDULER | {field: value for settings in marked for field, value in settings.items()}
 
 
 def settings(parts, source):

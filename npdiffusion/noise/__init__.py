@@ -1,7 +1,9 @@
 """Gaussian noise from a seed: the same numbers as other programs, so that a seed gives the same picture everywhere.
 
-    torch_numbers.py   torch's CPU generator, as with diffusers      philox.py    a GPU's, as AUTOMATIC1111's web interface
-    latents.py         who draws what when, sub-seeds                brownian.py  noise that follows a path
+    torch_numbers.py   torch's CPU generator, as with diffusers
+    philox.py          a GPU's, as with AUTOMATIC1111's web interface
+    latents.py         who draws what when, sub-seeds
+    brownian.py        noise that follows a path
 
 A generator is an object with `normal(shape)` → float32 of that shape; successive calls continue the sequence.
 Axes: N images, H × W latent pixels, C channels (last).
@@ -38,7 +40,7 @@ def generator(kind, seed):
 
 
 def latent_noise(kind, seeds, height, width, channels=4, subseeds=None, strength=0.0):
-    """The `LatentNoise` of a batch: one picture for each seed; kind as in GENERATORS. Raises UserError like `generator`."""
+    """The `LatentNoise` of a batch: a picture for each seed; kind as in GENERATORS. UserError like `generator`."""
     return LatentNoise(_find(kind), seeds, height, width, channels, subseeds, strength, web_interface=kind == "a1111")
 
 

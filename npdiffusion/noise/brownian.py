@@ -3,8 +3,8 @@
     W(0) = 0      W(b) − W(a) ~ N(0, b − a)      independent over intervals that don't overlap
 
 Levy's construction: W at the end of the range first, then at the middle, then at the middles of both halves, and so on,
-each given its neighbours: W(m) = (W(a) + W(b)) / 2 + √((b − a) / 4) z. Each z has a seed of its own, made from the path's
-seed and the place in this tree. Samplers of stochastic flows that use such a path give nearly the same picture with
+each given its neighbours: W(m) = (W(a) + W(b)) / 2 + √((b − a) / 4) z. Each z has a seed of its own, made from the
+path's seed and the place in this tree. Samplers of stochastic flows that use such a path give nearly the same picture with
 more steps, where fresh noise would give another one. The seeds are those of torchsde's BrownianInterval with
 halfway_tree, which k-diffusion and the programs built on it use.
 """

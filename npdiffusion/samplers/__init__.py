@@ -81,7 +81,7 @@ SAMPLERS = {
     "dpm2_a": Sampler(dpm2_a, "dpm2", ALL, "fresh", "1", "2 calls", "dpm2 with fresh noise in each step"),
     "dpm++2m": Sampler(dpmpp_2m, "dpm-solver", ALL, None, "2", "1 call", "good in 20 to 30 steps, with karras"),
     "dpm++2m_sde": Sampler(dpmpp_2m_sde, "dpm-solver", ALL, "path", "1", "1 call", "dpm++2m with fresh noise"),
-    "dpm++sde": Sampler(dpmpp_sde, "k-diffusion", ALL, "path", "1", "2 calls", "fresh noise, a second look at mid-step"),
+    "dpm++sde": Sampler(dpmpp_sde, "k-diffusion", ALL, "path", "1", "2 calls", "fresh noise, two looks a step"),
     "unipc": Sampler(unipc, "dpm-solver", ALL, None, "3", "1 call", "dpm++2m, each step corrected by the next call"),
     "deis": Sampler(deis, "deis", ALL, None, "2", "1 call", "a line through two slopes, in the logarithm of the noise"),
     "lcm": Sampler(lcm, "lcm", ("discrete",), "fresh", "1", "1 call", "for LCM models and LCM-LoRA, 2 to 8 steps"),

@@ -20,7 +20,7 @@ def lms(denoise, x, sigmas):
 
 
 def _integral(nodes, j, end):
-    """∫ from nodes[0] to end of the polynomial that is 1 at nodes[j] and 0 at the others: Simpson's rule, exact to cubics"""
+    """∫ from nodes[0] to end of the polynomial that is 1 at nodes[j], 0 at the others; Simpson's rule is exact to cubics"""
     def lagrange(sigma):
         value = 1.0
         for k, node in enumerate(nodes):

@@ -56,7 +56,7 @@ class _History:
 
 
 def dpmpp_sde(denoise, x, sigmas, noise):
-    """The midpoint rule for the stochastic flow: half-way in λ by an ancestral step, then the whole way with D from there.
+    """The midpoint rule for the stochastic flow: half-way in λ by an ancestral step, then all the way with D from there.
 
     Lu et al. 2022, arXiv:2211.01095 (SDE-DPM-Solver++), in k-diffusion's form with r = 1/2. Both steps follow one path,
     so that the noise of the whole way is that of the first half and that of the second.

@@ -15,7 +15,7 @@ def euler(denoise, x, sigmas):
 
 
 def euler_a(denoise, x, sigmas, noise):
-    """Ancestral: Euler down to σ_down, then fresh noise of size σ_up (see ancestral.py). On the same levels it is DDPM."""
+    """Ancestral: Euler down to σ_down, then fresh noise of size σ_up (see ancestral.py). On equal levels it is DDPM."""
     for sigma, sigma_next in pairwise(sigmas):
         sigma_down, sigma_up = split(sigma, sigma_next)
         x = x + (sigma_down - sigma) * (x - denoise(x, sigma)) / sigma

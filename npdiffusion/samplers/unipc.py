@@ -1,6 +1,6 @@
-"""Over σ, a predictor and a corrector that need one call of the model together: UniPC (Zhao et al. 2023, arXiv:2302.04867).
+"""Over σ, a predictor and a corrector that share one call of the model: UniPC (Zhao et al. 2023, arXiv:2302.04867).
 
-    λ = −log σ, h = λ_next − λ      x_next = e^{−h} x + (1 − e^{−h}) (D + Σ ρ_k (D_k − D) / r_k)      r_k = (λ_k − λ) / h
+    x_next = e^{−h} x + (1 − e^{−h}) (D + Σ ρ_k (D_k − D) / r_k)      λ = −log σ, h = λ_next − λ, r_k = (λ_k − λ) / h
 
 The predictor UniP knows D at earlier levels. When the model has been called at what it gives, that D at the far end
 (r = 1) serves the corrector UniC, which takes the same step again: order 3 instead of 2. B(h) = e^h − 1, "bh2".
@@ -14,7 +14,7 @@ def unipc(denoise, x, sigmas):
 
     The last step is of order 1: its h is not finite.
     """
-    step = None                                  # what the corrector takes again: (σ, σ_next, x, D, D_prev, r)
+    step = None               # what the corrector takes again: (σ, σ_next, x, D, D_prev, r)
     h_prev = denoised_prev = None
     for sigma, sigma_next in pairwise(sigmas):
         denoised = denoise(x, sigma)

@@ -1,7 +1,7 @@
 """Which noise levels a sampler visits: one rule per family of samplers, as in diffusers.
 
-A rule takes (schedule, asked: Asked) and gives what the sampler walks over, {the number by which it names a level: Level}
-in the order of the visit, and the scale of the first noise.
+A rule takes (schedule, asked: Asked) and gives what the sampler walks over, {the number by which it names a level:
+Level} in the order of the visit, and the scale of the first noise.
 """
 import math
 from typing import NamedTuple
@@ -155,9 +155,9 @@ def times(schedule, steps, spacing, spare=0, whole=True):
 
 
 def align_your_steps(schedule, steps):
-    """The ten of Sabour et al. 2024, arXiv:2404.14507; for other numbers log σ is interpolated, as its authors advise."""
+    """The ten of Sabour et al. 2024, arXiv:2404.14507; for other numbers log σ is interpolated, as they advise."""
     if ALIGN_YOUR_STEPS[0] >= schedule.num_train_timesteps:
-        raise UserError(f"align_your_steps is for models trained with 1000 time steps, not {schedule.num_train_timesteps}")
+        raise UserError(f"align_your_steps is for models trained with 1000 steps, not {schedule.num_train_timesteps}")
     if steps == len(ALIGN_YOUR_STEPS):
         return np.array(ALIGN_YOUR_STEPS, np.float64)
     known = np.log(schedule.sigmas[[*ALIGN_YOUR_STEPS, 0]])
@@ -175,7 +175,7 @@ def distilled_times(schedule, steps):
     """`steps` of the time steps that a consistency model was distilled on, evenly, from the last one down"""
     count = schedule.original_inference_steps
     if count > schedule.num_train_timesteps:
-        raise UserError(f"original_inference_steps is {count}: there were {schedule.num_train_timesteps} in the training")
+        raise UserError(f"original_inference_steps is {count}: the training had {schedule.num_train_timesteps}")
     if steps > count:
         raise UserError(f"steps is {steps}: lcm and tcd take at most the {count} that such models are distilled on")
     distilled = np.arange(count, 0, -1) * (schedule.num_train_timesteps // count) - 1

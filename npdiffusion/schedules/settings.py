@@ -27,7 +27,7 @@ CLASSES = {                                                  # diffusers' class 
     "DPMSolverSDEScheduler": "dpm++sde", "UniPCMultistepScheduler": "unipc", "DEISMultistepScheduler": "deis",
     "LCMScheduler": "lcm", "TCDScheduler": "tcd",
 }
-VARIANTS = {"solver_order": (2,), "solver_type": ("midpoint", "bh2", "logrho"),      # of multistep solvers: those we have
+VARIANTS = {"solver_order": (2,), "solver_type": ("midpoint", "bh2", "logrho"),      # of multistep solvers: ours
             "algorithm_type": ("dpmsolver++", "sde-dpmsolver++", "deis")}
 USED_BY = {"use_karras_sigmas": "karras", "use_exponential_sigmas": "exponential", "use_beta_sigmas": "beta"}
 # What diffusers takes where a file is silent: most classes, some, and two.
@@ -43,7 +43,7 @@ ONLY = {                                                     # each changes the 
     "interpolation_type": "linear", "timestep_type": "discrete",
 }
 FEW_STEPS = 15                                               # where the last step of deis is of first order
-LEAST_ALPHA = 2.0**-24                                       # in place of ᾱ = 0 where one divides by it, as in diffusers
+LEAST_ALPHA = 2.0**-24                                       # for ᾱ = 0 where one divides by it, as in diffusers
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class NoiseSchedule:
     use_exponential_sigmas: bool = False
     use_beta_sigmas: bool = False
     rescale_betas_zero_snr: bool = False                     # nothing of the picture is left at the last time step
-    original_inference_steps: int = 50                       # of lcm and tcd: time steps that the model was distilled on
+    original_inference_steps: int = 50                       # of lcm and tcd: time steps of the distillation
     timestep_scaling: float = 10.0                           # of lcm
     algorithm_type: str = "dpmsolver++"                      # of multistep solvers, as the next two
     solver_order: int = 2
@@ -102,7 +102,8 @@ class NoiseSchedule:
         _need(self.timestep_spacing in (*SPACINGS, None), "timestep_spacing", self.timestep_spacing,
               " or ".join(SPACINGS))
         distilled = self.original_inference_steps
-        _need(_is(distilled, Integral) and distilled >= 1, "original_inference_steps", distilled, "a whole number from 1 on")
+        _need(_is(distilled, Integral) and distilled >= 1, "original_inference_steps", distilled,
+              "a whole number from 1 on")
         _need(_is(self.timestep_scaling, Real) and self.timestep_scaling > 0, "timestep_scaling", self.timestep_scaling,
               "a number above 0")
         for field in ("set_alpha_to_one", "skip_prk_steps", "rescale_betas_zero_snr", *USED_BY):
@@ -126,7 +127,8 @@ class NoiseSchedule:
     def _trained_alphas_cumprod(self):                       # (T,) float64, before it is rescaled
         if self.trained_betas is not None:
             return betas.alphas_cumprod(np.array(self.trained_betas, np.float64))
-        return betas.alphas_cumprod(betas.betas(self.beta_schedule, self.beta_start, self.beta_end, self.num_train_timesteps))
+        return betas.alphas_cumprod(
+            betas.betas(self.beta_schedule, self.beta_start, self.beta_end, self.num_train_timesteps))
 
     @cached_property
     def alphas_cumprod(self):                                # (T,) float64; the last is 0 with zero terminal SNR
@@ -183,8 +185,8 @@ class NoiseSchedule:
         asked = levels.Asked(steps, steps - count, spacing, kind, float(eta))
         walk, visited, scale = levels.RULES[method.levels](self, asked)
         if self.prediction_type == "epsilon" and any(level.alpha == 0 for level in visited.values()):
-            raise UserError(f"with zero terminal SNR {name} starts where the noise that a model predicts tells nothing of "
-                            "the picture: a model trained so predicts v (prediction_type v_prediction)")
+            raise UserError(f"with zero terminal SNR {name} starts where the noise that a model predicts tells nothing "
+                            "of the picture: a model trained so predicts v (prediction_type v_prediction)")
         options = {"ddim": {"eta": float(eta)}, "tcd": {"eta": float(eta)},
                    "lcm": {"timestep_scaling": self.timestep_scaling},
                    "pndm": {"velocity": self.prediction_type == "v_prediction"},
