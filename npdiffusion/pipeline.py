@@ -6,14 +6,10 @@ N pictures of W × H pixels; latents are (N, H/f, W/f, C), f the reduction of th
 """
 import contextlib
 import functools
-import math
 import numbers
-import secrets
 import time
 
-import numpy as np
-
-from npdiffusion import few_steps, memory, noise, tiling
+from npdiffusion import few_steps
 from npdiffusion.adapters.merging import Adapters
 from npdiffusion.adapters.textual_inversion import LearntWords
 from npdiffusion.allocator import memory_reused
@@ -21,16 +17,11 @@ from npdiffusion.denoiser import Denoiser, guided
 from npdiffusion.diagnosis import finite
 from npdiffusion.errors import UserError
 from npdiffusion.images import to_images
-from npdiffusion.painting import hires as hires_fix
-from npdiffusion.painting import inpainting
-from npdiffusion.painting.canvas import Canvas, originals
 from npdiffusion.prompts.contexts import Contexts
 from npdiffusion.prompts.editing import calls
 from npdiffusion.prompts.reading import read
+from npdiffusion.request import Job, Request
 from npdiffusion.sharing import Context
-
-LARGEST_SIDE = 8192          # pixels
-CUSTOMARY_STRENGTH = 0.75    # of image to image
 
 
 class StableDiffusionPipeline:
@@ -71,113 +62,54 @@ class StableDiffusionPipeline:
 
     @memory_reused()
     def generate(self, prompt, negative_prompt="", steps=None, guidance_scale=None, sampler=None, schedule=None, seed=None,
-                 width=None, height=None, init_image=None, strength=None, count=1, callback=None, rng="torch",
-                 mask_image=None, mask_blur=None, invert_mask=False, padding_mask_crop=None, apply_overlay=True, outpaint=None,
-                 hires=None, hires_strength=hires_fix.STRENGTH, hires_steps=None, hires_upscaler="latent",
-                 vae_tiling="auto", preview=None, clip_skip=None, prompt_syntax="a1111",
-                 eta=0.0, guidance_rescale=0.0, subseed=None, subseed_strength=0.0, timestep_spacing=None,
-                 prediction_type=None, rescale_betas_zero_snr=None):
+                 width=None, height=None, init_image=None, strength=None, count=1, callback=None, **more):
         """Pictures for a prompt: a list of `count` PIL images; each has its seed in `image.info["seed"]`.
 
-        sampler, schedule   names in `samplers.SAMPLERS` and `schedules.KINDS`; None is the checkpoint's own
-        steps               None is 50, or 4 for models that are made for few (see few_steps.py)
-        guidance_scale      s of ε_u + s (ε_c − ε_u), arXiv:2207.12598; up to 1 the negative prompt has no influence;
-                            None is the checkpoint's own: 7.5 unless its model_index.json says otherwise
-        guidance_rescale    φ of arXiv:2305.08891, from 0 to 1: takes back the contrast that a high guidance scale adds
-        eta                 of ddim and tcd: 0 is deterministic, 1 as random as ddpm and lcm
-        timestep_spacing, prediction_type, rescale_betas_zero_snr
-                            as in diffusers' schedulers, in place of the checkpoint's own; see `NoiseSchedule`
-        seed                of the first picture, the others count on from it; None is a random one
-        subseed             noise that the seed's is mixed with, on an arc, by subseed_strength from 0 to 1; while that is
-                            above 0 the sub-seeds count on instead of the seeds, as in AUTOMATIC1111's web interface
-        width, height       pixels, multiples of the VAE's reduction; None is the size the model was trained on, or, when
-                            outpainting, that of the extended picture
-        init_image          PIL image or path to start from; `strength` in (0, 1] is how far the picture may leave it;
-                            None is 0.75, or 1 where a mask says what may be left
-        callback            called as callback(step, steps, latents) after each step, step from 1
-        rng                 whose noise a seed stands for: "torch" on the CPU, "a1111" (the web interface's), "numpy"
-        clip_skip           how many of the text encoder's last layers are left out; None is 0
-        prompt_syntax       "a1111": (weights:1.3), [editing:when], any length, see prompts/; "plain": at most 75 tokens
-        Parts of init_image, see painting/:
-        mask_image          PIL image or path: white is repainted, black is kept; invert_mask swaps them
-        mask_blur           standard deviation of its feathering in pixels; None is 0, or 4 when outpainting
-        padding_mask_crop   work on the mask and that many pixels around it, at width × height; None is the whole picture
-        apply_overlay       put the original's pixels back where the mask is black; if not, the VAE has changed them a bit
-        outpaint            "left=64,right=64" or {"left": 64, …}: extend the picture, and paint what is new
-        Hires fix, for pictures from words alone:
-        hires               a number above 1: enlarge by it and denoise again with `hires_steps` (None: as many as `steps`)
-                            from `hires_strength`; hires_upscaler is "latent" (bilinear) or "lanczos" (as a picture)
-        Decoding, see tiling.py and preview.py:
-        vae_tiling          "on": the autoencoder takes the picture in overlapping tiles, which needs less memory and
-                            changes it a little; "off"; "auto": where one piece would be too large
-        preview             called as preview(step, steps, x0) after each step, with the denoised estimate of the latents;
-                            `preview.Previews` makes pictures of it
-        Raises UserError for a value out of range or a result that is not finite.
+        more: any other field of `request.Request`, which says what all of them mean
+        Raises UserError for a value out of range, before anything is computed, or for a result that is not finite.
         """
-        f = self.vae.config.reduction
-        picture, mask = originals(init_image, mask_image, mask_blur, invert_mask, outpaint, f)
-        size = picture.size if outpaint is not None and padding_mask_crop is None else None
-        canvas = Canvas(picture, mask, *self._check_size(width, height, size), padding_mask_crop, apply_overlay)
-        asked = self.defaults(sampler)
-        steps = asked.steps if steps is None else steps
-        guidance_scale = _number("guidance_scale", asked.guidance_scale if guidance_scale is None else guidance_scale)
-        _number("guidance_rescale", guidance_rescale, 0, 1)
-        model, guidance = self._told(guidance_scale)
-        if strength is None:
-            strength = CUSTOMARY_STRENGTH if mask is None else 1.0
-        settings = self.schedule.changed(timestep_spacing=timestep_spacing, prediction_type=prediction_type,
-                                         rescale_betas_zero_snr=rescale_betas_zero_snr)
-        make_plan = functools.partial(settings.plan, sampler, kind=schedule, eta=eta)
-        plan = make_plan(steps, strength=None if picture is None else strength)
-        second = None if hires is None else hires_fix.SecondPass(
-            canvas, make_plan, f, hires, hires_strength, hires_steps or steps, hires_upscaler)
-        planned = len(plan) + (len(second.plan) if second else 0)
-        seeds, subseeds = _seeds(seed, count, subseed, _number("subseed_strength", subseed_strength, 0, 1))
-        draw_for = functools.partial(self._noise, rng, seeds, subseeds, subseed_strength)
-        draw = draw_for(canvas.size)
-        width, height = second.canvas.size if second else canvas.size
-        self.vae.tile = tiling.choose(self.vae.config, width, height, vae_tiling)
-        memory.require(memory.picture(self.vae.config, width, height, self.vae.tile), f"{width}×{height} pixels")
+        job = Job(Request(prompt, negative_prompt, steps, guidance_scale, sampler, schedule, seed, width, height,
+                          init_image, strength, count, callback, **more), self)
+        self.vae.tile = job.tile
 
         self.timings = {}
         with self._timed("adapters"):
             prompt = self.adapters.follow(prompt, negative_prompt)
         with self._timed("text"):
-            texts = [prompt] if guidance <= 1 else [prompt, negative_prompt]
-            understood = functools.partial(self.contexts, texts, sampler=sampler or self.default_sampler,
-                                           clip_skip=clip_skip, syntax=prompt_syntax)
-            contexts = understood(steps)
-            if second:
-                second_contexts = understood(hires_steps or steps, earlier=steps)
-
-        def sample(plan, start, draw, contexts, done=0):
-            predict = contexts.by_call(lambda context, negative=None: guided(
-                start.predictor(model), context, negative, guidance, guidance_rescale), count)
-            denoiser = Denoiser(predict, plan)
-            denoise = start.denoiser(denoiser)
-            for step, latents in enumerate(plan.sample(denoise, start.latents, draw), start=done + 1):
-                if callback:
-                    callback(step, planned, latents)
-                if preview:
-                    preview(step, planned, start.finish(denoiser.denoised))
-            return start.finish(latents)
-
-        with self._timed("encoding"):
-            start = inpainting.start(self.vae, self.unet, plan, canvas, strength, draw)
-        with self._timed("sampling"):
-            latents = sample(plan, start, draw, contexts)
-        if second:
-            draw = draw_for(second.canvas.size)
+            contexts = list(self._contexts_of_passes(job, prompt))
+        latents, done = None, 0
+        for way, context in zip(job.passes, contexts):
+            draw = job.draw(way.canvas)
             with self._timed("encoding"):
-                start = second.start(self.vae, self.unet, latents, draw)
+                start = way.start(latents, draw)
             with self._timed("sampling"):
-                latents = sample(second.plan, start, draw, second_contexts, done=len(plan))
+                for latents, x0 in self._sample(job, way.plan, start, context, draw):
+                    done += 1
+                    if callback:
+                        callback(done, job.planned, latents)
+                    if job.request.preview:
+                        job.request.preview(done, job.planned, x0)
+            latents = start.finish(latents)
         with self._timed("decoding"):
-            images = [self.decode(one[None]) for one in latents]                # feature maps of one picture at a time
-        images = [canvas.finish(image) for image in images]
-        for image, seed, subseed in zip(images, seeds, subseeds or [None] * count):
-            image.info |= {"seed": seed} if subseed is None else {"seed": seed, "subseed": subseed}
-        return images
+            return job.finish([self.decode(one[None]) for one in latents])      # feature maps of one picture at a time
+
+    def _sample(self, job, plan, start, contexts, draw):
+        """Walk a plan: yields each state, and the denoised estimate that led there; both (N, H, W, C)"""
+        model = functools.partial(self.predictor, timestep_cond=job.timestep_cond)
+        predict = contexts.by_call(lambda context, negative=None: guided(
+            start.predictor(model), context, negative, job.guidance, job.request.guidance_rescale), job.request.count)
+        denoiser = Denoiser(predict, plan)
+        for latents in plan.sample(start.denoiser(denoiser), start.latents, draw):
+            yield latents, start.finish(denoiser.denoised)
+
+    def _contexts_of_passes(self, job, prompt):
+        """Contexts of the prompt, and of the negative one where it has influence, for each pass; see prompts/editing.py"""
+        request, earlier = job.request, None
+        texts = [prompt] if job.guidance <= 1 else [prompt, request.negative_prompt]
+        for way in job.passes:
+            yield self.contexts(texts, way.steps, request.sampler or self.default_sampler, request.clip_skip,
+                                request.prompt_syntax, earlier)
+            earlier = way.steps
 
     def load_lora_weights(self, path, adapter_name=None, adapter_weight=1.0):
         """Merge a LoRA (LoHa, LoKr, DoRA, ...) into the weights, beside those in force → its name (the file's)
@@ -233,29 +165,6 @@ class StableDiffusionPipeline:
         extra = () if timestep_cond is None else (timestep_cond,)
         return lambda latents, timestep: finite(self.unet, "unet", latents, timestep, context, *extra)
 
-    def _told(self, guidance_scale):
-        """`predictor` and the guidance scale; a model that guidance is distilled into is told the scale, and needs none"""
-        size = self.unet.config.time_cond_proj_dim
-        if size is None:
-            return self.predictor, guidance_scale
-        return functools.partial(self.predictor, timestep_cond=few_steps.guidance_embedding(guidance_scale, size)), 1
-
-    def _noise(self, rng, seeds, subseeds, strength, size):
-        """`noise.LatentNoise` for latents of that (width, height) in pixels, each picture from its own generator, afresh"""
-        width, height = (side // self.vae.config.reduction for side in size)
-        return noise.latent_noise(rng, seeds, height, width, self.vae.config.latent_channels, subseeds, strength)
-
-    def _check_size(self, width, height, picture=None):
-        """width and height; for None those of a picture, to the nearest multiple, or of the training. UserError"""
-        f = self.vae.config.reduction
-        size = self.size if picture is None else [max(round(side / f), 1) * f for side in picture]
-        width, height = size[0] if width is None else width, size[1] if height is None else height
-        for name, value in (("width", width), ("height", height)):
-            if value % f or not f <= value <= LARGEST_SIDE:
-                near = min(max(f, round(value / f) * f), LARGEST_SIDE)
-                raise UserError(f"{name} is {value}: it must be a multiple of {f} up to {LARGEST_SIDE}, for example {near}")
-        return width, height
-
     def _check_clip_skip(self, clip_skip):
         if not clip_skip:
             return 0
@@ -270,27 +179,3 @@ class StableDiffusionPipeline:
         start = time.perf_counter()
         yield
         self.timings[stage] = self.timings.get(stage, 0) + time.perf_counter() - start
-
-
-def _number(name, value, low=-math.inf, high=math.inf):
-    """value, if it is a finite number from low to high; else UserError"""
-    if not isinstance(value, numbers.Real) or not math.isfinite(value) or not low <= value <= high:
-        wanted = f"from {low} to {high}" if math.isfinite(low) else "for example 7.5"
-        raise UserError(f"{name} is {value}: it must be a finite number, {wanted}")
-    return value
-
-
-def _seeds(seed, count, subseed, strength):
-    """A seed for each picture, counting on from the first, and sub-seeds, or None; random first ones for None.
-
-    With a variation strength the sub-seeds count on, and the seed is the same for all.
-    """
-    if count < 1:
-        raise UserError(f"count is {count}: at least one picture must be asked for")
-    for name, given in (("seed", seed), ("subseed", subseed)):
-        if given is not None and not isinstance(given, numbers.Integral):
-            raise UserError(f"{name} is {given!r}: it must be a whole number")
-    first, other = (secrets.randbelow(2**32) if given is None else int(given) for given in (seed, subseed))
-    if strength == 0:
-        return range(first, first + count), None
-    return [first] * count, range(other, other + count)

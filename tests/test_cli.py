@@ -342,12 +342,12 @@ def test_a_command_that_makes_no_sense_ends_with_2_and_one_line(arguments, messa
 
 
 def test_choices_are_those_of_the_library():
-    from npdiffusion import noise, pipeline, schedules, tiling
+    from npdiffusion import noise, request, schedules, tiling
     from npdiffusion.prompts import reading
     assert (options.SPACINGS, options.PREDICTION_TYPES) == (schedules.SPACINGS, schedules.PREDICTION_TYPES)
     assert set(options.GENERATORS) == set(noise.GENERATORS)
     assert options.SYNTAXES == reading.SYNTAXES
-    assert options.LARGEST_SIDE == pipeline.LARGEST_SIDE
+    assert options.LARGEST_SIDE == request.LARGEST_SIDE
     assert options.TILING == tiling.MODES
 
 
