@@ -8,7 +8,7 @@ import numpy as np
 import peft
 import pytest
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler, LCMScheduler, StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -357,6 +357,21 @@ def test_each_picture_of_a_pipeline_has_the_adapters_of_its_own_prompt(two, writ
     for picture, expected in zip(pictures, [*alone, alone[1], alone[0]]):
         assert np.array_equal(picture, expected)
     assert not any(np.array_equal(a, b) for a, b in ((alone[0], alone[1]), (alone[1], alone[2]), (alone[0], alone[2])))
+
+
+def test_four_steps_of_lcm_with_its_lora(models, ours, theirs, file):
+    tensors = loras.kohya(loras.pairs(models, lambda name, layer: name != "conv_in", rank=64), alpha=8.0)
+    path, latents = file({key: tensor for key, tensor in tensors.items() if "unet" in key}), []
+    ours.load_lora_weights(path)
+    ours.generate("apple", sampler="lcm", steps=4, guidance_scale=1, seed=5,
+                  callback=lambda step, steps, x: latents.append(x))
+    theirs.load_lora_weights(path)
+    theirs.scheduler = LCMScheduler.from_config(folders.SCHEDULER)
+    context = torch.from_numpy(ours.encode_prompt("apple"))
+    expected = theirs(prompt_embeds=context, num_inference_steps=4, guidance_scale=1, height=16, width=16,
+                      generator=torch.Generator().manual_seed(5), output_type="latent").images
+    assert len(latents) == 4
+    agree("LoRA", "lcm, 4 steps", latents[-1], references.channels_last(expected), 1e-4)
 
 
 def test_unchanged_adapters_cost_nothing(two, ours, monkeypatch):

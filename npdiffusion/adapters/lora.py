@@ -117,10 +117,9 @@ def weight_change(layer, shape, advised):
 
     @np.errstate(over="ignore", invalid="ignore")            # what is not finite is found at the end
     def change(weight, strength):
-        difference = scale * product().reshape(outputs, inputs, taps)
-        if length is None:
-            difference *= strength
-        else:
+        difference = product().reshape(outputs, inputs, taps)
+        difference *= scale if length else scale * strength
+        if length:
             matrix = weight.reshape(outputs, inputs, taps)
             if "magnitude" in layer:
                 difference = changes.dora(matrix + strength * difference, length(), per_output=True) - matrix

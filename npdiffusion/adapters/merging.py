@@ -26,10 +26,12 @@ class Changed:
         self.tensor, self.shape, self.changes = tensor, shape, changes
 
     def __call__(self):
-        weight = as_float32(self.tensor()).reshape(self.shape)
-        differences = [change(weight, strength) for change, strength in self.changes]
-        for difference in differences:
-            weight = weight + difference
+        weight = as_float32(self.tensor()).reshape(self.shape)        # an array of our own, like the differences
+        (change, strength), *others = self.changes
+        difference = change(weight, strength)
+        for change, strength in others:
+            difference += change(weight, strength)
+        weight += difference
         return weight
 
 
