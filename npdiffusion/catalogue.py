@@ -1,8 +1,8 @@
 """The models that are here: the embedded one, those in a folder of models, and those in Hugging Face's cache.
 
-A file is called by its path within the folder, without .safetensors; a folder in diffusers layout by its own; a model in
-the cache by its id. What a file is, is told by the names and shapes in its table of contents alone, so that many of
-gigabytes are listed at once. The folder of models is the one that is given, or what NPDIFFUSION_MODELS names.
+A file is called by its path within the folder, without .safetensors; a folder in diffusers layout by its own; a model
+in the cache by its id. What a file is, is told by the names and shapes in its table of contents alone, so that many
+of gigabytes are listed at once. The folder of models is the one that is given, or what NPDIFFUSION_MODELS names.
 """
 import difflib
 import math
@@ -21,7 +21,7 @@ DEEPEST, MOST = 4, 10_000             # folders within folders, and files, that 
 PRECISIONS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8", "F8_E5M2": "float8"}
 BYTES = {"F64": 8, "I64": 8, "F16": 2, "BF16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
 WIDTHS = {768: "Stable Diffusion v1", 1024: "Stable Diffusion 2", 2048: "Stable Diffusion XL"}      # of the context
-CHANNELS = {9: ", for inpainting", 8: ", for editing as told"}                                      # that the UNet takes
+CHANNELS = {9: ", for inpainting", 8: ", for editing as told"}                               # that the UNet takes
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def walk(folder, deepest):
 
 
 def find(name, folder=None):
-    """The path or id of the model of that name, which may lack the folders before it or have .safetensors behind; or None"""
+    """The path or id of the model of that name, or None; the folders before it may be missing, and .safetensors behind."""
     here = local(folder)
     known, name = here | cached(), name.removesuffix(".safetensors")
     same = [name] if name in known else [other for other in known if other.split("/")[-1] == name]
@@ -92,7 +92,7 @@ def find(name, folder=None):
 
 
 def resolve(model, folder=None):
-    """What `--model` means: None for the embedded one, a path or an id as it is, else the path of the model in the list.
+    """What `--model` means: None for the embedded one, a path or an id as it is, else the path of what is listed.
 
     UserError with the nearest known name if it is nothing of these.
     """
@@ -130,7 +130,7 @@ def describe(name, path):
             family, usable = folder_family(path)
             tensors = folder_tensors(path)
         return Entry(name, path, family, precision(tensors.values()), size(tensors.values()), usable)
-    except (UserError, OSError, ValueError, TypeError, AttributeError) as error:      # the latter of settings of any type
+    except (UserError, OSError, ValueError, TypeError, AttributeError) as error:      # settings of any type
         wrong = str(error).removeprefix(f"{path}").lstrip("/: ").partition(";")[0]
         return Entry(name, path, " ".join(wrong.split())[:100], size=path.stat().st_size if path.is_file() else 0)
 
@@ -169,7 +169,8 @@ def file_family(tensors):
 
 def takes_context(name):
     """Whether a tensor's second axis is the context: keys of cross-attention, and what a LoRA adds to them first."""
-    return name.endswith(("attn2.to_k.weight", "attn2_to_k.lora_down.weight", "attn2_to_k.hada_w1_b", "attn2.to_k.lora_A.weight",
+    return name.endswith(("attn2.to_k.weight", "attn2_to_k.lora_down.weight", "attn2_to_k.hada_w1_b",
+                          "attn2.to_k.lora_A.weight",
                           "attn2.to_k.lora.down.weight", "attn2.processor.to_k_lora.down.weight"))
 
 

@@ -7,8 +7,8 @@
 The prompts are taken as they are, however many lines they have; the last line holds `key: value` pairs. A value with a
 comma, a colon or a line break is written as a JSON string. Where this text is inside a file is told by textchunks.py.
 
-stable-diffusion.cpp writes the same with names of its own (Sampler: euler_a karras, RNG: cuda). A text that doesn't name
-its RNG comes from the web interface's default, the numbers that a GPU draws.
+stable-diffusion.cpp writes the same with names of its own (Sampler: euler_a karras, RNG: cuda). A text that doesn't
+name its RNG comes from the web interface's default, the numbers that a GPU draws.
 """
 import json
 import re
@@ -22,8 +22,8 @@ LONGEST_LINE = 65536                  # characters; more can't be settings
 FEWEST_PAIRS = 3                      # that make the last line one of settings, not of the prompt
 
 SAMPLERS = {                          # ours → that of the web interface, which knows PNDM as PLMS
-    "ddpm": "DDPM", "ddim": "DDIM", "pndm": "PLMS", "lms": "LMS", "euler": "Euler", "euler_a": "Euler a", "heun": "Heun",
-    "dpm2": "DPM2", "dpm2_a": "DPM2 a", "dpm++2m": "DPM++ 2M", "dpm++2m_sde": "DPM++ 2M SDE", "dpm++sde": "DPM++ SDE",
+    "ddpm": "DDPM", "ddim": "DDIM", "pndm": "PLMS", "lms": "LMS", "euler": "Euler", "euler_a": "Euler a",
+    "heun": "Heun", "dpm2": "DPM2", "dpm2_a": "DPM2 a", "dpm++2m": "DPM++ 2M", "dpm++2m_sde": "DPM++ 2M SDE", "dpm++sde": "DPM++ SDE",
     "unipc": "UniPC", "deis": "DEIS", "lcm": "LCM", "tcd": "TCD",
 }
 SCHEDULES = {"discrete": "Uniform", "karras": "Karras", "exponential": "Exponential", "sgm_uniform": "SGM Uniform",

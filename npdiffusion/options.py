@@ -81,7 +81,9 @@ def pictures(layers, defaults, parser):
     elif layers["prompts"] is not None:
         rows = jobs.read(layers["prompts"], parser)
     made = [picture for where, row in rows for picture in one_by_one(layers | row, defaults, parser, where)]
-    return sorted(made, key=lambda picture: picture.seed) if layers["compare_samplers"] else made     # a row for each seed
+    if layers["compare_samplers"] is not None:
+        made.sort(key=lambda picture: picture.seed)      # each seed has rows of its own on the sheet
+    return made
 
 
 def one_by_one(layers, defaults, parser, where):

@@ -37,9 +37,11 @@ class Wildcards:
             def replace(match):
                 left[0] -= 1
                 if depth == DEEPEST or left[0] < 0:
-                    raise UserError(f"{self.folder}/{match[1]}.txt: it leads back to itself, or to more than {MOST} others")
+                    raise UserError(f"{self.folder}/{match[1]}.txt: "
+                                    f"it leads back to itself, or to more than {MOST} others")
                 lines = self.lines(match[1])
-                return fill(lines[int(chance.random() * len(lines))], depth + 1)      # random() is the same in all Pythons
+                line = lines[int(chance.random() * len(lines))]      # random() is the same in all Pythons
+                return fill(line, depth + 1)
             return NAME.sub(replace, text)
         return [fill(text, 0) for text in texts]
 
@@ -55,7 +57,8 @@ class Wildcards:
         except UnicodeDecodeError as error:
             raise UserError(f"{path}: not valid UTF-8 ({error.reason} at byte {error.start})") from None
         except FileNotFoundError:
-            known = sorted(other.relative_to(self.folder).with_suffix("").as_posix() for other in self.folder.rglob("*.txt"))
+            files = self.folder.rglob("*.txt")
+            known = sorted(file.relative_to(self.folder).with_suffix("").as_posix() for file in files)
             near = difflib.get_close_matches(name, known, n=1)
             hint = f", did you mean __{near[0]}__?" if near else ""
             raise UserError(f"__{name}__: there is no {name}.txt in {self.folder}{hint}") from None

@@ -77,7 +77,8 @@ def test_each_file_is_listed_as_what_it_is(library):
         "xl": "Stable Diffusion XL", "sd2": "Stable Diffusion 2", "vae": "a VAE alone", "taesd": "TAESD",
         "taesd_decoder": "TAESD", "text": "a text encoder alone", "control": "a ControlNet",
         "words": "a textual inversion", "strange": "no Stable Diffusion", "old.ckpt": "a pickle, which can run any "
-        "program, so it is not opened", "empty": "the file is empty", "x.gguf": "not a safetensors file but a GGUF file",
+        "program, so it is not opened", "empty": "the file is empty",
+        "x.gguf": "not a safetensors file but a GGUF file",
         "other": "Stable Diffusion XL"}
 
 

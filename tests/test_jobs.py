@@ -28,7 +28,8 @@ def rows(text, name="jobs.txt"):
 # ---- files of prompts
 
 def test_each_line_is_a_prompt_with_options(pipeline):
-    assert rows('a cat\n\n a "red" dog  --steps 20 --cfg-scale=3 --negative_prompt "blurry, dull" --seed 5\n--prompt x\n') == [
+    assert rows('a cat\n\n a "red" dog  --steps 20 --cfg-scale=3 --negative_prompt "blurry, dull" --seed 5\n'
+                '--prompt x\n') == [
         ("jobs.txt, line 1", {"prompt": "a cat"}),
         ("jobs.txt, line 3", {"prompt": 'a "red" dog', "steps": 20, "guidance_scale": 3.0, "seed": 5,
                               "negative_prompt": "blurry, dull"}),
@@ -106,7 +107,8 @@ def test_lines_may_be_moved_added_and_changed_between_runs(pipeline, tmp_path):
     run()
     assert [asked["prompt"] for asked in pipeline.asked] == ["a cat", "a cat", "a dog", "a cow", "a cat"]
     assert pipeline.asked[-1]["steps"] == 2
-    assert [name for name in files(tmp_path / "out") if "cat" in name] == ["a-cat-1-2.png", "a-cat-1-3.png", "a-cat-1.png"]
+    cats = [name for name in files(tmp_path / "out") if "cat" in name]
+    assert cats == ["a-cat-1-2.png", "a-cat-1-3.png", "a-cat-1.png"]
 
 
 def test_a_picture_that_was_removed_is_made_again_with_its_seed_and_without_another_line(pipeline, tmp_path):
@@ -160,7 +162,7 @@ def test_output_has_to_be_a_folder(pipeline, tmp_path, capsys):
 # ---- killed at any point
 
 def killed_at(point, *arguments):
-    """Run the command in a process that is killed before or after its `point`th write, move or removal → whether it was"""
+    """Run the command in a process that is killed before or after its `point`th write or move → whether it was"""
     child = os.fork()
     if child == 0:
         left = [point]

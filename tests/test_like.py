@@ -20,7 +20,8 @@ def asked(pipeline, *arguments):
 
 @pytest.mark.parametrize("options", [
     ["-s", "5"],
-    ["-n", "blurry, dull", "--steps", "7", "--sampler", "dpm++2m", "--schedule", "karras", "-s", "9", "--cfg-scale", "3.3"],
+    ["-n", "blurry, dull", "--steps", "7", "--sampler", "dpm++2m", "--schedule", "karras", "-s", "9",
+     "--cfg-scale", "3.3"],
     ["--sampler", "ddim", "-W", "64", "-H", "200", "--rng", "numpy"],
     ["--clip-skip", "2", "--prompt-syntax", "plain"],
 ], ids=["defaults", "many", "others", "prompt"])
@@ -49,7 +50,8 @@ def test_image_to_image_needs_the_picture_again(pipeline, tmp_path, capsys):
     assert asked(pipeline, "--like", "out.png", "-i", "start.png")["strength"] == first["strength"] == 0.3
     capsys.readouterr()
     assert asked(pipeline, "--like", "out.png")["strength"] is None
-    assert "out.png: Denoising strength: 0.3 is not followed (it was made from another picture" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "out.png: Denoising strength: 0.3 is not followed (it was made from another picture" in printed
 
 
 def notes(capsys):
@@ -60,12 +62,14 @@ def test_what_cannot_be_followed_is_said_in_a_note_each(pipeline, capsys):
     written("a cat\nSteps: 5000, Sampler: DPM adaptive, CFG scale: 3, Seed: -7, Size: 100x64, Model: nowhere/v9, "
             "Tiling: True, RNG: CPU, Version: v1.10.1")
     found = asked(pipeline, "--like", "in.png")
-    assert (found["prompt"], found["steps"], found["sampler"], found["guidance_scale"], found["width"], found["height"]) == (
-        "a cat", 50, "pndm", 3, 128, 64)
+    assert [found[name] for name in ("prompt", "steps", "sampler", "guidance_scale", "width", "height")] == [
+        "a cat", 50, "pndm", 3, 128, 64]
     said = notes(capsys)
-    expected = ("Tiling: True is not followed (there is no such option here)", "Steps: 5000 is not followed (5000 is out of",
-                "Sampler: DPM adaptive is not followed ('DPM adaptive' is unknown, ", "Seed: -7 is not followed (-7 is out",
-                "Size: 100x64 is not followed (100 is no multiple of 8", "Model: nowhere/v9 is not followed (it is not among")
+    expected = ("Tiling: True is not followed (there is no such option here)",
+                "Steps: 5000 is not followed (5000 is out of range", "Seed: -7 is not followed (-7 is out of range",
+                "Sampler: DPM adaptive is not followed ('DPM adaptive' is unknown, ",
+                "Size: 100x64 is not followed (100 is no multiple of 8",
+                "Model: nowhere/v9 is not followed (it is not among")
     assert len(said) == len(expected)
     for beginning in expected:
         assert any(line.startswith(beginning) for line in said), beginning

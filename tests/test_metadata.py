@@ -90,15 +90,16 @@ A1111 = {
         "girl with an artist's beret, determined, blue eyes, ((eyeshadow)), (coquettish), detailed, intricate\n"
         "Negative prompt: ugly, fat, (((deformed))), [blurry], bad anatomy, (extra_limb), messy drawing\n"
         "Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 965400086, Size: 512x512, Model hash: 45dee52b",
-        dict(prompt="girl with an artist's beret, determined, blue eyes, ((eyeshadow)), (coquettish), detailed, intricate",
+        dict(prompt="girl with an artist's beret, determined, blue eyes, ((eyeshadow)), (coquettish), detailed, "
+                    "intricate",
              negative_prompt="ugly, fat, (((deformed))), [blurry], bad anatomy, (extra_limb), messy drawing",
              steps="20", sampler="euler_a", schedule="discrete", guidance_scale="7", seed="965400086", width="512",
              height="512", rng="a1111")),
     "schedule in the sampler": (
         "a castle\nSteps: 50, Sampler: DPM++ 2M Karras, CFG scale: 5, Seed: 42, Size: 512x768, Model hash: 1f69731261, "
         "Model: v1-5-pruned-emaonly, RNG: CPU, Version: v1.4.1-166-g21aec6f5",
-        dict(prompt="a castle", negative_prompt="", steps="50", sampler="dpm++2m", schedule="karras", guidance_scale="5",
-             seed="42", width="512", height="768", model="v1-5-pruned-emaonly", rng="torch")),
+        dict(prompt="a castle", negative_prompt="", steps="50", sampler="dpm++2m", schedule="karras",
+             guidance_scale="5", seed="42", width="512", height="768", model="v1-5-pruned-emaonly", rng="torch")),
     "schedule beside it": (
         "a castle\nSteps: 20, Sampler: DPM++ 2M SDE, Schedule type: Exponential, CFG scale: 6.5, Seed: 1, Size: 64x64, "
         "RNG: NV, Version: v1.10.1",
@@ -117,15 +118,16 @@ A1111 = {
         dict(prompt="one\n\ntwo", negative_prompt="three\nfour", steps="1", seed="2", width="8", height="16",
              rng="a1111")),
     "what nobody knows": (
-        'x\nSteps: 1, Sampler: DPM adaptive, Seed: 2, Tiling: True, Lora hashes: "a: 1, b: 2", Face restoration: GFPGAN',
+        'x\nSteps: 1, Sampler: DPM adaptive, Seed: 2, Tiling: True, Lora hashes: "a: 1, b: 2", '
+        'Face restoration: GFPGAN',
         dict({"Tiling": "True", "Face restoration": "GFPGAN"}, prompt="x", negative_prompt="", steps="1",
              sampler="DPM adaptive", schedule="discrete", seed="2", rng="a1111")),
     "a prompt alone": ("a: b, c: d", dict(prompt="a: b, c: d", negative_prompt="")),
 }
 SD_CPP = {
     "with a schedule": (
-        "A sunflower field\nNegative prompt: Blue sky\nSteps: 30, CFG scale: 5.000000, Guidance: 3.500000, Eta: 0.000000, "
-        "Seed: 1375127038, Size: 512x512, Model: v1-5-pruned-emaonly.safetensors, RNG: cuda, Sampler: euler_a karras, "
+        "A sunflower field\nNegative prompt: Blue sky\nSteps: 30, CFG scale: 5.000000, Guidance: 3.500000, "
+        "Eta: 0.000000, Seed: 1375127038, Size: 512x512, Model: v1-5-pruned-emaonly.safetensors, RNG: cuda, Sampler: euler_a karras, "
         "Version: stable-diffusion.cpp",
         dict(prompt="A sunflower field", negative_prompt="Blue sky", steps="30",
              guidance_scale="5.000000", seed="1375127038", width="512", height="512",
@@ -133,8 +135,8 @@ SD_CPP = {
     "without": (
         "A sunflower field\nSteps: 30, CFG scale: 5.000000, Seed: 7, Size: 512x512, Model: , RNG: std_default, "
         "Sampler: dpm++2m, Version: stable-diffusion.cpp",
-        dict(prompt="A sunflower field", negative_prompt="", steps="30", guidance_scale="5.000000", seed="7", width="512",
-             height="512", rng="std_default", sampler="dpm++2m", schedule="discrete")),
+        dict(prompt="A sunflower field", negative_prompt="", steps="30", guidance_scale="5.000000", seed="7",
+             width="512", height="512", rng="std_default", sampler="dpm++2m", schedule="discrete")),
     "discrete": (
         "x\nSteps: 4, CFG scale: 1.000000, Seed: 7, Size: 512x512, RNG: cpu, Sampler: euler discrete, "
         "VAE: ae.safetensors, Version: stable-diffusion.cpp",

@@ -46,7 +46,8 @@ def test_an_unknown_name_gets_the_nearest(words):
         words(colour="red").expand(1, "a __color__ cat")
 
 
-@pytest.mark.parametrize("contents", [dict(a="__a__"), dict(a="__b__", b="x __a__"), dict(a="__b__" * 40, b="__c__" * 40, c="x")])
+@pytest.mark.parametrize("contents", [
+    dict(a="__a__"), dict(a="__b__", b="x __a__"), dict(a="__b__" * 40, b="__c__" * 40, c="x")])
 def test_names_that_lead_back_or_on_and_on_are_an_error(contents, words):
     with pytest.raises(UserError, match="leads back to itself, or to more than 1000 others"):
         words(**contents).expand(1, "__a__")
@@ -70,7 +71,8 @@ def test_files_that_cannot_be_used_are_named(words, tmp_path):
     w = words(empty="\n# only this\n")
     (tmp_path / "words" / "latin.txt").write_bytes(b"caf\xe9")
     (tmp_path / "words" / "folder.txt").mkdir()
-    for name, message in ("empty", "there is no line in it"), ("latin", "not valid UTF-8"), ("folder", "Is a directory"):
+    messages = {"empty": "there is no line in it", "latin": "not valid UTF-8", "folder": "Is a directory"}
+    for name, message in messages.items():
         with pytest.raises(UserError, match=f"{name}.txt: {message}"):
             w.expand(1, f"__{name}__")
     with pytest.raises(UserError, match="no such folder of wildcards"):

@@ -35,7 +35,8 @@ def run(options):
         for picture in {inputs_of(picture): picture for picture in left}.values():
             open_inputs(picture)
         if options.prompts is not None:
-            say(f"{options.prompts}: {len(options.pictures)} pictures, {len(options.pictures) - len(left)} are there already")
+            done = len(options.pictures) - len(left)
+            say(f"{options.prompts}: {len(options.pictures)} pictures, {done} are there already")
         tiny = find_previews(options, place.folder)
         if left:
             pipeline, seconds = load(options, backend, threads)
@@ -63,7 +64,7 @@ def destination(options):
 
 
 def make_all(pipeline, pictures, total, place, seconds, previews=None):
-    """Make pictures, the last ones of `total`, and save each; the time of all is added to `seconds` → number of steps"""
+    """Make pictures, the last ones of `total`, and save each; their times are added to `seconds` → number of steps"""
     steps, previous, told = 0, None, None
     for number, picture in enumerate(pictures, start=total - len(pictures) + 1):
         start = time.perf_counter()
@@ -71,15 +72,17 @@ def make_all(pipeline, pictures, total, place, seconds, previews=None):
             inputs, previous = open_inputs(picture), inputs_of(picture)
             tell_about_inputs(picture, inputs, choose_settings(picture, pipeline, inputs))
         told = tell_about_defaults(picture, pipeline, told)
-        image, text, done = make(pipeline, picture, inputs, f"picture {number} of {total}: " if total > 1 else "", previews)
+        which = f"picture {number} of {total}: " if total > 1 else ""
+        image, text, done = make(pipeline, picture, inputs, which, previews)
         steps += done
         for stage, duration in pipeline.timings.items():
             if stage != "encoding" or picture.init_image is not None:
                 seconds[stage] = seconds.get(stage, 0) + duration
+        settings = choose_settings(picture, pipeline, inputs)
         place.save(image, text, picture, {
             "seed": picture.seed, "prompt": picture.prompt, "negative_prompt": picture.negative_prompt,
             "model": model_name(picture.model),
-            "settings": {name: value for name, value in choose_settings(picture, pipeline, inputs).items() if value is not None},
+            "settings": {name: value for name, value in settings.items() if value is not None},
             "seconds": round(time.perf_counter() - start, 3)})
     return steps
 
@@ -90,7 +93,8 @@ def fill_wildcards(pictures, folder):
         from npdiffusion.wildcards import Wildcards
         wildcards = Wildcards(folder)
         for picture in pictures:
-            picture.prompt, picture.negative_prompt = wildcards.expand(picture.seed, picture.prompt, picture.negative_prompt)
+            texts = picture.prompt, picture.negative_prompt
+            picture.prompt, picture.negative_prompt = wildcards.expand(picture.seed, *texts)
 
 
 def inputs_of(options):
@@ -151,7 +155,7 @@ def choose_settings(options, pipeline, inputs):
 
 
 def make(pipeline, options, inputs, which="", previews=None):
-    """One picture → PIL image, text of its settings or None, number of steps; `which` begins the line that tells of it"""
+    """One picture → PIL image, text of its settings or None, number of steps; `which` begins the line that tells it"""
     from npdiffusion.metadata import parameters
     settings = choose_settings(options, pipeline, inputs)
     steps = settings["steps"]

@@ -1,7 +1,7 @@
 """--prompts FILE: many pictures, each line of a file with settings of its own.
 
     text    a red apple --steps 20 --seed 5            one prompt a line, options behind it as on the command line
-    CSV     prompt,negative_prompt,steps,seed          the first line names the options, an empty cell leaves its own out
+    CSV     prompt,negative_prompt,steps,seed          the first line names options, an empty cell leaves its own out
             a red apple,blurry,20,5
 
 What a line names goes before what the command line does. Only options that are a picture's own can be named: those that
@@ -18,15 +18,16 @@ import shlex
 from npdiffusion import metadata
 from npdiffusion.errors import UserError
 
-PER_PICTURE = ("prompt", "negative_prompt", "init_image", "mask_image", "apply_overlay", "width", "height", "batch_count",
-               *(setting.name for setting in metadata.SETTINGS if setting.name not in ("size", "model", "vae", "inpaint_area")))
+PER_PICTURE = ("prompt", "negative_prompt", "init_image", "mask_image", "apply_overlay", "width", "height",
+               "batch_count", *(setting.name for setting in metadata.SETTINGS
+                                if setting.name not in ("size", "model", "vae", "inpaint_area")))
 LARGEST_FILE = 16 << 20               # bytes
 MOST_PICTURES = 100_000
 FIRST_OPTION = re.compile(r"(?:^|\s)--[A-Za-z]")
 
 
 def read(path, parser):
-    """What each line asks for: [(where, {option: value})]. UserError with file and line for what can't be understood."""
+    """What each line asks for: [(where, {option: value})]. UserError with file and line for what makes no sense."""
     path = pathlib.Path(path)
     try:
         if not path.is_file():
@@ -85,7 +86,8 @@ def from_csv(text, path):
             raise UserError(f"{path}, line 1: the column {sorted(twice)[0]} is there twice")
         for cells in lines:
             if len(cells) > len(columns):
-                raise UserError(f"{path}, line {lines.line_num}: {len(cells)} cells, but there are {len(columns)} columns")
+                raise UserError(f"{path}, line {lines.line_num}: "
+                                f"{len(cells)} cells, but there are {len(columns)} columns")
             if any(cell.strip() for cell in cells):
                 yield lines.line_num, [(column, cell) for column, cell in zip(columns, cells) if cell.strip()]
     except csv.Error as error:
@@ -104,7 +106,8 @@ def from_lines(text, path):
             raise UserError(f"{path}, line {number}: {str(error).lower()} after the prompt") from None
         for word in words:
             if not word.startswith("-"):
-                raise UserError(f"{path}, line {number}: {word[:40]!r} is left over: put a value of several words in quotes")
+                raise UserError(f"{path}, line {number}: "
+                                f"{word[:40]!r} is left over: put a value of several words in quotes")
             option, given, value = word.partition("=")
             value = value if given else next(words, None)
             if value is None:

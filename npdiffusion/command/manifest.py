@@ -96,7 +96,8 @@ class Manifest:
         info = None if text is None else textchunks.png_info(text)
         wanted, before, taken = picture.path, None, ()
         if wanted is None:
-            wanted, taken = self.folder / default_name(picture.prompt, picture.seed), {line["file"] for line in self.lines}
+            wanted = self.folder / default_name(picture.prompt, picture.seed)
+            taken = {line["file"] for line in self.lines}
             before = lambda path: self.add({"file": path.name} | entry | {"asked": picture.asked})      # noqa: E731
         picture.path = images.save_png(image, wanted, info, taken, before)
         print_line(picture.path)

@@ -22,7 +22,9 @@ def run(options):
         if previous and previous.usable and not entry.usable:
             print_line("\nnot models that can be loaded:")
         size = f"{entry.size / 1e9:.2f} GB" if entry.size >= 1e9 else f"{entry.size / 1e6:.1f} MB"
-        print_line(printable(f"{entry.name:<{width}}  {size if entry.size else '':>9}  {entry.precision:<9}  {entry.family}"))
+        size = size if entry.size else ""
+        print_line(printable(f"{entry.name:<{width}}  {size:>9}  {entry.precision:<9}  {entry.family}"))
     if catalogue.folder_of_models(options.model_dir) is None:
-        print_line(f"\nA folder of models can be named by --model-dir or {catalogue.VARIABLE}; ids are from {hub.cache()}")
+        print_line(f"\nA folder of models can be named by --model-dir or {catalogue.VARIABLE}; "
+                   f"ids are those in {hub.cache()}")
     return 0

@@ -28,7 +28,8 @@ class Parser(argparse.ArgumentParser):
                 self.error(f"only one {positional} is taken, {unknown[0]!r} is left over{quotes}")
             known = [name.lstrip("-") for action in self._actions for name in action.option_strings]
             near = difflib.get_close_matches(flag.lstrip("-"), known, n=1)
-            self.error(f"unknown option {flag}" + (f", did you mean --{near[0]}?" if near else " (all options: --help)"))
+            hint = f", did you mean --{near[0]}?" if near else " (all options: --help)"
+            self.error(f"unknown option {flag}{hint}")
         return options
 
     def layers(self, argv):
@@ -39,7 +40,7 @@ class Parser(argparse.ArgumentParser):
         return defaults, vars(self.read(argv))
 
     def value(self, option, text):
-        """What an option makes of a text. ArgumentTypeError if it doesn't take it, KeyError if there is no such option."""
+        """What an option makes of a text. ArgumentTypeError if it doesn't take it, KeyError if there is none."""
         action = {action.dest: action for action in self._actions}[option]
         return action.type(text) if action.type else text
 

@@ -15,7 +15,7 @@ BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", 
 
 
 def set_up(options):
-    """Put backend and threads in force → (name of the backend, number of threads). Nothing is lost by doing it twice."""
+    """Put backend and threads in force → (name of the backend, number of threads). It may be done twice."""
     if options.verbose:
         logging.basicConfig(format="%(name)s: %(message)s")
         logging.getLogger("npdiffusion").setLevel(logging.INFO)
