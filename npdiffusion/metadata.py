@@ -23,8 +23,8 @@ FEWEST_PAIRS = 3                      # that make the last line one of settings,
 
 SAMPLERS = {                          # ours → that of the web interface, which knows PNDM as PLMS
     "ddpm": "DDPM", "ddim": "DDIM", "pndm": "PLMS", "lms": "LMS", "euler": "Euler", "euler_a": "Euler a",
-    "heun": "Heun", "dpm2": "DPM2", "dpm2_a": "DPM2 a", "dpm++2m": "DPM++ 2M", "dpm++2m_sde": "DPM++ 2M SDE", "dpm++sde": "DPM++ SDE",
-    "unipc": "UniPC", "deis": "DEIS", "lcm": "LCM", "tcd": "TCD",
+    "heun": "Heun", "dpm2": "DPM2", "dpm2_a": "DPM2 a", "dpm++2m": "DPM++ 2M", "dpm++2m_sde": "DPM++ 2M SDE",
+    "dpm++sde": "DPM++ SDE", "unipc": "UniPC", "deis": "DEIS", "lcm": "LCM", "tcd": "TCD",
 }
 SCHEDULES = {"discrete": "Uniform", "karras": "Karras", "exponential": "Exponential", "sgm_uniform": "SGM Uniform",
              "beta": "Beta", "align_your_steps": "Align Your Steps"}
@@ -161,10 +161,10 @@ def to_options(pairs):
     if "hires" in options and "strength" in options:
         options["hires_strength"] = options.pop("strength")
     if "sampler" in options:
-        options["sampler"], schedule = split_sampler(options["sampler"])
-        options.setdefault("schedule", schedule or "discrete")
-        if options["schedule"].casefold() == "automatic":
-            options["schedule"] = AUTOMATIC.get(options["sampler"], "discrete")
+        read_sampler(options)
+        foreign = not pairs.get("Version", "").startswith("npdiffusion")
+        if foreign and options["schedule"] == "discrete" and options["sampler"] in SAMPLERS.keys() - WITHOUT_SCHEDULE:
+            options["timestep_spacing"] = "linspace"       # the others' uniform schedule, whatever a model's files say
     options["rng"] = OTHER_GENERATORS.get(options.get("rng", "GPU").casefold(), options.get("rng"))
     return options, unknown
 
@@ -172,6 +172,16 @@ def to_options(pairs):
 def key_of(name):
     """The key in the text for an option."""
     return "Size" if name in ("width", "height") else next(setting.key for setting in SETTINGS if setting.name == name)
+
+
+def read_sampler(options):
+    """Put our names of sampler and schedule among the options, from what any version of the others calls them."""
+    options["sampler"], schedule = split_sampler(options["sampler"])
+    options.setdefault("schedule", schedule or "discrete")
+    if options["schedule"].casefold() == "automatic":
+        options["schedule"] = AUTOMATIC.get(options["sampler"], "discrete")
+    if options["sampler"].split(" ")[0] == "ddim_trailing":
+        options |= {"sampler": "ddim", "timestep_spacing": "trailing"}
 
 
 def split_sampler(text):

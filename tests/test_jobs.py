@@ -43,7 +43,15 @@ def test_columns_of_csv_are_options(pipeline):
         ("jobs.csv, line 5", {"prompt": "b", "negative_prompt": "c"})]
 
 
+def test_switches_are_on_or_off(pipeline):
+    text = "prompt,invert-mask,no_overlay\na,true,yes\nb,Off,\n"
+    assert [row for _, row in rows(text, "jobs.csv")] == [
+        {"prompt": "a", "invert_mask": True, "apply_overlay": False}, {"prompt": "b", "invert_mask": False}]
+
+
 @pytest.mark.parametrize(("name", "text", "message"), [
+    ("jobs.csv", "prompt,invert_mask\na,maybe\n", "jobs.csv, line 2: invert_mask: 'maybe' is unknown, known are true"),
+    ("jobs.csv", "prompt,sampler\na,help\n", "jobs.csv, line 2: sampler: 'help' is for the command line"),
     ("jobs.txt", "a\nb --stpes 3", "jobs.txt, line 2: unknown option '--stpes', did you mean steps?"),
     ("jobs.txt", "a --steps 0", "jobs.txt, line 1: --steps: 0 is out of range, allowed are 1 to 1000"),
     ("jobs.txt", "a --steps", "jobs.txt, line 1: --steps has no value"),

@@ -81,6 +81,13 @@ def test_what_is_overridden_needs_no_note(pipeline, capsys):
     assert notes(capsys) == []
 
 
+def test_the_uniform_schedule_of_others_is_evenly_spaced_unless_another_sampler_is_named(pipeline):
+    written("a cat\nSteps: 5, Sampler: Euler, Seed: 7, Clip skip: 2")
+    found = asked(pipeline, "--like", "in.png")
+    assert (found["timestep_spacing"], found["rng"], found["clip_skip"]) == ("linspace", "a1111", 1)
+    assert "timestep_spacing" not in asked(pipeline, "--like", "in.png", "--sampler", "ddim")
+
+
 def test_a_schedule_that_the_sampler_does_not_take_is_left_out(pipeline):
     written("a cat\nSteps: 5, Sampler: DDIM, Schedule type: Karras, Seed: 7, RNG: CPU")
     assert asked(pipeline, "--like", "in.png")["schedule"] == "discrete"

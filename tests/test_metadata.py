@@ -93,8 +93,8 @@ A1111 = {
         dict(prompt="girl with an artist's beret, determined, blue eyes, ((eyeshadow)), (coquettish), detailed, "
                     "intricate",
              negative_prompt="ugly, fat, (((deformed))), [blurry], bad anatomy, (extra_limb), messy drawing",
-             steps="20", sampler="euler_a", schedule="discrete", guidance_scale="7", seed="965400086", width="512",
-             height="512", rng="a1111")),
+             steps="20", sampler="euler_a", schedule="discrete",
+             timestep_spacing="linspace", guidance_scale="7", seed="965400086", width="512", height="512", rng="a1111")),
     "schedule in the sampler": (
         "a castle\nSteps: 50, Sampler: DPM++ 2M Karras, CFG scale: 5, Seed: 42, Size: 512x768, Model hash: 1f69731261, "
         "Model: v1-5-pruned-emaonly, RNG: CPU, Version: v1.4.1-166-g21aec6f5",
@@ -127,8 +127,8 @@ A1111 = {
 SD_CPP = {
     "with a schedule": (
         "A sunflower field\nNegative prompt: Blue sky\nSteps: 30, CFG scale: 5.000000, Guidance: 3.500000, "
-        "Eta: 0.000000, Seed: 1375127038, Size: 512x512, Model: v1-5-pruned-emaonly.safetensors, RNG: cuda, Sampler: euler_a karras, "
-        "Version: stable-diffusion.cpp",
+        "Eta: 0.000000, Seed: 1375127038, Size: 512x512, Model: v1-5-pruned-emaonly.safetensors, RNG: cuda, "
+        "Sampler: euler_a karras, Version: stable-diffusion.cpp",
         dict(prompt="A sunflower field", negative_prompt="Blue sky", steps="30",
              guidance_scale="5.000000", seed="1375127038", width="512", height="512",
              model="v1-5-pruned-emaonly.safetensors", rng="a1111", sampler="euler_a", schedule="karras")),
@@ -136,12 +136,19 @@ SD_CPP = {
         "A sunflower field\nSteps: 30, CFG scale: 5.000000, Seed: 7, Size: 512x512, Model: , RNG: std_default, "
         "Sampler: dpm++2m, Version: stable-diffusion.cpp",
         dict(prompt="A sunflower field", negative_prompt="", steps="30", guidance_scale="5.000000", seed="7",
-             width="512", height="512", rng="std_default", sampler="dpm++2m", schedule="discrete")),
+             width="512", height="512", rng="std_default", sampler="dpm++2m", schedule="discrete",
+             timestep_spacing="linspace")),
     "discrete": (
         "x\nSteps: 4, CFG scale: 1.000000, Seed: 7, Size: 512x512, RNG: cpu, Sampler: euler discrete, "
         "VAE: ae.safetensors, Version: stable-diffusion.cpp",
         dict(vae="ae.safetensors", prompt="x", negative_prompt="", steps="4", guidance_scale="1.000000", seed="7",
-             width="512", height="512", rng="torch", sampler="euler", schedule="discrete")),
+             width="512", height="512", rng="torch", sampler="euler", schedule="discrete",
+             timestep_spacing="linspace")),
+    "trailing": (
+        "x\nSteps: 4, CFG scale: 1.000000, Seed: 7, Size: 512x512, RNG: cpu, Sampler: ddim_trailing discrete, "
+        "Clip skip: 2, Version: stable-diffusion.cpp",
+        dict(prompt="x", negative_prompt="", steps="4", guidance_scale="1.000000", seed="7", clip_skip="2", width="512",
+             height="512", rng="torch", sampler="ddim", schedule="discrete", timestep_spacing="trailing")),
 }
 
 

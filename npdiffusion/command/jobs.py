@@ -54,7 +54,8 @@ def read(path, parser):
 def options_of(parser):
     """{how an option may be written in a file: its name} for those that a picture may have of its own"""
     actions = [action for action in parser._actions if action.dest in PER_PICTURE]
-    return {plain(word): action.dest for action in actions for word in (action.dest, *action.option_strings)}
+    return {plain(word): action.dest for action in actions
+            for word in (*action.option_strings, *[action.dest] * (action.const is not False))}      # not apply_overlay
 
 
 def plain(word):

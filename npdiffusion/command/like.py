@@ -30,7 +30,7 @@ def read(path, parser, given):
                 notes[metadata.key_of(name)] = error
     check_models(found, given, notes)
     check_start(found, given, notes)
-    check_schedule(found, given)
+    check_schedule(found, given, pairs)
     for key, why in notes.items():
         value = printable(one_line(pairs.get(key, "")))[:60]
         say(f"{path}: {key}{': ' * bool(value)}{value} is not followed ({why})")
@@ -58,13 +58,16 @@ def check_start(found, given, notes):
     for name, _, others in NEEDED:
         if name in found and not any(other in found or other in given for other in others):
             del found[name]
-            what = "a mask, to be given with --mask-image" if "mask_image" in others else "another picture, to be given with -i"
+            mask = "mask_image" in others
+            what = "a mask, to be given with --mask-image" if mask else "another picture, to be given with -i"
             if "hires" not in others:
                 notes[metadata.key_of(name)] = f"it was made from {what}"
 
 
-def check_schedule(found, given):
-    """Take a schedule out that the sampler doesn't take, which then has only one."""
+def check_schedule(found, given, pairs):
+    """Take a schedule out that the sampler doesn't take, and a spacing that follows from another sampler."""
+    if "sampler" in given and "Timestep spacing" not in pairs:
+        found.pop("timestep_spacing", None)
     sampler = samplers.SAMPLERS.get(given.get("sampler", found.get("sampler")))
     if sampler and found.get("schedule") not in sampler.schedules:
         found.pop("schedule", None)

@@ -9,6 +9,8 @@ from npdiffusion.errors import UserError
 
 LARGEST_SIDE = 8192                   # pixels
 
+SWITCHED = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
 
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, without the usage."""
@@ -42,7 +44,15 @@ class Parser(argparse.ArgumentParser):
     def value(self, option, text):
         """What an option makes of a text. ArgumentTypeError if it doesn't take it, KeyError if there is none."""
         action = {action.dest: action for action in self._actions}[option]
-        return action.type(text) if action.type else text
+        if action.nargs == 0:         # a switch
+            word = str(text).strip().lower()
+            if word not in SWITCHED:
+                raise argparse.ArgumentTypeError(f"{word[:40]!r} is unknown, known are {', '.join(SWITCHED)}")
+            return action.const if SWITCHED[word] else not action.const
+        value = action.type(text) if action.type else text
+        if isinstance(action, ListOrKeep) and value == "help":
+            raise argparse.ArgumentTypeError("'help' is for the command line")
+        return value
 
 
 class ListOrKeep(argparse.Action):
