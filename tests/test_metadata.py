@@ -94,7 +94,8 @@ A1111 = {
                     "intricate",
              negative_prompt="ugly, fat, (((deformed))), [blurry], bad anatomy, (extra_limb), messy drawing",
              steps="20", sampler="euler_a", schedule="discrete",
-             timestep_spacing="linspace", guidance_scale="7", seed="965400086", width="512", height="512", rng="a1111")),
+             timestep_spacing="linspace", guidance_scale="7", seed="965400086", width="512", height="512",
+             rng="a1111")),
     "schedule in the sampler": (
         "a castle\nSteps: 50, Sampler: DPM++ 2M Karras, CFG scale: 5, Seed: 42, Size: 512x768, Model hash: 1f69731261, "
         "Model: v1-5-pruned-emaonly, RNG: CPU, Version: v1.4.1-166-g21aec6f5",

@@ -103,7 +103,7 @@ def write_grid(pictures, folder, name, made):
 
 
 def write(image, text, wanted):
-    """Write a picture, with a text inside unless it is None, under that or the next free name; print and return its path."""
+    """Write a picture, with a text inside unless it is None, under a free name; print and return its path."""
     from npdiffusion import images, textchunks
     path = images.save_png(image, wanted, None if text is None else textchunks.png_info(text))
     print_line(path)
