@@ -5,7 +5,8 @@ import pathlib
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderTiny, StableDiffusionInpaintPipeline
+from diffusers import (AutoencoderTiny, KDPM2AncestralDiscreteScheduler, StableDiffusionInpaintPipeline,
+                       UniPCMultistepScheduler)
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image, ImageDraw, ImageFilter
 from transformers import CLIPTokenizer as TorchCLIPTokenizer
@@ -71,7 +72,7 @@ def levels(image):
 def both(pair, name, image, mask, steps=6, padding=None, **options):
     """(our picture, diffusers') as integers"""
     theirs, ours = pair
-    theirs.scheduler = SAMPLERS[name].from_config(SCHEDULER)
+    theirs.scheduler = SCHEDULERS[name].from_config(SCHEDULER)
     expected = theirs(PROMPT, negative_prompt=NEGATIVE, image=image, mask_image=mask, num_inference_steps=steps,
                       generator=torch.Generator().manual_seed(7), padding_mask_crop=padding, **COMMON, **options).images[0]
     found, = ours.generate(PROMPT, NEGATIVE, init_image=image, mask_image=mask, steps=steps, sampler=name, seed=7,
@@ -79,7 +80,8 @@ def both(pair, name, image, mask, steps=6, padding=None, **options):
     return levels(found), levels(expected)
 
 
-STRENGTHS = dict(ddpm=1.0, ddim=0.6, pndm=1.0, euler=0.6, euler_a=1.0, heun=1.0) | {"dpm++2m": 0.6}
+STRENGTHS = dict(ddpm=1.0, ddim=0.6, pndm=1.0, euler=0.6, euler_a=1.0, heun=1.0, unipc=0.6, dpm2_a=0.6) | {"dpm++2m": 0.6}
+SCHEDULERS = SAMPLERS | {"unipc": UniPCMultistepScheduler, "dpm2_a": KDPM2AncestralDiscreteScheduler}
 
 
 @pytest.mark.parametrize("name, strength", [*STRENGTHS.items(), ("pndm", 0.6), ("euler_a", 0.6)])
