@@ -12,7 +12,8 @@ weights besides, which were there before. The difference is to the first system'
 """
 import numpy as np
 
-from bench import models, peers, turns, work
+from bench import models, peers, turns
+from npdiffusion import work
 from bench.peak import Peak
 from npdiffusion.allocator import memory_reused
 from npdiffusion.config import UNetConfig, VAEConfig

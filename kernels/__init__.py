@@ -5,7 +5,8 @@
 name and do not know which one runs. Look an operation up when it is called (`kernels.linear(...)`), not at import.
 
 Weights are brought once into the layout that a backend wants (`pack_linear`, `pack_conv2d`); both backends take weights
-in either form, so that changing the backend later costs speed, never correctness.
+in either form, so that changing the backend later costs speed, never correctness. A weight that is not in memory has a
+method `read`, which gives it when an operation needs it.
 """
 import contextlib
 import functools

@@ -103,7 +103,9 @@ def pack_conv2d(weight, dtype="float32"):
 
 
 def packed(weight):
-    """The weight in panels, packed now if it is an array; → Packed"""
+    """The weight in panels, packed now if it is an array, asked for now if it has `read`; → Packed"""
+    if hasattr(weight, "read"):
+        weight = weight.read()
     if isinstance(weight, Packed):
         return weight
     return Packed(weight, "bfloat16" if weight.dtype == np.uint16 else "float32")

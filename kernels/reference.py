@@ -40,7 +40,10 @@ def rounded(x):
 
 
 def stored(weight):
-    """The array of the checkpoint, also when a fast twin has packed it (anything with an `unpack` method)."""
+    """The array of the checkpoint, also when a fast twin has packed it (anything with `unpack`) or it is not in memory
+    (anything with `read`)."""
+    if hasattr(weight, "read"):
+        weight = weight.read()
     return weight.unpack() if hasattr(weight, "unpack") else weight
 
 
@@ -221,7 +224,7 @@ def upsample_conv2d(x, weight, bias, height, width):
 
 def embedding(ids, weight):
     """Row ids[...] of the table      ids: integers (...)   weight: (vocabulary, C)   → (..., C)"""
-    return weight[ids]
+    return stored(weight)[ids]
 
 
 def timestep_embedding(timesteps, dim, flip_sin_to_cos=True, freq_shift=0):

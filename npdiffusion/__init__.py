@@ -12,10 +12,11 @@ if (_checkout / "kernels").is_dir() and (_checkout / "setup.cfg").is_file():
     __path__.append(str(_checkout))          # a bare checkout: npdiffusion.kernels and npdiffusion.weights lie beside this folder
 
 
-def load(path_or_id=None, dtype="float32", threads=None, tokenizer=None, lora_dir=None, vae=None, embedding_dir=None):
+def load(path_or_id=None, dtype=None, threads=None, tokenizer=None, lora_dir=None, vae=None, embedding_dir=None,
+         max_memory=None, size=None):
     """A pipeline that makes pictures from prompts; see `npdiffusion.loading.load` for what can be loaded."""
     from npdiffusion import loading          # here, so that --help and --version need not import NumPy
-    return loading.load(path_or_id, dtype, threads, tokenizer, lora_dir, vae, embedding_dir)
+    return loading.load(path_or_id, dtype, threads, tokenizer, lora_dir, vae, embedding_dir, max_memory, size)
 
 
 def use_backend(name):

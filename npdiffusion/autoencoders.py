@@ -44,7 +44,8 @@ def find(path_or_id):
             return in_folder(path)
         there = [path / name for name in TAESD_FILES.values() if (path / name).is_file()]
         if not there:
-            raise UserError(f"{path}: no VAE in this folder, neither config.json nor {' and '.join(TAESD_FILES.values())}")
+            raise UserError(f"{path}: no VAE in this folder, neither config.json nor "
+                            f"{' and '.join(TAESD_FILES.values())}")
         path = there[-1]
     return in_file(path)
 
@@ -134,7 +135,7 @@ def side(names):
 
 
 def taesd(tensors, source):
-    """As `find`, of tensors in diffusers' names; sizes are told by which convolutions have a bias: see `taesd.encoder`"""
+    """As `find`, of tensors in diffusers' names; stages are told by where the plain convolutions are."""
     shape = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     has_encoder = "encoder.layers.0.weight" in shape
     counts = {part: blocks_of(shape, part) for part in (("encoder", "decoder") if has_encoder else ("decoder",))}

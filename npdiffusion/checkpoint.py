@@ -21,6 +21,7 @@ from npdiffusion.config import read_json
 from npdiffusion.errors import UserError
 
 STORED_AS = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+SIZES = {name: np.dtype(stored).itemsize for name, stored in STORED_AS.items()}
 LARGEST_HEADER = 16 << 20     # bytes; all of Stable Diffusion v1 needs 0.2 MB
 MOST_SHARDS = 64
 STEMS = {"text_encoder": "model", "unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}   # file names
@@ -74,6 +75,11 @@ class Tensor:
         if read < memory.size:
             raise UserError(f"{self.path}: it was cut short while it was read")
         return memory.view(STORED_AS[self.dtype]).reshape(self.shape)
+
+
+def size_of(tensor):
+    """Bytes that one of its numbers takes in the file."""
+    return SIZES.get(tensor.dtype, 4)
 
 
 def read_file(path):

@@ -240,8 +240,10 @@ class TinyVAEConfig:
                   *read.channels("decoder_block_out_channels", (cls.channels,))}
         if len(widths) > 1:
             read.fail("decoder_block_out_channels", "all blocks, the encoder's too, must have as many")
-        blocks = {name: read.channels(f"num_{name}", getattr(cls, name)) for name in ("encoder_blocks", "decoder_blocks")}
+        blocks = {name: read.channels(f"num_{name}", getattr(cls, name))
+                  for name in ("encoder_blocks", "decoder_blocks")}
         if len({len(counts) for counts in blocks.values()}) > 1 or max(map(max, blocks.values())) > LARGEST["layers"]:
-            read.fail("num_decoder_blocks", f"it must have as many numbers as num_encoder_blocks, up to {LARGEST['layers']}")
-        return cls(latent_channels=read.integer("latent_channels", cls.latent_channels, 64), channels=widths.pop(), **blocks,
-                   scaling_factor=read.number("scaling_factor", cls.scaling_factor))
+            read.fail("num_decoder_blocks",
+                      f"it must have as many numbers as num_encoder_blocks, up to {LARGEST['layers']}")
+        return cls(latent_channels=read.integer("latent_channels", cls.latent_channels, 64), channels=widths.pop(),
+                   **blocks, scaling_factor=read.number("scaling_factor", cls.scaling_factor))

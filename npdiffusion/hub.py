@@ -56,7 +56,7 @@ def model(repository):
 
 
 def autoencoder(repository):
-    """The folder with an autoencoder alone, or of a model, with its autoencoder in vae/; UserError if it can't be had."""
+    """The folder of an autoencoder, or of a model with its autoencoder in vae/; UserError if it can't be had."""
     return find(repository, autoencoder_files)
 
 

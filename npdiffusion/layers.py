@@ -4,9 +4,12 @@ A fresh layer holds zeros (ones for the scales of norms), which the checkpoint's
 weight into the layout that the backend's kernel wants, as float32 or bfloat16. The operations themselves are
 `npdiffusion.kernels`.
 """
+import functools
+
 import numpy as np
 
 from npdiffusion import kernels
+from npdiffusion.streaming import OnDisk
 
 
 class Linear:
@@ -18,7 +21,7 @@ class Linear:
         self.dtype = "float32"
 
     def prepare(self, dtype):
-        self.weight, self.dtype = kernels.pack_linear(self.weight, dtype), dtype
+        self.weight, self.dtype = prepared(self.weight, kernels.pack_linear, dtype), dtype
 
     def __call__(self, x, residual=None):
         return kernels.linear(x, self.weight, self.bias, residual)
@@ -33,7 +36,7 @@ class Conv2d:
         self.padding = (kernel // 2,) * 4 if padding is None else padding
 
     def prepare(self, dtype):
-        self.weight = kernels.pack_conv2d(self.weight, dtype)
+        self.weight = prepared(self.weight, kernels.pack_conv2d, dtype)
 
     def __call__(self, x, residual=None, shift=None):
         """residual: like the result; shift: (N, O), added to all pixels of an image"""
@@ -74,3 +77,8 @@ class Embedding:
 
     def __call__(self, ids):
         return kernels.embedding(ids, self.weight)
+
+
+def prepared(weight, pack, dtype):
+    """A weight in the layout of a kernel; one that stays on disk is brought into it each time that it is read."""
+    return weight.packed_by(functools.partial(pack, dtype=dtype)) if isinstance(weight, OnDisk) else pack(weight, dtype)

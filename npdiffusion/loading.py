@@ -7,12 +7,15 @@
 Cheap things come first: settings, names and shapes of tensors, the tokenizer and memory are all checked before any of
 the gigabytes are read. Nothing that is given as a local path touches the network.
 """
+import math
 import os
 import pathlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from npdiffusion import autoencoders, catalogue, checkpoint, families, hub, kernels, memory, parameters, single_file
+from npdiffusion import autoencoders
+from npdiffusion import budget as budgets
+from npdiffusion import catalogue, checkpoint, families, hub, kernels, memory, parameters, single_file
 from npdiffusion.adapters.merging import Adapters
 from npdiffusion.clip import CLIPTextModel
 from npdiffusion.config import CLIPTextConfig, Reader, UNetConfig, VAEConfig, read_json
@@ -30,11 +33,15 @@ CLIP = "openai/clip-vit-large-patch14"                   # whose tokenizer is St
 
 @dataclass
 class Part:
-    """A model that is still empty, the tensors that belong into it, and how the checkpoint spells their names."""
+    """A model that is still empty, the tensors that belong into it, and how the checkpoint spells their names.
+
+    on_disk: names of parameters that are read when they are used, not when the model is filled, see streaming.py
+    """
     model: object
     tensors: dict
     source: object
     spelling: Callable = parameters.same_name
+    on_disk: set = field(default_factory=set)
 
     def __post_init__(self):
         self.parameters = {name: (name, owner, attribute) for name, owner, attribute in parameters.walk(self.model)}
@@ -46,19 +53,30 @@ class Part:
     def fill(self, dtype="float32", names=None, tensors=None):
         """Give all parameters their weights, or those that are named new ones, from `tensors` or the checkpoint's."""
         places = [self.parameters[name] for name in (self.parameters if names is None else names)]
-        parameters.fill(places, tensors or self.tensors, self.source, self.spelling, dtype)
+        parameters.fill(places, tensors or self.tensors, self.source, self.spelling, dtype, self.on_disk)
+
+    def may_stay_on_disk(self, dtype):
+        """{name: bytes of memory that it would take} of the parameters for which that is worth it"""
+        return {name: (2 if parameters.kept_as(*place, dtype) == "bfloat16" else 4) * math.prod(self.shapes[name])
+                for name, place in self.parameters.items() if parameters.is_large(*place[1:])}
+
+    def bytes_on_disk(self, name):
+        """Size of a parameter in its file."""
+        return math.prod(self.shapes[name]) * checkpoint.size_of(self.tensors[self.spelling(name)])
 
     def files(self):
         """Paths of the files that the tensors are in."""
         return {tensor.path for tensor in self.tensors.values()}
 
 
-def load(path_or_id=None, dtype="float32", threads=None, tokenizer=None, lora_dir=None, vae=None, embedding_dir=None):
+def load(path_or_id=None, dtype=None, threads=None, tokenizer=None, lora_dir=None, vae=None, embedding_dir=None,
+         max_memory=None, size=None):
     """A pipeline that makes pictures from prompts → npdiffusion.pipeline.StableDiffusionPipeline
 
     path_or_id: None (the embedded model), a folder in diffusers layout, a .safetensors file, a Hugging Face id, or a name
         in the folder of models that NPDIFFUSION_MODELS names (see catalogue.py)
-    dtype: of the weights of most products, "float32", or "bfloat16", which takes half the memory; all else is float32
+    dtype: of the weights of most products, "float32", or "bfloat16", which takes half the memory; all else is float32;
+        None: what max_memory makes best, float32 without that
     threads: how many the kernels use; None leaves it as it is: the number of physical cores, if never set
     tokenizer: a folder with vocab.json and merges.txt, or the Hugging Face id of a model that has them, in place of the
         model's own; a single file has none: without this it is looked for beside the file and in Hugging Face's cache
@@ -66,25 +84,29 @@ def load(path_or_id=None, dtype="float32", threads=None, tokenizer=None, lora_di
     vae: a file, a folder or a Hugging Face id with an autoencoder in place of the model's own, TAESD for example; see
         autoencoders.py
     embedding_dir: folder with learnt words (textual inversion), which prompts use by their files' names
+    max_memory: bytes, or a text like "4GB", that the process may take; decides about dtype, and which weights stay on
+        disk, see budget.py; what was chosen is the pipeline's `budget`
+    size: (width, height) of the largest picture that max_memory shall allow for; None is that of the training
     Raises UserError, with one line that says what is wrong, for whatever can't be loaded.
     """
     from npdiffusion.kernels.threads import set_threads
     from npdiffusion.pipeline import StableDiffusionPipeline
-    if dtype not in kernels.DTYPES:
+    if dtype not in (None, *kernels.DTYPES):
         raise UserError(f"dtype {dtype!r} is not supported, only {', '.join(kernels.DTYPES)}")
     if threads is not None:
         if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
             raise UserError(f"threads = {threads!r}, but a whole number from 1 on is needed")
         set_threads(threads)
-    pipeline = StableDiffusionPipeline(**load_parts(path_or_id, tokenizer, dtype, vae))
+    pipeline = StableDiffusionPipeline(**load_parts(path_or_id, tokenizer, dtype, vae, max_memory, size))
     pipeline.adapters.folder = lora_dir
     if embedding_dir is not None:
         pipeline.load_textual_inversion(embedding_dir)
     return pipeline
 
 
-def load_parts(path_or_id=None, tokenizer=None, dtype="float32", vae=None):
-    """What `load` makes a pipeline of: {tokenizer, text_encoder, unet, vae, schedule, source, adapters} and advice"""
+def load_parts(path_or_id=None, tokenizer=None, dtype=None, vae=None, max_memory=None, size=None):
+    """What `load` makes a pipeline of: {tokenizer, text_encoder, unet, vae, schedule, source, …} and advice"""
+    limit = None if max_memory is None else budgets.amount(max_memory)
     path = locate(path_or_id)
     try:
         parts, schedule = open_folder(path) if path.is_dir() else open_file(path)
@@ -94,7 +116,14 @@ def load_parts(path_or_id=None, tokenizer=None, dtype="float32", vae=None):
         check_widths(**models, source=path)
         for part in parts.values():
             part.check()
-        memory.check(**models, source=path, dtype=dtype)
+        budget = None
+        if limit is not None:
+            budget = budgets.plan(parts, limit, size, dtype)
+            dtype = budget.dtype
+            for name, names in budget.on_disk.items():
+                parts[name].on_disk = names
+        dtype = dtype or "float32"
+        memory.check(**models, source=path, dtype=dtype, kept=budget and budget.kept)
         tokenizer = find_tokenizer(tokenizer, path, models["text_encoder"].config)
         given = advice(path)
         adapters = Adapters(parts, dtype)
@@ -103,7 +132,7 @@ def load_parts(path_or_id=None, tokenizer=None, dtype="float32", vae=None):
     except MemoryError:
         raise UserError(f"{path}: not enough memory for this model") from None
     return {"tokenizer": tokenizer, **models, "schedule": schedule, "source": str(path_or_id or path),
-            "adapters": adapters, **given}
+            "adapters": adapters, "budget": budget, **given}
 
 
 def load_tokenizer(path_or_id=None, tokenizer=None):
@@ -158,12 +187,13 @@ def open_folder(folder):
 
 
 def replacement(path_or_id, part):
-    """The autoencoder that is to take the place of a model's own → Part; UserError unless its latents are of that kind"""
+    """The autoencoder to take the place of a model's own → Part; UserError unless its latents are of that kind"""
     new = Part(*autoencoders.find(path_or_id))
-    for what, wanted, found in (("channels in its latents", part.model.config.latent_channels, new.model.config.latent_channels),
-                                ("pixels to a latent pixel", part.model.config.reduction, new.model.config.reduction)):
+    for what, setting in ("channels in its latents", "latent_channels"), ("pixels to a latent pixel", "reduction"):
+        wanted, found = (getattr(each.model.config, setting) for each in (part, new))
         if found != wanted:
-            raise UserError(f"{path_or_id}: this VAE has {found} {what}, the model's own {wanted}: it is of another family")
+            raise UserError(f"{path_or_id}: this VAE has {found} {what}, the model's own {wanted}: "
+                            "it is of another family")
     return new
 
 

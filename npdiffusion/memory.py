@@ -8,14 +8,23 @@ import pathlib
 from npdiffusion import parameters
 from npdiffusion.errors import UserError
 
+UNET_MAPS = 13        # of the first level's size, alive at once in its last blocks: skips, tokens, q, k, v, …
 FEATURE_MAPS = 3      # alive at once in a residual block: its input, that normalised, and half as many channels convolved
 
 
-def check(text_encoder, unet, vae, source, dtype="float32"):
-    """UserError if the models, and what making a picture takes, need more memory than there is."""
+def check(text_encoder, unet, vae, source, dtype="float32", kept=None):
+    """UserError if the models, and what making a picture takes, need more memory than there is.
+
+    kept: bytes of the weights, if not all of them stay in memory
+    """
     size = vae.config.sample_size
-    needed = sum(parameters.nbytes(model, dtype) for model in (text_encoder, unet, vae))
+    needed = sum(parameters.nbytes(model, dtype) for model in (text_encoder, unet, vae)) if kept is None else kept
     require(needed + picture(vae.config, size, size), str(source))
+
+
+def step(config, width, height, images):
+    """Bytes that the UNet's feature maps take; width, height: latent pixels; images: 2 with guidance for each picture"""
+    return UNET_MAPS * 4 * images * width * height * config.block_out_channels[0]
 
 
 def picture(config, width, height, tile=None):

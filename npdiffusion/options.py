@@ -261,9 +261,9 @@ def build_parser():
                        help="folder of models, which -m can name without their path (default: $NPDIFFUSION_MODELS)")
     group.add_argument("--tokenizer", metavar="PATH",
                        help="folder with vocab.json and merges.txt, or an id, for a single file with none beside it")
-    group.add_argument("--dtype", metavar="NAME", type=one_of(kernels.DTYPES), default="float32",
+    group.add_argument("--dtype", metavar="NAME", type=one_of(kernels.DTYPES),
                        help="how weights are kept: float32, or bfloat16, which halves memory, is faster on processors "
-                            "that multiply it, and rounds a little (default: float32)")
+                            "that multiply it, and rounds a little (default: float32, or what --max-memory makes best)")
 
     group = parser.add_argument_group("adapters")
     group.add_argument("--lora-dir", metavar="DIR",
@@ -279,19 +279,23 @@ def build_parser():
 
     group = parser.add_argument_group("preview")
     group.add_argument("--preview", metavar="KIND", type=one_of(PREVIEWS),
-                       help="show what the picture is going to be: linear (a rough one, takes no time), taesd (with the "
-                            "tiny autoencoder), vae (exactly, as slow as decoding)")
+                       help="show what the picture is going to be: linear (roughly, takes no time), taesd (by the tiny "
+                            "autoencoder), vae (exactly, as slow as decoding)")
     group.add_argument("--preview-path", metavar="FILE",
                        help="PNG file that is written anew each time (default: preview.png beside the picture)")
     group.add_argument("--preview-every", metavar="K", type=whole(1, MOST_STEPS), default=1,
                        help="steps from one preview to the next (default: 1)")
     group.add_argument("--steps-strip", metavar="FILE", help="PNG file for all previews of a picture as one sheet")
-    group.add_argument("--taesd", metavar="VAE", help="file, folder or id of TAESD for --preview taesd (default: that of "
-                       "--vae, or madebyollin/taesd from Hugging Face's cache)")
+    group.add_argument("--taesd", metavar="VAE",
+                       help="file, folder or id of TAESD for --preview taesd (default: that of --vae, or "
+                            "madebyollin/taesd from Hugging Face's cache)")
 
     group = parser.add_argument_group("machine")
     group.add_argument("-t", "--threads", metavar="N", type=whole(1, 4096),
                        help="how many cores work (default: the physical cores)")
+    group.add_argument("--max-memory", metavar="AMOUNT",
+                       help="that the command may take, 4GB for example: chooses --dtype, tiles, and whether weights "
+                            "stay on disk and are read in each step, which is slower (default: no limit)")
     group.add_argument("--backend", metavar="NAME", type=one_of(kernels.BACKENDS),
                        help="numba (compiled) or numpy (readable, slower) (default: $NPDIFFUSION_BACKEND, or numba)")
 

@@ -11,8 +11,10 @@ import numpy as np
 from npdiffusion.errors import UserError
 from npdiffusion.kernels import threads
 from npdiffusion.kernels.arrays import as_float32
+from npdiffusion.streaming import OnDisk
 
 MOST_THREADS = 8  # that read and pack tensors: more would take memory, and files are not delivered faster
+SMALLEST_ON_DISK = 50_000      # numbers of a weight that is worth reading anew each time
 SHOWN = 4         # how many wrong names an error message lists before it only counts,
 LONGEST = 200     # and how many characters of each
 
@@ -52,6 +54,12 @@ def nbytes(module, dtype):
                for parameter in walk(module))
 
 
+def is_large(owner, attribute):
+    """Whether a parameter may stay on disk: weights of products and tables of embeddings that are worth it."""
+    shape = getattr(owner, attribute).shape
+    return attribute == "weight" and len(shape) > 1 and math.prod(shape) >= SMALLEST_ON_DISK
+
+
 def same_name(name):
     """The spelling of a checkpoint that calls a parameter what its attribute path is."""
     return name
@@ -82,11 +90,19 @@ def load(module, tensors, source, spelling=same_name, dtype="float32"):
     fill(list(walk(module)), tensors, source, spelling, dtype)
 
 
-def fill(parameters, tensors, source, spelling=same_name, dtype="float32"):
-    """What `load` does when tensors are known to fit; parameters: what `walk` found in the empty model, or some of it"""
+def fill(parameters, tensors, source, spelling=same_name, dtype="float32", on_disk=()):
+    """What `load` does when tensors are known to fit; parameters: what `walk` found in the empty model, or some of it
+
+    on_disk: names of those that are not read now but when they are used, see streaming.py
+    """
     def take(parameter):
         name, owner, attribute = parameter
         tensor, shape = tensors[spelling(name)], getattr(owner, attribute).shape
+        if name in on_disk:
+            setattr(owner, attribute, OnDisk(tensor, shape, source, spelling(name)))
+            if is_packed(owner, attribute):
+                owner.prepare(kept_as(name, owner, attribute, dtype))
+            return
         if is_packed(owner, attribute):
             setattr(owner, attribute, getattr(tensor, "lent", tensor)().reshape(shape))
             with threads.alone():

@@ -31,13 +31,14 @@ class StableDiffusionPipeline:
     vae.encode(images) → mean, logvar       vae.decode(latents) → images in [−1, 1]     schedule: betas and sampler of the checkpoint
     """
     def __init__(self, tokenizer, text_encoder, unet, vae, schedule, source, default_guidance=None,
-                 adapters=None):
+                 adapters=None, budget=None):
         self.tokenizer, self.text_encoder, self.unet, self.vae = tokenizer, text_encoder, unet, vae
         self.schedule = schedule      # a NoiseSchedule: betas, prediction type and sampler of the checkpoint
         self.source = source          # where the model came from, for people
         self.advised_guidance = default_guidance      # the guidance scale that its makers advise, or None
         self.adapters = adapters or Adapters()        # LoRAs and their like, merged into the weights
         self.words = LearntWords()    # textual inversions
+        self.budget = budget          # what was chosen for max_memory, see budget.py; None if there was none
         self.timings = {}             # seconds that each stage of the last `generate` took
 
     @property

@@ -33,14 +33,15 @@ class Previews:
     kind    one of KINDS     vae: the autoencoder of the model, or TAESD for "taesd"
     path    a PNG file that is written anew each time, all at once; None writes none
     every   how many steps there are from one to the next; the last step has one as well
-    strip   a PNG file for all of them as one sheet after the last step; a file that is there already stays, and the sheet
-            gets the next free name, which is `saved_strip`
+    strip   a PNG file for all of them as one sheet after the last step; a file that is there already stays, and the
+            sheet gets the next free name, which is `saved_strip`
     images, steps   what was made since step 1, of the first picture of a batch, and after which steps
     """
     def __init__(self, kind, vae, path=None, every=1, strip=None):
         if kind not in KINDS:
             near = difflib.get_close_matches(str(kind), KINDS, n=1)
-            raise UserError(f"preview is {kind!r}: {f'did you mean {near[0]}? K' if near else 'k'}nown are {', '.join(KINDS)}")
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise UserError(f"preview is {kind!r}: {hint}known are {', '.join(KINDS)}")
         if every < 1:
             raise UserError(f"preview_every is {every}: it must be 1 or more")
         self.decode = Linear(vae) if kind == "linear" else vae.decode
@@ -75,14 +76,15 @@ class Linear:
 
 
 def has_latents_of_v1(config):
-    """Whether an autoencoder is Stable Diffusion v1's, or one of its kind: fine-tuned decoders have the same latents."""
+    """Whether an autoencoder is Stable Diffusion v1's, or of its kind: fine-tuned decoders have the same latents."""
     if isinstance(config, TinyVAEConfig):
         return config == TinyVAEConfig()
-    return config.block_out_channels == VAEConfig.block_out_channels and config.scaling_factor == VAEConfig.scaling_factor
+    v1 = VAEConfig()
+    return (config.block_out_channels, config.scaling_factor) == (v1.block_out_channels, v1.scaling_factor)
 
 
 def fit(vae):
-    """W (C, 3) and b (3,) with least squares of z W + b − RGB, for fields of one colour as the autoencoder decodes them.
+    """W (C, 3) and b (3,) with least squares of z W + b − RGB, for fields of one colour as they are decoded.
 
     The z are normal, as latents are on average. Only the middle of a field counts, which sees no edge.
     """

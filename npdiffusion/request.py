@@ -124,9 +124,7 @@ class Job:
         self.canvas = self.prepare_canvas(pipeline.size)
         self.plan_passes(pipeline.schedule, steps)
         self.seeds, self.subseeds = all_seeds(request.seed, request.count, request.subseed, request.subseed_strength)
-        width, height = self.passes[-1].canvas.size
-        self.tile = tiling.choose(self.vae.config, width, height, request.vae_tiling)
-        memory.require(memory.picture(self.vae.config, width, height, self.tile), f"{width}×{height} pixels")
+        self.make_room(pipeline.budget)
         self.draw(self.canvas)                               # an unknown rng is found here
 
     def tell_guidance(self, scale):
@@ -165,6 +163,16 @@ class Job:
             self.passes.append(Pass(second.canvas, second.plan, r.hires_steps or steps, functools.partial(
                 second.start, self.vae, self.unet)))
         self.planned = sum(len(each.plan) for each in self.passes)
+
+    def make_room(self, budget):
+        """Choose the autoencoder's tiles; UserError if the pictures don't fit into memory, or into a `budget.Budget`."""
+        (width, height), count, config = self.passes[-1].canvas.size, self.request.count, self.vae.config
+        self.tile = (budget or tiling).choose(config, width, height, self.request.vae_tiling)
+        maps = max(memory.picture(config, width, height, self.tile),
+                   memory.step(self.unet.config, width // config.reduction, height // config.reduction,
+                               count if self.guidance <= 1 else 2 * count))
+        for each in filter(None, (budget, memory)):
+            each.require(maps, f"{count} × {width}×{height} pixels")
 
     def draw(self, canvas):
         """The noise of the seeds, from its beginning, for latents of a canvas → noise.LatentNoise"""

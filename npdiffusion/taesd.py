@@ -1,7 +1,7 @@
-"""TAESD, the tiny autoencoder: what Stable Diffusion's own does, nearly, in a fortieth of the time.
+"""TAESD, the tiny autoencoder: nearly what Stable Diffusion's own does, with a small part of the arithmetic.
 
-Ollin Boer Bohan 2023, github.com/madebyollin/taesd (diffusers: AutoencoderTiny). Only 3×3 convolutions of 64 channels and
-ReLU, no norms and no attention, distilled from the autoencoder of Stable Diffusion v1:
+Ollin Boer Bohan 2023, github.com/madebyollin/taesd (diffusers: AutoencoderTiny). Only 3×3 convolutions of 64 channels
+and ReLU, no norms and no attention, distilled from the autoencoder of Stable Diffusion v1:
 
     block     y = relu(x + conv(relu(conv(relu(conv(x))))))
     encoder   conv, block,  then three times: conv of stride 2, 3 blocks;            conv
@@ -79,7 +79,7 @@ def decoder(config):
 
 
 class AutoencoderTiny:
-    """Encoder and decoder, to be used as an `AutoencoderKL` is. Without an encoder (it has a file of its own) it decodes.
+    """Encoder and decoder, to be used as an `AutoencoderKL` is. Without an encoder (which has its own file) it decodes.
 
     tile: see `AutoencoderKL`
     """
@@ -96,8 +96,8 @@ class AutoencoderTiny:
         UserError if there is no encoder.
         """
         if self.encoder is None:
-            raise UserError("this TAESD can only decode: put taesd_encoder.safetensors beside taesd_decoder.safetensors, or "
-                            "take another VAE")
+            raise UserError("this TAESD can only decode: put taesd_encoder.safetensors beside taesd_decoder.safetensors, "
+                            "or take another VAE")
         encoded = tiled(self.encoder, (images + 1) / 2, self.tile, self.tile and self.tile // self.config.reduction)
         return encoded * self.config.scaling_factor
 

@@ -62,7 +62,8 @@ def choose(config, width, height, mode="auto"):
     """
     if mode not in MODES:
         near = difflib.get_close_matches(str(mode), MODES, n=1)
-        raise UserError(f"vae_tiling is {mode!r}: {f'did you mean {near[0]}? K' if near else 'k'}nown are {', '.join(MODES)}")
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UserError(f"vae_tiling is {mode!r}: {hint}known are {', '.join(MODES)}")
     step = 4 * config.reduction
     tile = max(step, config.sample_size // step * step)
     if mode == "auto":

@@ -1,4 +1,4 @@
-"""TAESD and replacement VAEs against diffusers; every way in which their files are named; tiles against diffusers' own."""
+"""TAESD and replacement VAEs against diffusers, in every way in which files are named; tiles against diffusers' own."""
 import json
 import tracemalloc
 
@@ -87,7 +87,8 @@ def compare(what, ours, theirs, pixels=(40, 24), part="replacement VAE"):
     images = np.tanh(random(1, *pixels, 3))
     latents = random(1, pixels[0] // f, pixels[1] // f, 4, seed=1)
     if isinstance(theirs, TorchAutoencoderTiny):
-        found, expected = ours.latents(images), theirs.encode(channels_first(images)).latents * theirs.config.scaling_factor
+        found = ours.latents(images)
+        expected = theirs.encode(channels_first(images)).latents * theirs.config.scaling_factor
     else:
         found, expected = ours.encode(images)[0], theirs.encode(channels_first(images)).latent_dist.mean
     agree(part, f"{what}, encoding", found, channels_last(expected), 1e-4, relative=True)
@@ -156,8 +157,9 @@ def named(request, vae, tmp_path):
     if request.param != "diffusers file":
         spell = spelling("vae", VAEConfig.from_dict(dict(vae.config)), ())
         cut = "first_stage_model." if request.param == "original" else ""
-        tensors = {spell(name).removeprefix(cut): tensor[:, :, None, None] if ".attentions." in name and tensor.ndim == 2
-                   else tensor for name, tensor in tensors.items()}
+        matrices = [name for name, tensor in tensors.items() if ".attentions." in name and tensor.ndim == 2]
+        tensors = {spell(name).removeprefix(cut): tensor[:, :, None, None] if name in matrices else tensor
+                   for name, tensor in tensors.items()}
         tensors |= {"loss.logvar": torch.zeros(1)} if cut else {"model.diffusion_model.out.0.weight": torch.zeros(1)}
     save_file(tensors, tmp_path / "vae.safetensors")
     return tmp_path / "vae.safetensors"
@@ -184,13 +186,15 @@ def test_a_pipeline_encodes_and_decodes_with_its_replacement(model_folder, tmp_p
     start = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 32, 3), dtype=np.uint8))
     pipeline = StableDiffusionImg2ImgPipeline(
         theirs, CLIPTextModel.from_pretrained(model_folder / "text_encoder"),
-        CLIPTokenizer.from_pretrained(model_folder / "tokenizer"), UNet2DConditionModel.from_pretrained(model_folder / "unet"),
+        CLIPTokenizer.from_pretrained(model_folder / "tokenizer"),
+        UNet2DConditionModel.from_pretrained(model_folder / "unet"),
         DDIMScheduler.from_config(folders.SCHEDULER), None, None, requires_safety_checker=False)
     pipeline.set_progress_bar_config(disable=True)
-    expected = pipeline("a red apple", image=start, strength=0.5, num_inference_steps=4, guidance_scale=3.0, output_type="np",
-                        generator=torch.Generator().manual_seed(1)).images[0]
+    expected = pipeline("a red apple", image=start, strength=0.5, num_inference_steps=4, guidance_scale=3.0,
+                        output_type="np", generator=torch.Generator().manual_seed(1)).images[0]
     image, = npdiffusion.load(str(model_folder), vae=str(tmp_path)).generate(
-        "a red apple", init_image=start, strength=0.5, steps=4, guidance_scale=3.0, sampler="ddim", seed=1, width=32, height=16)
+        "a red apple", init_image=start, strength=0.5, steps=4, guidance_scale=3.0, sampler="ddim", seed=1, width=32,
+        height=16)
     agree("TAESD", "image to image", np.asarray(image), (255 * expected).round(), 1)
 
 
@@ -220,9 +224,9 @@ def test_a_vae_of_another_family_is_refused(model_folder, tmp_path):
     (lambda path: path / "nothing.safetensors", "nothing.safetensors: no such file or folder (a VAE was expected)"),
     (lambda path: path, "no VAE in this folder, neither config.json nor taesd_encoder"),
     (lambda path: written(path, {"lora_unet.lora_up.weight": torch.zeros(2)}), "not a VAE; its tensors are lora_unet"),
-    (lambda path: written(path, {"encoder.down.0.block.0.conv1.weight": torch.zeros(2)}), "not those of a known VAE (at "),
+    (lambda path: written(path, {"encoder.down.0.block.0.conv1.weight": torch.zeros(2)}), "those of a known VAE (at "),
     (lambda path: written(path, {"decoder.layers.x.weight": torch.zeros(2)}), "not those of a known VAE (at "),
-    (lambda path: written(path, {"1.conv.0.weight": torch.zeros(2), "0.weight": torch.zeros(2)}), "taesd_decoder.safetensors"),
+    (lambda path: written(path, {"1.conv.0.weight": torch.zeros(2), "0.weight": torch.zeros(2)}), "taesd_decoder.safe"),
     (lambda path: written(path, {"3.conv.0.weight": torch.zeros(2), "9" * 40 + ".weight": torch.zeros(2)}), "(at "),
 ], ids=["missing", "empty folder", "LoRA", "cut off", "no number", "encoder alone", "large number"])
 def test_a_file_that_is_no_vae_is_named(make, told, tmp_path):
@@ -234,7 +238,8 @@ def written(folder, tensors):
     return folder / "file.safetensors"
 
 
-@pytest.mark.parametrize("settings", [dict(act_fn="silu"), dict(num_decoder_blocks=[1, 1]), dict(upsampling_scaling_factor=4),
+@pytest.mark.parametrize("settings", [dict(act_fn="silu"), dict(num_decoder_blocks=[1, 1]),
+                                      dict(upsampling_scaling_factor=4),
                                       dict(decoder_block_out_channels=[64, 32, 64, 64]), dict(latent_channels="4")])
 def test_settings_that_are_not_taesds_are_named(settings, taesd, tmp_path):
     taesd.save_pretrained(tmp_path)
@@ -278,7 +283,8 @@ def test_tiles_of_something_local_leave_no_seams():
 
 
 @pytest.mark.parametrize(("mode", "side", "available", "tile"), [
-    ("auto", 512, None, None), ("auto", 1024, None, 512), ("auto", 512, 5e8, 512), ("on", 512, None, 512), ("off", 4096, None, None)])
+    ("auto", 512, None, None), ("auto", 1024, None, 512), ("auto", 512, 5e8, 512), ("on", 512, None, 512),
+    ("off", 4096, None, None)])
 def test_tiles_are_chosen_where_one_piece_would_be_too_large(mode, side, available, tile, monkeypatch):
     monkeypatch.setattr(memory, "available", lambda: available)
     assert tiling.choose(VAEConfig(), side, side, mode) == tile
@@ -295,7 +301,8 @@ def test_a_pipeline_takes_pictures_in_tiles_as_diffusers_does(model_folder):
     theirs = TorchAutoencoderKL.from_pretrained(model_folder / "vae").eval()
     theirs.enable_tiling()
     last = []
-    image, = pipeline.generate("a", **options, vae_tiling="on", callback=lambda step, steps, latents: last.append(latents))
+    image, = pipeline.generate("a", **options, vae_tiling="on",
+                               callback=lambda step, steps, latents: last.append(latents))
     whole, = pipeline.generate("a", **options)
     with torch.no_grad():
         expected = theirs.decode(channels_first(last[-1]) / theirs.config.scaling_factor).sample

@@ -10,8 +10,8 @@ import pytest
 import torch
 from diffusers.models.attention_processor import Attention
 
-from bench import models, network, operations, peak, peers, results, turns, work
-from npdiffusion import kernels
+from bench import models, network, operations, peak, peers, results, turns
+from npdiffusion import kernels, work
 from npdiffusion.config import UNetConfig, VAEConfig
 
 TINY_UNET = UNetConfig(block_out_channels=(32, 64), cross_attention=(True, False), heads=(4, 4), layers_per_block=1,

@@ -83,7 +83,7 @@ def test_defaults_are_those_of_the_model(pipeline):
     assert asked == dict(prompt=PROMPT, negative_prompt="", steps=50, guidance_scale=4.0, sampler="pndm",
                          schedule="discrete", seed=7, width=128, height=128, init_image=None, strength=None,
                          rng="torch", vae_tiling="auto", preview=None, clip_skip=None, prompt_syntax="a1111")
-    assert pipeline.loaded == [((None,), dict(dtype="float32", threads=machine.physical_cores(), tokenizer=None,
+    assert pipeline.loaded == [((None,), dict(dtype=None, threads=machine.physical_cores(), tokenizer=None,
                                               lora_dir=None, vae=None, embedding_dir=None))]
 
 

@@ -48,7 +48,8 @@ def test_previews_show_what_diffusers_calls_the_original_sample(name, scheduler,
     for t, _ in zip(theirs.timesteps, plan.sample(denoise, plan.start(noise, None), None)):
         predicted = torch.tanh(theirs.scale_model_input(x, t)) * (t / 1000)
         step = theirs.step(predicted.float(), t, x)
-        agree("preview", f"x̂₀ of {name}", denoise.denoised, channels_last(step.pred_original_sample), 1e-5, relative=True)
+        expected = channels_last(step.pred_original_sample)
+        agree("preview", f"x̂₀ of {name}", denoise.denoised, expected, 1e-5, relative=True)
         x = step.prev_sample
 
 
@@ -110,11 +111,13 @@ def test_the_file_of_a_preview_is_never_half_written(tmp_path, monkeypatch):
     monkeypatch.setattr(Image.Image, "save", fail)
     with pytest.raises(UserError, match="now.png: the picture can't be written"):
         images.replace_png(Image.new("RGB", (8, 8)), path)
-    assert Image.open(path).getpixel((0, 0)) == (0, 0, 255) and [file.name for file in tmp_path.iterdir()] == ["now.png"]
+    assert Image.open(path).getpixel((0, 0)) == (0, 0, 255)
+    assert [file.name for file in tmp_path.iterdir()] == ["now.png"]
 
 
 @pytest.mark.parametrize(("options", "told"), [
-    (dict(kind="liner"), "preview is 'liner': did you mean linear?"), (dict(kind="linear", every=0), "preview_every is 0")])
+    (dict(kind="liner"), "preview is 'liner': did you mean linear?"),
+    (dict(kind="linear", every=0), "preview_every is 0")])
 def test_previews_that_make_no_sense_are_refused(options, told):
     with pytest.raises(UserError, match=told):
         Previews(vae=LinearVAE(), **options)

@@ -122,16 +122,31 @@ def check_words(pictures, embedding_dir):
 
 def load(options, backend, threads):
     """The pipeline, kernels compiled → pipeline, {stage: seconds}"""
-    say(f"loading {options.model or 'the embedded model'}, {backend} backend, {precision(options.dtype)}, "
+    weights = f"within {options.max_memory}" if options.max_memory else precision(options.dtype or "float32")
+    say(f"loading {options.model or 'the embedded model'}, {backend} backend, {weights}, "
         f"{threads} thread{'s' * (threads > 1)}")
     start = time.perf_counter()
     pipeline = npdiffusion.load(find_model(options), dtype=options.dtype, threads=threads, tokenizer=options.tokenizer,
-                                lora_dir=options.lora_dir, vae=options.vae, embedding_dir=options.embedding_dir)
+                                lora_dir=options.lora_dir, vae=options.vae, embedding_dir=options.embedding_dir,
+                                **budget_settings(options))
     loaded = time.perf_counter()
     seconds = {"loading": loaded - start}
-    if backend == "numba" and compile_kernels(options.dtype):
+    budget = pipeline.budget if options.max_memory else None
+    if backend == "numba" and compile_kernels(budget.dtype if budget else options.dtype or "float32"):
         seconds["compiling"] = time.perf_counter() - loaded
+    if budget:
+        budget.measure(pipeline.unet, pipeline.vae.config.reduction)
+        say(budget)
     return pipeline, seconds
+
+
+def budget_settings(options):
+    """The arguments of `load` that --max-memory leads to: the largest picture matters."""
+    if options.max_memory is None:
+        return {}
+    sides = [(picture.width, picture.height) for picture in options.pictures if picture.width and picture.height]
+    size = max(sides, key=lambda side: side[0] * side[1], default=None)
+    return {"max_memory": options.max_memory, "size": size}
 
 
 def find_model(options):

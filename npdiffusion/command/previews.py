@@ -12,7 +12,7 @@ TAESD = "madebyollin/taesd"
 
 
 def find_previews(options, folder):
-    """TAESD as an empty `loading.Part`, or None where no other than --vae is asked for; UserError for what can't be had.
+    """TAESD as an empty `loading.Part`, or None where previews don't need it; UserError for what can't be had.
 
     The paths of the options are completed; folder: where pictures go
     """
@@ -32,8 +32,8 @@ def find_previews(options, folder):
         return None
     found = options.taesd or (None if options.vae else hub.cached(TAESD) and TAESD)
     if found is None and options.vae is None:
-        raise UserError(f"--preview taesd: TAESD is not in Hugging Face's cache; name its file with --taesd, or download it "
-                        f"with --taesd {TAESD}")
+        raise UserError("--preview taesd: TAESD is not in Hugging Face's cache; name its file with --taesd, or download "
+                        f"it with --taesd {TAESD}")
     return tiny(found or options.vae)
 
 

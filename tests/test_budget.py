@@ -1,0 +1,179 @@
+"""--max-memory: what is chosen for which amount, weights that are read when used, and how right the estimates are."""
+import gc
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import npdiffusion
+from npdiffusion import budget, checkpoint, cli, kernels, layers, loading, memory, parameters
+from npdiffusion.config import UNetConfig
+from npdiffusion.errors import UserError
+from npdiffusion.kernels import threads
+from npdiffusion.sharing import Context
+from npdiffusion.streaming import OnDisk, keep
+from npdiffusion.unet import UNet2DConditionModel
+from tests import folders, loras
+
+EMBEDDED = 61e6        # bytes of its weights in float32; feature maps of a picture take 13e6
+
+
+@pytest.fixture(autouse=True)
+def on_one_thread(monkeypatch):
+    monkeypatch.setattr(threads, "_count", 1)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(folders.write_model(tmp_path_factory.mktemp("model") / "model", folders.torch_models()))
+
+
+def on_disk(model):
+    """How many weights of a model are not in memory."""
+    return sum(isinstance(vars(each).get("weight"), OnDisk) for _, each in parameters.modules(model))
+
+
+# ---- amounts
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("4GB", 4e9), ("1.5 gb", 1.5e9), ("900MiB", 900 * 2**20), ("2g", 2e9), (3e9, 3e9)])
+def test_amounts_are_read(text, expected):
+    assert budget.amount(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "much", "4 TB", "-1GB", "0GB", 0, -5, True, "1e9", None, "9" * 30])
+def test_what_is_no_amount_is_refused(text):
+    with pytest.raises(UserError, match="an amount like 4GB or 900MB is needed"):
+        budget.amount(text)
+
+
+# ---- choices
+
+@pytest.mark.parametrize(("room", "dtype", "expected"), [
+    (1.3, None, ("float32", 0)), (0.75, None, ("bfloat16", 0)), (0.6, None, ("bfloat16", 1)),
+    (0.75, "float32", ("float32", 1))])
+def test_the_choice_follows_the_amount(room, dtype, expected):
+    limit = budget.RUNTIME + room * EMBEDDED
+    pipeline = npdiffusion.load(max_memory=limit, dtype=dtype)
+    assert (pipeline.budget.dtype, on_disk(pipeline.unet) > 0) == expected
+    kept = [layer.weight.nbytes for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder)
+            for _, layer in parameters.modules(part) if hasattr(vars(layer).get("weight"), "nbytes")]
+    assert sum(kept) <= limit - budget.RUNTIME
+
+
+def test_tiles_come_last_and_are_as_large_as_fits():
+    pipeline = npdiffusion.load()
+    assert list(budget.tiles(pipeline.vae.config, 512, 512, "off")) == [None]
+    assert list(budget.tiles(pipeline.vae.config, 256, 192, "auto")) == [None, 224, 192, 160, 128]
+    chosen = budget.Budget(budget.RUNTIME + 30e6, "bfloat16", 512, 512, kept=0)
+    tile = chosen.choose(pipeline.vae.config, 512, 512)
+    assert memory.picture(pipeline.vae.config, 512, 512, tile) <= 30e6
+    assert memory.picture(pipeline.vae.config, 512, 512, tile + 32) > 30e6
+
+
+def test_too_little_is_refused_at_once_with_what_is_needed(capsys, monkeypatch):
+    monkeypatch.setattr(loading.Part, "fill", None)                        # would raise TypeError
+    assert cli.main(["a red apple", "--max-memory", "150MB"]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("npdiffusion: error: max_memory is 0.15 GB: too little for 128×128 pixels, which need at "
+                           "least 0.2")
+
+
+def test_a_picture_larger_than_planned_is_refused_before_it_is_begun():
+    pipeline = npdiffusion.load(max_memory=budget.RUNTIME + 1.3 * EMBEDDED)
+    with pytest.raises(UserError, match=r"1 × 1024×1024 pixels: need about .* but max_memory is 0.27 GB"):
+        pipeline.generate("a", steps=1, seed=0, width=1024, height=1024)
+
+
+def test_the_numpy_backend_has_no_budget(monkeypatch):
+    monkeypatch.setattr(kernels, "_chosen", "numpy")
+    with pytest.raises(UserError, match="max_memory: the numpy backend"):
+        npdiffusion.load(max_memory="4GB")
+
+
+def test_the_largest_weights_are_kept():
+    assert keep({"a": 5, "b": 3, "c": 9, "d": 1}, 11) == ({"c", "d"}, 10)
+
+
+# ---- results
+
+@pytest.mark.parametrize("dtype", kernels.DTYPES)
+def test_pictures_are_the_same_bit_for_bit_with_weights_on_disk(model, dtype, monkeypatch):
+    monkeypatch.setattr(parameters, "SMALLEST_ON_DISK", 1000)
+    options = dict(steps=2, seed=1, width=32, height=32)
+    whole = npdiffusion.load(model, dtype=dtype)
+    streamed = npdiffusion.load(model, dtype=dtype, max_memory=budget.RUNTIME + 2.2e6, size=(32, 32))
+    counts = [on_disk(getattr(streamed, part)) for part in ("unet", "vae", "text_encoder")]
+    assert streamed.budget.dtype == dtype and min(counts) > 0
+    a, b = whole.generate("a red apple", **options)[0], streamed.generate("a red apple", **options)[0]
+    assert np.array_equal(np.asarray(a), np.asarray(b))
+    ids = np.arange(77)[None]
+    assert np.array_equal(whole.text_encoder(ids), streamed.text_encoder(ids))
+
+
+def test_a_lora_acts_on_weights_on_disk_and_can_be_taken_out(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(parameters, "SMALLEST_ON_DISK", 1000)
+    save_file(loras.kohya(loras.pairs(folders.torch_models())), tmp_path / "ink.safetensors")
+    options = dict(steps=1, seed=1, width=16, height=16)
+    found = []
+    for settings in {}, {"max_memory": budget.RUNTIME + 2.2e6}:
+        pipeline = npdiffusion.load(model, dtype="bfloat16", **settings)
+        before = pipeline.generate("a", **options)[0]
+        pipeline.load_lora_weights(tmp_path / "ink.safetensors")
+        with_lora = pipeline.generate("a", **options)[0]
+        pipeline.unload_lora_weights()
+        assert np.array_equal(np.asarray(pipeline.generate("a", **options)[0]), np.asarray(before))
+        found.append(np.asarray(with_lora))
+    assert on_disk(pipeline.unet) > 0 and not np.array_equal(found[0], np.asarray(before))
+    assert np.array_equal(*found)
+
+
+def test_both_backends_read_a_weight_that_is_on_disk(each_backend, tmp_path):
+    values = np.random.default_rng(0).standard_normal((24, 32), dtype=np.float32)
+    save_file({"w": torch.from_numpy(values).half()}, tmp_path / "w.safetensors")
+    tensor = checkpoint.read_file(tmp_path / "w.safetensors")["w"]
+    linear, x = layers.Linear(32, 24), np.ones((3, 32), np.float32)
+    linear.weight = OnDisk(tensor, (24, 32), "file", "w")
+    linear.prepare("float32")
+    np.testing.assert_allclose(linear(x), x @ values.astype(np.float16).astype(np.float32).T, rtol=1e-5, atol=1e-5)
+    table = layers.Embedding(24, 32)
+    table.weight = OnDisk(tensor, (24, 32), "file", "w")
+    assert np.array_equal(table(np.array([3, 5])), values[[3, 5]].astype(np.float16).astype(np.float32))
+
+
+def test_a_weight_on_disk_that_is_not_finite_is_named(tmp_path):
+    save_file({"w": torch.full((4, 4), torch.inf)}, tmp_path / "w.safetensors")
+    weight = OnDisk(checkpoint.read_file(tmp_path / "w.safetensors")["w"], (4, 4), "file", "w")
+    with pytest.raises(UserError, match="file: w holds values that are not finite"):
+        weight.read()
+
+
+def test_the_command_tells_what_was_chosen_and_how_long_a_step_takes(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    amount = f"{(budget.RUNTIME + 25e6) / 1e9:.3f}GB"
+    assert cli.main(["a red apple", "--steps", "2", "-s", "1", "--max-memory", amount]) == 0
+    told = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("memory 0.21 GB: "))
+    assert "bfloat16 weights, 0.01 GB of the UNet's read from disk in each step, about" in told
+
+
+# ---- estimates
+
+@pytest.mark.parametrize(("images", "height", "width"), [(1, 32, 32), (2, 48, 40)])
+def test_feature_maps_of_the_unet_are_as_estimated(images, height, width):
+    config = UNetConfig(block_out_channels=(32, 64, 128, 128), norm_num_groups=8, cross_attention_dim=76,
+                        heads=(2,) * 4)
+    unet = UNet2DConditionModel(config)
+    for _, owner, attribute in parameters.walk(unet):
+        if parameters.is_packed(owner, attribute):
+            owner.prepare("float32")
+    latents, context = np.zeros((1, height, width, 4), np.float32), Context(np.zeros((images, 77, 76), np.float32))
+    unet(latents, 5.0, context)                                            # kernels get their working memory
+    gc.collect()
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    unet(latents, 5.0, context)
+    peak = tracemalloc.get_traced_memory()[1] - before
+    tracemalloc.stop()
+    assert peak == pytest.approx(memory.step(config, width, height, images), rel=0.15)
