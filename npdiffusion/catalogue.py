@@ -84,7 +84,7 @@ def walk(folder, deepest):
 
 
 def find(name, folder=None):
-    """The path or id of the model of that name, or None; the folders before it may be missing, and .safetensors behind."""
+    """The path or id of the model of that name, or None; folders before it may be missing, or .safetensors behind."""
     here = local(folder)
     known, name = here | cached(), name.removesuffix(".safetensors")
     same = [name] if name in known else [other for other in known if other.split("/")[-1] == name]

@@ -55,7 +55,7 @@ SETTINGS = (                          # in the order in which they are written
     Setting("vae", "VAE"),
     Setting("hires_strength", "Denoising strength"),        # only one of the two, since hires fix has no picture to
     Setting("strength", "Denoising strength"),              # start from; read as this one at first
-    Setting("invert_mask", "Mask mode", {True: "Inpaint not masked"}),
+    Setting("invert_mask", "Mask mode", {True: "Inpaint not masked", False: "Inpaint masked"}),
     Setting("mask_blur", "Mask blur"),
     Setting("inpaint_area", "Inpaint area"),                # follows from the next
     Setting("padding_mask_crop", "Masked area padding"),
@@ -72,7 +72,7 @@ SETTINGS = (                          # in the order in which they are written
     Setting("guidance_rescale", "CFG rescale"),
     Setting("timestep_spacing", "Timestep spacing"),
     Setting("prediction_type", "Prediction type"),
-    Setting("rescale_betas_zero_snr", "Noise Schedule", {True: "Zero Terminal SNR"}),
+    Setting("rescale_betas_zero_snr", "Noise Schedule", {True: "Zero Terminal SNR", False: "Default"}),
 )
 WITHOUT_INFLUENCE = ("Version", "Model hash", "VAE hash", "Lora hashes", "TI hashes", "Init image hash", "Batch size",
                      "Batch pos", "User", "Guidance", "Unet", "TE", "Template", "Negative Template")

@@ -2,7 +2,7 @@
 
     PNG: 8 bytes of signature, then chunks: length (4 bytes, big-endian), type (4), data, CRC-32 of type and data
     tEXt  key \\0 Latin-1                     zTXt  key \\0 \\0 deflated Latin-1
-    iTXt  key \\0 deflated? \\0 language \\0 translated key \\0 UTF-8, perhaps deflated               (PNG, section 11.3)
+    iTXt  key \\0 deflated? \\0 language \\0 translated key \\0 UTF-8, perhaps deflated   (PNG, section 11.3)
 
 A file is untrusted: no more than LONGEST_TEXT is read or inflated, and pixels are not looked at.
 """

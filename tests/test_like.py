@@ -88,6 +88,22 @@ def test_the_uniform_schedule_of_others_is_evenly_spaced_unless_another_sampler_
     assert "timestep_spacing" not in asked(pipeline, "--like", "in.png", "--sampler", "ddim")
 
 
+def test_switches_that_are_off_are_read_as_such(pipeline, capsys):
+    written("a cat\nSteps: 5, Sampler: Euler, Seed: 7, Noise Schedule: Default, Mask mode: Inpaint masked")
+    assert not asked(pipeline, "--like", "in.png").get("rescale_betas_zero_snr")
+    assert notes(capsys) == []
+
+
+def test_everything_at_once_comes_back(pipeline):
+    first = asked(pipeline, PROMPT, "-n", "b, c", "--steps", "9", "--sampler", "ddim", "--eta", "0.3", "--clip-skip", "2",
+                  "--cfg-scale", "3.3", "-s", "5", "--subseed", "6", "--subseed-strength", "0.25", "--rng", "a1111",
+                  "--guidance-rescale", "0.7", "--timestep-spacing", "trailing", "--prediction-type", "v_prediction",
+                  "--zero-terminal-snr", "--prompt-syntax", "plain", "--hires", "1.5", "--hires-steps", "4",
+                  "--hires-strength", "0.6", "--hires-upscaler", "lanczos", "-W", "64", "-H", "72", "-o", "out.png")
+    assert asked(pipeline, "--like", "out.png", "-o", "again.png") == first
+    assert read("again.png") == read("out.png")
+
+
 def test_a_schedule_that_the_sampler_does_not_take_is_left_out(pipeline):
     written("a cat\nSteps: 5, Sampler: DDIM, Schedule type: Karras, Seed: 7, RNG: CPU")
     assert asked(pipeline, "--like", "in.png")["schedule"] == "discrete"
