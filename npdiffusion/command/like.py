@@ -28,6 +28,7 @@ def read(path, parser, given):
                 notes[metadata.key_of(name)] = "there is no such option here"
             except argparse.ArgumentTypeError as error:
                 notes[metadata.key_of(name)] = error
+    found = {name: value for name, value in found.items() if value is not False}       # what isn't switched on
     check_models(found, given, notes)
     check_start(found, given, notes)
     check_schedule(found, given, pairs)
