@@ -4,8 +4,7 @@
     decode    the VAE's decoder on N latents
 
 Ours gets the N latents and remembers the prompts' keys and values, as `generate` does; the peers get a batch of 2 N, as
-diffusers' pipeline does. Operations are those of a direct algorithm on the batch of 2 N, for everyone. Freed memory
-stays with the process, as in `generate`; peers that allocate with malloc, torch for one, have the benefit of it too.
+diffusers' pipeline does. Operations are those of a direct algorithm on the batch of 2 N, for everyone.
 
 The memory of a system is what the process grew by while it was made and called for the first time; torch's has the
 weights besides, which were there before. The difference is to the first system's result, over its largest value.
@@ -15,7 +14,6 @@ import numpy as np
 from bench import models, peers, turns
 from npdiffusion import work
 from bench.peak import Peak
-from npdiffusion.allocator import memory_reused
 from npdiffusion.config import UNetConfig, VAEConfig
 from npdiffusion.sharing import Context
 
@@ -38,7 +36,6 @@ def run_decode(arguments, sizes=VAEConfig()):
     run("decode", arguments, sizes)
 
 
-@memory_reused()
 def run(what, arguments, sizes):
     threads = turns.set_threads(arguments.threads)
     turns.describe(f"{what} of {arguments.images} image{'s' * (arguments.images > 1)}", threads, arguments)

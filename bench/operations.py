@@ -11,7 +11,6 @@ from collections import defaultdict
 from bench import network, turns
 from bench.peak import Peak
 from npdiffusion import kernels
-from npdiffusion.allocator import memory_reused
 from npdiffusion.config import UNetConfig, VAEConfig
 
 
@@ -22,7 +21,6 @@ def add_arguments(parser):
     parser.set_defaults(against=[])
 
 
-@memory_reused()
 def run(arguments, sizes=None):
     """Time by operation of one of our steps, or decodings."""
     sizes = sizes or (UNetConfig() if arguments.of == "step" else VAEConfig())
