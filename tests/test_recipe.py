@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from npdiffusion.weights.recipe import judge, scenes, settings, subjects
+from npdiffusion.weights.recipe import captions, judge, scenes, settings, subjects
 
 STAND_INS = ("cat", "dog", "fox", "bear", "panda", "frog")
 
@@ -34,36 +34,59 @@ def sprites():
     return shapes
 
 
-def drawn(questions, sprites):
-    rng = np.random.default_rng(5)
-    return [scenes.draw(question, sprites, rng) for question in questions]
+def drawn(scene, sprites, seed=5):
+    return scenes.draw(scene, sprites, np.random.default_rng(seed))
 
 
 # The judge -----------------------------------------------------------------------------------------------------
 
-def test_judge_passes_real_scenes_of_every_size_and_place(sprites):
-    extras = [("", ""), ("small", "on the left"), ("big", ""), ("", "at the top")]
-    questions = [
-        scenes.Scene((name,), colour, *extra)
-        for name in STAND_INS for extra in extras for colour in ("blue", "white", "black")
-    ]
-    assert judge.marks(questions, drawn(questions, sprites), sprites).all()
+ONE_OF_EACH = [
+    scenes.Scene(("cat",), "blue"), scenes.Scene(("dog",), "white", "small", "left"), scenes.Scene(("fox",), "black", "big"),
+    scenes.Scene(("bear",), "gray", "", "bottom right"), scenes.Scene(("panda",), "pink", "small", "centre"),
+    scenes.Scene(("frog", "cat"), "yellow"), scenes.Scene(("bear",), "purple", count=2),
+    scenes.Scene(("fox",), "green", count=3), scenes.Scene(("cat",), "white", tint="blue"),
+    *(scenes.Scene(("panda",), scenery) for scenery in scenes.SCENERY),
+]
 
 
-def test_judge_fails_scenes_that_show_another_subject_on_another_ground(sprites):
-    shown = [scenes.Scene((name,), colour) for name in STAND_INS for colour in ("red", "green")]
-    asked = [scenes.Scene((name,), colour) for name in STAND_INS[1:] + STAND_INS[:1] for colour in ("gray", "yellow")]
-    assert not judge.marks(asked, drawn(shown, sprites), sprites).any()
+@pytest.mark.parametrize("scene", ONE_OF_EACH, ids=captions.caption)
+def test_judge_passes_a_real_scene(scene, sprites):
+    assert judge.Judge(sprites).marks(scene, drawn(scene, sprites)) == {
+        "subject": True, "ground": True, "size": True, "place": True}
+
+
+@pytest.mark.parametrize("shown, asked, wrong", [
+    (scenes.Scene(("cat",), "red"), scenes.Scene(("dog",), "red"), {"subject"}),
+    (scenes.Scene(("cat",), "red"), scenes.Scene(("cat",), "pink"), {"ground"}),
+    (scenes.Scene(("cat",), "night"), scenes.Scene(("cat",), "sunset"), {"ground"}),
+    (scenes.Scene(("cat",), "red", "small"), scenes.Scene(("cat",), "red", "big"), {"size"}),
+    (scenes.Scene(("cat",), "red", "", "left"), scenes.Scene(("cat",), "red", "", "right"), {"place"}),
+    (scenes.Scene(("cat",), "red", "", "top left"), scenes.Scene(("cat",), "red", "", "left"), {"place"}),
+    (scenes.Scene(("bear", "fox"), "white"), scenes.Scene(("bear", "dog"), "white"), {"subject"}),
+    (scenes.Scene(("fox",), "white", count=3), scenes.Scene(("fox",), "white", count=2), {"subject"}),
+    (scenes.Scene(("fox",), "white", tint="blue"), scenes.Scene(("fox",), "white", tint="green"), {"subject"}),
+    (scenes.Scene(("fox",), "white"), scenes.Scene(("fox",), "white", tint="green"), {"subject"}),
+], ids=lambda value: captions.caption(value) if isinstance(value, scenes.Scene) else None)
+def test_judge_sees_what_is_wrong(shown, asked, wrong, sprites):
+    marks = judge.Judge(sprites).marks(asked, drawn(shown, sprites))
+    assert {name for name, right in marks.items() if not right} == wrong
+
+
+def test_judge_finds_no_second_subject_in_half_of_one(sprites):
+    one, two = scenes.Scene(("cat",), "white", "big"), scenes.Scene(("cat",), "white", count=2)
+    assert not judge.Judge(sprites).marks(two, drawn(one, sprites))["subject"]
 
 
 def test_judge_sees_no_subject_in_an_empty_picture(sprites):
-    picture = np.full((settings.PIXELS, settings.PIXELS, 3), settings.PALETTE["pink"], np.uint8)
-    assert judge.look(picture, sprites) == (None, "pink")
+    marks = judge.Judge(sprites).marks(scenes.Scene(("cat",), "pink"), drawn(scenes.Scene((), "pink"), sprites))
+    assert marks == {"subject": False, "ground": True, "size": False, "place": False}
 
 
-def test_judge_looks_at_form_and_not_at_place_or_size(sprites):
-    small, big = (drawn([scenes.Scene(("fox",), "gray", size)], sprites)[0] for size in ("small", "big"))
-    assert judge.look(small, sprites) == judge.look(big, sprites) == ("fox", "gray")
+def test_a_night_without_stars_is_not_right(sprites):
+    picture = drawn(scenes.Scene(("cat",), "night"), sprites)
+    picture = np.where(judge.outline(picture.astype(float), judge.ground_of(picture))[..., None], picture,
+                       judge.ground_of(picture).astype(np.uint8))
+    assert not judge.Judge(sprites).marks(scenes.Scene(("cat",), "night"), picture)["ground"]
 
 
 def test_psnr_of_a_known_error_is_exact():
@@ -71,84 +94,131 @@ def test_psnr_of_a_known_error_is_exact():
     assert judge.psnr(a, a + 51) == pytest.approx(20 * np.log10(5))              # 255 / 51 = 5
 
 
-def test_exam_asks_for_held_out_pairs_only_and_for_each_before_repeating():
-    questions = judge.exam(10 ** 6)
-    pairs = [(q.subjects[0], q.background) for q in questions]
-    assert all(scenes.held_out(*pair) for pair in pairs)
-    assert len(questions) == 2 * len(set(pairs)) >= 240
-    assert set(pairs[:len(pairs) // 2]) == set(pairs)
+def test_exam_asks_500_questions_about_what_training_never_shows():
+    questions = judge.exam()
+    assert len(questions) == 500 and [question.seed for question in questions] == list(range(500))
+    kinds = {kind: [q.scene for q in questions if q.kind == kind] for kind in judge.QUESTIONS}
+    for kind in ("subject", "words", "count", "scenery"):
+        assert all(scenes.held_out(scene.subjects[0], scene.background) for scene in kinds[kind])
+    assert all(scenes.held_out(*sorted(scene.subjects)) for scene in kinds["two"])
+    assert all(scenes.held_out(scene.subjects[0], f"in {scene.tint}") for scene in kinds["tint"])
+    assert all(any(scenes.held_out(*words) for words in scenes.combinations(q.scene)) for q in questions)
+
+
+def test_a_part_of_the_exam_is_its_beginning():
+    whole, part = judge.exam(), judge.exam(0.1)
+    assert len(part) == 50 and set(part) < set(whole)
+
+
+def test_figures_count_what_each_kind_of_question_is_about():
+    questions = [judge.Question(kind, scenes.Scene(("cat",), "red"), "", 0) for kind in ("subject", "words", "words")]
+    right = dict(subject=True, ground=True, size=True, place=True)
+    figures = judge.figures_of(questions, [right | dict(subject=False), right | dict(place=False), right])
+    assert figures == {"background": 100.0, "subject": 0.0, "words": 50.0, "subject, words": 100.0}
 
 
 def test_judge_passes_the_fonts_own_scenes():
     if not Path(settings.FONT).exists():
         pytest.skip("needs the font of Debian's fonts-noto-color-emoji; the judge's logic is tested without it above")
     sprites = scenes.load_sprites()
-    questions = judge.exam(10 ** 6)[::12]
-    pictures = drawn(questions, sprites)
-    assert judge.marks(questions, pictures, sprites).all()
-    shifted = questions[3:] + questions[:3]
-    assert judge.marks(shifted, pictures, sprites)[:, 0].mean() < 0.1
+    questions = judge.exam(0.05)
+    marks = [judge.Judge(sprites).marks(question.scene, drawn(question.scene, sprites)) for question in questions]
+    assert np.mean([all(mark.values()) for mark in marks]) > 0.9
 
 
 # The data ------------------------------------------------------------------------------------------------------
 
-def test_training_scenes_never_show_a_held_out_pair():
+@pytest.fixture(scope="module")
+def sampled():
     rng = np.random.default_rng(0)
-    for _ in range(3000):
-        scene = scenes.sample_scene(rng)
-        assert not any(scenes.held_out(name, scene.background) for name in scene.subjects)
+    return [scenes.sample_scene(rng) for _ in range(6000)]
 
 
-def test_a_tenth_of_all_pairs_is_held_out():
-    share = np.mean([scenes.held_out(name, colour) for name in subjects.NAMES for colour in scenes.COLOURS])
+def test_training_scenes_never_show_a_held_out_combination(sampled):
+    assert not any(scenes.held_out(*words) for scene in sampled for words in scenes.combinations(scene))
+
+
+def test_a_tenth_of_all_combinations_is_held_out():
+    share = np.mean([scenes.held_out(name, ground) for name in subjects.NAMES for ground in scenes.GROUNDS])
+    assert 0.08 < share < 0.13
+    share = np.mean([scenes.held_out(a, b) for a in subjects.NAMES[:60] for b in subjects.NAMES[:60] if a < b])
     assert 0.08 < share < 0.13
 
 
-def test_every_subject_and_background_is_sampled():
-    rng = np.random.default_rng(1)
-    seen = [scenes.sample_scene(rng) for _ in range(6000)]
-    assert {name for scene in seen for name in scene.subjects} == set(subjects.NAMES)
-    assert {scene.background for scene in seen} == set(scenes.COLOURS)
+def test_everything_is_sampled(sampled):
+    assert {name for scene in sampled for name in scene.subjects} == set(subjects.NAMES)
+    assert {scene.background for scene in sampled} == set(scenes.GROUNDS)
+    assert {scene.place for scene in sampled} == set(settings.OFFSET)
+    assert {scene.size for scene in sampled} == {"", "small", "big"}
+    assert {scene.count for scene in sampled} == {1, 2, 3}
+    assert {scene.tint for scene in sampled} == {"", *settings.TINTS}
 
 
-def test_there_are_at_least_100_subjects_with_unicode_names():
-    assert len(subjects.NAMES) == len(set(subjects.EMOJI.values())) >= 100
+def test_there_are_at_least_150_subjects_with_unicode_names():
+    assert len(subjects.NAMES) == len(set(subjects.EMOJI.values())) >= 150
     assert subjects.name_in_unicode("cat") == "cat face"
 
 
-@pytest.mark.parametrize("scene, text", [
-    (scenes.Scene(("red apple",), "blue"), "a red apple on a blue background"),
-    (scenes.Scene(("octopus",), "orange"), "an octopus on an orange background"),
-    (scenes.Scene(("unicorn",), "gray", "", "on the left"), "a unicorn on the left on a gray background"),
-    (scenes.Scene(("grapes",), "white", "small"), "small grapes on a white background"),
-    (scenes.Scene(("cat", "rocket"), "white"), "a cat and a rocket on a white background"),
-])
-def test_plain_caption(scene, text):
-    assert scenes.caption(scene) == text
+def test_natural_colours_are_those_of_subjects_and_are_not_shifted_to():
+    assert set(subjects.NATURAL_COLOURS) <= set(subjects.NAMES)
+    assert {colour for colours in subjects.NATURAL_COLOURS.values() for colour in colours} <= set(settings.PALETTE)
+    assert scenes.tints_of("banana") == ["red", "green", "blue", "purple", "pink"]
+    assert scenes.tints_of("rainbow") == []
 
 
-def test_every_wording_names_subjects_size_place_and_background():
-    rng = np.random.default_rng(2)
-    scene = scenes.Scene(("owl",), "brown", "small", "at the top")
-    wordings = {scenes.caption(scene, rng) for _ in range(200)}
-    assert len(wordings) == 5
-    assert all(word in wording for wording in wordings for word in ("small owl", "at the top", "brown"))
+def test_tinted_has_the_hue_of_the_tint_and_keeps_outline_and_white():
+    sprite = Image.new("RGBA", (60, 60))
+    pen = ImageDraw.Draw(sprite)
+    pen.ellipse((0, 0, 59, 59), fill=(250, 120, 0))
+    pen.ellipse((20, 20, 40, 40), fill=(255, 255, 255))
+    blue = scenes.tinted(sprite, "blue")
+    red, green, blueness, _ = blue.getpixel((30, 8))
+    assert blueness > green > red and blueness - red > 100
+    assert min(blue.getpixel((30, 30))[:3]) > 200
+    assert np.array_equal(blue.getchannel("A"), sprite.getchannel("A"))
 
 
 def test_same_generator_state_draws_the_same_scene(sprites):
-    scene = scenes.Scene(("cat",), "red", "big")
-    first, second = (scenes.draw(scene, sprites, np.random.default_rng(3)) for _ in range(2))
+    first, second = (drawn(scenes.Scene(("cat",), "night", "big"), sprites) for _ in range(2))
     assert first.shape == (settings.PIXELS, settings.PIXELS, 3) and first.dtype == np.uint8
     assert np.array_equal(first, second)
 
 
-def test_place_words_move_the_subject(sprites):
-    def centre(place):
-        picture = scenes.draw(scenes.Scene(("bear",), "black", "small", place), sprites, np.random.default_rng(4))
-        return np.argwhere((np.abs(picture - judge.ground_of(picture)) > judge.DIFFERS).any(axis=2)).mean(axis=0)
-    middle = centre("")
-    assert centre("on the left")[1] < middle[1] - 15 < middle[1] + 15 < centre("on the right")[1]
-    assert centre("at the top")[0] < middle[0] - 15 < middle[0] + 15 < centre("at the bottom")[0]
+# The captions --------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("scene, text", [
+    (scenes.Scene(("apple",), "blue"), "an apple on a blue background"),
+    (scenes.Scene(("apple",), "blue", tint="green"), "a green apple on a blue background"),
+    (scenes.Scene(("unicorn",), "gray", "", "left"), "a unicorn on the left on a gray background"),
+    (scenes.Scene(("grapes",), "white", "small", "top left"), "small grapes in the top left corner on a white background"),
+    (scenes.Scene(("cat", "rocket"), "white"), "a cat and a rocket on a white background"),
+    (scenes.Scene(("fox",), "meadow", count=2), "two foxes on a meadow"),
+    (scenes.Scene(("mouse",), "sea", count=3, tint="blue"), "three blue mice at sea"),
+    (scenes.Scene((), "night"), "a night sky with stars"),
+    (scenes.Scene((), "red"), "a red background"),
+])
+def test_plain_caption(scene, text):
+    assert captions.caption(scene) == text
+
+
+def test_whole_captions_vary_and_name_everything():
+    rng = np.random.default_rng(2)
+    scene = scenes.Scene(("owl",), "brown", "small", "top left", tint="blue")
+    wordings = {captions.caption(scene, rng, whole=True) for _ in range(200)}
+    assert len(wordings) > 50
+    for wording in wordings:
+        words = set(wording.replace(",", "").split())
+        assert {"blue", "owl", "brown", "left"} <= words and words & {"top", "upper"}
+        assert words & set(captions.SIZES["small"])
+
+
+def test_training_captions_sometimes_leave_the_ground_open_and_sometimes_hold_other_words(sampled):
+    rng = np.random.default_rng(3)
+    scene = scenes.Scene(("owl",), "brown")
+    wordings = [captions.caption(scene, rng) for _ in range(1000)]
+    assert 20 < sum("brown" not in wording for wording in wordings) < 150
+    usual = set(" ".join(captions.caption(scene, rng, whole=True) for scene in sampled[:500]).split())
+    assert usual & set(captions.FILLERS)
 
 
 # What is shipped agrees with the settings ----------------------------------------------------------------------
@@ -188,20 +258,25 @@ def test_orthogonalised_keeps_directions_and_evens_out_singular_values():
     torch = pytest.importorskip("torch")
     from npdiffusion.weights.recipe.muon import orthogonalised
     torch.manual_seed(0)
-    m = torch.randn(24, 60) * torch.logspace(-1, 1, 24)[:, None]
-    values = torch.linalg.svdvals(orthogonalised(m))
-    assert torch.linalg.svdvals(m).max() / torch.linalg.svdvals(m).min() > 50
-    assert 0.5 < values.min() and values.max() < 1.4
-    u, _, vh = torch.linalg.svd(m, full_matrices=False)
-    assert torch.trace(u.T @ orthogonalised(m) @ vh.T) > 0.8 * 24                # close to U Vᵀ
+    wide = torch.randn(24, 60) * torch.logspace(-1, 1, 24)[:, None]
+    matrices = [wide, torch.randn(40, 24), torch.randn(8, 9)]
+    assert torch.linalg.svdvals(wide).max() / torch.linalg.svdvals(wide).min() > 50
+    for m, found in zip(matrices, orthogonalised(matrices)):
+        values = torch.linalg.svdvals(found)
+        assert found.shape == m.shape and 0.5 < values.min() and values.max() < 1.4
+        u, _, vh = torch.linalg.svd(m, full_matrices=False)
+        assert torch.trace(u.T @ found @ vh.T) > 0.8 * min(m.shape)              # close to U Vᵀ
 
 
-def test_rate_warms_up_then_falls_to_zero_when_the_time_is_over():
+def test_rate_warms_up_stays_and_falls_to_zero_at_the_end_of_the_plan():
     pytest.importorskip("torch")
     from npdiffusion.weights.recipe.training import rate_at
-    assert rate_at(0.0, 9, 100) == pytest.approx(0.1)
-    assert rate_at(0.5, 1000, 100) == pytest.approx(0.5)
-    assert rate_at(1.0, 2000, 100) == rate_at(1.3, 2000, 100) == pytest.approx(0.0)
+    plan = dict(end=1000, fresh=0, warm_up=100, decay=200)
+    assert rate_at(9, **plan) == pytest.approx(0.1)
+    assert rate_at(99, **plan) == rate_at(800, **plan) == 1.0
+    assert rate_at(900, **plan) == pytest.approx(0.5)
+    assert rate_at(1000, **plan) == rate_at(1300, **plan) == pytest.approx(0.0)
+    assert rate_at(509, **plan | dict(fresh=500)) == pytest.approx(0.1)          # optimisers that begin anew warm up
 
 
 def test_averaged_weights_swap_in_and_out():
@@ -227,3 +302,30 @@ def test_state_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         training.save_atomically({"step": 2}, path)
     assert torch.load(path, weights_only=True) == {"step": 1}
+
+
+def test_training_goes_on_at_its_state_else_at_the_shipped_weights_else_at_the_beginning(tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import save_file
+
+    from npdiffusion.weights.recipe import training
+    monkeypatch.setattr(settings, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(settings, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(training, "PROGRESS", tmp_path / "progress.json")
+    (tmp_path / "unet").mkdir()
+    save_file({"weight": torch.full((2, 2), 7.0).half()}, tmp_path / "unet" / "x.safetensors")
+
+    def begun():
+        model = torch.nn.Linear(2, 2, bias=False)
+        model.weight.data[:] = 1
+        return training.begun("unet", dict(unet=model)), model
+
+    saved, model = begun()
+    assert saved["step"] == 0 and (model.weight == 1).all()
+    (tmp_path / "progress.json").write_text('{"unet": 30}')
+    saved, model = begun()
+    assert saved["step"] == saved["fresh"] == 30 and (model.weight == 7).all() and (saved["averaged"][0] == 7).all()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    training.save("unet", dict(unet=model), [optimizer], training.Averaged(model, 0.9), step=40, fresh=30)
+    saved, model = begun()
+    assert saved["step"] == 40 and saved["fresh"] == 30 and saved["optimizers"] and (model.weight == 7).all()

@@ -1,6 +1,6 @@
 """Write what was trained into weights/, in diffusers' layout and in float16.
 
-    python -m weights.recipe.export [--to FOLDER]       networks that have a state in runs/; the others' shapes alone
+    python -m weights.recipe.export [--to FOLDER]       averaged parameters of the states in runs/
 """
 
 import argparse
@@ -12,8 +12,9 @@ from diffusers import DDIMScheduler
 from safetensors.torch import save_file
 
 from . import settings
+from .encode import Bank
 from .models import new_text_encoder, new_unet, new_vae
-from .training import averaged_into, state
+from .training import PROGRESS, averaged_into, begun, state
 
 INDEX = {
     "_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.42.1", "requires_safety_checker": False,
@@ -25,30 +26,30 @@ INDEX = {
 }
 
 
-def write(model, folder, filename, trained):
+def write(folder, filename, model):
     save_config = getattr(model, "save_config", None) or model.config.save_pretrained        # diffusers, transformers
     save_config(folder)
-    if trained:
-        tensors = {key: value.half().contiguous() for key, value in model.state_dict().items()}
-        save_file(tensors, folder / filename, metadata={"format": "pt"})
-        (folder / filename).chmod(0o644)                    # the library leaves it readable to its owner alone
+    tensors = {key: value.half().contiguous() for key, value in model.state_dict().items()}
+    save_file(tensors, folder / filename, metadata={"format": "pt"})
+    (folder / filename).chmod(0o644)                        # the library leaves it readable to its owner alone
 
 
-def main():
+def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--to", type=Path, default=settings.WEIGHTS)
-    folder = parser.parse_args().to
-    vae_state, unet_state, latents = state("vae"), state("unet"), state("latents")
-    vae = new_vae(latents["scaling_factor"] if latents else 1.0)
+    folder = parser.parse_args(arguments).to
+    shipped = json.loads((settings.WEIGHTS / "vae" / "config.json").read_text())["scaling_factor"]
+    vae = new_vae(shipped if state("latents/000") is None else Bank.scaling_factor_of(state("latents/000")["latents"]))
     unet, text_encoder = new_unet(), new_text_encoder()
-    if vae_state:
-        averaged_into([vae], vae_state["averaged"])
-    if unet_state:
-        averaged_into([text_encoder, unet], unet_state["averaged"])
-    write(vae, folder / "vae", "diffusion_pytorch_model.safetensors", vae_state)
-    write(unet, folder / "unet", "diffusion_pytorch_model.safetensors", unet_state)
-    write(text_encoder, folder / "text_encoder", "model.safetensors", unet_state)
-    if folder != settings.WEIGHTS:
+    learnt_vae, learnt = begun("vae", dict(vae=vae)), begun("unet", dict(text_encoder=text_encoder, unet=unet))
+    averaged_into([vae], learnt_vae["averaged"])
+    averaged_into([text_encoder, unet], learnt["averaged"])
+    write(folder / "vae", "diffusion_pytorch_model.safetensors", vae)
+    write(folder / "unet", "diffusion_pytorch_model.safetensors", unet)
+    write(folder / "text_encoder", "model.safetensors", text_encoder)
+    if folder == settings.WEIGHTS:
+        PROGRESS.write_text(json.dumps(dict(vae=learnt_vae["step"], unet=learnt["step"])) + "\n")
+    else:
         shutil.copytree(settings.WEIGHTS / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)
     DDIMScheduler(**settings.SCHEDULER).save_config(folder / "scheduler")
     (folder / "model_index.json").write_text(json.dumps(INDEX, indent=2) + "\n")

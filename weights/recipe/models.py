@@ -1,5 +1,7 @@
 """The networks of the recipe, built from `settings`, and the token ids of a caption."""
 
+from functools import cache
+
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -18,8 +20,12 @@ def new_text_encoder():
     return CLIPTextModel(CLIPTextConfig(**settings.TEXT))
 
 
+@cache
+def tokenizer():
+    return CLIPTokenizer.from_pretrained(settings.WEIGHTS / "tokenizer")
+
+
 def token_ids(captions):
     """list of N texts → (N, 77) int64: start, the words, end, and ends up to 77"""
-    tokenizer = CLIPTokenizer.from_pretrained(settings.WEIGHTS / "tokenizer")
-    return tokenizer(list(captions), padding="max_length", max_length=settings.TOKENS, truncation=True,
-                     return_tensors="np").input_ids
+    return tokenizer()(list(captions), padding="max_length", max_length=settings.TOKENS, truncation=True,
+                       return_tensors="np").input_ids

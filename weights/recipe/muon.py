@@ -14,17 +14,26 @@ import torch
 A, B, C = 3.4445, -4.7750, 2.0315                           # a s + b s³ + c s⁵, repeated, brings 0 < s ≤ 1 close to 1
 
 
-def orthogonalised(m, steps=5):
-    """M = U Σ Vᵀ → about U Vᵀ     (rows, columns) float32, computed in bfloat16"""
-    x = m.bfloat16()
-    wide = x.shape[0] <= x.shape[1]
-    if not wide:
-        x = x.T
-    x = x / (x.norm() + 1e-7)
-    for _ in range(steps):
-        gram = x @ x.T
-        x = A * x + (B * gram + C * gram @ gram) @ x
-    return (x if wide else x.T).float()
+def orthogonalised(matrices, steps=5):
+    """M = U Σ Vᵀ → about U Vᵀ, for each of a list of matrices
+
+    A step multiplies X from the left by a polynomial of the Gram matrix X Xᵀ, and the Gram matrix from both sides. So
+    the steps run on the small Gram matrices, all of one size together, and their product meets X once.
+    """
+    wide = [m if m.shape[0] <= m.shape[1] else m.T for m in matrices]
+    wide = [x / (x.norm() + 1e-7) for x in wide]
+    out = list(wide)
+    for rows in {len(x) for x in wide}:
+        which = [i for i, x in enumerate(wide) if len(x) == rows]
+        gram = torch.stack([wide[i] @ wide[i].T for i in which])
+        identity = torch.eye(rows, device=gram.device)
+        product = identity
+        for _ in range(steps):
+            polynomial = A * identity + B * gram + C * gram @ gram
+            product, gram = polynomial @ product, polynomial @ gram @ polynomial
+        for i, left in zip(which, product):
+            out[i] = left @ wide[i]
+    return [x if x.shape == m.shape else x.T for x, m in zip(out, matrices)]
 
 
 class Muon(torch.optim.Optimizer):
@@ -36,20 +45,20 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self):
         for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
-                momentum.mul_(group["momentum"]).add_(p.grad)
-                ahead = p.grad + group["momentum"] * momentum                  # Nesterov
-                update = orthogonalised(ahead.reshape(len(p), -1))
-                rate = group["lr"] * 0.2 * max(update.shape) ** 0.5
-                p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update.view(p.shape), alpha=-rate)
+            learning = [p for p in group["params"] if p.grad is not None]
+            momenta = [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in learning]
+            torch._foreach_mul_(momenta, group["momentum"])
+            torch._foreach_add_(momenta, [p.grad for p in learning])
+            ahead = torch._foreach_add([p.grad for p in learning], momenta, alpha=group["momentum"])       # Nesterov
+            updates = orthogonalised([x.reshape(len(x), -1) for x in ahead])
+            torch._foreach_mul_(learning, 1 - group["lr"] * group["weight_decay"])
+            for p, update in zip(learning, updates):
+                p.add_(update.reshape(p.shape), alpha=-group["lr"] * 0.2 * max(update.shape) ** 0.5)
 
 
 def optimizers(model, rate, plain=()):
     """[Muon, AdamW] for a model: AdamW takes vectors and parameters whose name holds one of the words in `plain`."""
-    named = list(model.named_parameters())
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     matrices = [p for name, p in named if p.ndim >= 2 and not any(word in name for word in plain)]
     others = [p for name, p in named if p.ndim < 2 or any(word in name for word in plain)]
     return [Muon(matrices, rate), torch.optim.AdamW(others, rate, betas=(0.9, 0.95), weight_decay=0.0)]

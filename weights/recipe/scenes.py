@@ -1,13 +1,14 @@
-"""The data: scenes of emoji on a coloured ground, each with its caption, drawn from a random generator without end.
+"""The data: scenes of emoji on plain colours and simple scenery, drawn from a random generator without end.
 
-    sample_scene   what is said       who, how big, where, on which colour
-    caption        how it is said     one of a few wordings
-    draw           what is not said   exact shade, size and place                   → (128, 128, 3) uint8
+    sample_scene   what is said       who, how many, in which colour, how big, where, on what ground
+    draw           what is not said   exact shade, size and place, the horizon, each star      → (128, 128, 3) uint8
 
-One (subject, colour) pair in ten, chosen by a hash, is held out: no training scene has it, so that the judge can
-ask for what has never been seen.
+How a scene is put into words is told in `captions`. One combination in ten, chosen by a hash, is held out: a subject
+on a ground, two subjects together, a subject in another colour than its own. No training scene has it, so that the
+judge can ask for what has never been seen.
 """
 
+import colorsys
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,68 +17,78 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from . import settings
-from .subjects import EMOJI, NAMES
+from .subjects import EMOJI, NAMES, NATURAL_COLOURS
 
-COLOURS = tuple(settings.PALETTE)
+COLOURS, SCENERY = tuple(settings.PALETTE), tuple(settings.SCENERY)
+GROUNDS = COLOURS + SCENERY
 PLACES = tuple(place for place in settings.OFFSET if place)
-WITHOUT_ARTICLE = {"grapes", "cherries", "corn", "cheese", "lightning"}
+UNCOUNTED = {"grapes", "cherries", "corn", "cheese", "lightning", "fries", "popcorn", "broccoli", "scissors", "dice",
+             "fire", "coffee", "ice cream"}                 # nobody says "two corns"
 STRIKE = 109                                                # the one size at which the font holds bitmaps
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What a caption says: one subject, with a size and a place if they are told, or two from left to right."""
+    """What a caption says: no subject, two different ones from left to right, or one, and then how many of it, in
+    which colour if not its own, how big and where."""
     subjects: tuple
     background: str
     size: str = ""
     place: str = ""
+    count: int = 1
+    tint: str = ""
 
 
-def held_out(name, colour):
-    """True for the fixed tenth of all (subject, background) pairs that training never shows."""
-    return hashlib.sha256(f"{name} on {colour}".encode()).digest()[0] % 10 == 0
+def held_out(*words):
+    """True for the fixed tenth of all combinations (subject, ground), (subject, subject), (subject, "in " + tint)."""
+    return hashlib.sha256(" on ".join(words).encode()).digest()[0] % 10 == 0
+
+
+def combinations(scene):
+    """The combinations in a scene that might be held out."""
+    grounds = [(name, scene.background) for name in scene.subjects]
+    together = [tuple(sorted(scene.subjects))] if len(scene.subjects) == 2 else []
+    shifted = [(scene.subjects[0], f"in {scene.tint}")] if scene.tint else []
+    return grounds + together + shifted
+
+
+def tints_of(name):
+    """The colours a subject can be shifted to."""
+    return [tint for tint in settings.TINTS if name in NATURAL_COLOURS and tint not in NATURAL_COLOURS[name]]
 
 
 def sample_scene(rng):
-    """A training scene: one subject mostly, sometimes with a size or a place, sometimes two."""
+    """A training scene, with no combination that is held out."""
     while True:
-        subjects = tuple(rng.choice(NAMES, 2 if rng.random() < settings.TWO_SUBJECTS else 1, replace=False).tolist())
-        background = COLOURS[rng.integers(len(COLOURS))]
-        size = ("small", "big")[rng.integers(2)] if rng.random() < settings.SIZED else ""
-        place = PLACES[rng.integers(len(PLACES))] if rng.random() < settings.PLACED else ""
-        if any(held_out(name, background) for name in subjects):
-            continue
-        if len(subjects) == 2:
-            return Scene(subjects, background)
-        return Scene(subjects, background, size, "" if size == "big" else place)     # a big subject fills the picture
+        scene = any_scene(rng)
+        if not any(held_out(*words) for words in combinations(scene)):
+            return scene
 
 
-# Words ---------------------------------------------------------------------------------------------------------
-
-def with_article(words):
-    """"cat" → "a cat", "orange background" → "an orange background", "grapes" → "grapes"."""
-    if words.split()[-1] in WITHOUT_ARTICLE:
-        return words
-    vowel = words[0] in "aeio" or words.startswith("umbrella")                       # "a unicorn"
-    return f"{'an' if vowel else 'a'} {words}"
-
-
-def caption(scene, rng=None):
-    """The scene in words: the plain wording without a generator, one of several with one."""
-    wording = 0 if rng is None or rng.random() < 0.7 else rng.integers(1, 5)
-    named = [f"{scene.size} {name}".strip() for name in scene.subjects]
-    if len(named) == 2 and rng is not None and rng.random() < 0.5:
-        who = f"{with_article(named[0])} on the left and {with_article(named[1])} on the right"
+def any_scene(rng):
+    """Draws the same number of random values for every scene."""
+    shares = settings.SHARES
+    kind, scenery, tinted, sized, placed = rng.random(5)
+    ground, tint, size, place = rng.integers(2 ** 30, size=4)
+    first, second = rng.choice(NAMES, 2, replace=False).tolist()
+    grounds = SCENERY if scenery < shares["scenery"] else COLOURS
+    background = grounds[ground % len(grounds)]
+    for name in ("none", "pair", "two", "three"):
+        if (kind := kind - shares[name]) < 0:
+            break
     else:
-        who = " and ".join(map(with_article, named)) + f" {scene.place}".rstrip()
-    ground = with_article(f"{scene.background} background")
-    return (
-        f"{who} on {ground}",
-        f"{' and '.join(named)} {scene.place}".rstrip() + f" on {scene.background}",
-        f"{scene.background} background, {who}",
-        f"a picture of {who} on {ground}",
-        f"{who}, {scene.background} background",
-    )[wording]
+        name = "one"
+    if name == "none":
+        return Scene((), background)
+    if name == "pair":
+        return Scene((first, second), background)
+    tints = [tint for tint in tints_of(first) if tint != background]
+    tint = tints[tint % len(tints)] if tints and tinted < 2 * shares["tint"] else ""          # half can be tinted
+    if name in ("two", "three") and first not in UNCOUNTED:
+        return Scene((first,), background, count=2 if name == "two" else 3, tint=tint if sized < 0.3 else "")
+    size = ("small", "small", "big")[size % 3] if sized < shares["size"] else ""
+    place = PLACES[place % len(PLACES)] if placed < shares["place"] and size != "big" else ""  # big fills the picture
+    return Scene((first,), background, size, place, tint=tint)
 
 
 # Pictures ------------------------------------------------------------------------------------------------------
@@ -101,26 +112,60 @@ def scaled(sprite, longest):
     return sprite.resize([max(1, round(side * factor)) for side in sprite.size], Image.Resampling.LANCZOS)
 
 
+def tinted(sprite, tint):
+    """The sprite in another colour: every hue becomes the tint's; saturation and value are scaled, so that their
+    means, weighted by how coloured a pixel is, become the tint's too. White stays white and black black."""
+    hue, saturation, value = colorsys.rgb_to_hsv(*(c / 255 for c in settings.PALETTE[tint]))
+    hsv = np.asarray(sprite.convert("RGB").convert("HSV"), np.float64) / 255
+    s, v, alpha = hsv[..., 1], hsv[..., 2], np.asarray(sprite.getchannel("A")) > 127
+    weight = (s * v * alpha + 1e-9)
+    hsv[..., 0] = hue
+    hsv[..., 1] = (s * max(saturation, 0.55) * weight.sum() / (s * weight).sum()).clip(0, 1)
+    hsv[..., 2] = (v * value * weight.sum() / (v * weight).sum()).clip(0, 1)
+    out = Image.fromarray((hsv * 255).round().astype(np.uint8), "HSV").convert("RGBA")
+    out.putalpha(sprite.getchannel("A"))
+    return out
+
+
+def draw_ground(background, rng):
+    """→ RGB image: a plain colour, or a sky that grows lighter downwards, above a ground or full of stars"""
+    shade, side = rng.normal(0, settings.SHADE, 3), settings.PIXELS
+    horizon = int(rng.integers(*settings.HORIZON, endpoint=True))
+    if background in settings.PALETTE:
+        rows = np.tile(np.array(settings.PALETTE[background], np.float64), (side, 1))
+    else:
+        (top, low), ground = settings.SCENERY[background]
+        horizon = horizon if ground else side
+        down = np.linspace(0, 1, horizon)[:, None]
+        rows = (1 - down) * top + down * low
+        if ground:
+            rows = np.concatenate([rows, np.tile(np.array(ground, np.float64), (side - horizon, 1))])
+    picture = np.tile((rows + shade)[:, None], (1, side, 1)).round().clip(0, 255).astype(np.uint8)
+    if background == "night":
+        for x, y, light in rng.integers((2, 2, 190), (side - 3, side - 3, 255), (rng.integers(*settings.STARS), 3)):
+            picture[y:y + 2, x:x + 2] = light, light, light * 9 // 10
+    return Image.fromarray(picture)
+
+
 def draw(scene, sprites, rng):
     """→ (128, 128, 3) uint8"""
-    shade = np.array(settings.PALETTE[scene.background]) + rng.normal(0, settings.SHADE, 3)
-    picture = Image.new("RGB", (settings.PIXELS,) * 2, tuple(int(c) for c in shade.round().clip(0, 255)))
-    pair = len(scene.subjects) == 2
-    low, high = settings.LONGEST_SIDE["pair" if pair else scene.size]
-    offsets = [(-31, 0), (31, 0)] if pair else [settings.OFFSET[scene.place]]
-    for name, offset in zip(scene.subjects, offsets):
-        sprite = scaled(sprites[name], int(rng.integers(low, high + 1)))
+    picture = draw_ground(scene.background, rng)
+    names = scene.subjects * scene.count
+    low, high = settings.LONGEST_SIDE[scene.size if len(names) < 2 else "two" if len(names) == 2 else "three"]
+    offsets = ([settings.OFFSET[scene.place]], settings.TWO, settings.THREE)[max(0, len(names) - 1)]
+    for name, offset in zip(names, offsets):
+        whole = tinted(sprites[name], scene.tint) if scene.tint else sprites[name]
+        sprite = scaled(whole, int(rng.integers(low, high + 1)))
         wander = rng.integers(-settings.WANDER, settings.WANDER + 1, 2)
         corner = [
-            int(np.clip((settings.PIXELS - side) // 2 + shift + by, 4, settings.PIXELS - 4 - side))
+            int(np.clip((settings.PIXELS - side) // 2 + shift + by, settings.MARGIN, settings.PIXELS - settings.MARGIN - side))
             for side, shift, by in zip(sprite.size, offset, wander)
         ]
         picture.paste(sprite, corner, sprite)
     return np.asarray(picture)
 
 
-def scenes(sprites, rng):
-    """Training scenes without end: yields (caption, picture)."""
+def pictures(sprites, rng):
+    """Pictures of training scenes without end."""
     while True:
-        scene = sample_scene(rng)
-        yield caption(scene, rng), draw(scene, sprites, rng)
+        yield draw(sample_scene(rng), sprites, rng)

@@ -20,13 +20,27 @@ PALETTE = {
     "blue": (60, 110, 210), "purple": (140, 80, 180), "pink": (245, 160, 190), "brown": (130, 86, 56),
     "gray": (140, 140, 145), "white": (245, 245, 245), "black": (25, 25, 28),
 }
-SHADE = 4                                                   # standard deviation of a background's colour, of 255
-LONGEST_SIDE = {"small": (44, 50), "": (74, 82), "big": (102, 110), "pair": (52, 58)}      # of a sprite, in pixels
-OFFSET = {
-    "": (0, 0), "on the left": (-26, 0), "on the right": (26, 0), "at the top": (0, -26), "at the bottom": (0, 26),
+TINTS = ("red", "orange", "yellow", "green", "blue", "purple", "pink")       # colours that a subject can be shifted to
+SKY = (110, 180, 245), (190, 225, 250)                      # at the top of the picture, at the horizon
+SCENERY = {                                                 # sky, ground
+    "meadow": (SKY, (96, 170, 72)), "beach": (SKY, (238, 210, 144)), "sea": (SKY, (36, 98, 172)),
+    "snow": (((150, 165, 188), (198, 208, 222)), (246, 248, 250)),
+    "sunset": (((120, 70, 145), (250, 150, 75)), (66, 48, 62)),
+    "night": (((16, 20, 60), (42, 46, 104)), None),         # sky alone, with stars
 }
-WANDER = 4                                                  # pixels by which a sprite misses its place, at most
-TWO_SUBJECTS, SIZED, PLACED = 0.16, 0.25, 0.20              # shares of scenes
+HORIZON, STARS = (80, 92), (16, 24)                         # rows from the top; how many
+SHADE = 4                                                   # standard deviation of a background's colour, of 255
+LONGEST_SIDE = {"small": (44, 50), "": (74, 82), "big": (102, 110), "two": (48, 54), "three": (42, 48)}   # of a sprite
+OFFSET = {                                                  # from the middle, before the sprite is held in the picture
+    "": (0, 0), "left": (-36, 0), "right": (36, 0), "top": (0, -36), "bottom": (0, 36), "centre": (0, 0),
+    "top left": (-36, -36), "top right": (36, -36), "bottom left": (-36, 36), "bottom right": (36, 36),
+}
+TWO, THREE = ((-31, 0), (31, 0)), ((0, -29), (-31, 29), (31, 29))            # offsets of several sprites
+WANDER, MARGIN = 3, 4                                       # pixels off its place; pixels kept free at the border
+SHARES = dict(                                              # of scenes: nothing, two of a kind, three, two different
+    none=0.02, two=0.07, three=0.07, pair=0.22,             # subjects; the rest show one subject
+    scenery=0.25, tint=0.30, size=0.40, place=0.40,         # of those with a background, with one subject
+)
 
 # The autoencoder -----------------------------------------------------------------------------------------------
 VAE = dict(
@@ -34,16 +48,18 @@ VAE = dict(
     down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=1,
     norm_num_groups=16,
 )
-VAE_TRAINING = dict(minutes=29, batch=16, crop=64, rate=2e-3, warm_up=100, averaging=0.999, kl=1e-4)
+VAE_TRAINING = dict(
+    steps=1700, decoder_steps=3000, batch=16, crop=64, rate=1.3e-3, warm_up=50, averaging=0.998, kl=1e-4, squared=6.0,
+)
 
 # The vocabulary, the text encoder and the UNet -----------------------------------------------------------------
-MERGES = 900                                                # vocabulary: 2 · 256 bytes, the merges, 2 special words
+MERGES = 1500                                               # vocabulary: 2 · 256 bytes, the merges, 2 special words
 VOCABULARY_SIZE = 2 * 256 + MERGES + 2
 START, END = VOCABULARY_SIZE - 2, VOCABULARY_SIZE - 1
 TOKENS = 77
 
 TEXT = dict(
-    vocab_size=VOCABULARY_SIZE, hidden_size=160, intermediate_size=640, projection_dim=160, num_hidden_layers=2,
+    vocab_size=VOCABULARY_SIZE, hidden_size=160, intermediate_size=640, projection_dim=160, num_hidden_layers=4,
     num_attention_heads=4, max_position_embeddings=TOKENS, hidden_act="quick_gelu", bos_token_id=START,
     eos_token_id=END, pad_token_id=END,
 )
@@ -59,6 +75,9 @@ SCHEDULER = dict(                                           # Stable Diffusion v
     set_alpha_to_one=False, steps_offset=1, timestep_spacing="leading", prediction_type="v_prediction",
 )
 UNET_TRAINING = dict(
-    minutes=80, scenes=24_000, batch=64, rate=1.5e-3, warm_up=100, averaging=0.999, snr_cap=5.0, empty_captions=0.1,
+    # the rate falls towards the end of each leg, after which the averaged weights are worth shipping
+    legs=(2_200, 16_000), decay=600, batch=64, rate=1.2e-3, warm_up=100, averaging=0.999, snr_cap=5.0,
+    empty_captions=0.1,
+    first_scenes=8_000, scenes=64_000, more_every=250,      # 1,000 more scenes every so many steps
 )
 GUIDANCE = 4.0                                              # with which the figures and the sheet are made

@@ -3,22 +3,22 @@
     python -m weights.recipe.sheet             writes weights/samples.png
 """
 
-import argparse
-
 from PIL import Image, ImageDraw
 
 from . import settings
-from .judge import WITH
+from .judge import WITH, Question, arguments
 
 CAPTIONS = (
-    "a red apple on a blue background", "a cat on a green background", "a rocket on a black background",
-    "a penguin on a pink background", "a small fox on a yellow background", "a big octopus on a white background",
-    "a castle on a gray background", "a cactus on an orange background", "a ghost on the left on a purple background",
-    "a sunflower on the right on a blue background", "a pizza at the top on a green background",
-    "lightning on a black background",
-    "a cat and a rocket on a white background", "a dog on the left and a balloon on the right on a yellow background",
-    "a robot and an alien on a brown background", "a panda on red", "pink background, a big strawberry",
-    "a picture of a sailboat on a blue background",
+    "a red apple on a blue background", "a blue apple on a yellow background", "a cat on a green background",
+    "a purple cat on a meadow", "a rocket at night", "a penguin in the snow",
+    "a small fox in the top left corner on a yellow background", "a big octopus on a white background",
+    "a castle at sunset", "a cactus on an orange background", "a ghost on the left on a purple background",
+    "a sailboat at sea", "a cat and a rocket on a white background",
+    "a dog on the left and a balloon on the right on a yellow background", "a dinosaur and a unicorn on a meadow",
+    "two strawberries on a pink background", "three owls at night", "three blue hearts on a white background",
+    "panda on red", "green background, a small turtle at the bottom", "a crab on the beach",
+    "an oil painting of a lion, masterpiece, on a brown background", "a dragonish wobbly teapot on gray",
+    "a night sky with stars",
 )
 ACROSS, MARGIN, LABEL = 6, 6, 30
 
@@ -47,15 +47,12 @@ def sheet(captions, pictures):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--with", dest="library", choices=WITH, default="npdiffusion")
-    parser.add_argument("--model", default=settings.WEIGHTS)
-    parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--guidance", type=float, default=settings.GUIDANCE)
+    parser = arguments(__doc__)
     parser.add_argument("-o", "--output", default=settings.WEIGHTS / "samples.png")
     args = parser.parse_args()
-    artist = WITH[args.library](args.model, args.steps, args.guidance)
-    sheet(CAPTIONS, list(artist.generate(list(CAPTIONS), list(range(len(CAPTIONS)))))).save(args.output, optimize=True)
+    artist = WITH[args.library](args.model, args.steps, args.guidance, args.sampler)
+    questions = [Question("sample", None, text, seed) for seed, text in enumerate(CAPTIONS)]
+    sheet(CAPTIONS, list(artist.generate(questions))).save(args.output, optimize=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Train the text encoder and the UNet together, on latents z₀ that were encoded before.
+"""Train the text encoder and the UNet together, on latents z₀ from the bank.
 
     z_t = α_t z₀ + σ_t ε            α_t² = ᾱ_t,  σ_t² = 1 − ᾱ_t,  ε ~ N(0, 1)
     v   = α_t ε − σ_t z₀            what the UNet predicts (Salimans & Ho 2022, arXiv:2202.00512)
@@ -12,6 +12,7 @@ classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598).
 """
 
 import argparse
+import math
 
 import numpy as np
 import torch
@@ -19,22 +20,26 @@ from diffusers import DDIMScheduler
 from diffusers.models.attention_processor import AttnProcessor
 
 from . import settings
-from .encode import scene_of
+from .captions import caption
+from .encode import PIECE, Bank
 from .models import new_text_encoder, new_unet, token_ids
 from .muon import optimizers
-from .scenes import caption
-from .training import DEVICE, Averaged, Clock, half_precision, log, rate_at, save_atomically, set_rate, state
-
-STATE = settings.RUNS / "unet.pt"
-WORDINGS = 3                                                # captions kept ready for each scene
+from .training import DEVICE, Averaged, Clock, begun, half_precision, log, rate_at, save, set_rate
 
 
-def captions_of(scenes):
-    """→ (WORDINGS, N, 77) int16 token ids"""
-    rng = np.random.default_rng([settings.SEED, 5])
-    said = [scene_of(index)[0] for index in range(scenes)]
-    return torch.stack([torch.from_numpy(token_ids([caption(scene, rng) for scene in said]).astype(np.int16))
-                        for _ in range(WORDINGS)])
+def scenes_at(step):
+    """How many scenes the bank holds at a step."""
+    plan = settings.UNET_TRAINING
+    return min(plan["scenes"], plan["first_scenes"] + PIECE * (step // plan["more_every"]))
+
+
+def examples(bank, step):
+    """The batch of a step, which depends on the step alone.     → (N, 4, 16, 16) latents, (N, 77) token ids"""
+    plan = settings.UNET_TRAINING
+    rng = np.random.default_rng([settings.SEED, 5, step])
+    index = rng.integers(scenes_at(step), size=plan["batch"])
+    said = ["" if rng.random() < plan["empty_captions"] else caption(bank.scenes[i], rng) for i in index]
+    return bank.latents[torch.from_numpy(index)], torch.from_numpy(token_ids(said))
 
 
 def spread_timesteps(n, generator):
@@ -55,67 +60,58 @@ def loss_of(unet, text_encoder, z0, ids, t, noise, alphas_cumprod):
     return (weight * (predicted - v) ** 2).mean()
 
 
-def main():
+def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=settings.UNET_TRAINING["minutes"])
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so long, to be continued")
+    parser.add_argument("--font", default=settings.FONT)
     parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
     torch.manual_seed(settings.SEED)
-    plan, bank = settings.UNET_TRAINING, state("latents")
-    latents = bank["latents"].float() * bank["scaling_factor"]
-    ids, empty = captions_of(len(latents)), torch.from_numpy(token_ids([""]))
-    alphas_cumprod = DDIMScheduler(**settings.SCHEDULER).alphas_cumprod.to(DEVICE)
+    plan, clock = settings.UNET_TRAINING, Clock(args.minutes)
 
-    text_encoder, unet = new_text_encoder().to(DEVICE), new_unet().to(DEVICE)
+    text_encoder, unet = new_text_encoder(), new_unet()
+    models = dict(text_encoder=text_encoder, unet=unet)
+    saved, both = begun("unet", models), torch.nn.ModuleList(models.values()).to(DEVICE)
     if DEVICE.type == "cpu":                                # the fused attention's backward pass is slow on a CPU
         text_encoder.set_attn_implementation("eager")
         unet.set_attn_processor(AttnProcessor())
-    both = torch.nn.ModuleList([text_encoder, unet])
     steppers = optimizers(both, plan["rate"], plain=("embedding.weight", "conv_in", "conv_out"))
     averaged = Averaged(both, plan["averaging"])
-    step, elapsed = 0, 0.0
-    if saved := state("unet"):
-        both.load_state_dict(saved["model"])
-        for stepper, its_state in zip(steppers, saved["optimizers"]):
-            stepper.load_state_dict(its_state)
-        averaged.load(saved["averaged"])
-        step, elapsed = saved["step"], saved["elapsed"]
-    clock = Clock(args.minutes, elapsed)
-    parameters = sum(p.numel() for p in both.parameters())
-    log("unet", parameters=parameters, scenes=len(latents), step=step, minutes=args.minutes)
+    averaged.load(saved["averaged"])
+    step, fresh = saved["step"], saved["fresh"]
+    for stepper, its_state in zip(steppers, saved["optimizers"] or ()):
+        stepper.load_state_dict(its_state)
+    alphas_cumprod, bank = DDIMScheduler(**settings.SCHEDULER).alphas_cumprod.to(DEVICE), Bank(args.font)
+    log("unet", parameters=sum(p.numel() for p in both.parameters()), step=step)
 
-    def save():
-        save_atomically(dict(model=both.state_dict(), optimizers=[s.state_dict() for s in steppers],
-                             averaged=averaged.parameters, step=step, elapsed=clock.elapsed), STATE)
-
-    last_saved, losses = clock.elapsed, []
-    while clock.progress < 1:
-        generator = torch.Generator().manual_seed(settings.SEED + step)        # the data depend on the step alone
-        n = plan["batch"]
-        index = torch.randint(len(latents), (n,), generator=generator)
-        words = ids[torch.randint(WORDINGS, (n,), generator=generator), index].long()
-        words[torch.rand(n, generator=generator) < plan["empty_captions"]] = empty
-        z0 = latents[index]
-        noise = torch.randn(z0.shape, generator=generator)
-        set_rate(steppers, plan["rate"] * rate_at(clock.progress, step, plan["warm_up"]))
-        z0, words, t, noise = (x.to(DEVICE) for x in (z0, words, spread_timesteps(n, generator), noise))
-        loss = loss_of(unet, text_encoder, z0, words, t, noise, alphas_cumprod)
+    losses = []
+    while step < plan["legs"][-1] and not clock.over:
+        if step in plan["legs"]:
+            fresh = step                                    # warm up again
+        leg_end = next(end for end in plan["legs"] if step < end)
+        if scenes_at(step) > len(bank.scenes):
+            bank.grow(scenes_at(step))
+        z0, ids = examples(bank, step)
+        generator = torch.Generator().manual_seed(settings.SEED + step)
+        noise, t = torch.randn(z0.shape, generator=generator), spread_timesteps(len(z0), generator)
+        set_rate(steppers, plan["rate"] * rate_at(step, leg_end, fresh, plan["warm_up"], plan["decay"]))
+        z0, ids, t, noise = (x.to(DEVICE) for x in (z0, ids, t, noise))
+        loss = loss_of(unet, text_encoder, z0, ids, t, noise, alphas_cumprod)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(both.parameters(), 1.0)
         for stepper in steppers:
             stepper.step()
         both.zero_grad(set_to_none=True)
-        averaged.update(both, step)
+        averaged.update(both, step - fresh)
         step += 1
         losses.append(loss.item())
-        if len(losses) == 50:
-            log("unet", step=step, minutes=clock.elapsed / 60, loss=sum(losses) / len(losses))
+        if step % 50 == 0:
+            log("unet", step=step, loss=sum(losses) / len(losses))
             losses = []
-        if clock.elapsed - last_saved > 180:
-            save()
-            last_saved = clock.elapsed
-    save()
+        if step % 200 == 0:
+            save("unet", models, steppers, averaged, step, fresh)
+    save("unet", models, steppers, averaged, step, fresh)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,17 @@
 """What both trainings share: a rate that follows the clock, averaged weights, a state that survives an interruption."""
 
+import json
 import math
 import os
+import signal
 import time
 
 import torch
+from safetensors.torch import load_file
 
 from . import settings
 
+PROGRESS = settings.WEIGHTS / "recipe" / "progress.json"     # steps that the shipped weights have behind them
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -16,12 +20,11 @@ def half_precision():
     return torch.autocast(DEVICE.type, torch.bfloat16)
 
 
-def rate_at(progress, step, warm_up):
-    """Share of the peak learning rate: a linear warm-up over steps, then half a cosine over the time that was granted.
-
-    progress: share of the granted time that has gone, so that the rate reaches zero with the time, on any machine.
-    """
-    return min(1.0, (step + 1) / warm_up) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+def rate_at(step, end, fresh, warm_up, decay):
+    """Share of the peak learning rate: a linear warm-up over `warm_up` steps, from `fresh`, the step at which the
+    optimisers began; then level; then half a cosine down to zero over the last `decay` steps before `end`."""
+    falling = 1 - (end - step) / decay
+    return min(1.0, (step - fresh + 1) / warm_up) * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, falling))))
 
 
 def set_rate(optimizers, rate):
@@ -58,6 +61,32 @@ def state(name):
     return torch.load(path, weights_only=True, map_location="cpu") if path.exists() else None
 
 
+def begun(name, models):
+    """Where a training goes on: at its state in runs/, else at the weights that are shipped, else at the beginning.
+
+    models: {folder in weights/: model}, filled with parameters
+    → dict(averaged=[...], optimizers=[...] or None, step=..., fresh=step at which the optimisers began)
+    """
+    if saved := state(name):
+        for folder, model in models.items():
+            model.load_state_dict(saved["model"][folder])
+        return saved
+    step = json.loads(PROGRESS.read_text())[name] if PROGRESS.exists() else 0
+    if step:
+        for folder, model in models.items():
+            file, = (settings.WEIGHTS / folder).glob("*.safetensors")
+            model.load_state_dict({key: value.float() for key, value in load_file(file).items()})
+    averaged = [p.detach().clone() for model in models.values() for p in model.parameters()]
+    return dict(averaged=averaged, optimizers=None, step=step, fresh=step)
+
+
+def save(name, models, optimizers, averaged, step, fresh):
+    """What `begun` finds again."""
+    save_atomically(dict(model={folder: model.state_dict() for folder, model in models.items()},
+                         optimizers=[optimizer.state_dict() for optimizer in optimizers],
+                         averaged=averaged.parameters, step=step, fresh=fresh), settings.RUNS / f"{name}.pt")
+
+
 def averaged_into(models, parameters):
     """Put averaged parameters, in the order of training, into the models."""
     parameters = iter(parameters)
@@ -75,18 +104,21 @@ def save_atomically(values, path):
 
 
 class Clock:
-    """Seconds of training, counted on across interruptions."""
+    """Minutes that a run may take; the plan itself counts steps, so a run that is stopped is continued later.
 
-    def __init__(self, minutes, elapsed=0.0):
-        self.granted, self.started = minutes * 60, time.monotonic() - elapsed
+    A request to end (SIGTERM) lets the step finish, too, so that its state is saved.
+    """
+
+    def __init__(self, minutes):
+        self.end = time.monotonic() + minutes * 60
+        signal.signal(signal.SIGTERM, self.stop)
+
+    def stop(self, *_):
+        self.end = 0.0
 
     @property
-    def elapsed(self):
-        return time.monotonic() - self.started
-
-    @property
-    def progress(self):
-        return self.elapsed / self.granted
+    def over(self):
+        return time.monotonic() > self.end
 
 
 def log(name, **values):

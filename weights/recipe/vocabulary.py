@@ -18,9 +18,10 @@ import numpy as np
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from . import settings
-from .scenes import caption, sample_scene
+from .captions import caption
+from .scenes import sample_scene
 
-CAPTIONS = 4000
+CAPTIONS = 8000
 PLAIN_WORDS = """
 a an the and with of in on at by under over above below behind beside between near next to from into around up down
 left right top bottom center centre middle corner side edge front back inside outside one two three four five six

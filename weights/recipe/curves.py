@@ -1,0 +1,80 @@
+"""Curves of a training, drawn from its logs: loss of the UNet, decibels of the autoencoder, accuracy at milestones.
+
+    python -m weights.recipe.curves            reads recipe/curves.json and runs/, writes both, and weights/curves.png
+
+The points are kept in recipe/curves.json, so that they outlive the logs: step → value for each curve.
+"""
+
+import json
+import re
+
+from PIL import Image, ImageDraw
+
+from . import settings
+
+POINTS = settings.WEIGHTS / "recipe" / "curves.json"
+SIZE, EDGE = (420, 220), (46, 26, 12, 28)                   # of one diagram; its left, top, right and bottom border
+COLOURS = ((214, 48, 49), (60, 110, 210), (70, 160, 80), (140, 80, 180), (243, 143, 42), (90, 90, 95), (130, 86, 56))
+
+
+def logged(name, value):
+    """{step: value} of a log in runs/."""
+    path = settings.RUNS / f"{name}.log"
+    text = path.read_text() if path.exists() else ""
+    return {int(step): float(number) for step, number in re.findall(rf"step (\d+)  {value} ([\d.]+)", text)}
+
+
+def gathered():
+    """{diagram: {curve: {step: value}}}, of earlier runs and of this one"""
+    known = json.loads(POINTS.read_text()) if POINTS.exists() else {}
+    loss = logged("unet", "loss")
+    steps = sorted(loss)
+    smooth = {steps[i + 4]: round(sum(loss[step] for step in steps[i:i + 5]) / 5, 4) for i in range(0, len(steps) - 4, 5)}
+    for diagram, curve, points in (("loss", "UNet", smooth), ("decibel", "autoencoder", logged("vae", "psnr"))):
+        kept = known.setdefault(diagram, {}).setdefault(curve, {})
+        kept.update({str(step): value for step, value in points.items()})
+    return known
+
+
+def diagram(title, curves):
+    """One diagram: steps to the right, values upwards."""
+    page = Image.new("RGB", SIZE, "white")
+    pen, (left, top, right, bottom) = ImageDraw.Draw(page), EDGE
+    points = [(int(step), value) for curve in curves.values() for step, value in curve.items()]
+    last = max(step for step, _ in points) or 1
+    low, high = min(value for _, value in points), max(value for _, value in points)
+    low, high = (low - 0.01, high + 0.01) if low == high else (low, high)
+    width, height = SIZE[0] - left - right, SIZE[1] - top - bottom
+
+    def place(step, value):
+        return left + int(step) / last * width, top + (high - value) / (high - low) * height
+
+    pen.text((left, 6), title, fill=(40, 40, 40), font_size=12)
+    for i in range(5):
+        value, step = low + (high - low) * i / 4, round(last * i / 4)
+        pen.line([place(0, value), place(last, value)], fill=(225, 225, 225))
+        pen.text((4, place(0, value)[1] - 6), f"{value:.3g}", fill=(90, 90, 90), font_size=10)
+        pen.text((place(step, low)[0] - 10, SIZE[1] - 20), f"{step:,}", fill=(90, 90, 90), font_size=10)
+    for i, (name, curve) in enumerate(curves.items()):
+        line = [place(step, curve[step]) for step in sorted(curve, key=int)]
+        pen.line(line, fill=COLOURS[i % len(COLOURS)], width=2)
+        for x, y in line if len(line) < 12 else ():
+            pen.ellipse([x - 3, y - 3, x + 3, y + 3], fill=COLOURS[i % len(COLOURS)])
+        if len(curves) > 1:
+            pen.text((left + 6 + i % 4 * 90, SIZE[1] - bottom - 30 + i // 4 * 13), name, fill=COLOURS[i % len(COLOURS)],
+                     font_size=10)
+    return page
+
+
+def main():
+    diagrams = {title: {name: curve for name, curve in curves.items() if curve} for title, curves in gathered().items()}
+    diagrams = {title: curves for title, curves in diagrams.items() if curves}
+    POINTS.write_text(json.dumps(diagrams, indent=1) + "\n")
+    page = Image.new("RGB", (SIZE[0] * len(diagrams), SIZE[1]), "white")
+    for i, (title, curves) in enumerate(diagrams.items()):
+        page.paste(diagram(title, curves), (i * SIZE[0], 0))
+    page.save(settings.WEIGHTS / "curves.png", optimize=True)
+
+
+if __name__ == "__main__":
+    main()
