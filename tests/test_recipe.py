@@ -84,7 +84,7 @@ def test_judge_sees_no_subject_in_an_empty_picture(sprites):
 
 def test_a_night_without_stars_is_not_right(sprites):
     picture = drawn(scenes.Scene(("cat",), "night"), sprites)
-    picture = np.where(judge.outline(picture.astype(float), judge.ground_of(picture))[..., None], picture,
+    picture = np.where(judge.outline(picture.astype(float), judge.ground_of(picture), True)[..., None], picture,
                        judge.ground_of(picture).astype(np.uint8))
     assert not judge.Judge(sprites).marks(scenes.Scene(("cat",), "night"), picture)["ground"]
 

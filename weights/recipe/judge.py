@@ -36,7 +36,7 @@ from .subjects import NAMES
 
 FRAME = 3                                                   # pixels of border that show the ground
 DIFFERS = 36                                                # of 255, in one channel at least: this is no longer ground
-SPECK = 12                                                  # pixels; what is smaller is no subject, but may be a star
+SPECK, STAR = 12, 36                                        # pixels; what is no larger is no subject
 THUMBNAIL = 24
 SMALL, BIG, OFF_CENTRE = 62, 92, 9                          # pixels, between those of the scenes drawn
 QUESTIONS = dict(subject=150, words=100, two=80, tint=70, count=50, scenery=50)
@@ -75,20 +75,25 @@ def name_of_ground(ground):
     return min(GROUNDS, key=distance)
 
 
-def outline(picture, ground):
-    """Where something stands out from the ground, specks left out.     → (H, W) bool"""
+def outline(picture, ground, scenery):
+    """Where something stands out from the ground, specks left out, in scenery stars and lines of one pixel, too.
+
+    → (H, W) bool
+    """
     mask = (np.abs(picture - ground) > DIFFERS).any(axis=2)
+    if scenery:
+        mask = ndimage.binary_opening(mask, np.ones((2, 2)))
     parts, count = ndimage.label(mask, np.ones((3, 3)))
     if count < 2:
         return mask
     sizes = np.bincount(parts.ravel(), minlength=count + 1)
-    return mask & (sizes > SPECK)[parts]
+    return mask & (sizes > (STAR if scenery else SPECK))[parts]
 
 
 def stars_in(picture, ground):
     """How many specks are brighter than the ground."""
     parts, count = ndimage.label((picture - ground).mean(axis=2) > DIFFERS, np.ones((3, 3)))
-    return int((np.bincount(parts.ravel(), minlength=count + 1)[1:] <= SPECK).sum())
+    return int((np.bincount(parts.ravel(), minlength=count + 1)[1:] <= STAR).sum())
 
 
 def box_of(mask):
@@ -123,20 +128,20 @@ class Judge:
         pixels[..., 3] /= 255
         return pixels
 
-    def drawn(self, name, tint, ground, box):
+    def drawn(self, name, tint, ground, scenery, box):
         """The thumbnail of a sprite drawn where the box is; None if it cannot be seen there."""
         top, left, bottom, right = box
         pixels = self.scaled(name, tint, int(max(bottom - top, right - left)))
         first = int(np.clip((top + bottom - len(pixels)) // 2, 0, settings.PIXELS - len(pixels)))
         behind = ground[first:first + len(pixels)]
         picture = (behind + pixels[..., 3:] * (pixels[..., :3] - behind)).round()
-        seen = box_of(outline(picture, behind))
+        seen = box_of(outline(picture, behind, scenery))
         return None if seen is None else thumbnail(picture, behind, seen)
 
-    def nearest(self, picture, ground, box, more=()):
+    def nearest(self, picture, ground, scenery, box, more=()):
         """→ (name, tint) of the sprite most like what is in the box; `more`: tinted ones to compare with, too"""
         seen = thumbnail(picture, ground, box)
-        known = {one: self.drawn(*one, ground, box) for one in [*((name, "") for name in self.sprites), *more]}
+        known = {one: self.drawn(*one, ground, scenery, box) for one in [*((name, "") for name in self.sprites), *more]}
         return min((one for one in known if known[one] is not None), key=lambda one: ((known[one] - seen) ** 2).mean(),
                    default=(None, ""))
 
@@ -149,13 +154,14 @@ class Judge:
         """What of the scene is in the picture.     → {"subject", "ground", "size", "place": bool}"""
         picture = np.asarray(picture).astype(np.float32)
         ground = ground_of(picture)
-        mask = outline(picture, ground)
         seen = name_of_ground(ground)
+        scenery = seen in SCENERY
+        mask = outline(picture, ground, scenery)
         ground_is_right = seen == scene.background and (seen != "night" or stars_in(picture, ground) >= 4)
         names = scene.subjects * scene.count
         boxes = boxes_of(mask, len(names))
         more = self.rivals(*names, scene.tint) if scene.tint and len(names) == 1 else ()
-        found = [self.nearest(picture, ground, box, more) for box in boxes]
+        found = [self.nearest(picture, ground, scenery, box, more) for box in boxes]
         right = dict(subject=sorted(found, key=str) == sorted(((name, scene.tint) for name in names), key=str),
                      ground=ground_is_right, size=True, place=True)
         if len(names) == 1:
