@@ -8,6 +8,7 @@ from diffusers import StableDiffusionPipeline
 
 import npdiffusion
 from npdiffusion import kernels, weights
+from npdiffusion.weights.recipe import captions, judge, scenes
 
 PROMPT, SEED, STEPS = "a cat and a rocket on a white background", 3, 12
 
@@ -44,3 +45,17 @@ def test_bfloat16_draws_nearly_the_same_picture(pictures, monkeypatch):
     image, = npdiffusion.load(dtype="bfloat16").generate(PROMPT, seed=SEED, steps=STEPS)
     difference = np.square(pictures["numba"] - np.asarray(image).astype(int)).mean()
     assert 10 * np.log10(255**2 / difference) > 40          # decibel
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_negative_prompt_keeps_a_background_away(seed, monkeypatch):
+    """The ground that "a cat" gets by itself is not there any more when the negative prompt names it."""
+    monkeypatch.setattr(kernels, "_chosen", "numba")
+
+    def ground(negative):
+        image, = npdiffusion.load().generate("a cat", negative, seed=seed, steps=STEPS)
+        return judge.name_of_ground(judge.ground_of(np.asarray(image).astype(np.float32)))
+
+    alone = ground("")
+    words = f"{alone} background" if alone in scenes.COLOURS else captions.SCENES[alone]
+    assert ground(words) != alone

@@ -76,7 +76,7 @@ SCHEDULER = dict(                                           # Stable Diffusion v
 )
 UNET_TRAINING = dict(
     # the rate falls towards the end of each leg, after which the averaged weights are worth shipping
-    legs=(1_500, 16_000), decay=450, batch=64, rate=1.2e-3, warm_up=100, averaging=0.999, snr_cap=5.0,
+    legs=(1_400, 16_000), decay=400, batch=64, rate=1.2e-3, warm_up=100, averaging=0.999, snr_cap=5.0,
     empty_captions=0.1,
     first_scenes=8_000, scenes=64_000, more_every=250,      # 1,000 more scenes every so many steps
 )
