@@ -41,7 +41,8 @@ def drawn(scene, sprites, seed=5):
 # The judge -----------------------------------------------------------------------------------------------------
 
 ONE_OF_EACH = [
-    scenes.Scene(("cat",), "blue"), scenes.Scene(("dog",), "white", "small", "left"), scenes.Scene(("fox",), "black", "big"),
+    scenes.Scene(("cat",), "blue"), scenes.Scene(("dog",), "white", "small", "left"),
+    scenes.Scene(("fox",), "black", "big"),
     scenes.Scene(("bear",), "gray", "", "bottom right"), scenes.Scene(("panda",), "pink", "small", "centre"),
     scenes.Scene(("frog", "cat"), "yellow"), scenes.Scene(("bear",), "purple", count=2),
     scenes.Scene(("fox",), "green", count=3), scenes.Scene(("cat",), "white", tint="blue"),
@@ -190,7 +191,8 @@ def test_same_generator_state_draws_the_same_scene(sprites):
     (scenes.Scene(("apple",), "blue"), "an apple on a blue background"),
     (scenes.Scene(("apple",), "blue", tint="green"), "a green apple on a blue background"),
     (scenes.Scene(("unicorn",), "gray", "", "left"), "a unicorn on the left on a gray background"),
-    (scenes.Scene(("grapes",), "white", "small", "top left"), "small grapes in the top left corner on a white background"),
+    (scenes.Scene(("grapes",), "white", "small", "top left"),
+     "small grapes in the top left corner on a white background"),
     (scenes.Scene(("cat", "rocket"), "white"), "a cat and a rocket on a white background"),
     (scenes.Scene(("fox",), "meadow", count=2), "two foxes on a meadow"),
     (scenes.Scene(("mouse",), "sea", count=3, tint="blue"), "three blue mice at sea"),
@@ -221,24 +223,24 @@ def test_training_captions_sometimes_leave_the_ground_open_and_sometimes_hold_ot
     assert usual & set(captions.FILLERS)
 
 
-# What is shipped agrees with the settings ----------------------------------------------------------------------
+# The milestone agrees with the settings -------------------------------------------------------------------------
 
-def shipped(path):
-    return json.loads((settings.WEIGHTS / path).read_text(encoding="utf-8"))
+def milestone(path):
+    return json.loads((settings.MODEL / path).read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("path, expected", [
     ("unet/config.json", settings.UNET), ("vae/config.json", settings.VAE), ("text_encoder/config.json", settings.TEXT),
     ("scheduler/scheduler_config.json", settings.SCHEDULER),
 ])
-def test_shipped_configuration_is_the_recipes(path, expected):
-    config = shipped(path)
+def test_configuration_of_the_milestone_is_the_recipes(path, expected):
+    config = milestone(path)
     assert {key: config[key] for key in expected} == json.loads(json.dumps(expected))
 
 
 def test_vocabulary_has_all_bytes_then_one_entry_per_merge_then_the_special_words():
-    vocabulary = shipped("tokenizer/vocab.json")
-    merges = (settings.WEIGHTS / "tokenizer/merges.txt").read_text(encoding="utf-8").splitlines()[1:]
+    vocabulary = milestone("tokenizer/vocab.json")
+    merges = (settings.MODEL / "tokenizer/merges.txt").read_text(encoding="utf-8").splitlines()[1:]
     entries = sorted(vocabulary, key=vocabulary.get)
     assert [vocabulary[entry] for entry in entries] == list(range(settings.VOCABULARY_SIZE))
     assert entries[256:512] == [entry + "</w>" for entry in entries[:256]]
@@ -247,7 +249,7 @@ def test_vocabulary_has_all_bytes_then_one_entry_per_merge_then_the_special_word
 
 
 def test_words_of_subjects_and_colours_are_single_tokens():
-    vocabulary = shipped("tokenizer/vocab.json")
+    vocabulary = milestone("tokenizer/vocab.json")
     words = {word for name in (*subjects.NAMES, *scenes.COLOURS, "background") for word in name.split()}
     assert {word for word in words if word + "</w>" not in vocabulary} == set()
 
@@ -304,12 +306,12 @@ def test_state_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     assert torch.load(path, weights_only=True) == {"step": 1}
 
 
-def test_training_goes_on_at_its_state_else_at_the_shipped_weights_else_at_the_beginning(tmp_path, monkeypatch):
+def test_training_goes_on_at_its_state_else_at_the_milestone_else_at_the_beginning(tmp_path, monkeypatch):
     torch = pytest.importorskip("torch")
     from safetensors.torch import save_file
 
     from npdiffusion.weights.recipe import training
-    monkeypatch.setattr(settings, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(settings, "MODEL", tmp_path)
     monkeypatch.setattr(settings, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(training, "PROGRESS", tmp_path / "progress.json")
     (tmp_path / "unet").mkdir()

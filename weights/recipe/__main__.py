@@ -2,9 +2,9 @@
 
     python -m weights.recipe [--minutes 60]        train for so long, or to the end of the plan; then export
 
-vocabulary → autoencoder → text encoder and UNet, on latents of the frozen encoder → decoder alone → weights/. States
-and logs lie in recipe/runs/. Where there are none, as in a fresh clone, training goes on from the shipped weights,
-whose steps recipe/progress.json counts.
+vocabulary → autoencoder → text encoder and UNet, on latents of the frozen encoder → decoder alone → recipe/milestone/.
+States and logs lie in recipe/runs/. Where there are none, as in a fresh clone, training goes on from the milestone,
+whose steps its progress.json counts.
 """
 
 import argparse
@@ -23,7 +23,7 @@ def main():
     def train(step, *more):
         step.main([*more, "--font", args.font, "--minutes", str(max(0.0, (end - time.monotonic()) / 60))])
 
-    if not (settings.WEIGHTS / "tokenizer" / "vocab.json").exists():
+    if not (settings.MODEL / "tokenizer" / "vocab.json").exists():
         vocabulary.main()
     train(train_vae, "--until", "encoder")
     train(train_unet)

@@ -35,7 +35,9 @@ SCENES = {
     "meadow": "a meadow", "beach": "a beach", "sea": "the sea", "snow": "snow", "sunset": "a sunset",
     "night": "a night sky with stars",
 }
-OPENINGS = ("a picture of", "a picture of", "an image of", "a photo of", "a drawing of", "an emoji of", "picture of", "draw")
+OPENINGS = (
+    "a picture of", "a picture of", "an image of", "a photo of", "a drawing of", "an emoji of", "picture of", "draw",
+)
 FILLERS = (
     "cute", "happy", "beautiful", "nice", "lovely", "funny", "old", "new", "pretty", "fluffy", "shiny", "friendly",
     "sad", "fancy", "magic", "famous", "plain", "simple",
@@ -97,8 +99,8 @@ class Wording:
         if scene.count > 1:
             number = self.one_of({2: ("two", "two", "2", "a pair of"), 3: ("three", "three", "3")}[scene.count])
             plain_or_plural = plural
-        named = [" ".join(word for word in (number, filler, size, scene.tint or self.natural(name), plain_or_plural(name))
-                          if word) for name in scene.subjects]
+        named = [(number, filler, size, scene.tint or self.natural(name), plain_or_plural(name)) for name in scene.subjects]
+        named = [" ".join(word for word in words if word) for words in named]
         if number:
             return named[0]
         if not self.chance(0.2):
@@ -123,7 +125,9 @@ class Wording:
         upper = place.replace("top", "upper").replace("bottom", "lower")
         if not self.whole and self.chance(0.25):
             return self.one_of(("in the corner", "in a corner"))
-        return self.one_of((f"in the {place} corner", f"in the {place} corner", f"in the {upper} corner", f"at the {place}"))
+        return self.one_of((
+            f"in the {place} corner", f"in the {place} corner", f"in the {upper} corner", f"at the {place}",
+        ))
 
     def ground(self, background):
         if background in GROUNDS:

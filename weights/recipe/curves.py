@@ -1,8 +1,9 @@
 """Curves of a training, drawn from its logs: loss of the UNet, decibels of the autoencoder, accuracy at milestones.
 
-    python -m weights.recipe.curves            reads recipe/curves.json and runs/, writes both, and weights/curves.png
+    python -m weights.recipe.curves            reads the logs in recipe/runs/, writes recipe/curves.webp
 
-The points are kept in recipe/curves.json, so that they outlive the logs: step → value for each curve.
+The points are kept in recipe/curves.json, so that they outlive the logs: step → value for each curve. The judge adds
+its figures with --record.
 """
 
 import json
@@ -24,12 +25,22 @@ def logged(name, value):
     return {int(step): float(number) for step, number in re.findall(rf"step (\d+)  {value} ([\d.]+)", text)}
 
 
+def record(figures, step):
+    """Keep what the judge found after so many steps."""
+    known = json.loads(POINTS.read_text()) if POINTS.exists() else {}
+    for kind in ("subject", "words", "two", "tint", "count"):
+        if kind in figures:
+            known.setdefault("right, %", {}).setdefault(kind, {})[str(step)] = figures[kind]
+    POINTS.write_text(json.dumps(known, indent=1) + "\n")
+
+
 def gathered():
     """{diagram: {curve: {step: value}}}, of earlier runs and of this one"""
     known = json.loads(POINTS.read_text()) if POINTS.exists() else {}
     loss = logged("unet", "loss")
     steps = sorted(loss)
-    smooth = {steps[i + 4]: round(sum(loss[step] for step in steps[i:i + 5]) / 5, 4) for i in range(0, len(steps) - 4, 5)}
+    smooth = {steps[i + 4]: round(sum(loss[step] for step in steps[i:i + 5]) / 5, 4)
+              for i in range(0, len(steps) - 4, 5)}
     for diagram, curve, points in (("loss", "UNet", smooth), ("decibel", "autoencoder", logged("vae", "psnr"))):
         kept = known.setdefault(diagram, {}).setdefault(curve, {})
         kept.update({str(step): value for step, value in points.items()})
@@ -73,7 +84,7 @@ def main():
     page = Image.new("RGB", (SIZE[0] * len(diagrams), SIZE[1]), "white")
     for i, (title, curves) in enumerate(diagrams.items()):
         page.paste(diagram(title, curves), (i * SIZE[0], 0))
-    page.save(settings.WEIGHTS / "curves.png", optimize=True)
+    page.save(POINTS.with_suffix(".webp"), quality=90)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Write what was trained into weights/, in diffusers' layout and in float16.
+"""Write what was trained in diffusers' layout and in float16: into recipe/milestone/, or into weights/ to ship it.
 
     python -m weights.recipe.export [--to FOLDER]       averaged parameters of the states in runs/
 """
@@ -36,10 +36,11 @@ def write(folder, filename, model):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--to", type=Path, default=settings.WEIGHTS)
+    parser.add_argument("--to", type=Path, default=settings.MODEL)
     folder = parser.parse_args(arguments).to
-    shipped = json.loads((settings.WEIGHTS / "vae" / "config.json").read_text())["scaling_factor"]
-    vae = new_vae(shipped if state("latents/000") is None else Bank.scaling_factor_of(state("latents/000")["latents"]))
+    piece, config = state("latents/000"), settings.MODEL / "vae" / "config.json"
+    vae = new_vae(
+        Bank.scaling_factor_of(piece["latents"]) if piece else json.loads(config.read_text())["scaling_factor"])
     unet, text_encoder = new_unet(), new_text_encoder()
     learnt_vae, learnt = begun("vae", dict(vae=vae)), begun("unet", dict(text_encoder=text_encoder, unet=unet))
     averaged_into([vae], learnt_vae["averaged"])
@@ -47,10 +48,10 @@ def main(arguments=None):
     write(folder / "vae", "diffusion_pytorch_model.safetensors", vae)
     write(folder / "unet", "diffusion_pytorch_model.safetensors", unet)
     write(folder / "text_encoder", "model.safetensors", text_encoder)
-    if folder == settings.WEIGHTS:
+    if folder == settings.MODEL:
         PROGRESS.write_text(json.dumps(dict(vae=learnt_vae["step"], unet=learnt["step"])) + "\n")
     else:
-        shutil.copytree(settings.WEIGHTS / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)
+        shutil.copytree(settings.MODEL / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)
     DDIMScheduler(**settings.SCHEDULER).save_config(folder / "scheduler")
     (folder / "model_index.json").write_text(json.dumps(INDEX, indent=2) + "\n")
     for model in (vae, unet, text_encoder):

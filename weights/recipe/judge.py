@@ -26,7 +26,7 @@ from PIL import Image
 from scipy import ndimage
 from tqdm import tqdm
 
-from . import settings
+from . import curves, settings
 from .captions import caption
 from .scenes import (
     COLOURS, GROUNDS, PLACES, SCENERY, UNCOUNTED, Scene, draw, held_out, load_sprites, sample_scene, scaled, tinted,
@@ -181,7 +181,8 @@ def boxes_of(mask, count):
         parts[0, :, :half], parts[1, :, half:] = mask[:, :half], mask[:, half:]
         gaps = [mask[:, middle].sum(axis=0)]
     else:
-        parts[0, :half], parts[1, half:, :half], parts[2, half:, half:] = mask[:half], mask[half:, :half], mask[half:, half:]
+        parts[0, :half], parts[1, half:, :half] = mask[:half], mask[half:, :half]
+        parts[2, half:, half:] = mask[half:, half:]
         gaps = [mask[middle].sum(axis=1), mask[half:, middle].sum(axis=0)]
     boxes = [box_of(part) for part in parts]
     if None in boxes or count > 1 and any(gap.min() > 4 for gap in gaps):
@@ -287,7 +288,8 @@ class WithNpdiffusion:
 
     def reconstruct(self, pictures):
         x = pictures.astype(np.float32) / 127.5 - 1
-        return to_uint8(self.pipeline.vae.decode(self.pipeline.vae.latents(x, lambda: 0)))      # without noise: the mean
+        mean = self.pipeline.vae.latents(x, lambda: 0)      # without noise
+        return to_uint8(self.pipeline.vae.decode(mean))
 
 
 class WithDiffusers:
@@ -340,7 +342,7 @@ WITH = {"npdiffusion": WithNpdiffusion, "diffusers": WithDiffusers}
 def arguments(description):
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--with", dest="library", choices=[*WITH, "font", "autoencoder"], default="npdiffusion")
-    parser.add_argument("--model", default=settings.WEIGHTS)
+    parser.add_argument("--model", default=settings.MODEL)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--guidance", type=float, default=settings.GUIDANCE)
     parser.add_argument("--sampler", choices=("ddim", "dpm++2m"), default="ddim")
@@ -353,6 +355,7 @@ def main():
     parser.add_argument("--share", type=float, default=1.0, help="of the questions of each kind, the first ones")
     parser.add_argument("--kinds", default=",".join(QUESTIONS), help="of questions, with commas")
     parser.add_argument("--mistakes", action="store_true", help="print every caption that was not fulfilled")
+    parser.add_argument("--record", type=int, metavar="STEP", help="keep the figures for recipe/curves.py")
     args = parser.parse_args()
     sprites, drawing = load_sprites(args.font), (args.model, args.steps, args.guidance, args.sampler)
     if args.library in WITH:
@@ -365,11 +368,14 @@ def main():
     for question, picture in zip(questions, tqdm(artist.generate(questions), total=len(questions), unit="picture")):
         marks.append(judge.marks(question.scene, picture))
         if args.mistakes and not all(marks[-1].values()):
-            tqdm.write(f"{question.seed:3} {question.text:60} wrong: {', '.join(k for k, v in marks[-1].items() if not v)}")
+            wrong = ", ".join(name for name, right in marks[-1].items() if not right)
+            tqdm.write(f"{question.seed:3} {question.text:60} wrong: {wrong}")
     figures = figures_of(questions, marks)
     if args.library != "font":
         scenes = unseen_scenes(64, sprites)
         figures["psnr"] = round(psnr(np.concatenate([artist.reconstruct(b) for b in np.split(scenes, 8)]), scenes), 2)
+    if args.record:
+        curves.record(figures, args.record)
     for name, value in figures.items():
         print(f"{name:20} {value:6.2f} {'dB' if name == 'psnr' else '%'}")
     print(json.dumps(dict(questions=len(questions), steps=args.steps, guidance=args.guidance, sampler=args.sampler,

@@ -22,7 +22,7 @@ def new_text_encoder():
 
 @cache
 def tokenizer():
-    return CLIPTokenizer.from_pretrained(settings.WEIGHTS / "tokenizer")
+    return CLIPTokenizer.from_pretrained(settings.MODEL / "tokenizer")
 
 
 def token_ids(captions):

@@ -157,8 +157,9 @@ def draw(scene, sprites, rng):
         whole = tinted(sprites[name], scene.tint) if scene.tint else sprites[name]
         sprite = scaled(whole, int(rng.integers(low, high + 1)))
         wander = rng.integers(-settings.WANDER, settings.WANDER + 1, 2)
+        last = settings.PIXELS - settings.MARGIN
         corner = [
-            int(np.clip((settings.PIXELS - side) // 2 + shift + by, settings.MARGIN, settings.PIXELS - settings.MARGIN - side))
+            int(np.clip((settings.PIXELS - side) // 2 + shift + by, settings.MARGIN, last - side))
             for side, shift, by in zip(sprite.size, offset, wander)
         ]
         picture.paste(sprite, corner, sprite)

@@ -8,6 +8,7 @@ and transformers.
 from pathlib import Path
 
 WEIGHTS = Path(__file__).resolve().parent.parent            # what is shipped
+MODEL = Path(__file__).resolve().parent / "milestone"       # what is in training, complete and in diffusers' layout
 RUNS = Path(__file__).resolve().parent / "runs"             # states, logs, caches; ignored by git
 FONT = "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"  # Debian: fonts-noto-color-emoji
 
@@ -49,7 +50,7 @@ VAE = dict(
     norm_num_groups=16,
 )
 VAE_TRAINING = dict(
-    steps=1700, decoder_steps=3000, batch=16, crop=64, rate=1.3e-3, warm_up=50, averaging=0.998, kl=1e-4, squared=6.0,
+    steps=1_837, decoder_steps=3_000, batch=16, crop=64, rate=1.3e-3, warm_up=50, averaging=0.998, kl=1e-4, squared=6.0,
 )
 
 # The vocabulary, the text encoder and the UNet -----------------------------------------------------------------
@@ -76,7 +77,7 @@ SCHEDULER = dict(                                           # Stable Diffusion v
 )
 UNET_TRAINING = dict(
     # the rate falls towards the end of each leg, after which the averaged weights are worth shipping
-    legs=(1_400, 16_000), decay=400, batch=64, rate=1.2e-3, warm_up=100, averaging=0.999, snr_cap=5.0,
+    legs=(5_000, 16_000), decay=1_000, batch=64, rate=1.2e-3, warm_up=100, averaging=0.999, snr_cap=5.0,
     empty_captions=0.1,
     first_scenes=8_000, scenes=64_000, more_every=250,      # 1,000 more scenes every so many steps
 )

@@ -1,6 +1,6 @@
 """The sheet of samples: fixed captions, seeds 0, 1, 2, …, the first try of each.
 
-    python -m weights.recipe.sheet             writes weights/samples.png
+    python -m weights.recipe.sheet             writes recipe/samples.webp
 """
 
 from PIL import Image, ImageDraw
@@ -20,6 +20,7 @@ CAPTIONS = (
     "an oil painting of a lion, masterpiece, on a brown background", "a dragonish wobbly teapot on gray",
     "a night sky with stars",
 )
+SAMPLES = settings.MODEL.with_name("samples.webp")
 ACROSS, MARGIN, LABEL = 6, 6, 30
 
 
@@ -48,11 +49,11 @@ def sheet(captions, pictures):
 
 def main():
     parser = arguments(__doc__)
-    parser.add_argument("-o", "--output", default=settings.WEIGHTS / "samples.png")
+    parser.add_argument("-o", "--output", default=SAMPLES)
     args = parser.parse_args()
     artist = WITH[args.library](args.model, args.steps, args.guidance, args.sampler)
     questions = [Question("sample", None, text, seed) for seed, text in enumerate(CAPTIONS)]
-    sheet(CAPTIONS, list(artist.generate(questions))).save(args.output, optimize=True)
+    sheet(CAPTIONS, list(artist.generate(questions))).save(args.output, optimize=True, quality=90)
 
 
 if __name__ == "__main__":

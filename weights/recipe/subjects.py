@@ -61,9 +61,9 @@ NATURAL_COLOURS = {
     "key": "yellow orange", "bell": "yellow orange", "trophy": "yellow orange", "crown": "yellow orange",
     "banana": "yellow orange", "lemon": "yellow", "cheese": "yellow", "sunflower": "yellow orange",
     "lightning": "yellow", "camel": "yellow orange", "frog": "green yellow", "snake": "green yellow",
-    "turtle": "green yellow", "dinosaur": "green yellow", "crocodile": "green yellow", "cactus": "green", "tree": "green",
-    "clover": "green", "pear": "green yellow", "fish": "blue", "dolphin": "blue", "whale": "blue", "dress": "blue",
-    "shoe": "blue", "gem": "blue", "umbrella": "purple blue",
+    "turtle": "green yellow", "dinosaur": "green yellow", "crocodile": "green yellow", "cactus": "green",
+    "tree": "green", "clover": "green", "pear": "green yellow", "fish": "blue", "dolphin": "blue", "whale": "blue",
+    "dress": "blue", "shoe": "blue", "gem": "blue", "umbrella": "purple blue",
 }
 NATURAL_COLOURS = {name: tuple(colours.split()) for name, colours in NATURAL_COLOURS.items()}
 

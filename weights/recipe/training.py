@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from . import settings
 
-PROGRESS = settings.WEIGHTS / "recipe" / "progress.json"     # steps that the shipped weights have behind them
+PROGRESS = settings.MODEL / "progress.json"                 # steps that the milestone has behind it
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -62,9 +62,9 @@ def state(name):
 
 
 def begun(name, models):
-    """Where a training goes on: at its state in runs/, else at the weights that are shipped, else at the beginning.
+    """Where a training goes on: at its state in runs/, else at the milestone, else at the beginning.
 
-    models: {folder in weights/: model}, filled with parameters
+    models: {folder in the milestone: model}, filled with parameters
     → dict(averaged=[...], optimizers=[...] or None, step=..., fresh=step at which the optimisers began)
     """
     if saved := state(name):
@@ -74,7 +74,7 @@ def begun(name, models):
     step = json.loads(PROGRESS.read_text())[name] if PROGRESS.exists() else 0
     if step:
         for folder, model in models.items():
-            file, = (settings.WEIGHTS / folder).glob("*.safetensors")
+            file, = (settings.MODEL / folder).glob("*.safetensors")
             model.load_state_dict({key: value.float() for key, value in load_file(file).items()})
     averaged = [p.detach().clone() for model in models.values() for p in model.parameters()]
     return dict(averaged=averaged, optimizers=None, step=step, fresh=step)

@@ -7,7 +7,7 @@ the most frequent pair first. Entries: 256 bytes, the same 256 with </w>, one pe
 The merges are learnt from captions and, so that other subjects can be taught later without a new vocabulary, from
 the Unicode names of all pictographs and a page of plain words.
 
-    python -m weights.recipe.vocabulary        writes weights/tokenizer/
+    python -m weights.recipe.vocabulary        writes recipe/milestone/tokenizer/
 """
 
 import json
@@ -68,10 +68,10 @@ def learn_merges():
 
 
 def main():
-    folder = settings.WEIGHTS / "tokenizer"
+    folder = settings.MODEL / "tokenizer"
     if (folder / "vocab.json").exists():
         raise SystemExit(f"{folder} holds a vocabulary, and trained weights know no other; remove it to learn a new one")
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     letters, merges = byte_characters(), learn_merges()
     start, end = "<|startoftext|>", "<|endoftext|>"
     entries = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges), start, end]
