@@ -1,7 +1,7 @@
 """Transposing blocks of L × L numbers in vector registers of L lanes, where one number at a time would take L² moves.
 
-    for d = L/2, ..., 2, 1:      a b   →   a  b'     blocks of d × d, of which the two off the diagonal change places
-                                 c d       c' d
+    for n = L/2, ..., 2, 1:      a b   →   a c     blocks of n × n: the two off the diagonal change places
+                                 c d       b d
 
 After log₂ L rounds every number is where it belongs: number j of vector i has become number i of vector j (Eklundh
 1972, "A fast computer method for matrix transposing"). Each round is one shuffle of two vectors for each vector.
