@@ -138,13 +138,18 @@ def name_foreign(path, first):
         raise UserError(f"{path}: the file is empty")
 
 
-def pickle_message(path, result=None):
-    """What to do about a pickle: one line that converts it where torch and safetensors are installed."""
+ALL_TENSORS = "{k: v.clone().contiguous() for k, v in d.get('state_dict', d).items() if torch.is_tensor(v)}"
+
+
+def pickle_message(path, result=None, tensors=ALL_TENSORS):
+    """What to do about a pickle: one line that converts it where torch and safetensors are installed.
+
+    tensors: Python text, which is only shown, for what is to be saved of the pickle's contents `d`
+    """
     result = str(result or path.with_suffix(".safetensors"))
     program = (f"import torch, safetensors.torch as s; "
                f"d = torch.load({str(path)!r}, map_location='cpu', weights_only=True); "
-               f"s.save_file({{k: v.clone().contiguous() for k, v in d.get('state_dict', d).items() "
-               f"if torch.is_tensor(v)}}, {result!r})")
+               f"s.save_file({tensors}, {result!r})")
     return (f"{path}: a pickle, which can run any program, so it is not opened; "
             f"convert it to safetensors: python -c {shlex.quote(program)}")
 

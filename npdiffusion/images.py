@@ -132,14 +132,7 @@ def save_png(image, path, pnginfo=None, taken=(), before=None):
     before(path) is called when all is written, but not yet there under that name.
     The file is complete when it appears. UserError if it can't be written; nothing is left behind then.
     """
-    path = pathlib.Path(path)
-    temporary = None
-    try:
-        with _temporary(path.parent) as file:
-            temporary = file.name
-            image.save(file, format="PNG", pnginfo=pnginfo)
-            file.flush()
-            os.fsync(file.fileno())
+    with _written(image, pathlib.Path(path), pnginfo=pnginfo) as temporary:
         while True:
             target = free_name(path, taken)
             if before:
@@ -147,12 +140,6 @@ def save_png(image, path, pnginfo=None, taken=(), before=None):
             with contextlib.suppress(FileExistsError):   # made by someone else in this moment: take the next name
                 _move(temporary, target)
                 return target
-    except OSError as error:
-        raise UserError(f"{path}: the picture can't be written ({error.strerror or error})") from None
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):           # moved already
-                os.unlink(temporary)
 
 
 def remove_leftovers(folder):
@@ -172,13 +159,24 @@ def replace_png(image, path):
 
     UserError if it can't be written; nothing is left behind then.
     """
-    path = pathlib.Path(path)
+    with _written(image, pathlib.Path(path), compress_level=1) as temporary:
+        os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def _written(image, path, **options):
+    """Within, the image is a complete PNG beside `path`, under the name that is given; afterwards that name is gone.
+
+    UserError if it can't be written, or not be moved within.
+    """
     temporary = None
     try:
         with _temporary(path.parent) as file:
             temporary = file.name
-            image.save(file, format="PNG", compress_level=1)
-        os.replace(temporary, path)
+            image.save(file, format="PNG", **options)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
     except OSError as error:
         raise UserError(f"{path}: the picture can't be written ({error.strerror or error})") from None
     finally:

@@ -7,11 +7,13 @@ that begin with # are passed over. Names have letters, digits, - and _ alone, so
 """
 import difflib
 import functools
+import os
 import pathlib
 import random
 import re
 
-from .errors import UserError
+from npdiffusion import textfiles
+from npdiffusion.errors import UserError
 
 NAME = re.compile(r"__([\w-]+?(?:/[\w-]+?)*)__")
 LARGEST_FILE = 16 << 20               # bytes
@@ -48,22 +50,15 @@ class Wildcards:
     def read(self, name):
         """The lines to choose from."""
         path = self.folder / f"{name}.txt"
-        try:
-            if not path.resolve().is_relative_to(self.folder.resolve()):
-                raise UserError(f"{path}: it links to a place outside of the folder")
-            if path.stat().st_size > LARGEST_FILE:
-                raise UserError(f"{path}: it has more than {LARGEST_FILE >> 20} MB")
-            text = path.read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path}: not valid UTF-8 ({error.reason} at byte {error.start})") from None
-        except FileNotFoundError:
+        if not path.resolve().is_relative_to(self.folder.resolve()):
+            raise UserError(f"{path}: it links to a place outside of the folder")
+        if not os.path.lexists(path):
             files = self.folder.rglob("*.txt")
             known = sorted(file.relative_to(self.folder).with_suffix("").as_posix() for file in files)
             near = difflib.get_close_matches(name, known, n=1)
             hint = f", did you mean __{near[0]}__?" if near else ""
-            raise UserError(f"__{name}__: there is no {name}.txt in {self.folder}{hint}") from None
-        except OSError as error:
-            raise UserError(f"{path}: {error.strerror or error}") from None
+            raise UserError(f"__{name}__: there is no {name}.txt in {self.folder}{hint}")
+        text = textfiles.read(path, LARGEST_FILE)
         lines = [line.strip() for line in text.splitlines()]
         lines = [line for line in lines if line and not line.startswith("#")]
         if not lines:

@@ -13,11 +13,6 @@ from tests import folders, test_single_file
 from tests.test_hub import put
 
 
-@pytest.fixture(scope="module")
-def models():
-    return folders.torch_models()
-
-
 @pytest.fixture(autouse=True)
 def no_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))

@@ -19,16 +19,6 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HUB_OFFLINE", "XDG_CACHE_HOME")
 
 
-@pytest.fixture(scope="module")
-def models():
-    return folders.torch_models()
-
-
-@pytest.fixture(scope="module")
-def written(models, tmp_path_factory):
-    return folders.write_model(tmp_path_factory.mktemp("written") / "model", models)
-
-
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     """An empty cache, and no network."""

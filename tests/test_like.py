@@ -2,7 +2,7 @@
 import pytest
 from PIL import Image
 
-from npdiffusion import catalogue, cli, images, samplers
+from npdiffusion import catalogue, cli, images
 from npdiffusion.textchunks import png_info, read
 from tests.test_cli import PROMPT, pipeline  # noqa: F401 (a fixture)
 

@@ -29,20 +29,7 @@ TEXT_WEIGHTS = "text_encoder/model.safetensors"
 UNET_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 VAE_WEIGHTS = "vae/diffusion_pytorch_model.safetensors"
 
-
-@pytest.fixture(autouse=True)
-def on_numpy(monkeypatch):
-    monkeypatch.setattr(kernels, "_chosen", "numpy")
-
-
-@pytest.fixture(scope="module")
-def models():
-    return folders.torch_models()
-
-
-@pytest.fixture(scope="module")
-def written(models, tmp_path_factory):
-    return folders.write_model(tmp_path_factory.mktemp("written") / "model", models)
+pytestmark = pytest.mark.usefixtures("on_numpy")
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ from npdiffusion.adapters.tags import Strength
 from npdiffusion.config import CLIPTextConfig, UNetConfig, VAEConfig
 from npdiffusion.errors import UserError
 from npdiffusion.kernels import reference
-from npdiffusion.kernels.arrays import as_float32
 from npdiffusion.unet import UNet2DConditionModel
 from tests import folders, loras, references
 from tests.differences import agree
@@ -29,20 +28,7 @@ PARTS = ("unet", "text_encoder")
 LINEAR = r".*(attn\d|self_attn)\.(to_q|to_k|to_v|to_out\.0|q_proj|v_proj)"
 CONVOLUTIONS = r".*(conv1|conv2|conv_shortcut|proj_in|attn2\.to_q)"
 
-
-@pytest.fixture(autouse=True)
-def on_numpy(monkeypatch):
-    monkeypatch.setattr(kernels, "_chosen", "numpy")
-
-
-@pytest.fixture(scope="module")
-def models():
-    return folders.torch_models()
-
-
-@pytest.fixture(scope="module")
-def written(models, tmp_path_factory):
-    return folders.write_model(tmp_path_factory.mktemp("written") / "model", models)
+pytestmark = pytest.mark.usefixtures("on_numpy")
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.loaders import single_file_utils as theirs
 from safetensors.torch import save_file
 
-from npdiffusion import kernels, loading, single_file
+from npdiffusion import loading, single_file
 from npdiffusion.config import CLIPTextConfig, UNetConfig, VAEConfig
 from npdiffusion.errors import UserError
 from tests import folders, references
@@ -20,15 +20,7 @@ BUFFERS = ["betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumpro
            "cond_stage_model.logit_scale", "first_stage_model.loss.discriminator.main.0.weight",
            "cond_stage_model.transformer.text_model.embeddings.position_ids"]
 
-
-@pytest.fixture(autouse=True)
-def on_numpy(monkeypatch):
-    monkeypatch.setattr(kernels, "_chosen", "numpy")
-
-
-@pytest.fixture(scope="module")
-def models():
-    return folders.torch_models()
+pytestmark = pytest.mark.usefixtures("on_numpy")
 
 
 def original(models, text_model="text_model."):

@@ -71,7 +71,7 @@ def test_files_that_cannot_be_used_are_named(words, tmp_path):
     w = words(empty="\n# only this\n")
     (tmp_path / "words" / "latin.txt").write_bytes(b"caf\xe9")
     (tmp_path / "words" / "folder.txt").mkdir()
-    messages = {"empty": "there is no line in it", "latin": "not valid UTF-8", "folder": "Is a directory"}
+    messages = {"empty": "there is no line in it", "latin": "not valid UTF-8", "folder": "not a file"}
     for name, message in messages.items():
         with pytest.raises(UserError, match=f"{name}.txt: {message}"):
             w.expand(1, f"__{name}__")

@@ -7,7 +7,6 @@
 The tags are no part of what is drawn: they are taken out before the prompt is split into tokens. "lyco" is another word
 for "lora". What looks like a tag but can't be understood stays text, with a note.
 """
-import math
 import re
 import warnings
 from typing import NamedTuple

@@ -11,7 +11,6 @@ of another one: "red" is in "red-haired", not in "tired".
 """
 import pathlib
 import re
-import shlex
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +21,7 @@ from npdiffusion.errors import UserError
 from npdiffusion.kernels.arrays import as_float32
 
 FOR_A1111 = "emb_params"
+THE_VECTORS = f"{{'{FOR_A1111}': next(iter(d.get('string_to_param', d).values())).detach().clone().contiguous()}}"
 MOST_VECTORS = 75
 FAMILIES = {1024: " (it may be for Stable Diffusion 2)", 1280: " (it may be for Stable Diffusion XL)"}
 
@@ -106,7 +106,7 @@ def read(path, width=None):
     Raises UserError for files of another kind and for vectors of another width.
     """
     if path.suffix in checkpoint.PICKLES and path.is_file():
-        raise UserError(pickle_message(path))
+        raise UserError(checkpoint.pickle_message(path, tensors=THE_VECTORS))
     tensors = checkpoint.read_file(path)
     if {"clip_l", "clip_g"} & tensors.keys():
         raise UserError(f"{path}: a learnt word for Stable Diffusion XL, not for Stable Diffusion v1")
@@ -125,14 +125,3 @@ def read(path, width=None):
     if not np.isfinite(vectors).all():
         raise UserError(f"{path}: holds values that are not finite (NaN or infinity)")
     return name, vectors
-
-
-def pickle_message(path):
-    """What to do about a pickle, in which AUTOMATIC1111 and diffusers nest the vectors differently."""
-    result = str(path.with_suffix(".safetensors"))
-    program = (f"import torch, safetensors.torch as s; "
-               f"d = torch.load({str(path)!r}, map_location='cpu', weights_only=True); "
-               f"v, = d.get('string_to_param', d).values(); "
-               f"s.save_file({{'{FOR_A1111}': v.detach().clone().contiguous()}}, {result!r})")
-    return (f"{path}: a pickle, which can run any program, so it is not opened; "
-            f"convert it to safetensors: python -c {shlex.quote(program)}")

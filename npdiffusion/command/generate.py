@@ -15,7 +15,7 @@ from npdiffusion.command.prepare import compile_kernels, precision, set_up
 from npdiffusion.command.previews import find_previews, start_previews
 from npdiffusion.command.talk import Progress, print_line, say
 from npdiffusion.errors import UserError
-from npdiffusion.options import parse
+from npdiffusion.options import parse        # noqa: F401 (a command has `parse` and `run`, see cli.py)
 
 SAMPLING = ("eta", "guidance_rescale", "subseed", "subseed_strength", "timestep_spacing", "prediction_type",
             "rescale_betas_zero_snr")                # arguments of `generate` that are left out unless they are given

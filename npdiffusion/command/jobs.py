@@ -15,7 +15,7 @@ import pathlib
 import re
 import shlex
 
-from npdiffusion import metadata
+from npdiffusion import metadata, textfiles
 from npdiffusion.errors import UserError
 
 PER_PICTURE = ("prompt", "negative_prompt", "init_image", "mask_image", "apply_overlay", "width", "height",
@@ -29,16 +29,7 @@ FIRST_OPTION = re.compile(r"(?:^|\s)--[A-Za-z]")
 def read(path, parser):
     """What each line asks for: [(where, {option: value})]. UserError with file and line for what makes no sense."""
     path = pathlib.Path(path)
-    try:
-        if not path.is_file():
-            raise UserError(f"{path}: no such file")
-        if path.stat().st_size > LARGEST_FILE:
-            raise UserError(f"{path}: it has more than {LARGEST_FILE >> 20} MB")
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not valid UTF-8 ({error.reason} at byte {error.start})") from None
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from None
+    text = textfiles.read(path, LARGEST_FILE)
     known = options_of(parser)
     rows = []
     for number, pairs in (from_csv if path.suffix.lower() == ".csv" else from_lines)(text, path):
