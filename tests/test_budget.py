@@ -134,7 +134,7 @@ def test_both_backends_read_a_weight_that_is_on_disk(each_backend, tmp_path):
     values = np.random.default_rng(0).standard_normal((24, 32), dtype=np.float32)
     save_file({"w": torch.from_numpy(values).half()}, tmp_path / "w.safetensors")
     tensor = checkpoint.read_file(tmp_path / "w.safetensors")["w"]
-    linear, x = layers.Linear(32, 24), np.ones((3, 32), np.float32)
+    linear, x = layers.Linear(32, 24), np.random.default_rng(1).standard_normal((3, 32), dtype=np.float32)
     linear.weight = OnDisk(tensor, (24, 32), "file", "w")
     linear.prepare("float32")
     np.testing.assert_allclose(linear(x), x @ values.astype(np.float16).astype(np.float32).T, rtol=1e-5, atol=1e-5)

@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch_file
 
-from npdiffusion import catalogue, cli, loading
+from npdiffusion import catalogue, checkpoint, cli, loading
 from npdiffusion.errors import UserError
 from tests import folders, test_single_file
 from tests.test_hub import put
@@ -104,8 +104,12 @@ def test_the_cache_is_listed_by_ids(library, tmp_path):
 
 
 def test_no_weights_are_read(library, monkeypatch):
-    monkeypatch.setattr(np, "fromfile", lambda *_, **__: pytest.fail("weights were read"))
+    def read(*_):
+        raise AssertionError("weights were read")
+    monkeypatch.setattr(checkpoint.Tensor, "_read", read)
     assert len(families(library)) == 21
+    with pytest.raises(AssertionError, match="weights were read"):
+        loading.load_parts(str(library / "folder"))
 
 
 def test_a_name_of_the_list_is_loaded(library, monkeypatch):
@@ -138,7 +142,11 @@ def test_an_unknown_name_gets_the_nearest(library):
 
 
 def test_names_never_leave_the_folder(library):
-    assert catalogue.find("../library/xl", library) is None
+    (library.parent / "outside.safetensors").write_bytes(b"")
+    for name in "../outside", "../outside.safetensors", "anime/../../outside":
+        assert catalogue.find(name, library) is None
+        with pytest.raises(UserError, match="no such file|no model"):
+            catalogue.resolve(name, library)
 
 
 def test_a_folder_of_models_that_is_none_is_named(tmp_path, monkeypatch, capsys):

@@ -37,7 +37,7 @@ def test_embedded_guidance_equals_diffusers(distilled):
     theirs, _ = distilled
     for scale in (1.0, 2.0, 8.5):
         expected = theirs.get_guidance_scale_embedding(torch.tensor([scale - 1]), embedding_dim=WIDTH).numpy()
-        agree("few-step models", f"embedding of guidance {scale}", few_steps.guidance_embedding(scale, WIDTH), expected, 1e-3)
+        agree("few-step models", f"embedding of guidance {scale}", few_steps.guidance_embedding(scale, WIDTH), expected, 2e-4)
     assert few_steps.guidance_embedding(3.0, 7).shape == (1, 7)
 
 

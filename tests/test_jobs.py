@@ -221,7 +221,6 @@ def test_killed_anywhere_and_run_again_each_picture_is_there_exactly_once(seed, 
     assert point > 20
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_half_a_line_at_the_end_is_cut_off(pipeline, tmp_path):
     (tmp_path / "jobs.txt").write_text("a cat --seed 1\na dog --seed 2\n")
     run()

@@ -245,8 +245,10 @@ def test_a_core_between_two_convolutions_is_three_convolutions(ours, models, fil
 @pytest.mark.parametrize("shape", [(1, 32, 1, 1), (64, 1, 1, 1)], ids=["of inputs", "of outputs"])
 def test_dora_scale_as_in_a1111(shape, ours, models, file):
     """A1111's apply_weight_decompose, in torch; the length of each output (LyCORIS' wd_on_out) is PEFT's DoRA."""
-    layer, down, up = "down_blocks.1.resnets.0.conv1", torch.randn(4, 32, 3, 3), torch.randn(64, 4, 1, 1)
-    scale = 1 + torch.rand(shape)
+    random = torch.Generator().manual_seed(0)
+    layer = "down_blocks.1.resnets.0.conv1"
+    down, up = torch.randn(4, 32, 3, 3, generator=random), torch.randn(64, 4, 1, 1, generator=random)
+    scale = 1 + torch.rand(shape, generator=random)
     key = loras.kohya_name("unet", layer)
     ours.load_lora_weights(file({f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up,
                                  f"{key}.dora_scale": scale, f"{key}.alpha": torch.tensor(2.0)}), adapter_weight=0.7)
@@ -262,12 +264,12 @@ def test_differences_of_whole_parameters_and_norms(ours, models, file):
     changed = {"unet.down_blocks.0.resnets.0.conv1": ("diff", "diff_b"),
                "unet.mid_block.attentions.0.norm": ("w_norm", "b_norm"),
                "text_encoder.encoder.layers.0.layer_norm1": ("w_norm", "b_norm")}
-    tensors, expected = {}, {}
+    tensors, expected, random = {}, {}, torch.Generator().manual_seed(0)
     for name, roles in changed.items():
         part, _, layer = name.partition(".")
         for role, attribute in zip(roles, ("weight", "bias")):
             parameter = getattr(models[part].get_submodule(layer), attribute).detach()
-            difference = torch.randn(parameter.shape)
+            difference = torch.randn(parameter.shape, generator=random)
             tensors[f"{loras.kohya_name(part, layer)}.{role}"] = difference
             expected[f"{name}.{attribute}"] = parameter + 0.5 * difference
     ours.load_lora_weights(file(tensors), adapter_weight=0.5)

@@ -182,7 +182,8 @@ def test_variations_go_from_the_seed_to_the_sub_seed_and_keep_their_size():
 
 @pytest.mark.filterwarnings("ignore:Should have t")                  # of the path's ends in float32
 def test_a_brownian_path_equals_torchsdes():
-    torch, torchsde = pytest.importorskip("torch"), pytest.importorskip("torchsde")
+    torch = pytest.importorskip("torch")
+    import torchsde                                                      # of the test extra, as torch is
     low, high = float(np.float32(0.0291675)), float(np.float32(14.614641))
     theirs = torchsde.BrownianInterval(t0=low, t1=high, size=(4, 6, 5), dtype=torch.float32, entropy=1234, tol=1e-6,
                                        pool_size=24, halfway_tree=True)

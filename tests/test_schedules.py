@@ -98,12 +98,21 @@ def test_align_your_steps_is_its_table_in_ten_steps():
     for name in ("euler", "dpm++2m"):
         got = levels(NoiseSchedule().plan(name, 10, "align_your_steps"))
         assert got[:, 0].tolist() == AysSchedules["StableDiffusionTimesteps"]
-        agree("samplers", "align_your_steps, sigma", got[:, 1], AysSchedules["StableDiffusionSigmas"][:-1], 0.01, relative=True)
+        agree("samplers", "align_your_steps, log sigma", np.log(got[:, 1]),
+              np.log(AysSchedules["StableDiffusionSigmas"][:-1]), 0.01)
 
 
 def test_align_your_steps_is_interpolated_in_the_logarithm_of_sigma():
     ten, twenty = (levels(NoiseSchedule().plan("euler", steps, "align_your_steps"))[:, 1] for steps in (10, 20))
     assert np.allclose(twenty[::2], ten, rtol=1e-3) and np.allclose(twenty[1:-1:2] ** 2, ten[:-1] * ten[1:], rtol=1e-3)
+
+
+def test_align_your_steps_in_other_numbers_follows_its_authors():
+    """Their example interpolates this table, whose last entry is the training's least noise, over steps + 1 points."""
+    table = [14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029]
+    expected = np.interp(np.linspace(0, 1, 26), np.linspace(0, 1, 11), np.log(table))[:-1]
+    found = levels(NoiseSchedule().plan("euler", 25, "align_your_steps"))[:, 1]
+    agree("samplers", "align_your_steps, 25 steps, log sigma", np.log(found), expected, 0.02)
 
 
 @pytest.mark.parametrize("spacing", ["linspace", "leading", "trailing"])
