@@ -7,26 +7,35 @@ decoder at 512×512. mallopt(3) can tell it otherwise; with another C library no
 import contextlib
 import ctypes
 import os
+import threading
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4          # M_... of malloc.h
+_lock, _within = threading.Lock(), 0         # how many are within, of all threads: the settings are the process's
 
 
 @contextlib.contextmanager
 def memory_reused():
     """Within, memory of arrays that are gone stays with the process, for those to come; afterwards it is given back."""
+    global _within
     libc = _glibc()
     if libc is None:
         yield
         return
-    libc.malloc_trim(0)                      # what other threads freed is of no use to this one: loading leaves much
-    libc.mallopt(_MMAP_MAX, 0)
-    libc.mallopt(_TRIM_THRESHOLD, -1)        # never
+    with _lock:
+        if _within == 0:
+            libc.malloc_trim(0)              # what other threads freed is of no use to this one: loading leaves much
+            libc.mallopt(_MMAP_MAX, 0)
+            libc.mallopt(_TRIM_THRESHOLD, -1)        # never
+        _within += 1
     try:
         yield
     finally:
-        libc.mallopt(_MMAP_MAX, 65536)       # the defaults
-        libc.mallopt(_TRIM_THRESHOLD, 64 << 20)
-        libc.malloc_trim(0)
+        with _lock:
+            _within -= 1
+            if _within == 0:
+                libc.mallopt(_MMAP_MAX, 65536)       # the defaults
+                libc.mallopt(_TRIM_THRESHOLD, 64 << 20)
+                libc.malloc_trim(0)
 
 
 def _glibc():

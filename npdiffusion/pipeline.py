@@ -7,6 +7,7 @@ N pictures of W × H pixels; latents are (N, H/f, W/f, C), f the reduction of th
 import contextlib
 import functools
 import numbers
+import threading
 import time
 
 from npdiffusion import few_steps
@@ -40,6 +41,7 @@ class StableDiffusionPipeline:
         self.words = LearntWords()    # textual inversions
         self.budget = budget          # what was chosen for max_memory, see budget.py; None if there was none
         self.timings = {}             # seconds that each stage of the last `generate` took
+        self._alone = threading.RLock()       # held while a picture is made or weights change
 
     @property
     def size(self):
@@ -67,15 +69,26 @@ class StableDiffusionPipeline:
         """Pictures for a prompt: a list of `count` PIL images; each has its seed in `image.info["seed"]`.
 
         more: any other field of `request.Request`, which says what all of them mean
-        Raises UserError for a value out of range, before anything is computed, or for a result that is not finite.
+        Raises UserError for a value out of range, before sampling begins, or for a result that is not finite.
+        One picture is made after the other: a second thread that asks for one waits.
         """
-        job = Job(Request(prompt, negative_prompt, steps, guidance_scale, sampler, schedule, seed, width, height,
-                          init_image, strength, count, callback, **more), self)
-        self.vae.tile = job.tile
+        request = Request.of(dict(
+            prompt=prompt, negative_prompt=negative_prompt or "", steps=steps, guidance_scale=guidance_scale, sampler=sampler,
+            schedule=schedule, seed=seed, width=width, height=height, init_image=init_image, strength=strength, count=count,
+            callback=callback), more)
+        with self._alone:
+            job, before = Job(request, self), self.vae.tile
+            self.vae.tile = job.tile
+            try:
+                return self._generate(job)
+            finally:
+                self.vae.tile = before
 
-        self.timings = {}
+    def _generate(self, job):
+        """The story itself, of settings that go together."""
+        request, self.timings = job.request, {}
         with self._timed("adapters"):
-            prompt = self.adapters.follow(prompt, negative_prompt)
+            prompt = self.adapters.follow(request.prompt, request.negative_prompt)
         with self._timed("text"):
             contexts = list(self._contexts_of_passes(job, prompt))
         latents, done = None, 0
@@ -86,10 +99,10 @@ class StableDiffusionPipeline:
             with self._timed("sampling"):
                 for latents, x0 in self._sample(job, way.plan, start, context, draw):
                     done += 1
-                    if callback:
-                        callback(done, job.planned, latents)
-                    if job.request.preview:
-                        job.request.preview(done, job.planned, x0)
+                    if request.callback:
+                        request.callback(done, job.planned, latents)
+                    if request.preview:
+                        request.preview(done, job.planned, x0)
             latents = start.finish(latents)
         with self._timed("decoding"):
             return job.finish([self.decode(one[None]) for one in latents])      # feature maps of one picture at a time
@@ -119,15 +132,18 @@ class StableDiffusionPipeline:
         adapter_weight: its strength, or {"unet": strength, "text_encoder": strength}
         UserError if it can't be read, is for another family, or does not fit; then nothing is changed.
         """
-        return self.adapters.load(path, adapter_name, adapter_weight)
+        with self._alone:
+            return self.adapters.load(path, adapter_name, adapter_weight)
 
     def set_adapters(self, adapter_names, adapter_weights=1.0):
         """Have those loaded LoRAs in force that are named, and no others; each argument may be one or a list."""
-        self.adapters.choose(adapter_names, adapter_weights)
+        with self._alone:
+            self.adapters.choose(adapter_names, adapter_weights)
 
     def unload_lora_weights(self):
         """Take all LoRAs out of the weights, which are then bit for bit the checkpoint's."""
-        self.adapters.unload()
+        with self._alone:
+            self.adapters.unload()
 
     def load_textual_inversion(self, path, token=None):
         """Learn a word that prompts may use, or those of all files in a folder; see adapters/textual_inversion.py
@@ -150,7 +166,7 @@ class StableDiffusionPipeline:
 
         steps and sampler say how many calls there are; earlier: the steps of a first pass, see prompts/editing.py
         """
-        clip_skip = self._check_clip_skip(clip_skip)
+        clip_skip = self.check_clip_skip(clip_skip)
         readings = [read(prompt, calls(sampler, steps), self.tokenizer, syntax, self.words,
                          None if earlier is None else calls(sampler, earlier)) for prompt in prompts]
         return Contexts(readings, self.tokenizer, lambda ids, vectors: finite(
@@ -166,7 +182,7 @@ class StableDiffusionPipeline:
         extra = () if timestep_cond is None else (timestep_cond,)
         return lambda latents, timestep: finite(self.unet, "unet", latents, timestep, context, *extra)
 
-    def _check_clip_skip(self, clip_skip):
+    def check_clip_skip(self, clip_skip):
         if not clip_skip:
             return 0
         layers = self.text_encoder.config.num_hidden_layers

@@ -3,12 +3,13 @@
     Request   the settings as they were given; None is whatever suits the model
     Job       what they come to for one model: a canvas, one or two passes over it, seeds, guidance
 """
+import difflib
 import functools
 import math
 import numbers
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 from npdiffusion import few_steps, memory, noise, tiling
@@ -18,12 +19,13 @@ from npdiffusion.painting.canvas import Canvas, originals
 from npdiffusion.painting.hires import STRENGTH, SecondPass
 
 LARGEST_SIDE = 8192          # pixels
+DIFFUSERS = {"num_inference_steps": "steps", "num_images_per_prompt": "count", "image": "init_image"}      # theirs → ours
 CUSTOMARY_STRENGTH = 0.75    # of image to image
 
 
 @dataclass(frozen=True)
 class Request:
-    """Settings of pictures, by the names that diffusers has for them.
+    """Settings of pictures, by diffusers' names where it has one; four of them are shorter here, see DIFFUSERS.
 
     sampler, schedule   names in `samplers.SAMPLERS` and `schedules.KINDS`; None is the checkpoint's own
     steps               None is 50, or 4 for models that are made for few (see few_steps.py)
@@ -98,6 +100,21 @@ class Request:
     vae_tiling: str = "auto"
     preview: Callable | None = None
 
+    @classmethod
+    def of(cls, given, more):
+        """given: {name: value}; more: others, by our names or diffusers'. TypeError for a name that is unknown or twice."""
+        known = [field.name for field in fields(cls)]
+        settings = dict(given)
+        for name, value in more.items():
+            own = DIFFUSERS.get(name, name)
+            if own not in known:
+                near = difflib.get_close_matches(name, [*known, *DIFFUSERS], n=1)
+                raise TypeError(f"generate has no setting {name!r}" + (f", did you mean {near[0]}?" if near else ""))
+            if own != name and settings.get(own) not in (None, getattr(cls, own, None)):
+                raise TypeError(f"{name} and {own} are the same setting")
+            settings[own] = value
+        return cls(**settings)
+
 
 class Pass(NamedTuple):
     """One way from noise to latents; `start(latents, draw)` begins it, after the latents of the pass before."""
@@ -117,6 +134,8 @@ class Job:
     """
     def __init__(self, request, pipeline):
         self.request, self.vae, self.unet = request, pipeline.vae, pipeline.unet
+        whole("count", request.count, 1)
+        pipeline.check_clip_skip(request.clip_skip)
         asked = pipeline.defaults(request.sampler)
         steps = asked.steps if request.steps is None else request.steps
         self.tell_guidance(asked.guidance_scale if request.guidance_scale is None else request.guidance_scale)
@@ -141,6 +160,7 @@ class Job:
             model_size = [max(round(side / f), 1) * f for side in picture.size]
         width, height = model_size[0] if r.width is None else r.width, model_size[1] if r.height is None else r.height
         for name, value in (("width", width), ("height", height)):
+            whole(name, value)
             if value % f or not f <= value <= LARGEST_SIDE:
                 near = min(max(f, round(value / f) * f), LARGEST_SIDE)
                 raise UserError(f"{name} is {value}: it must be a multiple of {f} up to {LARGEST_SIDE}, for example {near}")
@@ -158,9 +178,10 @@ class Job:
         self.passes = [Pass(canvas, plan, steps, lambda latents, draw: inpainting.start(
             self.vae, self.unet, plan, canvas, strength, draw))]
         if r.hires is not None:
+            hires_steps = steps if r.hires_steps is None else r.hires_steps
             second = SecondPass(canvas, make_plan, self.vae.config.reduction, r.hires, r.hires_strength,
-                                r.hires_steps or steps, r.hires_upscaler)
-            self.passes.append(Pass(second.canvas, second.plan, r.hires_steps or steps, functools.partial(
+                                hires_steps, r.hires_upscaler)
+            self.passes.append(Pass(second.canvas, second.plan, hires_steps, functools.partial(
                 second.start, self.vae, self.unet)))
         self.planned = sum(len(each.plan) for each in self.passes)
 
@@ -195,14 +216,18 @@ def number(name, value, low=-math.inf, high=math.inf):
         raise UserError(f"{name} is {value}: it must be a finite number, {wanted}")
 
 
+def whole(name, value, low=-math.inf):
+    """UserError unless value is a whole number, not below `low`."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < low:
+        raise UserError(f"{name} is {value!r}: it must be a whole number" + (f" from {low} on" if low > -math.inf else ""))
+
+
 def all_seeds(seed, count, subseed, strength):
     """A seed for each picture, counting on from the first, and sub-seeds, or None; random first ones for None.
 
     With a variation strength the sub-seeds count on, and the seed is the same for all.
     """
     number("subseed_strength", strength, 0, 1)
-    if count < 1:
-        raise UserError(f"count is {count}: at least one picture must be asked for")
     for name, given in (("seed", seed), ("subseed", subseed)):
         if given is not None and not isinstance(given, numbers.Integral):
             raise UserError(f"{name} is {given!r}: it must be a whole number")

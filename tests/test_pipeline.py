@@ -1,6 +1,7 @@
 """The whole way, prompt to picture, against diffusers' own pipelines with the same seed."""
 import json
 import pathlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -174,3 +175,31 @@ def test_a_result_that_is_not_finite_names_the_layer(each_backend, pair):
     broken = OurPipeline(pair[1].tokenizer, pair[1].text_encoder, unet, pair[1].vae, SCHEDULE, "x")
     with pytest.raises(UserError, match=r"not finite .* unet\.down_blocks\.0\.resnets\.1\.conv1"):
         broken.generate(PROMPT, steps=1, seed=0)
+
+
+def test_diffusers_names_are_understood(pair):
+    ours = pair[1]
+    a, = ours.generate(PROMPT, steps=2, sampler="ddim", seed=1)
+    b, = ours.generate(PROMPT, negative_prompt=None, num_inference_steps=2, num_images_per_prompt=1, sampler="ddim", seed=1)
+    assert np.array_equal(np.asarray(a), np.asarray(b))
+    with pytest.raises(TypeError, match="'num_inference_step', did you mean num_inference_steps"):
+        ours.generate(PROMPT, num_inference_step=2)
+    with pytest.raises(TypeError, match="num_inference_steps and steps are the same setting"):
+        ours.generate(PROMPT, steps=3, num_inference_steps=2)
+
+
+@pytest.mark.parametrize("wrong", [dict(width="64"), dict(height=64.0), dict(count="2"), dict(count=1.5), dict(count=True),
+                                   dict(clip_skip=99), dict(hires=2, hires_steps=0)])
+def test_what_is_no_such_number_is_named(wrong, pair):
+    with pytest.raises(UserError, match=list(wrong)[-1]):
+        pair[1].generate(PROMPT, steps=1, seed=0, **wrong)
+
+
+def test_two_threads_may_ask_one_pipeline(pair):
+    """Their prompts, sizes and tiles don't mix, and nothing of the last picture stays behind."""
+    ours, settings = pair[1], [dict(seed=1, vae_tiling="on"), dict(seed=2, width=48, height=32)]
+    alone = [np.asarray(ours.generate(PROMPT, steps=3, sampler="ddim", **each)[0]) for each in settings]
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(lambda each: np.asarray(ours.generate(PROMPT, steps=3, sampler="ddim", **each)[0]), settings))
+    assert all(np.array_equal(a, b) for a, b in zip(alone, together))
+    assert ours.vae.tile is None
