@@ -12,32 +12,19 @@ From what is best for the picture to what needs least, the first that fits is ta
 A given dtype is kept to, and then the first two are one. Attention never holds a matrix of all tokens by all tokens
 (kernels/flash_attention.py), so there is nothing to choose for it; the plain NumPy definitions do, and are refused.
 """
-import re
 import time
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from npdiffusion import kernels, memory, parameters, streaming, tiling, work
+from npdiffusion.amounts import amount            # noqa: F401 (what a limit may be)
 from npdiffusion.errors import UserError
 from npdiffusion.streaming import OnDisk
 
 RUNTIME = 190e6                       # bytes: Python, NumPy, numba, compiled kernels and what they work in
 SMALLEST_TILE = 128                   # pixels: in smaller ones the autoencoder sees too little of the picture
 EXAMPLES = 8                          # weights that are read to find how long that takes
-UNITS = {"": 1, "b": 1, "k": 1e3, "kb": 1e3, "kib": 2**10, "m": 1e6, "mb": 1e6, "mib": 2**20, "g": 1e9, "gb": 1e9,
-         "gib": 2**30}
-AMOUNT = re.compile(r"\s*(\d{1,15}(?:\.\d{0,9})?)\s*([A-Za-z]*)\s*")
-
-
-def amount(value):
-    """Bytes from a number, or a text like "4GB", "1.5 GB" or "900MiB"; UserError for anything else"""
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0:
-        return float(value)
-    match = AMOUNT.fullmatch(value) if isinstance(value, str) else None
-    if not match or match[2].lower() not in UNITS or float(match[1]) == 0:
-        raise UserError(f"max_memory is {value!r}: an amount like 4GB or 900MB is needed")
-    return float(match[1]) * UNITS[match[2].lower()]
 
 
 @dataclass

@@ -9,8 +9,8 @@ import os
 import npdiffusion
 from npdiffusion import command, kernels, samplers
 from npdiffusion.command import jobs
-from npdiffusion.command.parser import (LARGEST_SIDE, ListOrKeep, Parser, number, one_of, several, side, sides, text,
-                                        whole)
+from npdiffusion.command.parser import (LARGEST_SIDE, ListOrKeep, Parser, memory, number, one_of, several, side, sides,
+                                        text, whole)
 from npdiffusion.errors import UserError
 
 SYNTAXES = ("a1111", "plain")         # of prompts
@@ -293,7 +293,7 @@ def build_parser():
     group = parser.add_argument_group("machine")
     group.add_argument("-t", "--threads", metavar="N", type=whole(1, 4096),
                        help="how many cores work (default: the physical cores)")
-    group.add_argument("--max-memory", metavar="AMOUNT",
+    group.add_argument("--max-memory", metavar="AMOUNT", type=memory,
                        help="that the command may take, 4GB for example: chooses --dtype, tiles, and whether weights "
                             "stay on disk and are read in each step, which is slower (default: no limit)")
     group.add_argument("--backend", metavar="NAME", type=one_of(kernels.BACKENDS),

@@ -49,6 +49,13 @@ def test_what_is_no_amount_is_refused(text):
         budget.amount(text)
 
 
+@pytest.mark.parametrize("text", ["foo", "", "0GB", "4 TB"])
+def test_the_command_refuses_what_is_no_amount_before_anything_else(text, capsys):
+    assert cli.main(["a red apple", "-m", "/nowhere", "--max-memory", text]) == 2
+    assert capsys.readouterr().err == (
+        f"npdiffusion: error: --max-memory: {text!r} is no amount of memory like 4GB or 900MB\n")
+
+
 # ---- choices
 
 @pytest.mark.parametrize(("room", "dtype", "expected"), [

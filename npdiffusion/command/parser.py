@@ -3,9 +3,8 @@
 A type is a function from text to value; argparse.ArgumentTypeError says what is wrong with the text.
 """
 import argparse
-import difflib
 
-from npdiffusion.errors import UserError
+from npdiffusion.errors import UserError, nearest
 
 LARGEST_SIDE = 8192                   # pixels
 
@@ -29,8 +28,7 @@ class Parser(argparse.ArgumentParser):
                 quotes = ": put the whole prompt in quotes" if positional == "prompt" else ""
                 self.error(f"only one {positional} is taken, {unknown[0]!r} is left over{quotes}")
             known = [name.lstrip("-") for action in self._actions for name in action.option_strings]
-            near = difflib.get_close_matches(flag.lstrip("-"), known, n=1)
-            hint = f", did you mean --{near[0]}?" if near else " (all options: --help)"
+            hint = nearest(flag.lstrip("-"), known, ", did you mean --{}?", " (all options: --help)")
             self.error(f"unknown option {flag}{hint}")
         return options
 
@@ -125,12 +123,21 @@ def sides(value):
     return ",".join(f"{side}={pixels}" for side, pixels in found.items() if pixels)
 
 
+def memory(value):
+    """The type of an option that takes an amount of memory: the same text."""
+    from npdiffusion.amounts import amount
+    try:
+        amount(value)
+    except UserError:
+        raise argparse.ArgumentTypeError(f"{value[:40]!r} is no amount of memory like 4GB or 900MB") from None
+    return value
+
+
 def one_of(names):
     """The type of an option that takes one of some names."""
     def read(value):
         if value not in names:
-            near = difflib.get_close_matches(value.lower(), names, n=1, cutoff=0.4)
-            hint = f"did you mean {near[0]}? Known" if near else "known"
+            hint = nearest(value, names, "did you mean {}? Known", "known")
             raise argparse.ArgumentTypeError(f"{value[:40]!r} is unknown, {hint} are {', '.join(names)}")
         return value
     return read
