@@ -13,10 +13,11 @@ if (_checkout / "kernels").is_dir() and (_checkout / "setup.cfg").is_file():
 
 
 def load(path_or_id=None, dtype=None, threads=None, tokenizer=None, lora_dir=None, vae=None, embedding_dir=None,
-         max_memory=None, size=None):
+         max_memory=None, size=None, vae_tiling="auto", images=2, preview_vae=None):
     """A pipeline that makes pictures from prompts; see `npdiffusion.loading.load` for what can be loaded."""
     from npdiffusion import loading          # here, so that --help and --version need not import NumPy
-    return loading.load(path_or_id, dtype, threads, tokenizer, lora_dir, vae, embedding_dir, max_memory, size)
+    return loading.load(path_or_id, dtype, threads, tokenizer, lora_dir, vae, embedding_dir, max_memory, size,
+                        vae_tiling, images, preview_vae)
 
 
 def use_backend(name):

@@ -32,7 +32,7 @@ class Budget:
     """What was chosen. on_disk: {part: names of parameters that are read when used}; kept: bytes of all others
 
     buffer: bytes that reading the largest of them takes     read: bytes of the file that a step reads
-    tile: side in pixels of the tiles in which the planned picture is decoded, or None
+    tile: side in pixels of the tiles in which the planned picture is decoded, or None     images: that a step computes
     seconds: of a step, as measured by a few products; None before `measure`
     """
     limit: float
@@ -44,6 +44,7 @@ class Budget:
     read: float = 0
     on_disk: dict = field(default_factory=dict)
     tile: int = None
+    images: int = 2
     seconds: float = None
 
     def room(self):
@@ -64,13 +65,13 @@ class Budget:
             raise UserError(f"{what}: need about {needed / 1e9:.2f} GB with the weights as they were loaded, but max_memory "
                             f"is {self.limit / 1e9:.2f} GB")
 
-    def measure(self, unet, reduction, images=2):
+    def measure(self, unet, reduction):
         """Estimate the seconds of a step from a few products of usual shapes, and from reading some weights."""
         count = work.unet(unet.config, self.height // reduction, self.width // reduction)
         side = max(8, min(32, self.width // reduction // 2))
-        by_convolution, by_product = rates(unet.config, self.dtype, images, side)
-        self.seconds = images * sum(operations / (by_convolution if kind == "3×3" else by_product)
-                                    for kind, operations in count.items())
+        by_convolution, by_product = rates(unet.config, self.dtype, self.images, side)
+        self.seconds = self.images * sum(operations / (by_convolution if kind == "3×3" else by_product)
+                                         for kind, operations in count.items())
         weights = [vars(layer).get("weight") for _, layer in parameters.modules(unet)]
         on_disk = [weight for weight in weights if isinstance(weight, OnDisk)]
         if on_disk:
@@ -92,30 +93,34 @@ class Budget:
         return f"memory {self.limit / 1e9:.2f} GB: {weights}{time}"
 
 
-def plan(parts, limit, size=None, dtype=None, images=2, mode="auto"):
+def plan(parts, limit, size=None, dtype=None, images=2, mode="auto", preview_vae=None):
     """How to fit the parts of a model, checked but empty, into `limit` bytes → Budget
 
-    parts: {"text_encoder", "unet", "vae": loading.Part}     size: (width, height); None: as trained
-    dtype: None leaves the choice     images: that a step computes, two with guidance     mode: of tiling
+    parts: {"text_encoder", "unet", "vae": loading.Part}     dtype: None leaves the choice     mode: of tiling
+    size, images, preview_vae: see `loading.load`; of several sizes the one that needs most counts
     UserError if they can't be made to fit.
     """
     if kernels.backend() == "numpy":
         raise UserError("max_memory: the numpy backend, made for reading, doesn't save memory; use the numba backend")
     unet, vae = parts["unet"].model.config, parts["vae"].model.config
     f = vae.reduction
-    width, height = size or (unet.sample_size * f, unet.sample_size * f)
+    width, height = largest(sizes(size, unet.sample_size * f, f), unet, vae, images, mode)
     step = memory.step(unet, width // f, height // f, images)
+    beside = 0
+    if preview_vae is not None:                       # float32, all of it in memory, and without tiles
+        beside = parameters.nbytes(preview_vae, "float32")
+        step = max(step, memory.picture(preview_vae.config, width, height))
     tile = tiling.choose(vae, width, height, mode)
     for kept_as in (dtype,) if dtype else kernels.DTYPES:
-        kept = sum(parameters.nbytes(part.model, kept_as) for part in parts.values())
+        kept = beside + sum(parameters.nbytes(part.model, kept_as) for part in parts.values())
         if RUNTIME + kept + max(step, memory.picture(vae, width, height, tile)) <= limit:
-            return Budget(limit, kept_as, width, height, kept, tile=tile)
+            return Budget(limit, kept_as, width, height, kept, tile=tile, images=images)
 
     dtype = dtype or "bfloat16"
     streamable = {name: part.may_stay_on_disk(dtype) for name, part in parts.items()}
-    fixed = sum(parameters.nbytes(part.model, dtype) for part in parts.values()) - sum(
+    fixed = beside + sum(parameters.nbytes(part.model, dtype) for part in parts.values()) - sum(
         sum(sizes.values()) for sizes in streamable.values())
-    buffer = max((size + parts["unet"].bytes_on_disk(name) for name, size in streamable["unet"].items()), default=0)
+    buffer = max((count + parts["unet"].bytes_on_disk(name) for name, count in streamable["unet"].items()), default=0)
     for tile in tiles(vae, width, height, mode):
         room = limit - RUNTIME - fixed - buffer - max(step, memory.picture(vae, width, height, tile))
         if room >= 0:
@@ -130,7 +135,22 @@ def plan(parts, limit, size=None, dtype=None, images=2, mode="auto"):
         on_disk[name] = streamable[name].keys() - names
         kept += size
     read = sum(parts["unet"].bytes_on_disk(name) for name in on_disk["unet"])
-    return Budget(limit, dtype, width, height, kept, buffer, read, on_disk, tile)
+    return Budget(limit, dtype, width, height, kept, buffer, read, on_disk, tile, images)
+
+
+def sizes(size, trained, reduction):
+    """All (width, height) that `size` comes to, see `loading.load`; trained: side in pixels"""
+    if callable(size):
+        return size((trained, trained), reduction)
+    width, height = size or (None, None)
+    return [(width or trained, height or trained)]
+
+
+def largest(sizes, unet, vae, images, mode):
+    """The size that needs most memory."""
+    f = vae.reduction
+    return max(sizes, key=lambda size: (max(memory.step(unet, size[0] // f, size[1] // f, images), memory.picture(
+        vae, *size, tiling.choose(vae, *size, mode))), size[0] * size[1]))
 
 
 def tiles(config, width, height, mode):

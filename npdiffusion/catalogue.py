@@ -4,7 +4,6 @@ A file is called by its path within the folder, without .safetensors; a folder i
 in the cache by its id. What a file is, is told by the names and shapes in its table of contents alone, so that many
 of gigabytes are listed at once. The folder of models is the one that is given, or what NPDIFFUSION_MODELS names.
 """
-import difflib
 import math
 import os
 import pathlib
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 
 from npdiffusion import checkpoint, families, hub
 from npdiffusion.config import read_json
-from npdiffusion.errors import UserError
+from npdiffusion.errors import UserError, nearest
 
 VARIABLE = "NPDIFFUSION_MODELS"
 EMBEDDED = "embedded"
@@ -107,8 +106,7 @@ def resolve(model, folder=None):
         return found
     if hub.ID.fullmatch(model) and not model.endswith(SUFFIXES):
         return model
-    near = difflib.get_close_matches(model.removesuffix(".safetensors"), names(folder), n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    hint = nearest(model.removesuffix(".safetensors"), names(folder), "; did you mean {}?")
     raise UserError(f"{model}: no such file or folder, and no model of that name{hint} (npdiffusion models lists them)")
 
 

@@ -1,4 +1,5 @@
-"""The one exception that users are meant to see."""
+"""The one exception that users are meant to see, and the hint for a name that is nearly right."""
+import difflib
 
 
 class UserError(Exception):
@@ -6,3 +7,13 @@ class UserError(Exception):
 
     The command line prints it after "npdiffusion: error:" and exits with 1; a traceback is shown only with -v.
     """
+
+
+def nearest(name, known, hint="did you mean {}? ", otherwise="", cutoff=0.5):
+    """`hint` with the nearest of the known names in it, or `otherwise` if none is near; upper and lower case are one.
+
+    cutoff: how alike they must be, from 0 to 1, see difflib.SequenceMatcher.ratio
+    """
+    spelled = {other.casefold(): other for other in known}
+    near = difflib.get_close_matches(str(name).casefold(), spelled, n=1, cutoff=cutoff)
+    return hint.format(spelled[near[0]]) if near else otherwise

@@ -70,7 +70,7 @@ class Part:
 
 
 def load(path_or_id=None, dtype=None, threads=None, tokenizer=None, lora_dir=None, vae=None, embedding_dir=None,
-         max_memory=None, size=None):
+         max_memory=None, size=None, vae_tiling="auto", images=2, preview_vae=None):
     """A pipeline that makes pictures from prompts → npdiffusion.pipeline.StableDiffusionPipeline
 
     path_or_id: None (the embedded model), a folder in diffusers layout, a .safetensors file, a Hugging Face id, or a name
@@ -86,7 +86,12 @@ def load(path_or_id=None, dtype=None, threads=None, tokenizer=None, lora_dir=Non
     embedding_dir: folder with learnt words (textual inversion), which prompts use by their files' names
     max_memory: bytes, or a text like "4GB", that the process may take; decides about dtype, and which weights stay on
         disk, see budget.py; what was chosen is the pipeline's `budget`
-    size: (width, height) of the largest picture that max_memory shall allow for; None is that of the training
+    What max_memory shall allow for:
+    size: (width, height) of the largest picture; None, for both or one of them, is that of the training; or a function
+        of (width, height) of the training and the autoencoder's reduction that gives a list of all sizes
+    vae_tiling: of the pictures, "auto", "on" or "off", as `generate` takes it
+    images: how many the UNet computes in a step: two for each picture with guidance, one without
+    preview_vae: an autoencoder beside the model's, for previews, or None
     Raises UserError, with one line that says what is wrong, for whatever can't be loaded.
     """
     from npdiffusion.kernels.threads import set_threads
@@ -97,14 +102,16 @@ def load(path_or_id=None, dtype=None, threads=None, tokenizer=None, lora_dir=Non
         if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
             raise UserError(f"threads = {threads!r}, but a whole number from 1 on is needed")
         set_threads(threads)
-    pipeline = StableDiffusionPipeline(**load_parts(path_or_id, tokenizer, dtype, vae, max_memory, size))
+    pipeline = StableDiffusionPipeline(**load_parts(path_or_id, tokenizer, dtype, vae, max_memory, size, vae_tiling,
+                                                     images, preview_vae))
     pipeline.adapters.folder = lora_dir
     if embedding_dir is not None:
         pipeline.load_textual_inversion(embedding_dir)
     return pipeline
 
 
-def load_parts(path_or_id=None, tokenizer=None, dtype=None, vae=None, max_memory=None, size=None):
+def load_parts(path_or_id=None, tokenizer=None, dtype=None, vae=None, max_memory=None, size=None, vae_tiling="auto",
+               images=2, preview_vae=None):
     """What `load` makes a pipeline of: {tokenizer, text_encoder, unet, vae, schedule, source, …} and advice"""
     limit = None if max_memory is None else budgets.amount(max_memory)
     path = locate(path_or_id)
@@ -118,7 +125,7 @@ def load_parts(path_or_id=None, tokenizer=None, dtype=None, vae=None, max_memory
             part.check()
         budget = None
         if limit is not None:
-            budget = budgets.plan(parts, limit, size, dtype)
+            budget = budgets.plan(parts, limit, size, dtype, images, vae_tiling, preview_vae)
             dtype = budget.dtype
             for name, names in budget.on_disk.items():
                 parts[name].on_disk = names

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from . import __version__
 
 NEGATIVE = "Negative prompt:"
-PAIR = re.compile(r'\s*(\w[\w \-/]{1,60}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')       # as the web interface finds them
+PAIR = re.compile(r'(\w[\w \-/]{1,60}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')       # as the web interface finds them
 LONGEST_LINE = 65536                  # characters; more can't be settings
 FEWEST_PAIRS = 3                      # that make the last line one of settings, not of the prompt
 

@@ -10,13 +10,12 @@ and W and b are the least-squares fit of the result.
 
 N pictures, h × w latent pixels, C channels of latents, f pixels in each direction for a latent pixel.
 """
-import difflib
 
 import numpy as np
 from PIL import Image
 
 from npdiffusion.config import TinyVAEConfig, VAEConfig
-from npdiffusion.errors import UserError
+from npdiffusion.errors import UserError, nearest
 from npdiffusion.images import replace_png, save_png, to_images
 from npdiffusion.sheets import sheet
 
@@ -39,9 +38,7 @@ class Previews:
     """
     def __init__(self, kind, vae, path=None, every=1, strip=None):
         if kind not in KINDS:
-            near = difflib.get_close_matches(str(kind), KINDS, n=1)
-            hint = f"did you mean {near[0]}? " if near else ""
-            raise UserError(f"preview is {kind!r}: {hint}known are {', '.join(KINDS)}")
+            raise UserError(f"preview is {kind!r}: {nearest(kind, KINDS)}known are {', '.join(KINDS)}")
         if every < 1:
             raise UserError(f"preview_every is {every}: it must be 1 or more")
         self.decode = Linear(vae) if kind == "linear" else vae.decode

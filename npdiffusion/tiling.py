@@ -10,12 +10,11 @@
 This is the rule of diffusers' `enable_vae_tiling`, so the same pictures come out. They are not quite those of the whole
 picture: group norms and the attention of the autoencoder see one tile at a time.
 """
-import difflib
 
 import numpy as np
 
 from npdiffusion import memory
-from npdiffusion.errors import UserError
+from npdiffusion.errors import UserError, nearest
 
 OVERLAP = 0.25                        # of a tile's side
 MODES = ("auto", "on", "off")
@@ -61,9 +60,7 @@ def choose(config, width, height, mode="auto"):
     UserError for another mode.
     """
     if mode not in MODES:
-        near = difflib.get_close_matches(str(mode), MODES, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise UserError(f"vae_tiling is {mode!r}: {hint}known are {', '.join(MODES)}")
+        raise UserError(f"vae_tiling is {mode!r}: {nearest(mode, MODES)}known are {', '.join(MODES)}")
     step = 4 * config.reduction
     tile = max(step, config.sample_size // step * step)
     if mode == "auto":

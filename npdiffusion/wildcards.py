@@ -5,7 +5,6 @@
 The choice is driven by the picture's own seed, so the same seed and prompt give the same words. Empty lines and those
 that begin with # are passed over. Names have letters, digits, - and _ alone, so that they never leave the folder.
 """
-import difflib
 import functools
 import os
 import pathlib
@@ -13,7 +12,7 @@ import random
 import re
 
 from npdiffusion import textfiles
-from npdiffusion.errors import UserError
+from npdiffusion.errors import UserError, nearest
 
 NAME = re.compile(r"__([\w-]+?(?:/[\w-]+?)*)__")
 LARGEST_FILE = 16 << 20               # bytes
@@ -55,8 +54,7 @@ class Wildcards:
         if not os.path.lexists(path):
             files = self.folder.rglob("*.txt")
             known = sorted(file.relative_to(self.folder).with_suffix("").as_posix() for file in files)
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f", did you mean __{near[0]}__?" if near else ""
+            hint = nearest(name, known, ", did you mean __{}__?")
             raise UserError(f"__{name}__: there is no {name}.txt in {self.folder}{hint}")
         text = textfiles.read(path, LARGEST_FILE)
         lines = [line.strip() for line in text.splitlines()]

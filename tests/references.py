@@ -4,6 +4,10 @@ With ordinary random weights attention is nearly uniform and norms are nearly th
 GELU hides below 1e-4. `make_demanding` moves them away from that: norms get random scales and shifts, queries and keys
 grow, residual branches shrink (so that ε matters beside the variance).
 """
+import contextlib
+import types
+from unittest import mock
+
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -85,6 +89,27 @@ def twin(model):
                if not name.endswith("position_ids")}
     parameters.load(ours, tensors, type(model).__name__)
     return ours
+
+
+@contextlib.contextmanager
+def decoded(theirs, ours):
+    """Two pipelines record, while it lasts, the latents that they decode; found.theirs, found.ours: (1, h, w, C), the last
+
+    A picture of 256 levels hides differences which these show.
+    """
+    found = types.SimpleNamespace()
+    their_decode, our_decode = theirs.vae.decode, ours.decode
+
+    def record_theirs(latents, *arguments, **options):
+        found.theirs = channels_last(latents * theirs.vae.config.scaling_factor)
+        return their_decode(latents, *arguments, **options)
+
+    def record_ours(latents):
+        found.ours = latents.copy()
+        return our_decode(latents)
+
+    with mock.patch.object(theirs.vae, "decode", record_theirs), mock.patch.object(ours, "decode", record_ours):
+        yield found
 
 
 def channels_last(tensor):

@@ -56,9 +56,11 @@ def test_a_unet_that_takes_the_guidance_scale_equals_diffusers(distilled):
 
 def test_a_latent_consistency_model_draws_the_picture_of_diffusers(distilled):
     theirs, ours = distilled
-    expected = their_picture(theirs, num_inference_steps=4, guidance_scale=8.5, height=32, width=48)
-    image, = ours.generate(PROMPT, NEGATIVE, seed=7, width=48, height=32)                       # 4 and 8.5 by itself
+    with references.decoded(theirs, ours) as latents:
+        expected = their_picture(theirs, num_inference_steps=4, guidance_scale=8.5, height=32, width=48)
+        image, = ours.generate(PROMPT, NEGATIVE, seed=7, width=48, height=32)                       # 4 and 8.5 by itself
     assert expected.std() > 10
+    agree("few-step models", "LCM, latents", latents.ours, latents.theirs, 1e-4, relative=True)
     agree("few-step models", "LCM picture, of 255", levels(image), expected, 1)
 
 
@@ -67,8 +69,10 @@ def test_consistency_samplers_with_any_model_draw_the_picture_of_diffusers(pair,
     theirs, ours = pair
     theirs.scheduler = scheduler.from_config(SCHEDULER)
     for steps, guidance in ((4, 1.0), (8, 1.5)):
-        expected = their_picture(theirs, num_inference_steps=steps, guidance_scale=guidance, eta=eta, height=32, width=32)
-        image, = ours.generate(PROMPT, NEGATIVE, steps=steps, guidance_scale=guidance, sampler=sampler, eta=eta, seed=7)
+        with references.decoded(theirs, ours) as latents:
+            expected = their_picture(theirs, num_inference_steps=steps, guidance_scale=guidance, eta=eta, height=32, width=32)
+            image, = ours.generate(PROMPT, NEGATIVE, steps=steps, guidance_scale=guidance, sampler=sampler, eta=eta, seed=7)
+        agree("few-step models", f"{sampler}, latents", latents.ours, latents.theirs, 1e-4, relative=True)
         agree("few-step models", f"{sampler} picture, of 255", levels(image), expected, 1)
 
 
@@ -78,9 +82,11 @@ def test_consistency_samplers_draw_the_picture_of_diffusers_from_a_picture(pair)
     pipeline = StableDiffusionImg2ImgPipeline(**theirs.components, requires_safety_checker=False)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.scheduler = LCMScheduler.from_config(SCHEDULER)
-    expected = their_picture(pipeline, image=start, strength=0.6, num_inference_steps=8, guidance_scale=1.5)
-    image, = ours.generate(PROMPT, NEGATIVE, steps=8, guidance_scale=1.5, sampler="lcm", seed=7, init_image=start,
-                           strength=0.6)
+    with references.decoded(pipeline, ours) as latents:
+        expected = their_picture(pipeline, image=start, strength=0.6, num_inference_steps=8, guidance_scale=1.5)
+        image, = ours.generate(PROMPT, NEGATIVE, steps=8, guidance_scale=1.5, sampler="lcm", seed=7, init_image=start,
+                               strength=0.6)
+    agree("few-step models", "lcm picture from a, latents", latents.ours, latents.theirs, 1e-4, relative=True)
     agree("few-step models", "lcm picture from a picture, of 255", levels(image), expected, 1)
 
 
@@ -89,10 +95,12 @@ def test_turbo_models_draw_the_picture_of_diffusers(pair, steps):        # noqa:
     theirs, ours = pair
     config = SCHEDULER | {"timestep_spacing": "trailing"}
     theirs.scheduler = EulerDiscreteScheduler.from_config(config)
-    expected = their_picture(theirs, num_inference_steps=steps, guidance_scale=0.0, height=32, width=32)
     turbo = OurPipeline(ours.tokenizer, ours.text_encoder, ours.unet, ours.vae,
                         NoiseSchedule.from_config(config | {"_class_name": "EulerDiscreteScheduler"}), "turbo")
-    image, = turbo.generate(PROMPT, NEGATIVE, steps=None if steps == 4 else steps, seed=7)      # guidance 1 by itself
+    with references.decoded(theirs, turbo) as latents:
+        expected = their_picture(theirs, num_inference_steps=steps, guidance_scale=0.0, height=32, width=32)
+        image, = turbo.generate(PROMPT, NEGATIVE, steps=None if steps == 4 else steps, seed=7)      # guidance 1 by itself
+    agree("few-step models", "turbo, latents", latents.ours, latents.theirs, 1e-4, relative=True)
     agree("few-step models", "turbo picture, of 255", levels(image), expected, 1)
 
 
@@ -100,9 +108,11 @@ def test_zero_terminal_snr_with_rescaled_guidance_draws_the_picture_of_diffusers
     theirs, ours = pair
     changed = {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction", "timestep_spacing": "trailing"}
     theirs.scheduler = DDIMScheduler.from_config(SCHEDULER | changed)
-    expected = their_picture(theirs, num_inference_steps=6, guidance_scale=7.5, guidance_rescale=0.7, height=32, width=32)
-    image, = ours.generate(PROMPT, NEGATIVE, steps=6, guidance_scale=7.5, guidance_rescale=0.7, sampler="ddim", seed=7,
-                           **changed)
+    with references.decoded(theirs, ours) as latents:
+        expected = their_picture(theirs, num_inference_steps=6, guidance_scale=7.5, guidance_rescale=0.7, height=32, width=32)
+        image, = ours.generate(PROMPT, NEGATIVE, steps=6, guidance_scale=7.5, guidance_rescale=0.7, sampler="ddim", seed=7,
+                               **changed)
+    agree("few-step models", "v-prediction, zero terminal SNR, latents", latents.ours, latents.theirs, 1e-4, relative=True)
     agree("few-step models", "v-prediction, zero terminal SNR, picture of 255", levels(image), expected, 1)
 
 

@@ -30,6 +30,17 @@ def test_both_passes_equal_diffusers(ordinary, name, upscaler):
     parts = {name: getattr(ordinary[0], name) for name in ("vae", "text_encoder", "tokenizer", "unet")} | dict(
         scheduler=SAMPLERS[name].from_config(SCHEDULER), safety_checker=None, feature_extractor=None, requires_safety_checker=False)
     words, pictures = StableDiffusionPipeline(**parts), StableDiffusionImg2ImgPipeline(**parts)
+    with references.decoded(pictures, ordinary[1]) as latents:
+        expected = their_two_passes(words, pictures, upscaler)
+        found, = ordinary[1].generate(PROMPT, NEGATIVE, steps=5, sampler=name, seed=7, width=SMALL[0], height=SMALL[1],
+                                      guidance_scale=5.0, hires=1.5, hires_strength=0.5, hires_steps=4, hires_upscaler=upscaler)
+    assert found.size == LARGE
+    agree("hires fix", f"{name}, {upscaler}, latents", latents.ours, latents.theirs, 1e-4, relative=True)
+    agree("hires fix", f"{name}, {upscaler}, levels of 255", np.asarray(found), np.asarray(expected), 1)
+
+
+def their_two_passes(words, pictures, upscaler):
+    """What diffusers' pipelines for words and for pictures make, one after the other."""
     common = dict(negative_prompt=NEGATIVE, guidance_scale=5.0)
     first = words(PROMPT, num_inference_steps=5, width=SMALL[0], height=SMALL[1], generator=generator(),
                   output_type="latent" if upscaler == "latent" else "pil", **common).images
@@ -37,11 +48,7 @@ def test_both_passes_equal_diffusers(ordinary, name, upscaler):
         start = torch.nn.functional.interpolate(first, size=(LARGE[1] // 4, LARGE[0] // 4), mode="bilinear", antialias=False)
     else:
         start = first[0].resize(LARGE, Image.Resampling.LANCZOS)
-    expected = pictures(PROMPT, image=start, strength=0.5, num_inference_steps=8, generator=generator(), **common).images[0]
-    found, = ordinary[1].generate(PROMPT, NEGATIVE, steps=5, sampler=name, seed=7, width=SMALL[0], height=SMALL[1],
-                                  guidance_scale=5.0, hires=1.5, hires_strength=0.5, hires_steps=4, hires_upscaler=upscaler)
-    assert found.size == LARGE
-    agree("hires fix", f"{name}, {upscaler}, levels of 255", np.asarray(found), np.asarray(expected), 1)
+    return pictures(PROMPT, image=start, strength=0.5, num_inference_steps=8, generator=generator(), **common).images[0]
 
 
 @pytest.mark.parametrize("size", [(6, 10), (7, 9), (12, 4), (3, 5)])

@@ -69,15 +69,17 @@ def levels(image):
     return np.asarray(image).astype(int)
 
 
-def both(pair, name, image, mask, steps=6, padding=None, **options):
-    """(our picture, diffusers') as integers"""
+def agree_with_diffusers(what, pair, name, image, mask, steps=6, padding=None, **options):
+    """The latents that are decoded, and the picture"""
     theirs, ours = pair
     theirs.scheduler = SCHEDULERS[name].from_config(SCHEDULER)
-    expected = theirs(PROMPT, negative_prompt=NEGATIVE, image=image, mask_image=mask, num_inference_steps=steps,
-                      generator=torch.Generator().manual_seed(7), padding_mask_crop=padding, **COMMON, **options).images[0]
-    found, = ours.generate(PROMPT, NEGATIVE, init_image=image, mask_image=mask, steps=steps, sampler=name, seed=7,
-                           padding_mask_crop=padding, apply_overlay=padding is not None, **COMMON, **options)
-    return levels(found), levels(expected)
+    with references.decoded(theirs, ours) as latents:
+        expected = theirs(PROMPT, negative_prompt=NEGATIVE, image=image, mask_image=mask, num_inference_steps=steps,
+                          generator=torch.Generator().manual_seed(7), padding_mask_crop=padding, **COMMON, **options).images[0]
+        found, = ours.generate(PROMPT, NEGATIVE, init_image=image, mask_image=mask, steps=steps, sampler=name, seed=7,
+                               padding_mask_crop=padding, apply_overlay=padding is not None, **COMMON, **options)
+    agree("inpainting", f"{what}, latents", latents.ours, latents.theirs, 1e-4, relative=True)
+    agree("inpainting", f"{what}, levels of 255", levels(found), levels(expected), 1)
 
 
 STRENGTHS = dict(ddpm=1.0, ddim=0.6, pndm=1.0, euler=0.6, euler_a=1.0, heun=1.0, unipc=0.6, dpm2_a=0.6) | {"dpm++2m": 0.6}
@@ -86,31 +88,33 @@ SCHEDULERS = SAMPLERS | {"unipc": UniPCMultistepScheduler, "dpm2_a": KDPM2Ancest
 
 @pytest.mark.parametrize("name, strength", [*STRENGTHS.items(), ("pndm", 0.6), ("euler_a", 0.6)])
 def test_ordinary_models_inpaint_as_with_diffusers(ordinary, name, strength):
-    found, expected = both(ordinary, name, picture(), ellipse(), strength=strength)
-    agree("inpainting", f"ordinary model, {name}, strength {strength}, levels of 255", found, expected, 1)
+    what = f"ordinary model, {name}, strength {strength}"
+    agree_with_diffusers(what, ordinary, name, picture(), ellipse(), strength=strength)
 
 
 @pytest.mark.parametrize("name, strength", [("ddim", 1.0), ("pndm", 0.6), ("euler_a", 0.6), ("heun", 1.0)])
 def test_inpainting_models_paint_as_with_diffusers(inpainting_model, name, strength):
-    found, expected = both(inpainting_model, name, picture(), ellipse(), strength=strength)
-    agree("inpainting", f"inpainting model, {name}, strength {strength}, levels of 255", found, expected, 1)
+    what = f"inpainting model, {name}, strength {strength}"
+    agree_with_diffusers(what, inpainting_model, name, picture(), ellipse(), strength=strength)
 
 
 @pytest.mark.parametrize("strength", [None, 0.6], ids=["text to image", "image to image"])
 def test_an_inpainting_model_without_a_mask_repaints_everything(inpainting_model, strength):
     theirs, ours = inpainting_model
     theirs.scheduler = SAMPLERS["ddim"].from_config(SCHEDULER)
-    expected = theirs(PROMPT, image=picture(), mask_image=Image.new("L", (WIDTH, HEIGHT), 255), num_inference_steps=6,
-                      strength=strength or 1.0, generator=torch.Generator().manual_seed(7), **COMMON).images[0]
-    found, = ours.generate(PROMPT, steps=6, sampler="ddim", seed=7, init_image=strength and picture(), strength=strength, **COMMON)
+    with references.decoded(theirs, ours) as latents:
+        expected = theirs(PROMPT, image=picture(), mask_image=Image.new("L", (WIDTH, HEIGHT), 255), num_inference_steps=6,
+                          strength=strength or 1.0, generator=torch.Generator().manual_seed(7), **COMMON).images[0]
+        found, = ours.generate(PROMPT, steps=6, sampler="ddim", seed=7, init_image=strength and picture(), strength=strength, **COMMON)
+    agree("inpainting", "inpainting model without a mask, latents", latents.ours, latents.theirs, 1e-4, relative=True)
     agree("inpainting", "inpainting model without a mask, levels of 255", levels(found), levels(expected), 1)
 
 
 @pytest.mark.parametrize("blur", [0, 3])
 def test_only_the_masked_part_is_painted_as_with_diffusers(ordinary, blur):
     mask = ellipse((120, 20, 150, 40), 200, 100, blur)
-    found, expected = both(ordinary, "ddim", picture(200, 100), mask, padding=8, strength=0.8)
-    agree("inpainting", f"only the masked part, blur {blur}, levels of 255", found, expected, 1)
+    what = f"only the masked part, blur {blur}"
+    agree_with_diffusers(what, ordinary, "ddim", picture(200, 100), mask, padding=8, strength=0.8)
 
 
 @pytest.mark.parametrize("size, box, padding", [
@@ -174,8 +178,7 @@ def test_a_tiny_autoencoder_which_draws_no_noise_serves_as_with_diffusers(ordina
     pair = (StableDiffusionInpaintPipeline(**theirs.components | {"vae": tiny}, requires_safety_checker=False),
             StableDiffusionPipeline(ours.tokenizer, ours.text_encoder, ours.unet, vae, SCHEDULE, "tiny"))
     pair[0].set_progress_bar_config(disable=True)
-    found, expected = both(pair, "euler_a", picture(), ellipse(), strength=0.6)
-    agree("inpainting", f"TAESD, {channels} channels, levels of 255", found, expected, 1)
+    agree_with_diffusers(f"TAESD, {channels} channels", pair, "euler_a", picture(), ellipse(), strength=0.6)
     options = dict(init_image=picture(), mask_image=ellipse(), strength=0.6, steps=4, sampler="euler_a", width=WIDTH, height=HEIGHT)
     together, alone = pair[1].generate(PROMPT, seed=3, count=2, **options), pair[1].generate(PROMPT, seed=4, **options)
     assert np.abs(levels(together[1]) - levels(alone[0])).max() <= 1

@@ -1,12 +1,11 @@
 """From the name of an adapter to its file. It is looked up among the files that are there, so it never is a path."""
-import difflib
 import os
 import pathlib
 
 import safetensors
 
 from npdiffusion.checkpoint import PICKLES
-from npdiffusion.errors import UserError
+from npdiffusion.errors import UserError, nearest
 
 SUFFIXES = (".safetensors", *PICKLES)        # pickles, so that they are refused by name
 GENERIC = ("pytorch_lora_weights", "adapter_model")   # as diffusers and PEFT call a file: its folder's name tells more
@@ -71,9 +70,9 @@ def alias(path):
 def suggestion(name, files):
     """The end of a message that says a name is unknown."""
     spelled = {end.casefold(): known for known in files for end in (known, known.rpartition("/")[2])}
-    near = difflib.get_close_matches(name.casefold(), spelled, n=1, cutoff=0.5)
+    near = spelled.get(nearest(name, spelled, "{}"))
     if near:
-        return f", did you mean {spelled[near[0]]!a}?"
+        return f", did you mean {near!a}?"
     known = ", ".join(ascii(known) for known in sorted(files)[:SHOWN])
     more = f" and {len(files) - SHOWN} more" if len(files) > SHOWN else ""
     return f"; known are {known}{more}" if files else "; there are none at all"

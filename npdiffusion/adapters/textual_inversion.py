@@ -35,7 +35,7 @@ class LearntWords:
     """Words and what they stand for: vectors, or a file that is read when the word first occurs in a prompt."""
     def __init__(self):
         self._known = {}                                   # word in lower case → LearntWord, or (path, width)
-        self._pattern = None
+        self._pattern, self._keys = None, []               # one group in the pattern for each key
 
     def add(self, path, word=None, width=None):
         """Learn the word of a file, or those of all files in a folder, which are called what the files are.
@@ -48,7 +48,9 @@ class LearntWords:
             if word is not None:
                 raise UserError(f"{path}: a folder has many words, so they can't all be called {word!r}: name a file")
             for name, file in catalogue(path).items():     # pickles too, so that who names one is told to convert it
-                self._known.setdefault(_key(name.rpartition("/")[2]), (file, width))
+                key = _key(name.rpartition("/")[2])
+                if key:                                    # a file that is called " " can't be named in a prompt
+                    self._known.setdefault(key, (file, width))
         else:
             name, vectors = read(path, width)
             words = [word] if word is not None else [path.stem] if name == FOR_A1111 else [name, path.stem]
@@ -75,7 +77,8 @@ class LearntWords:
         for match in self._pattern.finditer(text) if self._known else ():
             if match.start() > end:
                 yield text[end:match.start()]
-            yield self._look_up(_key(match.group()))
+            key = _key(match.group())                      # re.IGNORECASE takes more for the same than lower(): ſ for s
+            yield self._look_up(key if key in self._known else self._keys[match.lastindex - 1])
             end = match.end()
         if end < len(text):
             yield text[end:]
@@ -89,10 +92,11 @@ class LearntWords:
     def _compile(self):
         letter = r"[^\W\d_]"
         alternatives = []
-        for word in sorted(self._known, key=len, reverse=True):
+        self._keys = sorted(self._known, key=len, reverse=True)
+        for word in self._keys:
             before = f"(?<!{letter})" if word[0].isalpha() else ""
             after = f"(?!{letter})" if word[-1].isalpha() else ""
-            alternatives.append(before + r"\s+".join(map(re.escape, word.split())) + after)
+            alternatives.append(before + r"\s+".join(map(re.escape, word.split())) + after + "()")
         self._pattern = re.compile("|".join(alternatives), re.IGNORECASE)
 
 

@@ -8,7 +8,8 @@ begun, so that an error or Ctrl-C loses only the one at work.
 import time
 
 import npdiffusion
-from npdiffusion.command.inputs import INPUTS, open_inputs, painting_settings, tell_about_inputs, working_size
+from npdiffusion.command.inputs import (INPUTS, final_size, open_inputs, painting_settings, tell_about_inputs,
+                                        working_size)
 from npdiffusion.command.manifest import Manifest
 from npdiffusion.command.output import Files, OneSheet, find_output, model_name, write_grid
 from npdiffusion.command.prepare import compile_kernels, precision, set_up
@@ -39,7 +40,7 @@ def run(options):
             say(f"{options.prompts}: {len(options.pictures)} pictures, {done} are there already")
         tiny = find_previews(options, place.folder)
         if left:
-            pipeline, seconds = load(options, backend, threads)
+            pipeline, seconds = load(options, backend, threads, left, tiny)
             previews = start_previews(options, tiny, pipeline)
             steps = make_all(pipeline, left, len(options.pictures), place, seconds, previews)
         if options.grid:
@@ -120,15 +121,15 @@ def check_words(pictures, embedding_dir):
             list(words.split(prompt))
 
 
-def load(options, backend, threads):
-    """The pipeline, kernels compiled → pipeline, {stage: seconds}"""
+def load(options, backend, threads, pictures, tiny=None):
+    """The pipeline, kernels compiled → pipeline, {stage: seconds}; tiny: TAESD for previews, as `find_previews` has it"""
     weights = f"within {options.max_memory}" if options.max_memory else precision(options.dtype or "float32")
     say(f"loading {options.model or 'the embedded model'}, {backend} backend, {weights}, "
         f"{threads} thread{'s' * (threads > 1)}")
     start = time.perf_counter()
     pipeline = npdiffusion.load(find_model(options), dtype=options.dtype, threads=threads, tokenizer=options.tokenizer,
                                 lora_dir=options.lora_dir, vae=options.vae, embedding_dir=options.embedding_dir,
-                                **budget_settings(options))
+                                **budget_settings(options, pictures, tiny))
     loaded = time.perf_counter()
     seconds = {"loading": loaded - start}
     budget = pipeline.budget if options.max_memory else None
@@ -140,13 +141,15 @@ def load(options, backend, threads):
     return pipeline, seconds
 
 
-def budget_settings(options):
-    """The arguments of `load` that --max-memory leads to: the largest picture matters."""
+def budget_settings(options, pictures, tiny=None):
+    """The arguments of `load` that --max-memory leads to: the picture that needs most matters, of those to be made."""
     if options.max_memory is None:
         return {}
-    sides = [(picture.width, picture.height) for picture in options.pictures if picture.width and picture.height]
-    size = max(sides, key=lambda side: side[0] * side[1], default=None)
-    return {"max_memory": options.max_memory, "size": size}
+    kinds = {(inputs_of(picture), picture.hires): picture for picture in pictures}.values()
+    guided = any(picture.guidance_scale is None or picture.guidance_scale > 1 for picture in pictures)
+    return {"max_memory": options.max_memory, "vae_tiling": options.vae_tiling, "images": 2 if guided else 1,
+            "size": lambda customary, reduction: [final_size(picture, customary, reduction) for picture in kinds],
+            "preview_vae": tiny and tiny.model}
 
 
 def find_model(options):

@@ -39,6 +39,14 @@ def working_size(options, inputs, customary):
     return outpainting.extended(inputs["init_image"].size, **outpainting.read(options.outpaint, 8, LARGEST_SIDE), step=8)
 
 
+def final_size(options, customary, reduction):
+    """(width, height) of the largest pass over a picture; customary: of the model, reduction: of its autoencoder"""
+    from npdiffusion.painting import hires
+    size = working_size(options, open_inputs(options) if options.outpaint else {}, customary)
+    size = options.width or size[0], options.height or size[1]
+    return hires.enlarged(size, options.hires, reduction) if options.hires else size
+
+
 def tell_about_inputs(options, inputs, settings):
     """Say what will be scaled; settings: the arguments of `generate`"""
     from npdiffusion.painting import outpainting

@@ -9,14 +9,13 @@ its text of settings has, its prompts, the picture it starts from, and how many 
 """
 import argparse
 import csv
-import difflib
 import io
 import pathlib
 import re
 import shlex
 
 from npdiffusion import metadata, textfiles
-from npdiffusion.errors import UserError
+from npdiffusion.errors import UserError, nearest
 
 PER_PICTURE = ("prompt", "negative_prompt", "init_image", "mask_image", "apply_overlay", "width", "height",
                "batch_count", *(setting.name for setting in metadata.SETTINGS
@@ -60,8 +59,7 @@ def convert(word, text, parser, known, where):
     if name is None:
         if plain(word) in {plain(option) for action in parser._actions for option in action.option_strings}:
             raise UserError(f"{where}: {word} is for all pictures, so it belongs on the command line")
-        near = difflib.get_close_matches(plain(word), known, n=1)
-        raise UserError(f"{where}: unknown option {word[:40]!r}" + (f", did you mean {near[0]}?" if near else ""))
+        raise UserError(f"{where}: unknown option {word[:40]!r}{nearest(plain(word), known, ', did you mean {}?')}")
     try:
         return name, parser.value(name, text)
     except argparse.ArgumentTypeError as error:

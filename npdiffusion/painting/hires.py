@@ -8,14 +8,13 @@ pass does all of its steps, as the end of a schedule of steps / strength, and st
 
 N images, h × w latent pixels, C channels (last).
 """
-import difflib
 import math
 import numbers
 
 import numpy as np
 from PIL import Image
 
-from npdiffusion.errors import UserError
+from npdiffusion.errors import UserError, nearest
 from npdiffusion.images import to_array, to_images
 from npdiffusion.painting import inpainting
 from npdiffusion.painting.canvas import Canvas
@@ -40,8 +39,7 @@ class SecondPass:
         self.check(scale, strength, steps, upscaler)
         if canvas.picture is not None:
             raise UserError("hires enlarges pictures made from words alone: with init_image, choose a larger width and height")
-        width, height = (max(round(side * scale / reduction), 1) * reduction for side in canvas.size)
-        self.canvas = Canvas(None, None, width, height)
+        self.canvas = Canvas(None, None, *enlarged(canvas.size, scale, reduction))
         total = max(int(steps / min(strength, MOST_STRENGTH)), steps)
         try:
             self.plan = make_plan(total, strength=min((steps + 0.5) / total, 1.0))       # + 0.5: int() shall not lose one
@@ -57,8 +55,7 @@ class SecondPass:
         if isinstance(steps, bool) or not isinstance(steps, numbers.Integral) or steps < 1:
             raise UserError(f"hires_steps is {steps!r}: it must be a whole number from 1 on")
         if upscaler not in UPSCALERS:
-            near = difflib.get_close_matches(str(upscaler).lower(), UPSCALERS, n=1, cutoff=0.3)
-            hint = f"did you mean {near[0]}? " if near else ""
+            hint = nearest(upscaler, UPSCALERS)
             raise UserError(f"unknown hires_upscaler {upscaler!r}: {hint}known are {', '.join(UPSCALERS)}")
 
     def start(self, vae, unet, latents, draw):
@@ -71,6 +68,11 @@ class SecondPass:
             larger = [picture.resize((width, height), Image.Resampling.LANCZOS) for picture in pictures]
             z = vae.latents(np.stack([to_array(picture, width, height) for picture in larger]), draw.posterior)
         return inpainting.begin(vae, unet, self.plan, self.canvas, draw, z)
+
+
+def enlarged(size, scale, reduction):
+    """(width, height) of the first pass → of the second, multiples of the VAE's reduction"""
+    return tuple(max(round(side * scale / reduction), 1) * reduction for side in size)
 
 
 def bilinear(x, height, width):

@@ -5,10 +5,9 @@
 The new parts begin as the picture's mirror image, so that colours go on across the edge; when all of the noise is added
 (strength 1) little more than that is left of them.
 """
-import difflib
 import numbers
 
-from npdiffusion.errors import UserError
+from npdiffusion.errors import UserError, nearest
 
 SIDES = ("left", "top", "right", "bottom")
 CUSTOMARY_BLUR = 4           # pixels of feathering, since a straight seam along the old edge is seen easily
@@ -28,9 +27,8 @@ def read(sides, step, largest):
         raise UserError(f"outpaint is {sides!r}: it must be like left=64,right=64")
     for side, pixels in sides.items():
         if side not in SIDES:
-            near = difflib.get_close_matches(str(side), SIDES, n=1)
-            raise UserError(f"outpaint: {side!r} is no side" + (f", did you mean {near[0]}?" if near else "")
-                            + f" Sides are {', '.join(SIDES)}, as in left=64,right=64")
+            hint = nearest(side, SIDES, ", did you mean {}?", ".")
+            raise UserError(f"outpaint: {side!r} is no side{hint} Sides are {', '.join(SIDES)}, as in left=64,right=64")
         if isinstance(pixels, bool) or not isinstance(pixels, numbers.Integral) or not 0 <= pixels <= largest:
             raise UserError(f"outpaint: {side} is {pixels!r}: it must be a number of pixels up to {largest}")
         if pixels % step:

@@ -13,7 +13,7 @@ from npdiffusion.prompts import chunks
 from npdiffusion.prompts.emphasis import emphasise
 from npdiffusion.prompts.reading import padded
 
-MOST_KEPT = 16             # pairs of contexts that stay prepared; keys and values of one are 15 MB in v1
+MOST_KEPT = 16             # pairs of contexts of one chunk that stay prepared; keys and values of one are 15 MB in v1
 
 
 class Contexts:
@@ -22,8 +22,9 @@ class Contexts:
     text_encoder: from ids (1, 77) and [(position, vector), ...] to hidden states (1, 77, X)
     """
     def __init__(self, readings, tokenizer, text_encoder):
-        length = max(len(found) for reading in readings for found in reading.chunks.values())
-        self.schedules = [encode(padded(reading, length), tokenizer, text_encoder) for reading in readings]
+        self.length = max(len(found) for reading in readings for found in reading.chunks.values())
+        alike = [padded(reading, self.length) for reading in readings]     # or refused, before any is encoded
+        self.schedules = [encode(reading, tokenizer, text_encoder) for reading in alike]
 
     def at(self, call):
         """Those that are in force at a call of the model, counted from 0: a list of one or two (1, 77 n, X)"""
@@ -36,12 +37,13 @@ class Contexts:
         make    from one or two contexts, each repeated for `count` pictures, (count, 77 n, X), to predict(x, t)
         """
         calls, made = itertools.count(), {}
+        most = max(1, MOST_KEPT // (self.length * count))
 
         def predict(x, t):
             contexts = self.at(next(calls))
             pair = tuple(map(id, contexts))
             if pair not in made:
-                if len(made) == MOST_KEPT:
+                if len(made) == most:
                     del made[next(iter(made))]
                 made[pair] = make(*(np.repeat(context, count, axis=0) for context in contexts))
             return made[pair](x, t)

@@ -18,16 +18,18 @@ from npdiffusion.errors import UserError
 from npdiffusion.prompts.editing import DEEPEST, PromptNote
 
 TOKEN = re.compile(r"\\[()\[\]\\]?|:\s*([+-]?[.0-9]+)\s*\)|[()\[\]:]|[^\\()\[\]:]+")
-BREAKS = re.compile(r"\s*\bBREAK\b\s*")
+BREAKS = re.compile(r"(?:(?<!\s)\s+)?\bBREAK\b\s*")      # white space is looked at from its start only: linear
 OPENING = {")": "(", "]": "["}
+CLOSING = {"(": ")", "[": "]"}
 FACTORS = {"(": 1.1, "[": 1 / 1.1}
+NO_WEIGHT = "is no weight such as ':1.3', so it is taken as text"
 BREAK = ("BREAK", -1.0)     # a part like others while brackets multiply its weight, so that inside of them it is a word
 
 
 def weighted(prompt):
     """A prompt as parts: [(text, weight), ...], neighbours of one weight joined; `BREAK` where a chunk ends.
 
-    What looks like a weight and is no number is text, and a `PromptNote` says so.
+    A `PromptNote` tells what looks like a weight and is no number, so that it is text, and which bracket isn't closed.
     """
     parts = []
     opened = {"(": [], "[": []}                            # the first parts of brackets that are still open
@@ -47,12 +49,12 @@ def weighted(prompt):
         elif match.group(1) and opened["("]:
             weight = _number(match.group(1))
             if weight is None:
-                _note(token[:-1])
+                _note(token[:-1], NO_WEIGHT)
                 parts.append([token[:-1], 1.0])
             close("(", FACTORS["("] if weight is None else weight)
         elif token in OPENING and opened[OPENING[token]]:
             if token == ")" and colon is not None:
-                _note(prompt[colon:match.start()])
+                _note(prompt[colon:match.start()], NO_WEIGHT)
             close(OPENING[token], FACTORS[OPENING[token]])
             colon = None
         else:
@@ -63,6 +65,9 @@ def weighted(prompt):
             for text in others:
                 parts += [list(BREAK), [text, 1.0]]
     for bracket, factor in FACTORS.items():
+        if opened[bracket]:
+            rest = "".join(text for text, _ in parts[opened[bracket][0]:])
+            _note(bracket + rest, f"isn't closed by {CLOSING[bracket]}, so its weight reaches to the end")
         while opened[bracket]:
             close(bracket, factor)
     return _joined(parts)
@@ -90,11 +95,10 @@ def _number(text):
     return number if math.isfinite(number) else None
 
 
-def _note(text):
+def _note(text, what):
     text = " ".join(text.split())
     shown = text if len(text) <= 60 else text[:60] + "…"
-    warnings.warn(f"{shown!r} in the prompt is no weight such as ':1.3', so it is taken as text", PromptNote,
-                  stacklevel=3)
+    warnings.warn(f"{shown!r} in the prompt {what}", PromptNote, stacklevel=3)
 
 
 def emphasise(states, weights, counts=None):

@@ -14,11 +14,10 @@ Two families, by the scale of their state (see denoiser.py):
 
 Arrays are of any shape and keep their dtype: levels are Python floats. The x that is passed in isn't modified.
 """
-import difflib
 from dataclasses import dataclass
 from typing import Callable
 
-from npdiffusion.errors import UserError
+from npdiffusion.errors import UserError, nearest
 from npdiffusion.samplers.adams import deis, lms
 from npdiffusion.samplers.consistency import lcm, tcd
 from npdiffusion.samplers.ddpm import ddim, ddpm
@@ -110,6 +109,4 @@ def check_pair(name, schedule):
 def _look_up(name, known, what):
     if name in known:
         return known[name]
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]}? " if near else ""
-    raise UserError(f"unknown {what} {name!r}: {hint}known are {', '.join(known)}")
+    raise UserError(f"unknown {what} {name!r}: {nearest(name, known)}known are {', '.join(known)}")
