@@ -19,8 +19,7 @@ SUFFIXES = (".safetensors", ".gguf", *checkpoint.PICKLES)
 DEEPEST, MOST = 4, 10_000             # folders within folders, and files, that are looked at
 PRECISIONS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8", "F8_E5M2": "float8"}
 BYTES = {"F64": 8, "I64": 8, "F16": 2, "BF16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
-WIDTHS = {768: "Stable Diffusion v1", 1024: "Stable Diffusion 2", 2048: "Stable Diffusion XL"}      # of the context
-CHANNELS = {9: ", for inpainting", 8: ", for editing as told"}                               # that the UNet takes
+CHANNELS = {9: ", for inpainting", 8: ", for editing as told"}      # that the UNet takes
 
 
 @dataclass(frozen=True)
@@ -157,7 +156,7 @@ def file_family(tensors):
                   if takes_context(name) and len(tensor.shape) == 2), None)
     other = families.other_names(tensors)
     if other:
-        known = WIDTHS.get(width)
+        known = families.WIDTHS.get(width)
         return other.partition(",")[0] + (f" for {known}" if known and known != other else ""), False
     first = tensors.get("model.diffusion_model.input_blocks.0.0.weight")
     if width is None or first is None:
@@ -174,8 +173,8 @@ def takes_context(name):
 
 def by_sizes(width, channels):
     """→ family, whether it is ours, by the width of the context and the channels that the UNet takes"""
-    family = WIDTHS.get(width, f"like Stable Diffusion v1, with a context {width} wide")
-    return family + CHANNELS.get(channels, ""), family not in (WIDTHS[1024], WIDTHS[2048]) and channels != 8
+    family = families.WIDTHS.get(width, f"like {families.V1}, with a context {width} wide")
+    return family + CHANNELS.get(channels, ""), family not in (families.V2, families.XL) and channels != 8
 
 
 def precision(tensors):

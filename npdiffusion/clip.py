@@ -11,8 +11,6 @@ import numpy as np
 from npdiffusion import kernels
 from npdiffusion.layers import Embedding, LayerNorm, Linear
 
-ACTIVATIONS = ("quick_gelu", "gelu")     # SD v1 has the first; both are operations of `kernels`
-
 
 class CLIPEmbeddings:
     """Token plus position      ids (N, T) → (N, T, C); `vectors`: see `CLIPTextModel`"""
@@ -44,7 +42,7 @@ class CLIPMLP:
     def __init__(self, config):
         self.fc1 = Linear(config.hidden_size, config.intermediate_size)
         self.fc2 = Linear(config.intermediate_size, config.hidden_size)
-        self.activation = config.hidden_act
+        self.activation = config.hidden_act                  # quick_gelu in SD v1
 
     def __call__(self, x, residual):
         activation = getattr(kernels, self.activation)

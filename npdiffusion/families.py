@@ -3,14 +3,19 @@ import re
 
 from npdiffusion.errors import UserError
 
+V1, V2, XL = "Stable Diffusion v1", "Stable Diffusion 2", "Stable Diffusion XL"
+# By the width of the context, or of a text encoder's vectors: XL's context is its two encoders' beside each other,
+# 768 + 1280 wide, and that of its refiner the second one's alone.
+WIDTHS = {768: V1, 1024: V2, 1280: XL, 2048: XL}
+
 # Of another family if any tensor's name begins so,
 RELATIVES = [(re.compile(pattern), description) for pattern, description in (
     (r"lora_|.*\.(lora[_.]|hada_w|lokr_w)", "a LoRA, which changes a model and is none itself"),
     (r"emb_params$|string_to_param|clip_[gl]$", "a textual inversion, which is a word for a model and no model itself"),
-    (r"conditioner\.embedders\.|text_encoder_2\.", "Stable Diffusion XL"),
+    (r"conditioner\.embedders\.|text_encoder_2\.", XL),
     (r"model\.diffusion_model\.joint_blocks\.|joint_blocks\.", "Stable Diffusion 3"),
     (r"(model\.diffusion_model\.)?(double_blocks|single_transformer_blocks)\.", "Flux"),
-    (r"cond_stage_model\.model\.", "Stable Diffusion 2"),
+    (r"cond_stage_model\.model\.", V2),
     (r"control_model\.|controlnet_", "a ControlNet, which steers a model and is none itself"))]
 # and only one part of a model if all names begin so; original names and diffusers'.
 SINGLE_PARTS = [(re.compile(pattern), description) for pattern, description in (
@@ -21,14 +26,14 @@ SINGLE_PARTS = [(re.compile(pattern), description) for pattern, description in (
     (r"model\.diffusion_model\.|input_blocks\.|middle_block\.|output_blocks\.|time_embed\.|out\.|"
      r"down_blocks\.|mid_block\.|up_blocks\.|time_embedding\.|conv_(in|norm_out|out)\.", "a UNet alone"))]
 
-BY_CLASS = (("StableDiffusionXL", "Stable Diffusion XL"), ("StableDiffusion3", "Stable Diffusion 3"), ("Flux", "Flux"))
+BY_CLASS = (("StableDiffusionXL", XL), ("StableDiffusion3", "Stable Diffusion 3"), ("Flux", "Flux"))
 SUPPORTED_CLASSES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline",
                      "StableDiffusionInpaintPipelineLegacy", "LatentConsistencyModelPipeline",
                      "LatentConsistencyModelImg2ImgPipeline")
 
 
 def refuse(description, source):
-    raise UserError(f"{source}: this is {description}; only complete models of Stable Diffusion v1 can be loaded")
+    raise UserError(f"{source}: this is {description}; only complete models of {V1} can be loaded")
 
 
 def check_names(names, source):
@@ -71,10 +76,10 @@ def inputs(latent_channels):
 
 def check_sizes(context_width, linear_projection, in_channels, latent_channels, source):
     """UserError if the sizes are those of a relative. Untrusted values: nothing is assumed of their types."""
-    if context_width == 2048:
-        refuse("Stable Diffusion XL (its context is 2048 wide)", source)
+    if isinstance(context_width, int) and WIDTHS.get(context_width) == XL:
+        refuse(f"{XL} (its context is {context_width} wide)", source)
     if linear_projection:
-        refuse(f"Stable Diffusion 2 (its context is {context_width!r} wide, its transformers project linearly)", source)
+        refuse(f"{V2} (its context is {context_width!r} wide, its transformers project linearly)", source)
     if in_channels == 8 and latent_channels == 4:
         refuse("a model that edits pictures as it is told (its UNet takes 8 channels)", source)
     if in_channels not in inputs(latent_channels):

@@ -3,7 +3,6 @@
     Request   the settings as they were given; None is whatever suits the model
     Job       what they come to for one model: a canvas, one or two passes over it, seeds, guidance
 """
-import difflib
 import functools
 import math
 import numbers
@@ -13,7 +12,7 @@ from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 from npdiffusion import few_steps, memory, noise, tiling
-from npdiffusion.errors import UserError
+from npdiffusion.errors import UserError, nearest
 from npdiffusion.painting import inpainting
 from npdiffusion.painting.canvas import Canvas, originals
 from npdiffusion.painting.hires import STRENGTH, SecondPass
@@ -108,8 +107,8 @@ class Request:
         for name, value in more.items():
             own = DIFFUSERS.get(name, name)
             if own not in known:
-                near = difflib.get_close_matches(name, [*known, *DIFFUSERS], n=1)
-                raise TypeError(f"generate has no setting {name!r}" + (f", did you mean {near[0]}?" if near else ""))
+                hint = nearest(name, [*known, *DIFFUSERS], ", did you mean {}?")
+                raise TypeError(f"generate has no setting {name!r}{hint}")
             if own != name and settings.get(own) not in (None, getattr(cls, own, None)):
                 raise TypeError(f"{name} and {own} are the same setting")
             settings[own] = value

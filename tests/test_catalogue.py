@@ -9,6 +9,7 @@ from safetensors.torch import save_file as save_torch_file
 
 from npdiffusion import catalogue, checkpoint, cli, loading
 from npdiffusion.errors import UserError
+from npdiffusion.families import check_sizes
 from tests import folders, test_single_file
 from tests.test_hub import put
 
@@ -162,3 +163,10 @@ def test_the_command_lists_what_loads_first(library, capsys):
     good, rest = capsys.readouterr().out.split("\n\nnot models that can be loaded:\n")
     assert [line.split()[0] for line in good.splitlines()] == ["embedded", "anime/dream", "folder", "inpaint"]
     assert "a/lora " in rest and "a LoRA for Stable Diffusion v1" in rest
+
+
+@pytest.mark.parametrize("width", [1280, 2048])
+def test_the_refiner_of_xl_is_told_by_its_context_too(width):
+    assert catalogue.by_sizes(width, 4) == ("Stable Diffusion XL", False)
+    with pytest.raises(UserError, match=f"this is Stable Diffusion XL .its context is {width} wide"):
+        check_sizes(width, False, 4, 4, "a.safetensors")

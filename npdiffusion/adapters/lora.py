@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from npdiffusion import checkpoint, parameters
+from npdiffusion import checkpoint, families, parameters
 from npdiffusion.adapters import changes, names, scales
 from npdiffusion.errors import UserError
 from npdiffusion.kernels.arrays import as_float32
@@ -101,7 +101,7 @@ def check_context(path, found, width):
         if inner and name.endswith((".attn2.to_k", ".attn2.to_v")):
             theirs = math.prod(inner.shape[1:])
             if theirs != width:
-                family = f"{names.WIDTHS.get(theirs, 'another model')} (its context is {theirs} wide, not {width})"
+                family = f"{families.WIDTHS.get(theirs, 'another model')} (its context is {theirs} wide, not {width})"
                 refuse_family(path, family)
 
 

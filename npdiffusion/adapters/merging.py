@@ -92,11 +92,6 @@ class Adapters:
         self._try({})
         self._opened.clear()
 
-    @property
-    def in_force(self):
-        """Names of those loaded that have an effect."""
-        return [name for name, (_, strength) in self.loaded.items() if any(strength)]
-
     def open(self, path):
         """The adapter in a file, which is opened again only if it has changed; warns of tensors that fit nowhere."""
         known = self._opened.get(path)

@@ -11,7 +11,7 @@ underscores that may be dots.
 """
 import re
 
-from npdiffusion import single_file
+from npdiffusion import families, single_file
 
 LONGEST_KEY = 300
 
@@ -34,9 +34,8 @@ OLD_TEXT_ATTENTION = {"q_proj": "to_q", "k_proj": "to_k", "v_proj": "to_v", "out
 FAMILIES = [(re.compile(pattern), family) for pattern, family in (
     (r"(^|[._])(single_transformer|single|double)_blocks[._]", "Flux"),
     (r"(^|[._])joint_blocks[._]|^lora_te3_|^text_encoder_3\.|^transformer\.", "Stable Diffusion 3"),
-    (r"^lora_te2_|^text_encoder_2\.|add_embedding|label_emb|transformer_blocks[._][1-9]", "Stable Diffusion XL"),
+    (r"^lora_te2_|^text_encoder_2\.|add_embedding|label_emb|transformer_blocks[._][1-9]", families.XL),
     (r"motion_modules|temporal_transformer", "AnimateDiff"))]
-WIDTHS = {768: "Stable Diffusion v1", 1024: "Stable Diffusion 2", 2048: "Stable Diffusion XL"}
 
 OTHER_KINDS = [(re.compile(pattern), kind) for pattern, kind in (
     (r"\.b?oft_|\.on_input$|\.ia3_l|\.[ab][12]\.weight$", "an adapter of another kind than LoRA, LoHa, LoKr and DoRA"),

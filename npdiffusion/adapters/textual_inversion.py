@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from npdiffusion import checkpoint
+from npdiffusion import checkpoint, families
 from npdiffusion.adapters.folder import catalogue
 from npdiffusion.errors import UserError
 from npdiffusion.kernels.arrays import as_float32
@@ -23,7 +23,6 @@ from npdiffusion.kernels.arrays import as_float32
 FOR_A1111 = "emb_params"
 THE_VECTORS = f"{{'{FOR_A1111}': next(iter(d.get('string_to_param', d).values())).detach().clone().contiguous()}}"
 MOST_VECTORS = 75
-FAMILIES = {1024: " (it may be for Stable Diffusion 2)", 1280: " (it may be for Stable Diffusion XL)"}
 
 
 class LearntWord(NamedTuple):
@@ -123,8 +122,8 @@ def read(path, width=None):
         raise UserError(f"{path}: a learnt word is 1 to {MOST_VECTORS} vectors, and this tensor's shape is "
                         f"{list(tensor.shape)}")
     if width is not None and shape[1] != width:
-        raise UserError(f"{path}: its vectors are {shape[1]} wide, but this text encoder's are {width}"
-                        f"{FAMILIES.get(shape[1], '')}")
+        hint = f" (it may be for {families.WIDTHS[shape[1]]})" if shape[1] in families.WIDTHS else ""
+        raise UserError(f"{path}: its vectors are {shape[1]} wide, but this text encoder's are {width}{hint}")
     vectors = as_float32(tensor()).reshape(shape)
     if not np.isfinite(vectors).all():
         raise UserError(f"{path}: holds values that are not finite (NaN or infinity)")
