@@ -8,7 +8,7 @@ from diffusers import StableDiffusionPipeline
 
 import npdiffusion
 from npdiffusion import kernels, weights
-from npdiffusion.weights.recipe import captions, judge, scenes
+from npdiffusion.weights.recipe import captions, recognition, scenes
 
 PROMPT, SEED, STEPS = "a cat and a rocket on a white background", 3, 12
 
@@ -54,7 +54,7 @@ def test_negative_prompt_keeps_a_background_away(seed, monkeypatch):
 
     def ground(negative):
         image, = npdiffusion.load().generate("a cat", negative, seed=seed, steps=STEPS)
-        return judge.name_of_ground(judge.ground_of(np.asarray(image).astype(np.float32)))
+        return recognition.name_of_ground(recognition.ground_of(np.asarray(image).astype(np.float32)))
 
     alone = ground("")
     words = f"{alone} background" if alone in scenes.COLOURS else captions.SCENES[alone]

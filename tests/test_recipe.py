@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from npdiffusion.weights.recipe import captions, judge, scenes, settings, subjects
+from npdiffusion.weights.recipe import captions, exam, recognition, scenes, settings, subjects
 
 STAND_INS = ("cat", "dog", "fox", "bear", "panda", "frog")
 
@@ -52,7 +52,7 @@ ONE_OF_EACH = [
 
 @pytest.mark.parametrize("scene", ONE_OF_EACH, ids=captions.caption)
 def test_judge_passes_a_real_scene(scene, sprites):
-    assert judge.Judge(sprites).marks(scene, drawn(scene, sprites)) == {
+    assert recognition.Judge(sprites).marks(scene, drawn(scene, sprites)) == {
         "subject": True, "ground": True, "size": True, "place": True}
 
 
@@ -69,36 +69,36 @@ def test_judge_passes_a_real_scene(scene, sprites):
     (scenes.Scene(("fox",), "white"), scenes.Scene(("fox",), "white", tint="green"), {"subject"}),
 ], ids=lambda value: captions.caption(value) if isinstance(value, scenes.Scene) else None)
 def test_judge_sees_what_is_wrong(shown, asked, wrong, sprites):
-    marks = judge.Judge(sprites).marks(asked, drawn(shown, sprites))
+    marks = recognition.Judge(sprites).marks(asked, drawn(shown, sprites))
     assert {name for name, right in marks.items() if not right} == wrong
 
 
 def test_judge_finds_no_second_subject_in_half_of_one(sprites):
     one, two = scenes.Scene(("cat",), "white", "big"), scenes.Scene(("cat",), "white", count=2)
-    assert not judge.Judge(sprites).marks(two, drawn(one, sprites))["subject"]
+    assert not recognition.Judge(sprites).marks(two, drawn(one, sprites))["subject"]
 
 
 def test_judge_sees_no_subject_in_an_empty_picture(sprites):
-    marks = judge.Judge(sprites).marks(scenes.Scene(("cat",), "pink"), drawn(scenes.Scene((), "pink"), sprites))
+    marks = recognition.Judge(sprites).marks(scenes.Scene(("cat",), "pink"), drawn(scenes.Scene((), "pink"), sprites))
     assert marks == {"subject": False, "ground": True, "size": False, "place": False}
 
 
 def test_a_night_without_stars_is_not_right(sprites):
     picture = drawn(scenes.Scene(("cat",), "night"), sprites)
-    picture = np.where(judge.outline(picture.astype(float), judge.ground_of(picture), True)[..., None], picture,
-                       judge.ground_of(picture).astype(np.uint8))
-    assert not judge.Judge(sprites).marks(scenes.Scene(("cat",), "night"), picture)["ground"]
+    picture = np.where(recognition.outline(picture.astype(float), recognition.ground_of(picture), True)[..., None], picture,
+                       recognition.ground_of(picture).astype(np.uint8))
+    assert not recognition.Judge(sprites).marks(scenes.Scene(("cat",), "night"), picture)["ground"]
 
 
 def test_psnr_of_a_known_error_is_exact():
     a = np.zeros((2, 8, 8, 3), np.uint8)
-    assert judge.psnr(a, a + 51) == pytest.approx(20 * np.log10(5))              # 255 / 51 = 5
+    assert exam.psnr(a, a + 51) == pytest.approx(20 * np.log10(5))              # 255 / 51 = 5
 
 
 def test_exam_asks_500_questions_about_what_training_never_shows():
-    questions = judge.exam()
+    questions = exam.exam()
     assert len(questions) == 500 and [question.seed for question in questions] == list(range(500))
-    kinds = {kind: [q.scene for q in questions if q.kind == kind] for kind in judge.QUESTIONS}
+    kinds = {kind: [q.scene for q in questions if q.kind == kind] for kind in exam.QUESTIONS}
     for kind in ("subject", "words", "count", "scenery"):
         assert all(scenes.held_out(scene.subjects[0], scene.background) for scene in kinds[kind])
     assert all(scenes.held_out(*sorted(scene.subjects)) for scene in kinds["two"])
@@ -107,14 +107,14 @@ def test_exam_asks_500_questions_about_what_training_never_shows():
 
 
 def test_a_part_of_the_exam_is_its_beginning():
-    whole, part = judge.exam(), judge.exam(0.1)
+    whole, part = exam.exam(), exam.exam(0.1)
     assert len(part) == 50 and set(part) < set(whole)
 
 
 def test_figures_count_what_each_kind_of_question_is_about():
-    questions = [judge.Question(kind, scenes.Scene(("cat",), "red"), "", 0) for kind in ("subject", "words", "words")]
+    questions = [exam.Question(kind, scenes.Scene(("cat",), "red"), "", 0) for kind in ("subject", "words", "words")]
     right = dict(subject=True, ground=True, size=True, place=True)
-    figures = judge.figures_of(questions, [right | dict(subject=False), right | dict(place=False), right])
+    figures = exam.figures_of(questions, [right | dict(subject=False), right | dict(place=False), right])
     assert figures == {"background": 100.0, "subject": 0.0, "words": 50.0, "subject, words": 100.0}
 
 
@@ -122,8 +122,8 @@ def test_judge_passes_the_fonts_own_scenes():
     if not Path(settings.FONT).exists():
         pytest.skip("needs the font of Debian's fonts-noto-color-emoji; the judge's logic is tested without it above")
     sprites = scenes.load_sprites()
-    questions = judge.exam(0.05)
-    marks = [judge.Judge(sprites).marks(question.scene, drawn(question.scene, sprites)) for question in questions]
+    questions = exam.exam(0.05)
+    marks = [recognition.Judge(sprites).marks(question.scene, drawn(question.scene, sprites)) for question in questions]
     assert np.mean([all(mark.values()) for mark in marks]) > 0.9
 
 

@@ -142,8 +142,8 @@ def draw_ground(background, rng):
             rows = np.concatenate([rows, np.tile(np.array(ground, np.float64), (side - horizon, 1))])
     picture = np.tile((rows + shade)[:, None], (1, side, 1)).round().clip(0, 255).astype(np.uint8)
     if background == "night":
-        for x, y, light in rng.integers((2, 2, 190), (side - 3, side - 3, 255), (rng.integers(*settings.STARS), 3)):
-            picture[y:y + 2, x:x + 2] = light, light, light * 9 // 10
+        for x, y, light in rng.integers((2, 2, 190), (side - 4, side - 4, 255), (rng.integers(*settings.STARS), 3)):
+            picture[y:y + 3, x:x + 3] = light, light, light * 9 // 10
     return Image.fromarray(picture)
 
 

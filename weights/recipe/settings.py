@@ -50,7 +50,7 @@ VAE = dict(
     norm_num_groups=16,
 )
 VAE_TRAINING = dict(
-    steps=1_837, decoder_steps=3_000, batch=16, crop=64, rate=1.3e-3, warm_up=50, averaging=0.998, kl=1e-4, squared=6.0,
+    steps=5_000, decoder_steps=2_000, batch=16, crop=64, rate=1.3e-3, warm_up=50, averaging=0.998, kl=1e-4, squared=10.0,
 )
 
 # The vocabulary, the text encoder and the UNet -----------------------------------------------------------------

@@ -6,7 +6,8 @@
 from PIL import Image, ImageDraw
 
 from . import settings
-from .judge import WITH, Question, arguments
+from .exam import Question
+from .judge import WITH, arguments
 
 CAPTIONS = (
     "a red apple on a blue background", "a blue apple on a yellow background", "a cat on a green background",

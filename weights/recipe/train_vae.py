@@ -1,6 +1,6 @@
 """Train the autoencoder: picture x (3 × 128 × 128) ↔ latent z (4 × 16 × 16).
 
-    loss = |x̂ − x| + |∇x̂ − ∇x| + 6 (x̂ − x)² + 10⁻⁴ KL(q(z|x) ‖ N(0, 1))
+    loss = |x̂ − x| + |∇x̂ − ∇x| + 10 (x̂ − x)² + 10⁻⁴ KL(q(z|x) ‖ N(0, 1))
 
 The gradient term asks for crisp edges, without the adversarial and perceptual networks of the paper (Esser et al.
 2021, arXiv:2012.09841). The networks are convolutional, so they learn from 64 × 64 crops: of three random crops the
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from . import settings
-from .judge import psnr, unseen_scenes
+from .exam import psnr, unseen_scenes
 from .models import new_vae
 from .muon import optimizers
 from .scenes import load_sprites, pictures
