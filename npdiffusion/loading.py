@@ -7,6 +7,7 @@
 Cheap things come first: settings, names and shapes of tensors, the tokenizer and memory are all checked before any of
 the gigabytes are read. Nothing that is given as a local path touches the network.
 """
+import functools
 import math
 import os
 import pathlib
@@ -102,18 +103,21 @@ def load(path_or_id=None, dtype=None, threads=None, tokenizer=None, lora_dir=Non
         if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
             raise UserError(f"threads = {threads!r}, but a whole number from 1 on is needed")
         set_threads(threads)
-    pipeline = StableDiffusionPipeline(**load_parts(path_or_id, tokenizer, dtype, vae, max_memory, size, vae_tiling,
-                                                     images, preview_vae))
+    plan = None if max_memory is None else functools.partial(
+        budgets.plan, limit=budgets.amount(max_memory), size=size, dtype=dtype, images=images, mode=vae_tiling,
+        preview_vae=preview_vae)
+    pipeline = StableDiffusionPipeline(**load_parts(path_or_id, tokenizer, dtype, vae, plan))
     pipeline.adapters.folder = lora_dir
     if embedding_dir is not None:
         pipeline.load_textual_inversion(embedding_dir)
     return pipeline
 
 
-def load_parts(path_or_id=None, tokenizer=None, dtype=None, vae=None, max_memory=None, size=None, vae_tiling="auto",
-               images=2, preview_vae=None):
-    """What `load` makes a pipeline of: {tokenizer, text_encoder, unet, vae, schedule, source, …} and advice"""
-    limit = None if max_memory is None else budgets.amount(max_memory)
+def load_parts(path_or_id=None, tokenizer=None, dtype=None, vae=None, plan=None):
+    """What `load` makes a pipeline of: {tokenizer, text_encoder, unet, vae, schedule, source, …} and advice
+
+    plan: a function of the parts, checked but empty, that gives a `budget.Budget`; None: all weights are kept in memory
+    """
     path = locate(path_or_id)
     try:
         parts, schedule = open_folder(path) if path.is_dir() else open_file(path)
@@ -124,8 +128,8 @@ def load_parts(path_or_id=None, tokenizer=None, dtype=None, vae=None, max_memory
         for part in parts.values():
             part.check()
         budget = None
-        if limit is not None:
-            budget = budgets.plan(parts, limit, size, dtype, images, vae_tiling, preview_vae)
+        if plan is not None:
+            budget = plan(parts)
             dtype = budget.dtype
             for name, names in budget.on_disk.items():
                 parts[name].on_disk = names

@@ -3,6 +3,7 @@ import json
 import logging
 import os
 import pathlib
+import pydoc
 import shutil
 import socket
 import struct
@@ -612,3 +613,10 @@ def test_filling_reads_each_tensor_once():
     names = parameters.shapes(model)
     parameters.load(model, {name: Counted(name, shape) for name, shape in names.items()}, "test")
     assert sorted(read) == sorted(names)
+
+
+def test_load_has_one_signature_which_help_shows_for_the_package():
+    assert npdiffusion.load is loading.load and "load" in dir(npdiffusion)
+    assert "load(path_or_id=None, " in pydoc.plain(pydoc.render_doc(npdiffusion))
+    with pytest.raises(AttributeError, match="'npdiffusion' has no attribute 'laod'"):
+        npdiffusion.laod
