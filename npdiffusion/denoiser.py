@@ -31,7 +31,7 @@ def guided(model, context, negative, scale, rescale=0.0):
     if scale <= 1:
         return model(context)
     both = model(np.concatenate([negative, context]))
-    scale = float(scale)                                     # a NumPy scalar would turn float32 into float64
+    scale, rescale = float(scale), float(rescale)            # NumPy scalars would turn float32 into float64
 
     def predict(x, t):
         unconditional, conditional = np.split(both(x, t), 2)

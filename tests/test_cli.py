@@ -529,3 +529,8 @@ def test_info_about_a_damaged_model_is_one_error_line(model_folder, capsys, monk
     printed = capsys.readouterr()
     assert printed.err.startswith("npdiffusion: error: ") and "empty" in printed.err and printed.err.count("\n") == 1
     assert "processor" in printed.out
+
+
+def test_hyphens_and_underscores_in_names_are_alike():
+    asked = options.parse([PROMPT, "--schedule", "align-your-steps", "--sampler", "euler-a", "--prediction-type", "v-prediction"])
+    assert (asked.schedule, asked.sampler, asked.prediction_type) == ("align_your_steps", "euler_a", "v_prediction")

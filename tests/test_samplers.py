@@ -341,3 +341,10 @@ def test_the_list_of_samplers_tells_the_calls_that_there_are():
 def test_without_guidance_the_unconditional_half_is_not_computed():
     context = np.ones((2, 7, 3))
     assert guided(lambda context: context, context, None, 1.0) is context
+
+
+@pytest.mark.parametrize("share", [np.float64(0.7), np.array(0.7), 1])
+def test_rescaled_guidance_keeps_float32(share):
+    context = np.ones((2, 7, 3))
+    predict = guided(lambda context: lambda x, t: np.concatenate([x, 2 * x]), context, context, 7.5, share)
+    assert predict(INIT, 1.0).dtype == np.float32

@@ -6,6 +6,7 @@ import pytest
 
 from npdiffusion.errors import UserError
 from npdiffusion.samplers import SAMPLERS
+from npdiffusion.samplers.between import Between
 from npdiffusion.schedules import NoiseSchedule, karras_sigmas
 from npdiffusion.schedules.settings import CLASSES
 from tests import schedulers
@@ -311,3 +312,15 @@ def test_a_changed_schedule_is_checked():
     assert NoiseSchedule().changed(prediction_type="v_prediction", timestep_spacing=None).prediction_type == "v_prediction"
     with pytest.raises(UserError, match="timestep_spacing is 'even'"):
         NoiseSchedule().changed(timestep_spacing="even")
+
+
+def test_a_schedules_name_is_understood_with_hyphens():
+    found, expected = (NoiseSchedule().plan("euler", 10, kind) for kind in ("align-your-steps", "align_your_steps"))
+    assert found.steps == expected.steps and found.levels == expected.levels
+
+
+def test_a_second_look_has_a_level_of_its_own_where_it_falls_on_a_rounded_one():
+    plan = NoiseSchedule().plan("dpm2_a", 10, "karras")
+    sigma = plan.steps[3]
+    assert plan.levels[sigma].t % 1 == 0 and plan.levels[Between(sigma)].t % 1 != 0
+    assert plan.levels[Between(sigma)].sigma == sigma

@@ -134,8 +134,11 @@ def memory(value):
 
 
 def one_of(names):
-    """The type of an option that takes one of some names."""
+    """The type of an option that takes one of some names, in which - and _ are alike."""
+    spelled = {name.replace("-", "_"): name for name in names}
+
     def read(value):
+        value = spelled.get(value.replace("-", "_"), value)
         if value not in names:
             hint = nearest(value, names, "did you mean {}? Known", "known")
             raise argparse.ArgumentTypeError(f"{value[:40]!r} is unknown, {hint} are {', '.join(names)}")

@@ -94,9 +94,9 @@ def find(name):
 
 
 def find_schedule(name):
-    """`name`, if there is a schedule of that name; else UserError, which names the nearest known one."""
-    _look_up(name, SCHEDULES, "schedule")
-    return name
+    """The name of a schedule, in which - may stand for _; UserError names the nearest known one if there is none."""
+    spelled = str(name).replace("-", "_")
+    return spelled if spelled in SCHEDULES else _look_up(name, SCHEDULES, "schedule")
 
 
 def check_pair(name, schedule):

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from npdiffusion.errors import UserError
+from npdiffusion.samplers.between import Between
 from npdiffusion.schedules import sigmas as sigma_rules
 from npdiffusion.schedules.plan import Level
 
@@ -200,7 +201,7 @@ def sigma_walk(schedule, asked, times, sigmas, final=0.0):
 
 
 class SigmaLevels(dict):
-    """σ → Level. Those that the schedule laid out are its items; any other σ has a level too.
+    """σ → Level. Those that the schedule laid out are its items; any other σ has a level too, and so has a `Between`.
 
     ends: the highest and the lowest σ of the schedule, of which a run may leave out the highest
     """
@@ -208,5 +209,7 @@ class SigmaLevels(dict):
         super().__init__((sigma, Level(float(t), 1.0, sigma)) for t, sigma in laid_out)
         self.schedule, self.ends = schedule, ends
 
-    def __missing__(self, sigma):
+    def __getitem__(self, sigma):
+        if sigma in self and not isinstance(sigma, Between):
+            return super().__getitem__(sigma)
         return Level(float(time_of(self.schedule, sigma)), 1.0, float(sigma))
