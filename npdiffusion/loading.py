@@ -71,11 +71,12 @@ class Part:
 
 
 def load(path_or_id=None, dtype=None, threads=None, tokenizer=None, lora_dir=None, vae=None, embedding_dir=None,
-         max_memory=None, size=None, vae_tiling="auto", images=2, preview_vae=None):
+         max_memory=None, size=None, vae_tiling="auto", images=2, preview_vae=None, model_dir=None):
     """A pipeline that makes pictures from prompts → npdiffusion.pipeline.StableDiffusionPipeline
 
     path_or_id: None (the embedded model), a folder in diffusers layout, a .safetensors file, a Hugging Face id, or a name
-        in the folder of models that NPDIFFUSION_MODELS names (see catalogue.py)
+        in the folder of models (see catalogue.py)
+    model_dir: the folder of models; None is the one that NPDIFFUSION_MODELS names, if any
     dtype: of the weights of most products, "float32", or "bfloat16", which takes half the memory; all else is float32;
         None: what max_memory makes best, float32 without that
     threads: how many the kernels use; None leaves it as it is: the number of physical cores, if never set
@@ -106,19 +107,19 @@ def load(path_or_id=None, dtype=None, threads=None, tokenizer=None, lora_dir=Non
     plan = None if max_memory is None else functools.partial(
         budgets.plan, limit=budgets.amount(max_memory), size=size, dtype=dtype, images=images, mode=vae_tiling,
         preview_vae=preview_vae)
-    pipeline = StableDiffusionPipeline(**load_parts(path_or_id, tokenizer, dtype, vae, plan))
+    pipeline = StableDiffusionPipeline(**load_parts(path_or_id, tokenizer, dtype, vae, plan, model_dir))
     pipeline.adapters.folder = lora_dir
     if embedding_dir is not None:
         pipeline.load_textual_inversion(embedding_dir)
     return pipeline
 
 
-def load_parts(path_or_id=None, tokenizer=None, dtype=None, vae=None, plan=None):
+def load_parts(path_or_id=None, tokenizer=None, dtype=None, vae=None, plan=None, model_dir=None):
     """What `load` makes a pipeline of: {tokenizer, text_encoder, unet, vae, schedule, source, …} and advice
 
     plan: a function of the parts, checked but empty, that gives a `budget.Budget`; None: all weights are kept in memory
     """
-    path = locate(path_or_id)
+    path = locate(path_or_id, model_dir)
     try:
         parts, schedule = open_folder(path) if path.is_dir() else open_file(path)
         if vae is not None:
@@ -146,9 +147,9 @@ def load_parts(path_or_id=None, tokenizer=None, dtype=None, vae=None, plan=None)
             "adapters": adapters, "budget": budget, **given}
 
 
-def load_tokenizer(path_or_id=None, tokenizer=None):
+def load_tokenizer(path_or_id=None, tokenizer=None, model_dir=None):
     """The tokenizer that `load` would take. Nothing else is read, nor downloaded."""
-    path_or_id = catalogue.resolve(path_or_id)
+    path_or_id = catalogue.resolve(path_or_id, model_dir)
     path = pathlib.Path(os.path.expanduser(path_or_id or locate(None)))
     if tokenizer is None and path.is_file():
         tensors = single_file.split(checkpoint.read_file(path), path)
@@ -157,9 +158,9 @@ def load_tokenizer(path_or_id=None, tokenizer=None):
     return find_tokenizer(tokenizer or str(path), path, None)
 
 
-def locate(path_or_id):
+def locate(path_or_id, model_dir=None):
     """The file or folder that is meant; UserError if there is none."""
-    model = catalogue.resolve(path_or_id)
+    model = catalogue.resolve(path_or_id, model_dir)
     if model is None:
         import npdiffusion.weights
         return pathlib.Path(npdiffusion.weights.__file__).parent

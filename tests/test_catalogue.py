@@ -121,6 +121,13 @@ def test_a_name_of_the_list_is_loaded(library, monkeypatch):
     assert loading.load_parts("dream")["source"] == "dream"
 
 
+def test_a_name_in_a_folder_of_models_that_is_given_is_loaded(library, on_numpy, capsys):
+    folders.write_tokenizer(library / "anime")
+    assert loading.load("dream", model_dir=library).source == "dream"
+    assert cli.main(["tokens", "a red apple", "-m", "dream", "--model-dir", str(library)]) == 0
+    assert "chunk 1 of 1, 4 of 75 tokens" in capsys.readouterr().out
+
+
 def test_a_path_goes_before_a_name(library, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()

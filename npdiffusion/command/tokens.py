@@ -32,6 +32,8 @@ def parse(arguments):
                         help=f"{' or '.join(SYNTAXES)} (default: a1111)")
     parser.add_argument("--embedding-dir", metavar="DIR", help="folder with learnt words (textual inversion)")
     parser.add_argument("-m", "--model", metavar="MODEL", help="whose tokenizer (default: the embedded model's)")
+    parser.add_argument("--model-dir", metavar="DIR",
+                        help="folder of models, which -m can name without their path (default: $NPDIFFUSION_MODELS)")
     parser.add_argument("--tokenizer", metavar="PATH", help="folder with vocab.json and merges.txt, or an id")
     parser.add_argument("-v", "--verbose", action="store_true", help="all warnings, and where an error comes from")
     return parser.read(arguments)
@@ -44,7 +46,7 @@ def run(options):
     from npdiffusion.adapters.textual_inversion import LearntWords
     from npdiffusion.prompts import editing
     from npdiffusion.prompts.reading import padded, read
-    tokenizer = loading.load_tokenizer(options.model, options.tokenizer)
+    tokenizer = loading.load_tokenizer(options.model, options.tokenizer, options.model_dir)
     words = LearntWords()
     if options.embedding_dir is not None:
         words.add(options.embedding_dir)
