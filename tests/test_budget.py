@@ -5,17 +5,21 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderTiny
+from PIL import Image
 from safetensors.torch import save_file
 
 import npdiffusion
-from npdiffusion import budget, checkpoint, cli, kernels, layers, loading, memory, parameters
-from npdiffusion.config import UNetConfig
+from npdiffusion import budget, checkpoint, cli, kernels, layers, loading, memory, options, parameters, taesd
+from npdiffusion.command.generate import budget_settings
+from npdiffusion.config import TinyVAEConfig, UNetConfig
 from npdiffusion.errors import UserError
 from npdiffusion.kernels import threads
 from npdiffusion.sharing import Context
 from npdiffusion.streaming import OnDisk, keep
 from npdiffusion.unet import UNet2DConditionModel
 from tests import folders, loras
+from tests.test_cli import pipeline  # noqa: F401, a fixture
 
 EMBEDDED = 61e6        # bytes of its weights in float32; feature maps of a picture take 13e6
 
@@ -102,6 +106,110 @@ def test_the_numpy_backend_has_no_budget(monkeypatch):
 
 def test_the_largest_weights_are_kept():
     assert keep({"a": 5, "b": 3, "c": 9, "d": 1}, 11) == ({"c", "d"}, 10)
+
+
+# ---- what has to fit
+
+@pytest.fixture(scope="module")
+def parts():
+    """Those of the embedded model, checked but empty; it was trained with 128 × 128 pixels."""
+    return loading.open_folder(loading.locate(None))[0]
+
+
+def planned(parts, *arguments):
+    """What is chosen for a command"""
+    asked = options.parse(["a", "--max-memory", "4GB", *arguments])
+    settings = budget_settings(asked, asked.pictures)
+    return budget.plan(parts, 4e9, settings["size"], images=settings["images"], mode=settings["vae_tiling"])
+
+
+@pytest.mark.parametrize(("arguments", "size"), [
+    ([], (128, 128)), (["-W", "256"], (256, 128)), (["-H", "320"], (128, 320)), (["--hires", "2"], (256, 256)),
+    (["-W", "256", "--hires", "1.5"], (384, 192)), (["--hires", "1.3"], (168, 168)),                  # of 166.4
+    (["-i", "a.png", "--strength", "0.5"], (128, 128)),
+    (["-i", "a.png", "--outpaint", "left=216,bottom=8"], (256, 32)),
+    (["-i", "a.png", "--outpaint", "left=216,bottom=8", "-H", "512"], (256, 512)),
+    (["-i", "a.png", "--outpaint", "left=216,bottom=8", "--only-masked", "8"], (128, 128))])
+def test_the_size_that_is_planned_is_that_of_the_last_pass(arguments, size, parts, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (40, 24)).save("a.png")
+    chosen = planned(parts, *arguments)
+    assert (chosen.width, chosen.height) == size
+
+
+def test_of_many_pictures_that_which_needs_most_is_planned(parts, tmp_path):
+    (tmp_path / "jobs.csv").write_text("prompt,width,height,hires\na,512,512,\nb,384,512,1.5\nc,,,2\nd,768,,\n")
+    chosen = planned(parts, "--prompts", str(tmp_path / "jobs.csv"))
+    assert (chosen.width, chosen.height) == (576, 768)
+
+
+@pytest.mark.parametrize(("size", "expected"), [
+    (None, (128, 128)), ((256, None), (256, 128)), ((None, 64), (128, 64)), ((64, 72), (64, 72)),
+    (lambda trained, reduction: [(8, 8), (trained[0] * reduction, trained[1])], (1024, 128))])
+def test_a_side_that_is_not_given_to_load_is_that_of_the_training(size, expected, parts):
+    chosen = budget.plan(parts, 4e9, size)
+    assert (chosen.width, chosen.height) == expected
+
+
+@pytest.mark.parametrize(("scale", "images"), [("7.5", 2), ("1", 1), ("1.5", 2), ("0.5", 1)])
+def test_a_step_computes_two_images_with_guidance(scale, images, parts):
+    assert planned(parts, "--cfg-scale", scale).images == images
+    assert planned(parts).images == 2
+
+
+def test_without_guidance_half_of_the_feature_maps_have_to_fit(parts):
+    maps = memory.step(parts["unet"].model.config, 64, 64, 2)
+    weights = sum(parameters.nbytes(part.model, "float32") for part in parts.values())
+    for images, limit in (2, budget.RUNTIME + weights + maps), (1, budget.RUNTIME + weights + maps / 2):
+        assert budget.plan(parts, limit, (512, 512), images=images, mode="on").dtype == "float32"
+        assert budget.plan(parts, limit - 1, (512, 512), images=images, mode="on").dtype == "bfloat16"
+
+
+def test_a_picture_in_one_piece_is_refused_where_only_tiles_fit(parts):
+    maps = memory.step(parts["unet"].model.config, 64, 64, 2)
+    limit = budget.RUNTIME + maps + sum(parameters.nbytes(part.model, "float32") for part in parts.values())
+    assert memory.picture(parts["vae"].model.config, 512, 512) > limit - budget.RUNTIME
+    with pytest.raises(UserError, match="max_memory is .*: too little for 512×512 pixels"):
+        budget.plan(parts, limit, (512, 512), mode="off")
+    assert budget.plan(parts, limit, (512, 512), mode="on").tile == 128             # pixels that it was trained with
+    assert 128 <= budget.plan(parts, limit, (512, 512), mode="auto").tile < 512
+    assert budget.plan(parts, 4e9, (512, 512), mode="off").tile is None
+    assert planned(parts, "--vae-tiling", "on").tile == 128
+
+
+def test_taesd_for_previews_is_kept_beside_the_model_and_decodes_in_one_piece(parts):
+    preview = taesd.AutoencoderTiny(TinyVAEConfig())
+    its_weights = 4 * sum(parameter.numel() for parameter in AutoencoderTiny().parameters())
+    alone = budget.plan(parts, 4e9, (512, 512), mode="on")
+    beside = budget.plan(parts, 4e9, (512, 512), mode="on", preview_vae=preview)
+    assert beside.kept - alone.kept == its_weights
+    limit = budget.RUNTIME + alone.kept + its_weights + memory.picture(TinyVAEConfig(), 512, 512)
+    assert budget.plan(parts, limit, (512, 512), mode="on", preview_vae=preview).dtype == "float32"
+    assert budget.plan(parts, limit - 1, (512, 512), mode="on", preview_vae=preview).dtype == "bfloat16"
+    half = budget.plan(parts, limit - 1, (512, 512), mode="on", preview_vae=preview).kept
+    streamed = budget.plan(parts, limit - beside.kept + half - 1, (512, 512), mode="on", preview_vae=preview)
+    assert streamed.on_disk and its_weights < streamed.kept < half
+    assert streamed.room() >= memory.picture(TinyVAEConfig(), 512, 512)
+
+
+def test_the_command_hands_taesd_over_for_the_budget(pipeline, tmp_path):  # noqa: F811
+    pipeline.budget = None
+    save_file(AutoencoderTiny().state_dict(), tmp_path / "taesd.safetensors")
+    arguments = ["a", "-s", "1", "--steps", "1", "--max-memory", "1GB", "--preview", "taesd", "--taesd", "taesd.safetensors"]
+    assert cli.main(arguments) == 0
+    assert isinstance(pipeline.loaded[-1][1]["preview_vae"], taesd.AutoencoderTiny)
+    assert cli.main(arguments[:-4]) == 0
+    assert pipeline.loaded[-1][1]["preview_vae"] is None
+
+
+def test_pictures_that_are_there_already_need_no_memory(pipeline, tmp_path):  # noqa: F811
+    pipeline.budget = None
+    command = ["--prompts", "jobs.txt", "-o", "out/", "--steps", "1", "--max-memory", "1GB"]
+    for text, sizes in (("a --width 512 --seed 1\n", [(512, 128)]),
+                        ("a --width 512 --seed 1\nb --width 64\nc --height 72", [(64, 128), (128, 72)])):
+        (tmp_path / "jobs.txt").write_text(text)
+        assert cli.main(command) == 0
+        assert pipeline.loaded[-1][1]["size"]((128, 128), 8) == sizes
 
 
 # ---- results
