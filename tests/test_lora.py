@@ -568,3 +568,13 @@ def test_the_command_looks_for_names_before_it_loads_the_model(library, capsys, 
     assert cli.main(["a <lora:ikn:1>", "--lora-dir", str(library)]) == 1
     assert capsys.readouterr().err == \
         f"npdiffusion: error: {library}: there is no adapter 'ikn', did you mean 'ink'?\n"
+
+
+def test_files_opened_long_ago_are_forgotten_and_opened_again(two, ours, file, models, monkeypatch):
+    monkeypatch.setattr(tags, "MOST", 2)
+    paths = [*two, file(loras.kohya(loras.pairs(models)), "third")]
+    opened = [ours.adapters.open(path) for path in (*paths, paths[1])]
+    assert opened[3] is opened[1] and list(ours.adapters._opened) == [paths[2], paths[1]]
+    again = ours.adapters.open(paths[0])
+    assert again is not opened[0] and again.hash == opened[0].hash
+    assert list(ours.adapters._opened) == [paths[1], paths[0]]

@@ -1,4 +1,6 @@
 """Noise: the same numbers as torch's seeded CPU generator, one generator per image."""
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -198,3 +200,48 @@ def test_increments_of_a_path_are_normal_independent_and_add_up():
     assert first.std() == pytest.approx(1, abs=0.02) and second.std() == pytest.approx(1, abs=0.02)
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.025
     assert np.allclose(path.increment(8.0, 1.0) * 7**0.5, first * 3**0.5 + second * 4**0.5)
+
+
+# ---- what has no angle
+
+@pytest.mark.parametrize("shape", [(4, 1, 6), (4, 6, 1), (4, 1, 1), (1, 1, 1)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_variations_of_latents_one_pixel_high_or_wide_are_finite(kind, shape):
+    channels, height, width = shape
+    for seed in range(20):
+        found = latent_noise(kind, [seed], height, width, channels, subseeds=[seed + 100], strength=0.3).start()
+        assert np.isfinite(found).all() and np.abs(found).max() < 6
+
+
+def test_columns_in_one_line_and_columns_of_zeros_are_mixed_in_a_straight_line_beside_the_others_arcs():
+    low, high = (PhiloxGenerator(seed).normal((4, 6, 5)) for seed in (1, 2))
+    plain = slerp(0.25, low, high)
+    for changed in -2 * low, 3 * low, 0 * low:
+        other = high.copy()
+        other[:, :, 1] = changed[:, :, 1]
+        found = slerp(0.25, low, other)
+        assert found.dtype == np.float32 and np.allclose(found[:, :, 1], (0.75 * low + 0.25 * other)[:, :, 1], atol=1e-6)
+        assert np.array_equal(np.delete(found, 1, axis=2), np.delete(plain, 1, axis=2))
+
+
+def test_a_path_is_the_same_however_often_it_is_looked_at():
+    path = BrownianPath(0.1, 10.0, 3, lambda seed: np.random.default_rng(seed).standard_normal(6))
+    times = np.linspace(9.9, 0.2, 50).tolist()
+    walk = [path.increment(a, b) for a, b in zip(times, times[1:])]
+    again = [path.increment(a, b) for a, b in reversed(list(zip(times, times[1:])))]
+    assert np.array_equal(walk, again[::-1])
+
+
+def test_a_walk_along_a_path_looks_at_each_time_once_and_holds_few_arrays():
+    draws, size = [], 100_000
+    tracemalloc.start()
+    walked, looked = (BrownianPath(0.1, 10.0, 3, lambda seed: draws.append(seed) or np.ones(size)) for _ in range(2))
+    times = np.linspace(9.9, 0.2, 50).tolist()
+    for a, b in zip(times, times[1:]):
+        walked.increment(a, b)
+    held, along_the_walk = tracemalloc.get_traced_memory()[0], len(draws)
+    tracemalloc.stop()
+    for time in times:
+        looked.at(time)
+    assert held < 6 * 8 * size
+    assert along_the_walk - 2 == len(draws) - along_the_walk

@@ -47,7 +47,7 @@ class Adapters:
         self.folder = None            # where the names in prompts are looked up
         self.used = {}                # {name: LoRA} of those that the last picture was made with
         self.loaded = {}              # {name: (LoRA, Strength)} of those that were loaded by name
-        self._opened = {}             # {path: LoRA}
+        self._opened = {}             # {path: LoRA}, the one last used at the end; as many as a prompt can name
         self._files = {path: checkpoint.stamp(path) for part in self.parts.values() for path in part.files()}
         self._changes = {}            # {(part, parameter): [(function, strength)]} that the weights have now
         self._unsure = set()          # what was being changed when something went wrong
@@ -56,7 +56,7 @@ class Adapters:
         """Put in force what the tags in a prompt ask for, beside what is loaded by name → the prompt without tags"""
         text, wanted = tags.take(prompt)
         tags.note_literal(negative_prompt, "adapters act on the whole picture, so the prompt is their place")
-        tagged = [(name, (self.open(folder.find(self.folder, name)), strength)) for name, strength in wanted]
+        tagged = [(name, (self.named(name), strength)) for name, strength in wanted]
         self.put_in_force([*self.loaded.values(), *(adapter for _, adapter in tagged)])
         self.used = {name: adapter for name, (adapter, strength) in [*self.loaded.items(), *tagged] if any(strength)}
         return text
@@ -92,11 +92,21 @@ class Adapters:
         self._try({})
         self._opened.clear()
 
+    def named(self, name):
+        """The adapter that a prompt calls so; UserError if there is none, or it can't be used."""
+        return self.open(folder.find(self.folder, name))
+
     def open(self, path):
         """The adapter in a file, which is opened again only if it has changed; warns of tensors that fit nowhere."""
-        known = self._opened.get(path)
-        if known and known.stamp == checkpoint.stamp(path):
-            return known
+        known = self._opened.pop(path, None)
+        if not (known and known.stamp == checkpoint.stamp(path)):
+            known = self._read(path)
+        self._opened[path] = known
+        while len(self._opened) > tags.MOST:
+            del self._opened[next(iter(self._opened))]
+        return known
+
+    def _read(self, path):
         if not self.parts:
             raise UserError(f"{path}: only models that were loaded from a checkpoint can take it")
         shapes = {part: self.parts[part].shapes for part in PARTS}
@@ -104,7 +114,6 @@ class Adapters:
         if adapter.unmatched:
             warnings.warn(f"{path}: {len(adapter.unmatched)} of {adapter.count} tensors belong to no layer of the "
                           f"model and are left out: {parameters.some(adapter.unmatched)}", stacklevel=2)
-        self._opened[path] = adapter
         return adapter
 
     def put_in_force(self, adapters):

@@ -91,7 +91,11 @@ class Manifest:
         return left
 
     def save(self, image, text, picture, entry):
-        """Write the line, unless there is one, and the picture; print and return its path."""
+        """Write a picture under its name, its line before that unless it has one; print the path, set `picture.path`.
+
+        image: PIL image; text: of its settings, for inside the file, or None; entry: {key: value} of the line
+        Raises UserError if the picture or the line can't be written; then the picture isn't there under its name.
+        """
         from npdiffusion import images, textchunks
         info = None if text is None else textchunks.png_info(text)
         wanted, before, taken = picture.path, None, ()

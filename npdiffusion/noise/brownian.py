@@ -25,18 +25,19 @@ class BrownianPath:
         self.start, self.end = round(start, DIGITS), round(end, DIGITS)
         self.seed, self.normal = seed, normal
         self.whole = math.sqrt(end - start) * normal(self._seed_of())
-        self.seen = {}
+        self.latest = None, None      # time and W: the next interval of a walk begins where the last one ended
 
     def increment(self, a, b):
         """W(b) − W(a), over its standard deviation √|b − a|; a may lie above b"""
-        return (self.at(b) - self.at(a)) / math.sqrt(abs(b - a))
+        before, after = self.at(a), self.at(b)
+        return (after - before) / math.sqrt(abs(b - a))
 
     def at(self, time):
         """W(time) − W(start)"""
         time = min(max(round(time, DIGITS), self.start), self.end)
-        if time not in self.seen:
-            self.seen[time] = self._descend(time)
-        return self.seen[time]
+        if time != self.latest[0]:
+            self.latest = time, self._descend(time)
+        return self.latest[1]
 
     def _descend(self, time):
         start, end, change, place, depth = self.start, self.end, self.whole, 0, 0

@@ -12,6 +12,8 @@ import numpy as np
 from npdiffusion.noise.brownian import BrownianPath
 from npdiffusion.noise.seeds import wrapped
 
+SMALLEST_SINE = 1e-3                  # of an angle in float32 that can be divided by
+
 
 class LatentNoise:
     """N(0, 1) for latents (N, H, W, C), float32.      noise() → the next draw
@@ -57,16 +59,19 @@ def slerp(share, low, high):
 
         sin((1 − s) ω) / sin ω · low + sin(s ω) / sin ω · high      ω the angle between two columns of H numbers
 
-    Almost equal arrays are mixed in a straight line, where it takes s for the share of low.
+    Almost equal arrays are mixed in a straight line, where it takes s for the share of low. Columns without an angle
+    between them, or in one line (all, where H is 1), for which its formula gives NaN, are mixed in a straight line too.
     """
     def along_columns(x):
         return x / np.linalg.norm(x, axis=1, keepdims=True)
 
-    cosine = (along_columns(low) * along_columns(high)).sum(axis=1, keepdims=True)       # (C, 1, W)
-    if cosine.mean() > 0.9995:
-        return low * share + high * (1 - share)
-    omega = np.arccos(cosine)
-    return (np.sin((1 - share) * omega) * low + np.sin(share * omega) * high) / np.sin(omega)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        cosine = (along_columns(low) * along_columns(high)).sum(axis=1, keepdims=True)       # (C, 1, W)
+        if cosine.mean() > 0.9995:
+            return low * share + high * (1 - share)
+        omega = np.arccos(np.clip(cosine, -1, 1))
+        arc = (np.sin((1 - share) * omega) * low + np.sin(share * omega) * high) / np.sin(omega)
+    return np.where(np.sin(omega) > SMALLEST_SINE, arc, (1 - share) * low + share * high)
 
 
 def channels_last(images):
