@@ -71,7 +71,7 @@ class Part:
 
 
 def load(path_or_id=None, dtype=None, threads=None, tokenizer=None, lora_dir=None, vae=None, embedding_dir=None,
-         max_memory=None, size=None, vae_tiling="auto", images=2, preview_vae=None, model_dir=None):
+         max_memory=None, size=None, vae_tiling="auto", images=2, preview_vae=None, model_dir=None, prompts=()):
     """A pipeline that makes pictures from prompts → npdiffusion.pipeline.StableDiffusionPipeline
 
     path_or_id: None (the embedded model), a folder in diffusers layout, a .safetensors file, a Hugging Face id, or a name
@@ -86,6 +86,8 @@ def load(path_or_id=None, dtype=None, threads=None, tokenizer=None, lora_dir=Non
     vae: a file, a folder or a Hugging Face id with an autoencoder in place of the model's own, TAESD for example; see
         autoencoders.py
     embedding_dir: folder with learnt words (textual inversion), which prompts use by their files' names
+    prompts: what pictures will be made of, pairs (prompt, negative prompt): the adapters and learnt words that they
+        name are opened and checked before any weights are read
     max_memory: bytes, or a text like "4GB", that the process may take; decides about dtype, and which weights stay on
         disk, see budget.py; what was chosen is the pipeline's `budget`
     What max_memory shall allow for:
@@ -107,16 +109,21 @@ def load(path_or_id=None, dtype=None, threads=None, tokenizer=None, lora_dir=Non
     plan = None if max_memory is None else functools.partial(
         budgets.plan, limit=budgets.amount(max_memory), size=size, dtype=dtype, images=images, mode=vae_tiling,
         preview_vae=preview_vae)
-    pipeline = StableDiffusionPipeline(**load_parts(path_or_id, tokenizer, dtype, vae, plan, model_dir))
-    pipeline.adapters.folder = lora_dir
-    if embedding_dir is not None:
-        pipeline.load_textual_inversion(embedding_dir)
-    return pipeline
+
+    def make(**parts):
+        pipeline = StableDiffusionPipeline(**parts)
+        pipeline.adapters.folder = lora_dir
+        if embedding_dir is not None:
+            pipeline.load_textual_inversion(embedding_dir)
+        pipeline.check_prompts(prompts)
+        return pipeline
+    return load_parts(path_or_id, tokenizer, dtype, vae, plan, model_dir, make)
 
 
-def load_parts(path_or_id=None, tokenizer=None, dtype=None, vae=None, plan=None, model_dir=None):
+def load_parts(path_or_id=None, tokenizer=None, dtype=None, vae=None, plan=None, model_dir=None, make=dict):
     """What `load` makes a pipeline of: {tokenizer, text_encoder, unet, vae, schedule, source, …} and advice
 
+    make: what is made of them, while the models are still empty, and returned when they have their weights
     plan: a function of the parts, checked but empty, that gives a `budget.Budget`; None: all weights are kept in memory
     """
     path = locate(path_or_id, model_dir)
@@ -137,14 +144,13 @@ def load_parts(path_or_id=None, tokenizer=None, dtype=None, vae=None, plan=None,
         dtype = dtype or "float32"
         memory.check(**models, source=path, dtype=dtype, kept=budget and budget.kept)
         tokenizer = find_tokenizer(tokenizer, path, models["text_encoder"].config)
-        given = advice(path)
-        adapters = Adapters(parts, dtype)
+        made = make(tokenizer=tokenizer, **models, schedule=schedule, source=str(path_or_id or path),
+                    adapters=Adapters(parts, dtype), budget=budget, **advice(path))
         for part in parts.values():
             part.fill(dtype)
     except MemoryError:
         raise UserError(f"{path}: not enough memory for this model") from None
-    return {"tokenizer": tokenizer, **models, "schedule": schedule, "source": str(path_or_id or path),
-            "adapters": adapters, "budget": budget, **given}
+    return made
 
 
 def load_tokenizer(path_or_id=None, tokenizer=None, model_dir=None):

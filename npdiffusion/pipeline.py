@@ -11,6 +11,7 @@ import threading
 import time
 
 from npdiffusion import few_steps
+from npdiffusion.adapters import tags
 from npdiffusion.adapters.merging import Adapters
 from npdiffusion.adapters.textual_inversion import LearntWords
 from npdiffusion.allocator import memory_reused
@@ -156,6 +157,21 @@ class StableDiffusionPipeline:
     def unload_textual_inversion(self, token=None):
         """Forget a learnt word, or all of them."""
         self.words.remove(token)
+
+    def check_prompts(self, prompts):
+        """UserError for an adapter or a learnt word that can't be used; prompts: pairs (prompt, negative prompt)
+
+        Weights aren't looked at: a model may still be without.
+        """
+        names, texts = set(), set()
+        for prompt, negative_prompt in prompts:
+            text, adapters = tags.take(prompt)
+            names |= {name for name, _ in adapters}
+            texts |= {text, negative_prompt}
+        for name in sorted(names):
+            self.adapters.named(name)
+        for text in sorted(texts):
+            list(self.words.split(text))
 
     def encode_prompt(self, prompt, clip_skip=None, prompt_syntax="a1111"):
         """Text → context (1, 77 n, X), float32, n chunks; of a prompt that changes with the steps, that of the first"""

@@ -84,7 +84,8 @@ def test_defaults_are_those_of_the_model(pipeline):
                          schedule="discrete", seed=7, width=128, height=128, init_image=None, strength=None,
                          rng="torch", vae_tiling="auto", preview=None, clip_skip=None, prompt_syntax="a1111")
     assert pipeline.loaded == [((None,), dict(dtype=None, threads=machine.physical_cores(), tokenizer=None,
-                                              lora_dir=None, vae=None, embedding_dir=None))]
+                                              lora_dir=None, vae=None, embedding_dir=None,
+                                              prompts=[(PROMPT, "")]))]
 
 
 def test_every_option_reaches_the_pipeline(pipeline, tmp_path):
@@ -100,7 +101,7 @@ def test_every_option_reaches_the_pipeline(pipeline, tmp_path):
                          schedule="karras", seed=9, width=64, height=72, init_image=None, strength=None, rng="numpy",
                          vae_tiling="on", preview=None, clip_skip=1, prompt_syntax="plain")
     assert pipeline.loaded == [(("model",), dict(dtype="bfloat16", threads=1, tokenizer="folder", lora_dir="loras",
-                                                  vae="taesd", embedding_dir="."))]
+                                                  vae="taesd", embedding_dir=".", prompts=[(PROMPT, "blur")]))]
 
 
 def test_options_of_sampling_reach_the_pipeline_and_the_png(pipeline):

@@ -27,6 +27,7 @@ from tests.differences import agree
 PARTS = ("unet", "text_encoder")
 LINEAR = r".*(attn\d|self_attn)\.(to_q|to_k|to_v|to_out\.0|q_proj|v_proj)"
 CONVOLUTIONS = r".*(conv1|conv2|conv_shortcut|proj_in|attn2\.to_q)"
+CROSS = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
 
 pytestmark = pytest.mark.usefixtures("on_numpy")
 
@@ -568,6 +569,22 @@ def test_the_command_looks_for_names_before_it_loads_the_model(library, capsys, 
     assert cli.main(["a <lora:ikn:1>", "--lora-dir", str(library)]) == 1
     assert capsys.readouterr().err == \
         f"npdiffusion: error: {library}: there is no adapter 'ikn', did you mean 'ink'?\n"
+
+
+@pytest.mark.parametrize("width, expected", [
+    (None, "not a safetensors file"),
+    (768, "this LoRA is made for Stable Diffusion v1 (its context is 768 wide, not 128)")])
+def test_a_file_that_does_not_fit_is_refused_before_the_weights_are_read(width, expected, written, file, tmp_path,
+                                                                         capsys, monkeypatch):
+    def fill(*_):
+        raise AssertionError("weights were read")
+    monkeypatch.setattr(parameters, "fill", fill)
+    path = file(loras.kohya({("unet", CROSS): (torch.ones(4, width or 1), torch.ones(64, 4))}))
+    if width is None:
+        path.write_bytes(b"no tensors")
+    assert cli.main(["a <lora:ink:1>", "-m", str(written), "--lora-dir", str(tmp_path), "--backend", "numpy"]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"npdiffusion: error: {path}: ") and expected in last
 
 
 def test_files_opened_long_ago_are_forgotten_and_opened_again(two, ours, file, models, monkeypatch):

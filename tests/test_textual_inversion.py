@@ -12,7 +12,7 @@ from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
 from safetensors.numpy import save_file
 from transformers import CLIPTokenizer as TorchCLIPTokenizer
 
-from npdiffusion import cli, weights
+from npdiffusion import cli, parameters, weights
 from npdiffusion.adapters.textual_inversion import LearntWords
 from npdiffusion.errors import UserError
 from npdiffusion.pipeline import StableDiffusionPipeline as OurPipeline
@@ -177,3 +177,14 @@ def test_a_broken_word_is_one_line_before_the_model_is_loaded(pipeline, tmp_path
     assert len(pipeline.loaded) == 1
     assert capsys.readouterr().err.splitlines()[-1] == (
         f"npdiffusion: error: {tmp_path}/zigzag.safetensors: not a learnt word (textual inversion): that is one tensor, and here are 2")
+
+
+def test_a_word_of_another_width_is_one_line_before_the_weights_are_read(tmp_path, capsys, monkeypatch, on_numpy):
+    def fill(*_):
+        raise AssertionError("weights were read")
+    monkeypatch.setattr(parameters, "fill", fill)
+    save_file({"emb_params": vectors(1, 1024)}, tmp_path / "zigzag.safetensors")
+    assert cli.main(["a red apple", "-n", "zigzag", "--embedding-dir", str(tmp_path), "--backend", "numpy"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"npdiffusion: error: {tmp_path}/zigzag.safetensors: its vectors are 1024 wide, but this text encoder's are 160 "
+        "(it may be for Stable Diffusion 2)")

@@ -129,6 +129,7 @@ def load(options, backend, threads, pictures, tiny=None):
     start = time.perf_counter()
     pipeline = npdiffusion.load(find_model(options), dtype=options.dtype, threads=threads, tokenizer=options.tokenizer,
                                 lora_dir=options.lora_dir, vae=options.vae, embedding_dir=options.embedding_dir,
+                                prompts=[(picture.prompt, picture.negative_prompt) for picture in pictures],
                                 **budget_settings(options, pictures, tiny))
     loaded = time.perf_counter()
     seconds = {"loading": loaded - start}
