@@ -91,12 +91,17 @@ def one_by_one(layers, defaults, parser, where):
     options = check(argparse.Namespace(**layers), parser, where)
     asked = {name: layers[name] for name in (*jobs.PER_PICTURE, "model", "vae")
              if name not in ("batch_count", "seed", "subseed") and layers[name] != defaults[name]}
-    counting = "subseed" if options.subseed_strength else "seed"
+    counting = counting_seed(options)
     for number in range(options.batch_count):
         seeds = {"seed": options.seed, "subseed": options.subseed}
         seeds[counting] += number
         named = {name: seed for name, seed in seeds.items() if layers[name] not in (None, -1)}
         yield argparse.Namespace(**vars(options) | seeds | {"asked": asked | named, "path": None})
+
+
+def counting_seed(options):
+    """Which of the two seeds goes up from picture to picture"""
+    return "subseed" if options.subseed_strength else "seed"
 
 
 def random_seed():
@@ -140,9 +145,9 @@ def check(options, parser, where=""):
         error("--subseed-strength: it says how much of another seed's noise is mixed in, so --subseed is needed")
     options.seed = random_seed() if options.seed in (None, -1) else options.seed
     options.subseed = random_seed() if options.subseed == -1 else options.subseed
-    if options.seed + options.batch_count - 1 > LARGEST_SEED:
-        highest = LARGEST_SEED - options.batch_count + 1
-        error(f"--seed: with {options.batch_count} pictures it can be at most {highest}")
+    counting, highest = counting_seed(options), LARGEST_SEED - options.batch_count + 1
+    if getattr(options, counting) > highest:
+        error(f"--{counting}: with {options.batch_count} pictures it can be at most {highest}")
     return options
 
 

@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 
 from npdiffusion import few_steps, memory, noise, tiling
 from npdiffusion.errors import UserError, nearest
+from npdiffusion.noise.seeds import LARGEST, SMALLEST
 from npdiffusion.painting import inpainting
 from npdiffusion.painting.canvas import Canvas, originals
 from npdiffusion.painting.hires import STRENGTH, SecondPass
+from npdiffusion.prompts.reading import check_syntax
 
 LARGEST_SIDE = 8192          # pixels
 DIFFUSERS = {"num_inference_steps": "steps", "num_images_per_prompt": "count", "image": "init_image"}      # theirs → ours
@@ -135,6 +137,7 @@ class Job:
         self.request, self.vae, self.unet = request, pipeline.vae, pipeline.unet
         whole("count", request.count, 1)
         pipeline.check_clip_skip(request.clip_skip)
+        check_syntax(request.prompt_syntax)
         asked = pipeline.defaults(request.sampler)
         steps = asked.steps if request.steps is None else request.steps
         self.tell_guidance(asked.guidance_scale if request.guidance_scale is None else request.guidance_scale)
@@ -227,9 +230,16 @@ def all_seeds(seed, count, subseed, strength):
     With a variation strength the sub-seeds count on, and the seed is the same for all.
     """
     number("subseed_strength", strength, 0, 1)
+    counting = "subseed" if strength else "seed"
     for name, given in (("seed", seed), ("subseed", subseed)):
-        if given is not None and not isinstance(given, numbers.Integral):
+        if given is None:
+            continue
+        if not isinstance(given, numbers.Integral):
             raise UserError(f"{name} is {given!r}: it must be a whole number")
+        more = count - 1 if name == counting else 0
+        if not SMALLEST <= given <= LARGEST - more:
+            pictures = f" for {count} pictures" if more else ""
+            raise UserError(f"{name} is {given}: it must be from {SMALLEST} to {LARGEST - more}{pictures}")
     first, other = (secrets.randbelow(2**32) if given is None else int(given) for given in (seed, subseed))
     if strength == 0:
         return range(first, first + count), None

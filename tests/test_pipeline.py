@@ -154,11 +154,19 @@ def test_callback_sees_every_step(pair):
     (dict(width=50), "multiple of 4"), (dict(height=0), "multiple of 4"), (dict(width=1 << 20), "8192"), (dict(steps=0), "steps"),
     (dict(steps=1001), "steps"), (dict(sampler="eular"), "did you mean euler"), (dict(schedule="magic"), "schedule"),
     (dict(count=0), "count"), (dict(init_image=Image.new("RGB", (32, 32)), strength=0), "strength"), (dict(rng="dice"), "dice"),
-    (dict(seed="x"), "seed"), (dict(guidance_scale=float("nan")), "guidance_scale")])
+    (dict(seed="x"), "seed"), (dict(seed=2**64 - 1, count=2), f"to {2**64 - 2} for 2 pictures"),
+    (dict(subseed=2**64, subseed_strength=0.5), "subseed is"),
+    (dict(subseed=2**64 - 1, subseed_strength=0.5, count=2), "subseed is"), (dict(guidance_scale=float("nan")), "guidance_scale")])
 def test_a_value_that_cannot_be_used_is_named_in_one_line(pair, options, words):
     with pytest.raises(UserError) as error:
         pair[1].generate(PROMPT, **{"steps": 1, "seed": 0} | options)
     assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_an_unknown_prompt_syntax_is_found_before_adapters_are_merged(pair, monkeypatch):
+    monkeypatch.setattr(pair[1].adapters, "follow", None)
+    with pytest.raises(UserError, match="unknown prompt_syntax 'a111': did you mean a1111[?]"):
+        pair[1].generate(PROMPT, steps=1, seed=0, prompt_syntax="a111")
 
 
 def test_a_picture_too_large_for_the_memory_is_refused_before_anything_is_done(pair, monkeypatch):

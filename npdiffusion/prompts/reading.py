@@ -3,7 +3,7 @@ import re
 import warnings
 from typing import NamedTuple
 
-from npdiffusion.errors import UserError
+from npdiffusion.errors import UserError, nearest
 from npdiffusion.prompts import chunks, editing, emphasis
 from npdiffusion.prompts.editing import PromptNote
 
@@ -27,8 +27,7 @@ def read(prompt, steps, tokenizer, syntax="a1111", words=None, earlier=None):
     What isn't taken as it may be meant is told by warnings. Raises UserError for text that is no Unicode, or endless,
     and for more than MOST_CHUNKS chunks in all.
     """
-    if syntax not in SYNTAXES:
-        raise UserError(f"unknown prompt_syntax {syntax!r}: known are {', '.join(SYNTAXES)}")
+    check_syntax(syntax)
     if syntax == "plain":
         tokens = [token for group in chunks.tokens(prompt, 1.0, tokenizer, words) for token in group]
         fitting = len(tokenizer.cut([token.id for token in tokens]))
@@ -41,6 +40,12 @@ def read(prompt, steps, tokenizer, syntax="a1111", words=None, earlier=None):
         found[text] = chunks.chunks(emphasis.weighted(text), tokenizer, words)
         _check_size(len(texts), len(found[text]))          # at once, before more is read
     return padded(Reading(entries, found))
+
+
+def check_syntax(name):
+    """UserError unless there is a syntax of that name."""
+    if name not in SYNTAXES:
+        raise UserError(f"unknown prompt_syntax {name!r}: {nearest(name, SYNTAXES)}known are {', '.join(SYNTAXES)}")
 
 
 def padded(reading, length=0):
