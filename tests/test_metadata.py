@@ -185,10 +185,60 @@ def test_our_pairs_are_those_that_the_web_interface_finds():
 @pytest.mark.parametrize("text", ["", "\n\n", "Steps: 20", "Negative prompt:", ": , : , :", "Steps: , Seed: , Size: ",
                                   "Steps: 1, Size: 5, Seed: x", 'aa: "\\', "a" * 10**6, 'aa: "b\\", ' * 10**5,
                                   "Sampler: , Seed: 1, Schedule type: Automatic, RNG: \x00"])
-def test_any_text_is_read_in_no_time(text):
+def test_any_text_is_read_as_text(text):
     prompt, negative, found = parse(text)
     options, unknown = to_options(found)
     assert all(isinstance(value, str) for value in (prompt, negative, *options.values(), *unknown.values()))
+
+
+@pytest.mark.parametrize("text", [" " * 10**6, "Steps: 1," + " " * 10**6 + "Seed: 2", "Steps" + " " * 10**6 + ": 1"],
+                         ids=["nothing else", "between pairs", "within a key"])
+def test_white_space_is_walked_over_once(text):                        # for each blank anew takes many minutes
+    assert [(key, value.strip()) for key, value in metadata.PAIR.findall(text)] == [
+        (key, value) for key, value in [("Steps", "1"), ("Seed", "2")] if f"{key}:" in text]
+
+
+# Labels of that program, of its own versions and older ones, which name the schedule with the sampler.
+LABELS = {
+    "Euler": ("euler", "discrete"), "Euler a": ("euler_a", "discrete"), "LMS": ("lms", "discrete"),
+    "Heun": ("heun", "discrete"), "DPM2": ("dpm2", "discrete"), "DPM2 a": ("dpm2_a", "discrete"),
+    "DPM++ 2M": ("dpm++2m", "discrete"), "DPM++ SDE": ("dpm++sde", "discrete"), "DPM++ 2M SDE": ("dpm++2m_sde", "discrete"),
+    "DDIM": ("ddim", "discrete"), "PLMS": ("pndm", "discrete"), "UniPC": ("unipc", "discrete"), "LCM": ("lcm", "discrete"),
+    "LMS Karras": ("lms", "karras"), "DPM2 Karras": ("dpm2", "karras"), "DPM2 a Karras": ("dpm2_a", "karras"),
+    "DPM++ 2M Karras": ("dpm++2m", "karras"), "DPM++ SDE Karras": ("dpm++sde", "karras"),
+    "DPM++ 2M SDE Karras": ("dpm++2m_sde", "karras"), "DPM++ 2M SDE Exponential": ("dpm++2m_sde", "exponential"),
+}
+SCHEDULE_LABELS = {"Uniform": "discrete", "Karras": "karras", "Exponential": "exponential", "SGM Uniform": "sgm_uniform",
+                   "Beta": "beta", "Align Your Steps": "align_your_steps"}
+AUTOMATIC = {"DPM++ 2M": "karras", "DPM++ SDE": "karras", "DPM2": "karras", "DPM2 a": "karras",
+             "DPM++ 2M SDE": "exponential", "Euler": "discrete", "LMS": "discrete", "Heun": "discrete"}
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_labels_of_the_web_interface_are_our_samplers_and_schedules(label):
+    found = fields(f"a\nSteps: 20, Sampler: {label}, CFG scale: 7")
+    assert (found["sampler"], found["schedule"]) == LABELS[label]
+
+
+@pytest.mark.parametrize("sampler", [label for label in LABELS if LABELS[label][1] == "discrete"])
+def test_our_samplers_and_schedules_are_written_with_the_labels_of_the_web_interface(sampler):
+    name = LABELS[sampler][0]
+    for label, schedule in SCHEDULE_LABELS.items():
+        if schedule in samplers.SAMPLERS[name].schedules:
+            found = pairs(parameters("", **{**SETTINGS, "sampler": name, "schedule": schedule}))
+            expected = None if name in ("ddim", "pndm", "lcm") and schedule == "discrete" else label
+            assert (found["Sampler"], found.get("Schedule type")) == (sampler, expected)
+
+
+@pytest.mark.parametrize("label", SCHEDULE_LABELS)
+def test_labels_of_schedules_are_our_schedules(label):
+    found = fields(f"a\nSteps: 20, Sampler: Euler, Schedule type: {label}, CFG scale: 7")
+    assert (found["sampler"], found["schedule"]) == ("euler", SCHEDULE_LABELS[label])
+
+
+@pytest.mark.parametrize("label", AUTOMATIC)
+def test_the_automatic_schedule_is_that_of_the_sampler(label):
+    assert fields(f"a\nSteps: 20, Sampler: {label}, Schedule type: Automatic, CFG scale: 7")["schedule"] == AUTOMATIC[label]
 
 
 # ---- the command

@@ -13,7 +13,8 @@ from transformers import CLIPTokenizer as TorchCLIPTokenizer
 from npdiffusion import kernels, weights
 from npdiffusion.errors import UserError
 from npdiffusion.pipeline import StableDiffusionPipeline as OurPipeline
-from npdiffusion.prompts import chunks, editing, emphasis
+from npdiffusion.prompts import chunks, editing, emphasis, reading
+from npdiffusion.prompts.contexts import Contexts
 from npdiffusion.prompts.editing import PromptNote
 from npdiffusion.prompts.emphasis import BREAK
 from npdiffusion.prompts.reading import read
@@ -48,6 +49,10 @@ def pair():
 
 # ---- the notation; inputs and results as AUTOMATIC1111 documents them beside its parser
 
+UNCLOSED = pytest.mark.filterwarnings("ignore:.*isn't closed:npdiffusion.prompts.editing.PromptNote")
+
+
+@UNCLOSED
 @pytest.mark.parametrize(("prompt", "parts"), [
     ("normal text", [("normal text", 1)]),
     ("an (important) word", [("an ", 1), ("important", 1.1), (" word", 1)]),
@@ -115,6 +120,8 @@ def test_the_pipeline_counts_calls_of_both_passes(pair):
 
 @pytest.mark.parametrize(("prompt", "note"), [
     ("(cat:big)", "':big' in the prompt is no weight"), ("(cat:1.2.3)", "':1.2.3' in the prompt is no weight"),
+    ("a (cat, dog", r"'\(cat, dog' in the prompt isn't closed by \), so its weight reaches to the end"),
+    ("a [cat", r"'\[cat' in the prompt isn't closed by \]"), ("(a) ((b)", r"'\(b' in the prompt isn't closed"),
     ("(a BREAK b)", "BREAK inside of brackets is a word"), ("[a:b:3] c|d", "outside of"), ("a AND b", "AND doesn't combine")])
 def test_what_is_no_notation_is_text_with_a_note(prompt, note):
     with pytest.warns(PromptNote, match=note):
@@ -127,10 +134,17 @@ def test_a_weight_that_is_no_number_keeps_its_characters():
         assert emphasis.weighted("(cat:big) (dog:1.2.3)") == [("cat:big", 1.1), (" ", 1.0), ("dog:1.2.3", 1.1)]
 
 
+@UNCLOSED
 @pytest.mark.parametrize("prompt", ["[" * 4_000, "[a:" * 4_000 + ":2]" * 4_000, "(a:1.1" * 4_000, "[a|" * 2_000])
-def test_brackets_without_end_are_read_at_once(prompt):
+def test_brackets_without_end_say_no_more_than_the_prompt(prompt):
     for _, text in editing.schedule(prompt, 20):
         assert sum(len(part) for part, _ in emphasis.weighted(text)) <= len(text) <= len(prompt)
+
+
+def test_white_space_is_walked_over_once():                            # for each blank anew takes many minutes
+    blanks = " " * 10**6
+    assert emphasis.weighted(f"a{blanks}b") == [(f"a{blanks}b", 1.0)]
+    assert emphasis.weighted(f"{blanks}a{blanks}BREAK{blanks}b") == [(f"{blanks}a", 1.0), BREAK, ("b", 1.0)]
 
 
 def test_ordinary_prompts_cause_no_notes():
@@ -156,6 +170,49 @@ def test_chunks_end_at_75_tokens_or_a_comma_near(prompt, sizes):
 def test_a_prompt_without_end_is_refused():
     with pytest.raises(UserError, match="9000 tokens, more than the 7500"):
         read("cat " * 9000, 10, CLIPTokenizer.from_folder(VOCABULARY))
+
+
+def test_chunks_without_tokens_are_counted_as_well():
+    with pytest.raises(UserError, match="the prompt has 101 chunks, more than the 100"):
+        read("a BREAK " * 100 + "a", 10, CLIPTokenizer.from_folder(VOCABULARY))
+
+
+def test_a_prompt_of_too_many_chunks_over_its_texts_is_refused():
+    tokenizer = CLIPTokenizer.from_folder(VOCABULARY)
+    turns = "[" + "|".join(f"a{i}" for i in range(20)) + "]"
+    with pytest.raises(UserError) as error:
+        read(f"{turns}{' cat' * 60 * 75}", 40, tokenizer)
+    assert str(error.value).startswith("the prompt is 20 texts that take turns, with 61 chunks of 75 tokens for each: more than "
+                                       "1000 chunks in all; shorten it") and "\n" not in str(error.value)
+
+
+def test_as_many_chunks_as_are_allowed_are_read(monkeypatch):
+    monkeypatch.setattr(reading, "MOST_CHUNKS", 6)
+    tokenizer = CLIPTokenizer.from_folder(VOCABULARY)
+    assert [len(found) for found in read("[a|b|c] BREAK d", 10, tokenizer).chunks.values()] == [2, 2, 2]
+    with pytest.raises(UserError, match="is 4 texts that take turns, with 2 chunks"):
+        read("[a|b|c|e] BREAK d", 10, tokenizer)
+
+
+def test_a_negative_prompt_that_makes_another_too_large_is_refused_before_anything_is_encoded(monkeypatch):
+    monkeypatch.setattr(reading, "MOST_CHUNKS", 6)
+    readings = [read(prompt, 10, CLIPTokenizer.from_folder(VOCABULARY)) for prompt in ("[a|b|c|e]", "a BREAK b")]
+    with pytest.raises(UserError, match="is 4 texts that take turns, with 2 chunks"):
+        Contexts(readings, None, None)
+
+
+@pytest.mark.parametrize(("length", "count", "most"), [(1, 1, 16), (2, 1, 8), (2, 4, 2), (20, 1, 1)])
+def test_fewer_contexts_stay_prepared_the_larger_they_are(length, count, most):
+    contexts, made = Contexts.__new__(Contexts), []
+    contexts.length = length
+    for different, expected in (most, most), (most + 1, 2 * (most + 1)):       # in turn, twice: all are kept, or none
+        arrays = [np.zeros((1, 1, 1)) for _ in range(different)]
+        contexts.schedules = [[(call, arrays[call % different]) for call in range(2 * different)]]
+        predict = contexts.by_call(lambda context: made.append(len(context)) or (lambda x, t: x), count)
+        made.clear()
+        for _ in range(2 * different):
+            predict(0, 0)
+        assert made == [count] * expected
 
 
 # ---- encoding

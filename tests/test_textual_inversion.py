@@ -113,6 +113,37 @@ def test_the_longer_of_two_words_is_taken(tmp_path):
     assert [piece if isinstance(piece, str) else piece.word for piece in words.split("red  apple red")] == ["red apple", " ", "red"]
 
 
+@pytest.mark.parametrize(("known", "text", "found"), [
+    ("style", "a \u017ftyle", ["a ", "style"]),              # ſ, a long s, is a capital S for re.IGNORECASE, not for lower()
+    ("ink", "\u0131nk \u0130nk", ["ink", " ", "ink"]),       # ı and İ are i's
+    ("\u017ftyle", "a Style", ["a ", "\u017ftyle"])])
+def test_letters_that_are_the_same_only_to_regular_expressions_find_the_word(known, text, found, tmp_path):
+    save_file({"emb_params": vectors(1)}, tmp_path / f"{known}.safetensors")
+    save_file({"emb_params": vectors(2)}, tmp_path / "another.safetensors")
+    words = LearntWords()
+    words.add(tmp_path)
+    assert [piece if isinstance(piece, str) else piece.word for piece in words.split(text)] == found
+
+
+def test_the_longer_of_two_words_is_taken_in_whatever_letters_it_is_written(tmp_path):
+    for name in "ink", "ink style", "style":
+        save_file({"emb_params": vectors(len(name))}, tmp_path / f"{name}.safetensors")
+    words = LearntWords()
+    words.add(tmp_path)
+    pieces = list(words.split("\u0131nk  \u017ftyle ink"))
+    assert [piece if isinstance(piece, str) else piece.word for piece in pieces] == ["ink style", " ", "ink"]
+    assert len(pieces[0].vectors) == 9 and len(pieces[2].vectors) == 3
+
+
+def test_a_file_whose_name_is_white_space_is_passed_over(tmp_path):
+    for name in " ", "fine":
+        save_file({"emb_params": vectors(1)}, tmp_path / f"{name}.safetensors")
+    words = LearntWords()
+    words.add(tmp_path)
+    assert list(words) == ["fine"]
+    assert [piece if isinstance(piece, str) else piece.word for piece in words.split("a  fine day")] == ["a  ", "fine", " day"]
+
+
 def test_files_of_a_folder_are_looked_into_only_when_a_prompt_names_them(tmp_path):
     (tmp_path / "below").mkdir()
     (tmp_path / "below" / "broken.safetensors").write_bytes(b"no tensors")

@@ -52,7 +52,9 @@ def chunks(parts, tokenizer, words=None):
     if len(found) > 1 and not found[-1]:
         found.pop()
     if len(found) > MOST:
-        raise UserError(f"the prompt has {sum(map(len, found))} tokens, more than the {MOST * room} that are allowed")
+        count = sum(map(len, found))
+        size, most = (f"{count} tokens", MOST * room) if count > MOST * room else (f"{len(found)} chunks", MOST)
+        raise UserError(f"the prompt has {size}, more than the {most} that are allowed")
     return found
 
 
