@@ -43,6 +43,11 @@ def test_columns_of_csv_are_options(pipeline):
         ("jobs.csv, line 5", {"prompt": "b", "negative_prompt": "c"})]
 
 
+def test_commas_at_the_end_of_lines_are_no_columns(pipeline):
+    assert rows("prompt,seed,,\na,5,,\nb\n", "jobs.csv") == [
+        ("jobs.csv, line 2", {"prompt": "a", "seed": 5}), ("jobs.csv, line 3", {"prompt": "b"})]
+
+
 def test_switches_are_on_or_off(pipeline):
     text = "prompt,invert-mask,no_overlay\na,true,yes\nb,Off,\n"
     assert [row for _, row in rows(text, "jobs.csv")] == [
@@ -62,7 +67,12 @@ def test_switches_are_on_or_off(pipeline):
     ("jobs.txt", "a --strength 0.5", "jobs.txt, line 1: --strength: it says how far a picture may be left"),
     ("jobs.txt", "--steps 5", "jobs.txt, line 1: a prompt is missing"),
     ("jobs.csv", "prompt,sampler\na,b\n", "jobs.csv, line 2: sampler: 'b' is unknown, known are"),
-    ("jobs.csv", "prompt,smapler\na,b\n", "jobs.csv, line 2: unknown option 'smapler', did you mean sampler?"),
+    ("jobs.csv", "prompt,smapler\na,b\n", "jobs.csv, line 1: unknown column 'smapler', did you mean sampler?"),
+    ("jobs.csv", "prompt,smapler\na,\n", "jobs.csv, line 1: unknown column 'smapler', did you mean sampler?"),
+    ("jobs.csv", "prompt,,seed\na,,\n", "jobs.csv, line 1: unknown column ''"),
+    ("jobs.csv", "prompt,model\na,b\n", "jobs.csv, line 1: model is for all pictures, so it belongs on the command line"),
+    ("jobs.csv", "cfg_scale,guidance scale\n1,2\n", "jobs.csv, line 1: the column guidance_scale is there twice"),
+    ("jobs.csv", "prompt,\na,b\n", "jobs.csv, line 2: 2 cells, but there are 1 columns"),
     ("jobs.csv", "prompt\na,b\n", "jobs.csv, line 2: 2 cells, but there are 1 columns"),
     ("jobs.csv", "seed,Seed\n1,2\n", "jobs.csv, line 1: the column seed is there twice"),
     ("jobs.csv", 'prompt\n"a\n', "jobs.csv, line 2: not CSV"),

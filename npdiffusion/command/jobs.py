@@ -30,10 +30,14 @@ def read(path, parser):
     path = pathlib.Path(path)
     text = textfiles.read(path, LARGEST_FILE)
     known = options_of(parser)
+
+    def find(what, word, number):
+        """The option that a word in a line of that number names"""
+        return known.get(plain(word)) or refuse(what, word, parser, known, f"{path}, line {number}")
     rows = []
-    for number, pairs in (from_csv if path.suffix.lower() == ".csv" else from_lines)(text, path):
+    for number, found in (from_csv if path.suffix.lower() == ".csv" else from_lines)(text, path, find):
         where = f"{path}, line {number}"
-        rows.append((where, {name: value for name, value in (convert(*pair, parser, known, where) for pair in pairs)}))
+        rows.append((where, {name: convert(name, word, text, parser, where) for name, word, text in found}))
     if not rows:
         raise UserError(f"{path}: there is no prompt in it")
     if sum(row.get("batch_count", 1) for _, row in rows) > MOST_PICTURES:
@@ -53,43 +57,48 @@ def plain(word):
     return word.strip().lower().lstrip("-").replace("-", "_").replace(" ", "_")
 
 
-def convert(word, text, parser, known, where):
-    """→ name of the option, its value"""
-    name = known.get(plain(word))
-    if name is None:
-        if plain(word) in {plain(option) for action in parser._actions for option in action.option_strings}:
-            raise UserError(f"{where}: {word} is for all pictures, so it belongs on the command line")
-        raise UserError(f"{where}: unknown option {word[:40]!r}{nearest(plain(word), known, ', did you mean {}?')}")
+def refuse(what, word, parser, known, where):
+    """UserError for an option that a picture can't have of its own, or that there isn't; what: option or column"""
+    if plain(word) in {plain(option) for action in parser._actions for option in action.option_strings}:
+        raise UserError(f"{where}: {word} is for all pictures, so it belongs on the command line")
+    raise UserError(f"{where}: unknown {what} {word[:40]!r}{nearest(plain(word), known, ', did you mean {}?')}")
+
+
+def convert(name, word, text, parser, where):
+    """The value of an option, which is called `word` in the file"""
     try:
-        return name, parser.value(name, text)
+        return parser.value(name, text)
     except argparse.ArgumentTypeError as error:
         raise UserError(f"{where}: {word}: {error}") from None
 
 
-def from_csv(text, path):
-    """Line number, [(column, text)] of each line that isn't empty"""
+def from_csv(text, path, find):
+    """Line number, [(option, column, text)] of each line that isn't empty"""
     lines = csv.reader(io.StringIO(text), strict=True)
     try:
         columns = next(lines, [])
-        twice = {plain(column) for column in columns if [plain(other) for other in columns].count(plain(column)) > 1}
+        while columns and not columns[-1].strip():               # of commas at the end
+            columns.pop()
+        names = [find("column", column, 1) for column in columns]
+        twice = [column for i, column in enumerate(columns) if names[i] in names[:i]]
         if twice:
-            raise UserError(f"{path}, line 1: the column {sorted(twice)[0]} is there twice")
+            raise UserError(f"{path}, line 1: the column {plain(twice[0])} is there twice")
         for cells in lines:
-            if len(cells) > len(columns):
+            if any(cell.strip() for cell in cells[len(columns):]):
                 raise UserError(f"{path}, line {lines.line_num}: "
                                 f"{len(cells)} cells, but there are {len(columns)} columns")
             if any(cell.strip() for cell in cells):
-                yield lines.line_num, [(column, cell) for column, cell in zip(columns, cells) if cell.strip()]
+                yield lines.line_num, [each for each in zip(names, columns, cells) if each[-1].strip()]
     except csv.Error as error:
         raise UserError(f"{path}, line {lines.line_num}: not CSV ({error})") from None
 
 
-def from_lines(text, path):
-    """Line number, [(option, text)] of each line that isn't empty"""
+def from_lines(text, path, find):
+    """Line number, [(option, how it is written, text)] of each line that isn't empty"""
     for number, line in enumerate(text.splitlines(), start=1):
         first = FIRST_OPTION.search(line)
         prompt, rest = (line[:first.start()], line[first.start():]) if first else (line, "")
-        pairs = [("prompt", prompt.strip())] if prompt.strip() else []
+        found = [("prompt", "prompt", prompt.strip())] if prompt.strip() else []
         try:
             words = iter(shlex.split(rest))
         except ValueError as error:
@@ -102,6 +111,6 @@ def from_lines(text, path):
             value = value if given else next(words, None)
             if value is None:
                 raise UserError(f"{path}, line {number}: {option} has no value")
-            pairs.append((option, value))
-        if pairs:
-            yield number, pairs
+            found.append((find("option", option, number), option, value))
+        if found:
+            yield number, found
