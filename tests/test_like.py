@@ -137,10 +137,27 @@ def test_a_replacement_vae_is_named_and_found_again(pipeline, tmp_path, monkeypa
     assert pipeline.loaded[-1][1]["vae"] == "models/ema-840000.safetensors" and read("again.png") == read("out.png")
 
 
-def test_a_prompt_alone_is_taken_with_a_note(pipeline, capsys):
-    written("a cat, and nothing else")
-    assert asked(pipeline, "--like", "in.png")["prompt"] == "a cat, and nothing else"
-    assert notes(capsys) == ["nothing is not followed (there is only a prompt)"]
+@pytest.mark.parametrize("text, message", [
+    ("a cat, and\n\x1bnothing else", "there are no settings inside, only a text: a cat, and \\x1bnothing else"),
+    ("a cat\nSteps: 5000, Sampler: DPM adaptive, Seed: -5", "none of the settings inside can be used: Steps: 5000 is not "
+     "followed (5000 is out of range, allowed are 1 to 1000); Sampler: DPM adaptive is not followed ("),
+    ("a cat\nTiling: True, Score: 7, Likes: 3", "none of the settings inside can be used: Tiling: True is not followed"),
+], ids=["prompt", "invalid", "unknown"])
+def test_a_picture_whose_settings_are_all_of_no_use_is_an_error(text, message, pipeline, capsys):
+    written(text)
+    assert cli.main(["--like", "in.png"]) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"npdiffusion: error: in.png: {message}") and printed.count("\n") == 1
+    assert pipeline.loaded == []
+
+
+def test_minus_one_is_a_random_seed_and_noted(pipeline, capsys):
+    written("a cat\nSteps: 5, Seed: -1, Size: 64x64, RNG: CPU")
+    first, second = asked(pipeline, "--like", "in.png"), asked(pipeline, "--like", "in.png")
+    assert first["seed"] != second["seed"] and first["steps"] == 5
+    assert capsys.readouterr().err.count("in.png: Seed: -1 stands for a random one\n") == 2
+    asked(pipeline, "--like", "in.png", "--seed", "3")
+    assert "random" not in capsys.readouterr().err
 
 
 def test_notes_cannot_control_the_terminal(pipeline, capsys):

@@ -7,18 +7,21 @@ import argparse
 
 from npdiffusion import metadata, samplers
 from npdiffusion.command.talk import one_line, printable, say
+from npdiffusion.errors import UserError
 
 
 def read(path, parser, given):
     """{option: value} of what is inside a file and not among `given`, the options of the command line
 
-    UserError if there is nothing inside, or it can't be read.
+    UserError if there is nothing inside, or it can't be read, or none of the settings can be followed.
     """
     from npdiffusion import textchunks
     text = textchunks.read(path)
     prompt, negative_prompt, pairs = metadata.parse(text)
     texts, unknown = metadata.to_options(pairs)
-    notes = dict.fromkeys(unknown, "there is no such option here") if pairs else {"nothing": "there is only a prompt"}
+    if not pairs:
+        raise UserError(f"{path}: there are no settings inside, only a text: {printable(one_line(text))[:60]}")
+    notes = dict.fromkeys(unknown, "there is no such option here")
     found = {"prompt": prompt, "negative_prompt": negative_prompt}
     for name, value in texts.items():
         if name not in given:
@@ -32,9 +35,15 @@ def read(path, parser, given):
     check_models(found, given, notes)
     check_start(found, given, notes)
     check_schedule(found, given, pairs)
-    for key, why in notes.items():
-        value = printable(one_line(pairs.get(key, "")))[:60]
-        say(f"{path}: {key}{': ' * bool(value)}{value} is not followed ({why})")
+    lines = [f"{key}{': ' * (key in pairs)}{printable(one_line(pairs.get(key, '')))[:60]} is not followed ({why})"
+             for key, why in notes.items()]
+    written = {key.casefold() for key in pairs}
+    if not any(metadata.key_of(name).casefold() in written for name in texts if name in found or name in given):
+        raise UserError(f"{path}: none of the settings inside can be used: {'; '.join(lines[:3])}")
+    lines += [f"{metadata.key_of(name)}: -1 stands for a random one"
+              for name in ("seed", "subseed") if found.get(name) == -1]
+    for line in lines:
+        say(f"{path}: {line}")
     return found
 
 
