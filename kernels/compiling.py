@@ -23,6 +23,8 @@ import numba
 from llvmlite import binding as llvm
 from numba import types
 
+from .threads import start_threads
+
 # Fused multiply-add is welcome. Reordering sums is not: compensated sums and the splitting of ln 2 would be lost.
 # NaN stays NaN, because a caller wants to find it.
 FASTMATH = {"contract", "nsz"}
@@ -107,6 +109,7 @@ class kernel:
         with _lock:
             if self.compiled is not None:                # by another Python thread, meanwhile
                 return
+            start_threads()
             before = numba.config.CACHE_DIR
             try:
                 numba.config.CACHE_DIR = str(cache_folder())

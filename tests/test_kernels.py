@@ -467,6 +467,20 @@ def test_workqueue_survives_two_python_threads():
     assert elsewhere(code, NUMBA_THREADING_LAYER="workqueue").split() == ["[True,", "True]", "workqueue"]
 
 
+@pytest.mark.parametrize("chosen, spins", [({}, threads.SPINS["GOMP_SPINCOUNT"]), ({"GOMP_SPINCOUNT": "7"}, "7")])
+def test_threads_that_wait_spin_briefly_unless_the_user_says_how_long(chosen, spins):
+    code = ("import os, numba, numpy; from npdiffusion.kernels import fast; before = dict(os.environ); "
+            "fast.silu(numpy.ones(3, 'float32')); print('restored', before == dict(os.environ), numba.threading_layer())")
+    environment = {name: value for name, value in os.environ.items() if name not in {"OMP_WAIT_POLICY", *threads.SPINS}}
+    environment |= {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_DISPLAY_ENV": "verbose"} | chosen
+    said = subprocess.run([sys.executable, "-c", code], env=environment, text=True, timeout=300, check=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout
+    assert "restored True" in said
+    if "GOMP_" not in said:
+        pytest.skip("numba's threads are not those of GNU's OpenMP")
+    assert f"GOMP_SPINCOUNT = '{spins}'" in said
+
+
 CHECKS_OF_ONE_CPU = """
 from tests import test_kernels as t
 from npdiffusion.kernels import microkernel
