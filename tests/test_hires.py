@@ -95,3 +95,11 @@ def test_a_second_pass_that_makes_no_sense_is_one_line(ordinary, options, words)
     with pytest.raises(UserError) as error:
         ordinary[1].generate(PROMPT, **dict(steps=2, seed=0, sampler="ddim", hires=2) | options)
     assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_second_pass_that_would_be_too_large_is_refused_before_the_first(ordinary):
+    seen = []
+    with pytest.raises(UserError, match="^hires is 8: the picture would have 8224x128 pixels, allowed are 8192 a side$"):
+        ordinary[1].generate(PROMPT, steps=1, seed=0, sampler="ddim", width=1028, height=16, hires=8,
+                             callback=lambda *step: seen.append(step))
+    assert not seen

@@ -14,7 +14,7 @@ from transformers import CLIPTokenizer as TorchCLIPTokenizer
 from npdiffusion import parameters, weights
 from npdiffusion.config import TinyVAEConfig
 from npdiffusion.errors import UserError
-from npdiffusion.painting.canvas import Canvas
+from npdiffusion.painting.canvas import Canvas, circumscribed, region_around
 from npdiffusion.painting.masks import in_latents, prepare, read, repainted
 from npdiffusion.painting.outpainting import extend
 from npdiffusion.pipeline import StableDiffusionPipeline
@@ -291,3 +291,36 @@ def test_what_does_not_go_together_is_one_line(ordinary, options, words):
     with pytest.raises(UserError) as error:
         ordinary[1].generate(PROMPT, **dict(steps=1, seed=0, sampler="ddim", init_image=picture()) | options)
     assert words in str(error.value) and "\n" not in str(error.value)
+
+
+# ---- thin parts
+
+@pytest.mark.parametrize("size", [(512, 512), (8192, 8), (8, 8192)])
+@pytest.mark.parametrize("box", [(0, 0, 1, 500), (599, 0, 600, 500), (30, 7, 530, 8), (599, 499, 600, 500)])
+@pytest.mark.parametrize("padding", [0, 40])
+def test_the_region_around_a_thin_mask_lies_inside_the_picture_and_holds_the_mask(size, box, padding):
+    mask = Image.new("L", (600, 500))
+    mask.paste(255, box)
+    left, top, right, bottom = region_around(mask, *size, padding)
+    assert 0 <= left <= box[0] and 0 <= top <= box[1] and box[2] <= right <= 600 and box[3] <= bottom <= 500
+
+
+@pytest.mark.parametrize("size", [(1, 40_000), (40_000, 1), (7, 30_000)])
+def test_a_thin_picture_is_painted_on_without_a_huge_one_in_between(size, monkeypatch):
+    sizes, resize = [], Image.Image.resize
+    monkeypatch.setattr(Image.Image, "resize", lambda image, size, *more, **options: sizes.append(size) or resize(
+        image, size, *more, **options))
+    canvas = Canvas(Image.new("RGB", size, "red"), Image.new("L", size, 255), 64, 64, padding=0)
+    result = canvas.finish(Image.new("RGB", (64, 64), "blue"))
+    assert result.size == size and result.getcolors() == [(size[0] * size[1], (0, 0, 255))]
+    assert max(width * height for width, height in sizes) <= 64_000_000
+
+
+@pytest.mark.parametrize("size", [(9, 8100), (8100, 9), (600, 8100)])
+def test_a_thin_part_is_the_same_as_if_all_were_scaled(size):
+    levels = np.random.default_rng(0).integers(96, 160, (48, 48, 3), np.uint8)       # so that nothing is clipped on the way
+    painted = Image.fromarray(levels)
+    whole = painted.resize((8100, 8100), Image.Resampling.LANCZOS)
+    left, top = (8100 // 2 - side // 2 for side in size)
+    expected = whole.crop((left, top, left + size[0], top + size[1]))
+    agree("inpainting", "a thin part, levels of 255", np.asarray(circumscribed(painted, *size)), np.asarray(expected), 2)

@@ -12,11 +12,11 @@ import numbers
 from PIL import Image
 
 from npdiffusion.errors import UserError
-from npdiffusion.images import fit, rgb, to_array
+from npdiffusion.images import LARGEST_PICTURE, fit, rgb, to_array
 from npdiffusion.painting import masks, outpainting
 
 LANCZOS = Image.Resampling.LANCZOS
-LARGEST_SIDE = 8192          # pixels, of a picture that is extended
+LARGEST_SIDE = 8192          # pixels, of a picture that is extended or enlarged
 
 
 def originals(init_image, mask_image=None, mask_blur=None, invert_mask=False, outpaint=None, step=8):
@@ -141,8 +141,15 @@ def inscribed(image, width, height):
 
 
 def circumscribed(image, width, height):
-    """Scaled to cover width × height; what sticks out is cut off: the inverse of `inscribed`."""
+    """Scaled to cover width × height; what sticks out is cut off: the inverse of `inscribed`.
+
+    Where nearly all would stick out, as of a region one pixel wide, only what is left is scaled: the same but for rounding.
+    """
     tall = width / height > image.width / image.height
     outer = (width, image.height * width // image.width) if tall else (image.width * height // image.height, height)
     left, top = outer[0] // 2 - width // 2, outer[1] // 2 - height // 2
+    if outer[0] * outer[1] > LARGEST_PICTURE:
+        across, down = image.width / outer[0], image.height / outer[1]
+        right, bottom = min((left + width) * across, image.width), min((top + height) * down, image.height)      # rounded
+        return image.resize((width, height), LANCZOS, box=(left * across, top * down, right, bottom))
     return image.resize(outer, LANCZOS).crop((left, top, left + width, top + height))

@@ -17,7 +17,7 @@ from PIL import Image
 from npdiffusion.errors import UserError, nearest
 from npdiffusion.images import to_array, to_images
 from npdiffusion.painting import inpainting
-from npdiffusion.painting.canvas import Canvas
+from npdiffusion.painting.canvas import LARGEST_SIDE, Canvas
 
 UPSCALERS = ("latent", "lanczos")
 STRENGTH = 0.7
@@ -40,6 +40,9 @@ class SecondPass:
         if canvas.picture is not None:
             raise UserError("hires enlarges pictures made from words alone: with init_image, choose a larger width and height")
         self.canvas = Canvas(None, None, *enlarged(canvas.size, scale, reduction))
+        if max(self.canvas.size) > LARGEST_SIDE:
+            raise UserError("hires is {:g}: the picture would have {}x{} pixels, allowed are {} a side".format(
+                scale, *self.canvas.size, LARGEST_SIDE))
         total = max(int(steps / min(strength, MOST_STRENGTH)), steps)
         try:
             self.plan = make_plan(total, strength=min((steps + 0.5) / total, 1.0))       # + 0.5: int() shall not lose one
