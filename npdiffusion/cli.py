@@ -12,7 +12,7 @@ import traceback
 
 from npdiffusion import command
 from npdiffusion.command import generate
-from npdiffusion.command.talk import explain, one_line_warnings, say
+from npdiffusion.command.talk import explain, one_line_warnings, reader_may_go, say
 
 
 def main(argv=None):
@@ -23,8 +23,9 @@ def main(argv=None):
     try:
         with one_line_warnings(verbose):
             return subcommand.run(subcommand.parse(argv if subcommand is generate else argv[1:]))
-    except SystemExit as end:         # after --help, --version or a message
-        return end.code
+    except SystemExit as end:         # after --help, --version, a list or a message
+        with reader_may_go():
+            return end.code
     except KeyboardInterrupt:
         say("npdiffusion: stopped")
         return 1

@@ -1,11 +1,15 @@
 """Subcommands: `npdiffusion WORD ...`"""
+import os
 import pathlib
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+import npdiffusion
 from npdiffusion import cli, command, weights
 from tests.test_cli import modules_after
 
@@ -77,3 +81,24 @@ def test_tokens_shows_learnt_words(capsys, model_folder):
 def test_tokens_takes_a_plain_prompt_as_it_stands(capsys, model_folder):
     lines = printed(capsys, "[a|b]", "--prompt-syntax", "plain", "-m", str(model_folder))
     assert lines[0] == "'[a|b]'" and len(lines) == 7
+
+
+@pytest.mark.parametrize("arguments", [
+    ["--sampler", "help"], ["--help"], ["--version"], ["models"], ["tokens", "a red apple"], ["metadata", "--help"]])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_who_leaves_is_no_error(arguments, unbuffered):
+    """As in `npdiffusion models | head -1`; here nobody reads at all."""
+    read, write = os.pipe()
+    os.close(read)
+    ended = subprocess.run([sys.executable, "-m", "npdiffusion", *arguments], stdout=write, stderr=subprocess.PIPE, text=True,
+                           env=os.environ | {"PYTHONUNBUFFERED": unbuffered})
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("option", ["--lora-dir", "--embedding-dir"])
+def test_a_folder_that_is_not_there_is_named_before_the_model_is_loaded(option, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(npdiffusion, "load", None)
+    assert cli.main(["a cat", option, "nowhere"]) == 1
+    assert capsys.readouterr().err == f"npdiffusion: error: {option}: there is no folder nowhere\n"

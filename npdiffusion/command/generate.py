@@ -5,6 +5,7 @@
 Whatever can be found wrong is found before the model is loaded. Each picture is in its file before the next one is
 begun, so that an error or Ctrl-C loses only the one at work.
 """
+import os
 import time
 
 import npdiffusion
@@ -104,8 +105,10 @@ def inputs_of(options):
 
 
 def check_adapters(pictures, lora_dir):
-    """UserError for an adapter that no file can be found for."""
+    """UserError for a folder that isn't there, and for an adapter that no file can be found for."""
     from npdiffusion.adapters import folder, tags
+    if lora_dir is not None and not os.path.isdir(os.path.expanduser(lora_dir)):
+        raise UserError(f"--lora-dir: there is no folder {lora_dir}")
     for name in sorted({name for picture in pictures for name, _ in tags.take(picture.prompt)[1]}):
         folder.find(lora_dir, name)
 
@@ -115,6 +118,8 @@ def check_words(pictures, embedding_dir):
     from npdiffusion.adapters.textual_inversion import LearntWords
     words = LearntWords()
     if embedding_dir is not None:
+        if not os.path.exists(os.path.expanduser(embedding_dir)):      # a file is taken too
+            raise UserError(f"--embedding-dir: there is no folder {embedding_dir}")
         words.add(embedding_dir)
     for picture in pictures:
         for prompt in picture.prompt, picture.negative_prompt:

@@ -4,6 +4,7 @@ A type is a function from text to value; argparse.ArgumentTypeError says what is
 """
 import argparse
 
+from npdiffusion.command.talk import print_line
 from npdiffusion.errors import UserError, nearest
 
 LARGEST_SIDE = 8192                   # pixels
@@ -62,7 +63,7 @@ class ListOrKeep(argparse.Action):
     def __call__(self, parser, namespace, value, option_string=None):
         if value == "help":
             width = max(map(len, self.described))
-            print("\n".join(f"{name:<{width}}  {line}" for name, line in self.described.items()))
+            print_line("\n".join(f"{name:<{width}}  {line}" for name, line in self.described.items()))
             parser.exit()
         setattr(namespace, self.dest, value)
 

@@ -76,7 +76,16 @@ def say(message):
 def print_line(line):
     """A line on stdout, where names of files may have characters that its encoding lacks."""
     encoding = sys.stdout.encoding or "utf-8"
+    with reader_may_go():
+        print(str(line).encode(encoding, "backslashreplace").decode(encoding))
+
+
+@contextlib.contextmanager
+def reader_may_go():
+    """What was printed is written out behind this; if whoever read it is gone, it goes nowhere, as all that follows."""
     try:
-        print(str(line).encode(encoding, "backslashreplace").decode(encoding), flush=True)
-    except BrokenPipeError:           # whoever read the names is gone, but the pictures are wanted all the same
+        yield
+        if sys.stdout:
+            sys.stdout.flush()
+    except BrokenPipeError:           # pictures are wanted all the same
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
