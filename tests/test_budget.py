@@ -84,7 +84,7 @@ def test_tiles_come_last_and_are_as_large_as_fits():
     assert memory.picture(pipeline.vae.config, 512, 512, tile + 32) > 30e6
 
 
-def test_too_little_is_refused_at_once_with_what_is_needed(capsys, monkeypatch):
+def test_too_little_is_refused_before_weights_are_read_with_what_is_needed(capsys, monkeypatch):
     monkeypatch.setattr(loading.Part, "fill", None)                        # would raise TypeError
     assert cli.main(["a red apple", "--max-memory", "150MB"]) == 1
     last = capsys.readouterr().err.splitlines()[-1]

@@ -58,10 +58,20 @@ def test_latents_are_enlarged_as_by_torch(size):
     agree("hires fix", "latents enlarged", bilinear(x, *size), references.channels_last(expected), 1e-6)
 
 
-def test_an_inpainting_model_knows_a_second_pass_as_well():
-    ours = make_pair(9)[1]
-    image, = ours.generate(PROMPT, steps=2, sampler="ddim", seed=1, width=32, height=32, hires=1.5, hires_steps=2)
-    assert image.size == (48, 48) and np.asarray(image).std() > 10
+def test_both_passes_of_an_inpainting_model_equal_diffusers():
+    theirs, ours = make_pair(9)
+
+    def repainted(image, size, **options):                 # all of it, as is done from words alone
+        return theirs(PROMPT, negative_prompt=NEGATIVE, image=image, mask_image=Image.new("L", size, 255), width=size[0],
+                      height=size[1], guidance_scale=5.0, generator=generator(), **options).images[0]
+
+    with references.decoded(theirs, ours) as latents:
+        first = repainted(Image.new("RGB", SMALL), SMALL, strength=1.0, num_inference_steps=5)
+        expected = repainted(first.resize(LARGE, Image.Resampling.LANCZOS), LARGE, strength=0.5, num_inference_steps=8)
+        found, = ours.generate(PROMPT, NEGATIVE, steps=5, sampler="ddim", seed=7, width=SMALL[0], height=SMALL[1],
+                               guidance_scale=5.0, hires=1.5, hires_strength=0.5, hires_steps=4, hires_upscaler="lanczos")
+    agree("hires fix", "inpainting model, latents", latents.ours, latents.theirs, 1e-4, relative=True)
+    agree("hires fix", "inpainting model, levels of 255", np.asarray(found), np.asarray(expected), 1)
 
 
 @pytest.mark.parametrize("steps, strength", [(4, 0.7), (1, 0.7), (3, 0.99), (3, 1), (7, 0.31), (19, 0.98)])

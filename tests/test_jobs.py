@@ -162,7 +162,7 @@ def test_a_damaged_manifest_is_one_line_with_its_place(line, message, pipeline, 
     assert printed.count("\n") == 1 and pipeline.loaded == []
 
 
-def test_two_runs_at_once_in_one_folder_are_refused(pipeline, tmp_path, capsys):
+def test_a_second_run_in_the_folder_of_another_is_refused(pipeline, tmp_path, capsys):
     (tmp_path / "jobs.txt").write_text("a cat\n")
     (tmp_path / "out").mkdir()
     with manifest.Manifest(tmp_path / "out"):

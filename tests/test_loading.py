@@ -345,7 +345,7 @@ def test_missing_file_is_named(folder, file):
     assert str((folder / file).parent) in message(folder)
 
 
-def test_absurd_sizes_end_at_once(folder):
+def test_absurd_sizes_are_refused_by_the_shapes_of_the_tensors(folder):
     edit(folder / "unet/config.json", block_out_channels=[8192] * 2, layers_per_block=64)
     assert "tensors don't fit the model" in message(folder)
 

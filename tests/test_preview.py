@@ -72,6 +72,16 @@ def test_weights_of_v1_are_used_for_its_latents_alone():
     assert preview.Linear(AutoencoderKL(VAEConfig())).weights is preview.V1_WEIGHTS
 
 
+def test_weights_of_v1_are_those_that_were_published():
+    """The fit of "keturn", discuss.huggingface.co/t/23204: red, green and blue for each channel of a latent pixel."""
+    published = [[0.298, 0.207, 0.208], [0.187, 0.286, 0.173], [-0.158, 0.189, 0.264], [-0.184, -0.271, -0.473]]
+    assert np.array_equal(preview.V1_WEIGHTS, np.array(published, np.float32))
+    linear = preview.Linear(AutoencoderKL(VAEConfig()))
+    for channel, colour in enumerate(published):
+        shown = linear(np.eye(4, dtype=np.float32)[None, None, None, channel])
+        np.testing.assert_allclose(shown, np.broadcast_to(np.float32(colour), (1, 8, 8, 3)), atol=1e-6)
+
+
 def test_a_fit_finds_the_weights_of_a_linear_autoencoder():
     vae = LinearVAE()
     weights, offset = preview.fit(vae)

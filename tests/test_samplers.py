@@ -348,3 +348,24 @@ def test_rescaled_guidance_keeps_float32(share):
     context = np.ones((2, 7, 3))
     predict = guided(lambda context: lambda x, t: np.concatenate([x, 2 * x]), context, context, 7.5, share)
     assert predict(INIT, 1.0).dtype == np.float32
+
+
+# ---- what goes together
+
+TIMES, SIGMAS = {"discrete", "sgm_uniform"}, {"discrete", "sgm_uniform", "karras", "exponential", "beta", "align_your_steps"}
+WALKS_OVER = {
+    "ddpm": TIMES, "ddim": TIMES, "pndm": TIMES, "lcm": {"discrete"}, "tcd": {"discrete"},
+    "lms": SIGMAS, "euler": SIGMAS, "euler_a": SIGMAS, "heun": SIGMAS, "dpm2": SIGMAS, "dpm2_a": SIGMAS, "dpm++2m": SIGMAS,
+    "dpm++2m_sde": SIGMAS, "dpm++sde": SIGMAS, "unipc": SIGMAS, "deis": SIGMAS}
+
+
+def test_samplers_walk_over_the_schedules_of_their_kind_and_refuse_all_others():
+    allowed = {name: set() for name in SAMPLERS}
+    for name in SAMPLERS:
+        for schedule in samplers.SCHEDULES:
+            try:
+                samplers.check_pair(name, schedule)
+                allowed[name].add(schedule)
+            except UserError as error:
+                assert f"{name} walks over the time steps of the training" in str(error)
+    assert allowed == WALKS_OVER
