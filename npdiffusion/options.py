@@ -37,6 +37,18 @@ NEEDED = (                            # options that make no sense without one o
     ("hires_steps", "how long a picture is denoised again", ["hires"]),
     ("hires_upscaler", "how a picture is enlarged before it is denoised again", ["hires"]),
 )
+WITHOUT_EFFECT = (                    # options that change nothing: when that is so, and how it is said
+    ("eta", lambda asked: not samplers.SAMPLERS[asked.sampler].takes_eta, "with {sampler}"),
+    ("negative_prompt", lambda asked: asked.guidance_scale <= 1, "with --cfg-scale {guidance_scale:g}"),
+    ("guidance_rescale", lambda asked: asked.guidance_scale <= 1, "with --cfg-scale {guidance_scale:g}"),
+    ("subseed", lambda asked: not asked.subseed_strength, "with --subseed-strength 0"),
+    ("timestep_spacing", lambda asked: asked.schedule == "sgm_uniform", "with --schedule sgm_uniform"),
+    ("apply_overlay", lambda asked: not (asked.mask_image or asked.outpaint), "without --mask-image or --outpaint"),
+    ("preview_every", lambda asked: not (asked.preview or asked.preview_path or asked.steps_strip), "without --preview"),
+    ("sampler", lambda asked: asked.compare_samplers, "with --compare-samplers"),
+    ("steps", lambda asked: asked.compare_steps, "with --compare-steps"),
+    ("no_metadata", lambda asked: asked.compare_samplers, "with --compare-samplers, whose sheet has no settings inside"),
+)
 
 EXAMPLES = """\
 examples:
@@ -61,12 +73,16 @@ def parse(argv=None):
     layers = defaults | inside | given
     options = argparse.Namespace(**layers)
     if not options.info:
-        options.pictures = pictures(layers, defaults, parser)
+        options.pictures = pictures(layers, defaults, parser, given)
     return options
 
 
-def pictures(layers, defaults, parser):
-    """The options of each picture, checked. `asked` are those that differ from the defaults; `path` is still None."""
+def pictures(layers, defaults, parser, given=()):
+    """The options of each picture, checked. `path` is still None.
+
+    `asked`: {option: value} of those that differ from the defaults; `given`: {option: how it is written} of those that the
+    command line or a line of --prompts names
+    """
     rows = [("", {})]
     if layers["compare_samplers"] is not None:
         for other in ("prompts", "grid"):
@@ -80,7 +96,10 @@ def pictures(layers, defaults, parser):
         parser.error("--compare-steps: it gives a sheet of --compare-samplers a row for each, so that is needed too")
     elif layers["prompts"] is not None:
         rows = jobs.read(layers["prompts"], parser)
-    made = [picture for where, row in rows for picture in one_by_one(layers | row, defaults, parser, where)]
+    made = []
+    for where, row in rows:
+        named = {name: parser.written(name) for name in {*given, *(row if layers["prompts"] is not None else ())}}
+        made += one_by_one(layers | row | {"given": named}, defaults, parser, where)
     if layers["compare_samplers"] is not None:
         made.sort(key=lambda picture: picture.seed)      # each seed has rows of its own on the sheet
     return made
@@ -97,6 +116,17 @@ def one_by_one(layers, defaults, parser, where):
         seeds[counting] += number
         named = {name: seed for name, seed in seeds.items() if layers[name] not in (None, -1)}
         yield argparse.Namespace(**vars(options) | seeds | {"asked": asked | named, "path": None})
+
+
+def without_effect(options, settings):
+    """A line about each option that is given for a picture but changes nothing
+
+    settings: {option: value} with those that the model decides
+    """
+    asked = argparse.Namespace(**vars(options) | settings)
+    for name, is_so, said in WITHOUT_EFFECT:
+        if name in asked.given and is_so(asked):
+            yield f"{asked.given[name]} has no effect {said.format_map(vars(asked))}"
 
 
 def counting_seed(options):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from npdiffusion import few_steps, memory, noise, tiling
 from npdiffusion.errors import UserError, nearest
 from npdiffusion.noise.seeds import LARGEST, SMALLEST
-from npdiffusion.painting import inpainting
+from npdiffusion.painting import inpainting, outpainting
 from npdiffusion.painting.canvas import Canvas, originals
 from npdiffusion.painting.hires import STRENGTH, SecondPass
 from npdiffusion.prompts.reading import check_syntax
@@ -158,9 +158,7 @@ class Job:
     def prepare_canvas(self, model_size):
         r, f = self.request, self.vae.config.reduction
         picture, mask = originals(r.init_image, r.mask_image, r.mask_blur, r.invert_mask, r.outpaint, f)
-        if r.outpaint is not None and r.padding_mask_crop is None:
-            model_size = [max(round(side / f), 1) * f for side in picture.size]
-        width, height = model_size[0] if r.width is None else r.width, model_size[1] if r.height is None else r.height
+        width, height = outpainting.working_size(r, picture and picture.size, model_size, f)
         for name, value in (("width", width), ("height", height)):
             whole(name, value)
             if value % f or not f <= value <= LARGEST_SIDE:

@@ -16,6 +16,7 @@ from npdiffusion import cli, few_steps, kernels, machine, options, samplers
 from npdiffusion.adapters.merging import Adapters
 from npdiffusion.command import output as names
 from npdiffusion.command import prepare
+from npdiffusion.config import VAEConfig
 from npdiffusion.errors import UserError
 from npdiffusion.schedules import NoiseSchedule
 
@@ -28,6 +29,7 @@ class FakePipeline:
     default_sampler = "pndm"
     adapters = Adapters()
     schedule = NoiseSchedule()
+    vae = types.SimpleNamespace(config=VAEConfig())
 
     def __init__(self):
         self.loaded, self.asked, self.timings, self.act = [], [], {}, lambda: None
@@ -90,6 +92,7 @@ def test_defaults_are_those_of_the_model(pipeline):
 
 def test_every_option_reaches_the_pipeline(pipeline, tmp_path):
     (tmp_path / "model").mkdir()
+    (tmp_path / "loras").mkdir()
     cli.main([PROMPT, "-n", "blur", "--steps", "3", "--guidance-scale", "2", "-s", "9", "-W", "64", "-H", "72",
               "-t", "1", "--sampler", "euler", "--schedule", "karras", "--rng", "numpy", "-m", "model",
               "--tokenizer", "folder", "--lora-dir", "loras", "--dtype", "bfloat16",
@@ -353,6 +356,55 @@ def test_choices_are_those_of_the_library():
     assert options.SYNTAXES == reading.SYNTAXES
     assert options.LARGEST_SIDE == request.LARGEST_SIDE
     assert options.TILING == tiling.MODES
+
+
+# ---- notes
+
+@pytest.mark.parametrize(("arguments", "note"), [
+    (["--eta", "0.5", "--sampler", "euler"], "--eta has no effect with euler"),
+    (["--eta", "0.5"], "--eta has no effect with pndm"),
+    (["-n", "red", "--cfg-scale", "1"], "--negative-prompt has no effect with --cfg-scale 1"),
+    (["--guidance-rescale", "0.7", "--cfg-scale", "0.5"], "--guidance-rescale has no effect with --cfg-scale 0.5"),
+    (["--subseed", "3", "--subseed-strength", "0"], "--subseed has no effect with --subseed-strength 0"),
+    (["--schedule", "sgm_uniform", "--timestep-spacing", "leading"],
+     "--timestep-spacing has no effect with --schedule sgm_uniform"),
+    (["--no-overlay"], "--no-overlay has no effect without --mask-image or --outpaint"),
+    (["--preview-every", "5"], "--preview-every has no effect without --preview"),
+    (["--compare-samplers", "euler,heun", "--sampler", "ddim"], "--sampler has no effect with --compare-samplers"),
+    (["--compare-samplers", "euler,heun", "--compare-steps", "1,2", "--steps", "3"],
+     "--steps has no effect with --compare-steps"),
+    (["--compare-samplers", "euler,heun", "--no-metadata"],
+     "--no-metadata has no effect with --compare-samplers, whose sheet has no settings inside"),
+])
+def test_an_option_without_effect_is_noted_once(arguments, note, pipeline, capsys):
+    assert cli.main([PROMPT, "-b", "2", *arguments]) == 0
+    assert [line for line in capsys.readouterr().err.splitlines() if "no effect" in line] == [note]
+
+
+def test_options_without_effect_are_options():
+    known = {action.dest for action in options.build_parser()._actions}
+    assert {name for name, *_ in options.WITHOUT_EFFECT} <= known
+
+
+def test_options_with_effect_and_settings_of_another_picture_need_no_note(pipeline, capsys):
+    cli.main([PROMPT, "-n", "red", "--eta", "0.5", "--sampler", "ddim", "--guidance-rescale", "0.7", "--cfg-scale", "2",
+              "--timestep-spacing", "leading", "-o", "out.png"])
+    cli.main(["--like", "out.png", "--sampler", "euler", "--cfg-scale", "1"])
+    assert "no effect" not in capsys.readouterr().err
+
+
+def test_an_option_without_effect_in_a_file_of_prompts_is_noted(pipeline, tmp_path, capsys):
+    (tmp_path / "jobs.csv").write_text("prompt,eta,sampler\na,0.5,ddim\nb,0.5,heun\nc,,euler\n")
+    assert cli.main(["--prompts", "jobs.csv", "-o", "out/"]) == 0
+    assert [line for line in capsys.readouterr().err.splitlines() if "no effect" in line] == ["--eta has no effect with heun"]
+
+
+def test_settings_are_chosen_once_for_each_picture(pipeline, monkeypatch):
+    from npdiffusion.command import generate
+    chosen, choose = [], generate.choose_settings
+    monkeypatch.setattr(generate, "choose_settings", lambda *arguments: chosen.append(1) or choose(*arguments))
+    assert cli.main([PROMPT, "-b", "3"]) == 0
+    assert len(chosen) == 3
 
 
 def fail_at(pipeline, number, error):

@@ -1,9 +1,12 @@
 """Inpainting, outpainting and hires fix from the command line, with a pipeline that paints in one colour."""
+import types
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from npdiffusion import cli, options
+from npdiffusion.config import VAEConfig
 from npdiffusion.painting import hires, masks
 from tests.test_cli import PROMPT, pipeline, settings_in  # noqa: F401 (a fixture)
 
@@ -53,6 +56,14 @@ def test_outpainting_a_picture_of_an_odd_size_scales_it_with_a_note(files, tmp_p
     assert cli.main([PROMPT, "-i", "odd.png", "--outpaint", "left=64"]) == 0
     assert (files.asked[0]["width"], files.asked[0]["height"]) == (168, 88)
     assert "odd.png: its 101x90 pixels, extended to 165x90, are scaled and cut to 168x88" in capsys.readouterr().err
+
+
+def test_an_odd_size_is_rounded_to_what_the_model_takes(files, tmp_path, monkeypatch):
+    config = VAEConfig(block_out_channels=(32, 32, 32))                     # 4 pixels to a latent pixel
+    monkeypatch.setattr(files, "vae", types.SimpleNamespace(config=config))
+    Image.new("RGB", (101, 90)).save(tmp_path / "odd.png")
+    assert cli.main([PROMPT, "-i", "odd.png", "--outpaint", "left=64"]) == 0
+    assert (files.asked[0]["width"], files.asked[0]["height"]) == (164, 88)
 
 
 def test_hires_fix_is_named_as_in_the_web_interface(files, capsys):

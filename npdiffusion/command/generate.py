@@ -17,7 +17,7 @@ from npdiffusion.command.prepare import compile_kernels, precision, set_up
 from npdiffusion.command.previews import find_previews, start_previews
 from npdiffusion.command.talk import Progress, print_line, say
 from npdiffusion.errors import UserError
-from npdiffusion.options import parse        # noqa: F401 (a command has `parse` and `run`, see cli.py)
+from npdiffusion.options import parse, without_effect        # noqa: F401 (a command has `parse` and `run`, see cli.py)
 
 SAMPLING = ("eta", "guidance_rescale", "subseed", "subseed_strength", "timestep_spacing", "prediction_type",
             "rescale_betas_zero_snr")                # arguments of `generate` that are left out unless they are given
@@ -67,20 +67,26 @@ def destination(options):
 
 def make_all(pipeline, pictures, total, place, seconds, previews=None):
     """Make pictures, the last ones of `total`, and save each; their times are added to `seconds` → number of steps"""
-    steps, previous, told = 0, None, None
+    steps, previous, told, noted = 0, None, None, set()
     for number, picture in enumerate(pictures, start=total - len(pictures) + 1):
         start = time.perf_counter()
-        if inputs_of(picture) != previous:
+        others = inputs_of(picture) != previous
+        if others:
             inputs, previous = open_inputs(picture), inputs_of(picture)
-            tell_about_inputs(picture, inputs, choose_settings(picture, pipeline, inputs))
+        settings = choose_settings(picture, pipeline, inputs)
+        if others:
+            tell_about_inputs(picture, inputs, settings)
         told = tell_about_defaults(picture, pipeline, told)
+        for line in without_effect(picture, settings):
+            if line not in noted:
+                noted.add(line)
+                say(line)
         which = f"picture {number} of {total}: " if total > 1 else ""
-        image, text, done = make(pipeline, picture, inputs, which, previews)
+        image, text, done = make(pipeline, picture, settings, inputs, which, previews)
         steps += done
         for stage, duration in pipeline.timings.items():
             if stage != "encoding" or picture.init_image is not None:
                 seconds[stage] = seconds.get(stage, 0) + duration
-        settings = choose_settings(picture, pipeline, inputs)
         place.save(image, text, picture, {
             "seed": picture.seed, "prompt": picture.prompt, "negative_prompt": picture.negative_prompt,
             "model": model_name(picture.model),
@@ -166,22 +172,21 @@ def find_model(options):
 
 def choose_settings(options, pipeline, inputs):
     """The arguments of `generate` that the picture's text names too, those that the model decides included."""
-    size = working_size(options, inputs, pipeline.size)
+    width, height = working_size(options, inputs, pipeline.size, pipeline.vae.config.reduction)
     sampler = options.sampler or pipeline.default_sampler
     asked = pipeline.defaults(options.sampler)
     guidance = asked.guidance_scale if options.guidance_scale is None else options.guidance_scale
     given = {name: getattr(options, name) for name in SAMPLING if getattr(options, name) not in (None, False)}
     return dict(steps=options.steps or asked.steps, sampler=sampler, guidance_scale=guidance, seed=options.seed,
                 rng=options.rng, schedule=options.schedule or pipeline.schedule.default_kind(sampler), **given,
-                width=options.width or size[0], height=options.height or size[1],
-                strength=None if options.init_image is None else options.strength, clip_skip=options.clip_skip,
+                width=width, height=height, clip_skip=options.clip_skip,
+                strength=None if options.init_image is None else options.strength,
                 prompt_syntax=options.prompt_syntax, **painting_settings(options))
 
 
-def make(pipeline, options, inputs, which="", previews=None):
+def make(pipeline, options, settings, inputs, which="", previews=None):
     """One picture → PIL image, text of its settings or None, number of steps; `which` begins the line that tells it"""
     from npdiffusion.metadata import parameters
-    settings = choose_settings(options, pipeline, inputs)
     steps = settings["steps"]
     planned = steps if options.init_image is None else int(steps * options.strength)
     size = f"{settings['width']}x{settings['height']} pixels"

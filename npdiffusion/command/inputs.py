@@ -8,6 +8,7 @@ from npdiffusion.command.talk import say
 # Options that `open_inputs` and `tell_about_inputs` look at.
 INPUTS = "init_image", "mask_image", "apply_overlay", "outpaint", "padding_mask_crop", "width", "height"
 
+
 def open_inputs(options):
     """The files that pictures start from, read: arguments of `generate`"""
     from npdiffusion.images import open_image
@@ -31,32 +32,36 @@ def painting_settings(options):
     return settings
 
 
-def working_size(options, inputs, customary):
-    """(width, height) if none is asked for: the model's, or, if a picture is extended, what it then has."""
+def extended_size(options, inputs):
+    """(width, height) of the picture that is painted on, extended if that is asked for; None without one"""
     from npdiffusion.painting import outpainting
-    if not options.outpaint or options.padding_mask_crop is not None:
-        return customary
-    return outpainting.extended(inputs["init_image"].size, **outpainting.read(options.outpaint, 8, LARGEST_SIDE), step=8)
+    image = inputs["init_image"]
+    if image is None or not options.outpaint:
+        return image and image.size
+    return outpainting.extended(image.size, **outpainting.read(options.outpaint, 8, LARGEST_SIDE))
+
+
+def working_size(options, inputs, customary, reduction):
+    """(width, height) of the first pass over a picture; customary: of the model, reduction: of its autoencoder"""
+    from npdiffusion.painting import outpainting
+    return outpainting.working_size(options, extended_size(options, inputs), customary, reduction)
 
 
 def final_size(options, customary, reduction):
-    """(width, height) of the largest pass over a picture; customary: of the model, reduction: of its autoencoder"""
+    """(width, height) of the largest pass over a picture"""
     from npdiffusion.painting import hires
-    size = working_size(options, open_inputs(options) if options.outpaint else {}, customary)
-    size = options.width or size[0], options.height or size[1]
+    inputs = open_inputs(options) if options.outpaint else {"init_image": None}
+    size = working_size(options, inputs, customary, reduction)
     return hires.enlarged(size, options.hires, reduction) if options.hires else size
 
 
 def tell_about_inputs(options, inputs, settings):
     """Say what will be scaled; settings: the arguments of `generate`"""
-    from npdiffusion.painting import outpainting
-    image = inputs["init_image"]
+    image, size = inputs["init_image"], extended_size(options, inputs)
     if image is None:
         return
-    size, wanted, extended = image.size, (settings["width"], settings["height"]), ""
-    if options.outpaint:
-        size = outpainting.extended(size, **outpainting.read(options.outpaint, 8, LARGEST_SIDE))
-        extended = f", extended to {size[0]}x{size[1]},"
+    wanted = settings["width"], settings["height"]
+    extended = f", extended to {size[0]}x{size[1]}," if options.outpaint else ""
     if options.padding_mask_crop is not None:
         say(f"{options.init_image}: what is masked, and {options.padding_mask_crop} pixels around it, is painted at "
             f"{wanted[0]}x{wanted[1]}")

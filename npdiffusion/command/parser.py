@@ -40,6 +40,10 @@ class Parser(argparse.ArgumentParser):
             action.default = argparse.SUPPRESS
         return defaults, vars(self.read(argv))
 
+    def written(self, option):
+        """How an option is written: its longest name"""
+        return max({action.dest: action for action in self._actions}[option].option_strings, key=len, default=option)
+
     def value(self, option, text):
         """What an option makes of a text. ArgumentTypeError if it doesn't take it, KeyError if there is none."""
         action = {action.dest: action for action in self._actions}[option]

@@ -39,10 +39,21 @@ def read(sides, step, largest):
     return {side: int(sides.get(side, 0)) for side in SIDES}
 
 
-def extended(size, left=0, top=0, right=0, bottom=0, step=1):
-    """(width, height) of a picture → that of the extended one, to the nearest multiple of `step`"""
-    sides = size[0] + left + right, size[1] + top + bottom
-    return tuple(max(round(side / step), 1) * step for side in sides)
+def extended(size, left=0, top=0, right=0, bottom=0):
+    """(width, height) of a picture → that of the extended one"""
+    return size[0] + left + right, size[1] + top + bottom
+
+
+def working_size(asked, size, trained, step):
+    """(width, height) at which the model works: what is asked for, or that of an extended picture, or of the training.
+
+    asked: has width, height, outpaint and padding_mask_crop, as in `request.Request`
+    size: (width, height) of the picture that is painted on, extended, or None; trained: of those that the model knows
+    step: what an extended picture's sides are rounded to multiples of
+    """
+    if asked.outpaint is not None and asked.padding_mask_crop is None:
+        trained = [max(round(side / step), 1) * step for side in size]
+    return trained[0] if asked.width is None else asked.width, trained[1] if asked.height is None else asked.height
 
 
 def extend(picture, mask, left=0, top=0, right=0, bottom=0):

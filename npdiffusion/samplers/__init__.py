@@ -61,10 +61,15 @@ class Sampler:
         return "linspace" if self.over_sigmas else "leading"
 
     @property
+    def takes_eta(self):
+        """Whether it adds as much noise as it is told to; the others ignore eta."""
+        return self.levels in ("ddim", "tcd")
+
+    @property
     def description(self):
         """One line of a list: deterministic or not, order, calls, what it is"""
-        kind = {"ddim": "deterministic (random with --eta)", "tcd": "deterministic (random with --eta)"}.get(
-            self.levels, "random" if self.noise else "deterministic")
+        kind = "random" if self.noise else "deterministic"
+        kind = "deterministic (random with --eta)" if self.takes_eta else kind
         return f"{kind}, order {self.order}, {self.calls} per step: {self.summary}"
 
 
