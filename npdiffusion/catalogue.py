@@ -4,9 +4,11 @@ A file is called by its path within the folder, without .safetensors; a folder i
 in the cache by its id. What a file is, is told by the names and shapes in its table of contents alone, so that many
 of gigabytes are listed at once. The folder of models is the one that is given, or what NPDIFFUSION_MODELS names.
 """
+import itertools
 import math
 import os
 import pathlib
+import warnings
 from dataclasses import dataclass
 
 from npdiffusion import checkpoint, families, hub
@@ -16,7 +18,7 @@ from npdiffusion.errors import UserError, nearest
 VARIABLE = "NPDIFFUSION_MODELS"
 EMBEDDED = "embedded"
 SUFFIXES = (".safetensors", ".gguf", *checkpoint.PICKLES)
-DEEPEST, MOST = 4, 10_000             # folders within folders, and files, that are looked at
+DEEPEST, MOST = 4, 100_000            # folders within folders, and files of any kind, that are looked at
 PRECISIONS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8", "F8_E5M2": "float8"}
 BYTES = {"F64": 8, "I64": 8, "F16": 2, "BF16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
 CHANNELS = {9: ", for inpainting", 8: ", for editing as told"}      # that the UNet takes
@@ -56,10 +58,8 @@ def local(folder=None):
     import npdiffusion.weights
     found = {EMBEDDED: pathlib.Path(npdiffusion.weights.__file__).parent}
     models = folder_of_models(folder)
-    for path in walk(models, DEEPEST) if models else ():
+    for path in walk(models, DEEPEST, itertools.count(1)) if models else ():
         found.setdefault(path.relative_to(models).as_posix().removesuffix(".safetensors"), path)
-        if len(found) > MOST:
-            break
     return found
 
 
@@ -68,17 +68,31 @@ def cached():
     return {"/".join(path.parent.parent.name.split("--")[1:]): path for path in hub.everything_cached()}
 
 
-def walk(folder, deepest):
-    """Models and files of weights below a folder, in the order of their names; what can't be listed is passed over."""
+def walk(folder, deepest, looked_at):
+    """Models and files of weights below a folder, in the order of their names; what can't be listed is passed over.
+
+    looked_at: counts files and folders of any kind; those beyond MOST are left out, with a warning
+    """
+    paths = []
     try:
-        paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        with os.scandir(folder) as inside:
+            for entry in inside:
+                number = next(looked_at)
+                if number > MOST:
+                    if number == MOST + 1:                     # said once
+                        warnings.warn(f"{folder}: the list of models ends here, at most {MOST} files and folders are looked "
+                                      "at: choose a folder with fewer", stacklevel=2)
+                    break
+                if not entry.name.startswith("."):
+                    paths.append(folder / entry.name)
     except OSError:
         return
+    paths.sort()
     for path in paths:
         if (path / "model_index.json").is_file() or path.suffix.lower() in SUFFIXES and path.is_file():
             yield path
         elif path.is_dir() and deepest:
-            yield from walk(path, deepest - 1)
+            yield from walk(path, deepest - 1, looked_at)
 
 
 def find(name, folder=None):

@@ -1,5 +1,7 @@
 """The list of models: names, and what files are by their tables of contents."""
+import contextlib
 import json
+import os
 import shutil
 
 import numpy as np
@@ -10,7 +12,7 @@ from safetensors.torch import save_file as save_torch_file
 from npdiffusion import catalogue, checkpoint, cli, loading
 from npdiffusion.errors import UserError
 from npdiffusion.families import check_sizes
-from tests import folders, test_single_file
+from tests import folders, references, test_single_file
 from tests.test_hub import put
 
 
@@ -27,6 +29,8 @@ def library(tmp_path, models):
     folders.write_model(folder / "folder", models)
     (folder / "anime" / "deep").mkdir(parents=True)
     save_torch_file(test_single_file.original(models), folder / "anime" / "dream.safetensors")
+    painter = references.torch_unet(**folders.UNET | dict(in_channels=9))
+    save_torch_file(test_single_file.original(models | {"unet": painter}), folder / "inpaint.safetensors")
     foreign = {
         "a/lora": {"lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k.lora_down.weight": (4, 768)},
         "a/lora-xl": {"lora_unet_x_attn2_to_k.lora_down.weight": (4, 2048)},
@@ -39,8 +43,6 @@ def library(tmp_path, models):
         "control": {"control_model.x": (2, 2)},
         "words": {"emb_params": (2, 768)},
         "strange": {"abc": (2, 3)},
-        "inpaint": {"model.diffusion_model.input_blocks.0.0.weight": (4, 9, 3, 3), "first_stage_model.x": (1,),
-                    "cond_stage_model.transformer.x": (1,), "model.diffusion_model.x.attn2.to_k.weight": (4, 768)},
     }
     (folder / "a").mkdir()
     for name, tensors in foreign.items():
@@ -68,7 +70,7 @@ def test_each_file_is_listed_as_what_it_is(library):
     assert found.pop("cut").startswith("not a safetensors file, damaged or cut short")
     assert found.pop("broken").startswith("unet/config.json")
     assert found == {
-        "folder": small, "anime/dream": small, "inpaint": "Stable Diffusion v1, for inpainting",
+        "folder": small, "anime/dream": small, "inpaint": f"{small}, for inpainting",
         "a/lora": "a LoRA for Stable Diffusion v1", "a/lora-xl": "a LoRA for Stable Diffusion XL",
         "xl": "Stable Diffusion XL", "sd2": "Stable Diffusion 2", "vae": "a VAE alone", "taesd": "TAESD",
         "taesd_decoder": "TAESD", "text": "a text encoder alone", "control": "a ControlNet",
@@ -78,10 +80,14 @@ def test_each_file_is_listed_as_what_it_is(library):
         "other": "Stable Diffusion XL"}
 
 
+def test_a_model_for_inpainting_is_told_by_nine_channels():
+    assert catalogue.by_sizes(768, 9) == ("Stable Diffusion v1, for inpainting", True)
+
+
 def test_only_models_that_load_are_said_to(library):
     for entry in catalogue.entries(library):
-        if entry.usable and entry.name not in ("embedded", "inpaint"):
-            folders.write_tokenizer(library / "anime")
+        if entry.usable and entry.name != "embedded":      # which is looked at elsewhere
+            folders.write_tokenizer((library / entry.name).parent)
             assert set(loading.load_parts(entry.path)) > {"unet"}
     assert {entry.name for entry in catalogue.entries(library) if entry.usable} == {
         "embedded", "folder", "anime/dream", "inpaint"}
@@ -177,3 +183,22 @@ def test_the_refiner_of_xl_is_told_by_its_context_too(width):
     assert catalogue.by_sizes(width, 4) == ("Stable Diffusion XL", False)
     with pytest.raises(UserError, match=f"this is Stable Diffusion XL .its context is {width} wide"):
         check_sizes(width, False, 4, 4, "a.safetensors")
+
+
+def test_a_folder_of_very_many_files_is_looked_into_up_to_a_limit_with_a_warning(library, monkeypatch):
+    everything = len(catalogue.local(library))
+    (library / "photos").mkdir()
+    for number in range(200):
+        (library / "photos" / f"{number}.jpg").touch()
+    assert len(catalogue.local(library)) == everything
+    seen, scandir = [], os.scandir
+
+    @contextlib.contextmanager
+    def counted(folder):
+        with scandir(folder) as inside:
+            yield (seen.append(entry) or entry for entry in inside)
+    monkeypatch.setattr(catalogue.os, "scandir", counted)
+    monkeypatch.setattr(catalogue, "MOST", 50)
+    with pytest.warns(UserWarning, match="photos: the list of models ends here, at most 50 files and folders are looked at"):
+        assert 1 < len(catalogue.local(library)) <= everything
+    assert len(seen) < 60
