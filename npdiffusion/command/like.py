@@ -47,6 +47,19 @@ def read(path, parser, given):
     return found
 
 
+def settings(path):
+    """The settings inside a picture, from Python → arguments of `generate`, arguments of `load`
+
+    What can't be followed is said on stderr. UserError as from `read`.
+    """
+    from npdiffusion.options import build_parser
+    found = read(path, build_parser(), {})
+    model = {"path_or_id": found.pop("model", None), "vae": found.pop("vae", None)}
+    if found.get("rescale_betas_zero_snr"):
+        found.setdefault("timestep_spacing", "trailing")         # as the command does
+    return {name: None if value == -1 and "seed" in name else value for name, value in found.items()}, model
+
+
 def check_models(found, given, notes):
     """Take out a model or VAE that isn't in the list of those that are here. It is a name, whatever it looks like."""
     from npdiffusion import catalogue
