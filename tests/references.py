@@ -112,6 +112,11 @@ def decoded(theirs, ours):
         yield found
 
 
+def random(*shape, seed=0):
+    """Normal numbers, float32"""
+    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+
+
 def channels_last(tensor):
     """(N, C, H, W) torch → (N, H, W, C) NumPy"""
     return tensor.detach().permute(0, 2, 3, 1).contiguous().numpy()

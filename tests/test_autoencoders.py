@@ -18,7 +18,7 @@ from npdiffusion.kernels import threads
 from npdiffusion.single_file import spelling
 from tests import folders, references
 from tests.differences import agree
-from tests.references import channels_first, channels_last
+from tests.references import channels_first, channels_last, random
 
 
 @pytest.fixture(autouse=True)
@@ -29,10 +29,6 @@ def on_one_thread(monkeypatch):
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def random(*shape, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
 
 
 def loaded(path, dtype="float32"):

@@ -11,13 +11,9 @@ from diffusers.models.transformers import Transformer2DModel as TorchTransformer
 from npdiffusion import kernels, parameters, resnet, transformer
 from npdiffusion import vae as our_vae
 from tests import references
-from tests.references import channels_first, channels_last, relative_error, twin
+from tests.references import channels_first, channels_last, random, relative_error, twin
 
 BLOCK, MODEL = 1e-5, 1e-4          # largest error over largest value, float32
-
-
-def random(*shape, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
 
 
 def same_weights(ours, theirs, rename=lambda name: name):

@@ -16,12 +16,8 @@ from npdiffusion.taesd import AutoencoderTiny as OurAutoencoderTiny
 from npdiffusion.vae import AutoencoderKL
 from tests import references
 from tests.differences import agree
-from tests.references import channels_first, channels_last
+from tests.references import channels_first, channels_last, random
 from tests.test_pipeline import SCHEDULER
-
-
-def random(*shape, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
 
 
 class LinearVAE:

@@ -5,13 +5,9 @@ import pytest
 from npdiffusion import kernels
 from npdiffusion.sharing import Context, repeated
 from tests import references
-from tests.references import relative_error
+from tests.references import random, relative_error
 
 SAME = 1e-6                        # largest error over largest value: sums of another batch may be ordered otherwise
-
-
-def random(*shape, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
 
 
 @pytest.fixture(scope="module", params=["attention at the first level", "attention from the second level on"])
