@@ -18,6 +18,7 @@ from npdiffusion.kernels import threads
 from npdiffusion.single_file import spelling
 from tests import folders, references
 from tests.differences import agree
+from tests.errors import message_of
 from tests.references import channels_first, channels_last, random
 
 
@@ -39,11 +40,7 @@ def loaded(path, dtype="float32"):
 
 
 def message(path):
-    """What the UserError about a file says: one line."""
-    with pytest.raises(UserError) as caught:
-        loaded(path)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    return message_of(loaded, path)
 
 
 @torch.no_grad()

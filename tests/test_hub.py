@@ -12,8 +12,8 @@ import pytest
 from safetensors.torch import save_file
 
 from npdiffusion import hub, kernels, loading
-from npdiffusion.errors import UserError
 from tests import folders, test_single_file
+from tests.errors import message_of
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HUB_OFFLINE", "XDG_CACHE_HOME")
@@ -103,10 +103,7 @@ def server(written, tmp_path, monkeypatch):
 
 
 def message(path, **arguments):
-    with pytest.raises(UserError) as caught:
-        loading.load_parts(path, **arguments)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    return message_of(loading.load_parts, path, **arguments)
 
 
 # --- where the cache is ----------------------------------------------------------------------------------------------

@@ -57,6 +57,7 @@ def test_switches_are_on_or_off(pipeline):
 @pytest.mark.parametrize(("name", "text", "message"), [
     ("jobs.csv", "prompt,invert_mask\na,maybe\n", "jobs.csv, line 2: invert_mask: 'maybe' is unknown, known are true"),
     ("jobs.csv", "prompt,sampler\na,help\n", "jobs.csv, line 2: sampler: 'help' is for the command line"),
+    ("jobs.txt", f"a\n{'b ' * 60_000}", "jobs.txt, line 2: prompt: the text has 119999 characters, at most 100000 are"),
     ("jobs.txt", "a\nb --stpes 3", "jobs.txt, line 2: unknown option '--stpes', did you mean steps?"),
     ("jobs.txt", "a --steps 0", "jobs.txt, line 1: --steps: 0 is out of range, allowed are 1 to 1000"),
     ("jobs.txt", "a --steps", "jobs.txt, line 1: --steps has no value"),

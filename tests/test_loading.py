@@ -25,6 +25,7 @@ from npdiffusion.kernels.arrays import as_float32
 from npdiffusion.schedules import NoiseSchedule
 from tests import folders, references
 from tests.differences import agree
+from tests.errors import message_of
 
 TEXT_WEIGHTS = "text_encoder/model.safetensors"
 UNET_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -40,11 +41,7 @@ def folder(written, tmp_path):
 
 
 def message(path, **arguments):
-    """What the UserError of loading says: one line."""
-    with pytest.raises(UserError) as caught:
-        loading.load_parts(path, **arguments)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    return message_of(loading.load_parts, path, **arguments)
 
 
 def rewrite(path, change):

@@ -18,11 +18,11 @@ from npdiffusion.adapters import folder as adapter_folder
 from npdiffusion.adapters import names, tags
 from npdiffusion.adapters.tags import Strength
 from npdiffusion.config import CLIPTextConfig, UNetConfig, VAEConfig
-from npdiffusion.errors import UserError
 from npdiffusion.kernels import reference
 from npdiffusion.unet import UNet2DConditionModel
 from tests import folders, loras, references
 from tests.differences import agree
+from tests.errors import message_of
 
 PARTS = ("unet", "text_encoder")
 LINEAR = r".*(attn\d|self_attn)\.(to_q|to_k|to_v|to_out\.0|q_proj|v_proj)"
@@ -89,14 +89,6 @@ def weights(ours):
 
 def equal(found, others):
     return found.keys() == others.keys() and all(np.array_equal(found[name], others[name]) for name in found)
-
-
-def message(call, *arguments, **options):
-    """What the UserError says: one line."""
-    with pytest.raises(UserError) as caught:
-        call(*arguments, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 # --- names -----------------------------------------------------------------------------------------------------------
@@ -425,7 +417,7 @@ def pair(down=(4, 128), up=(64, 4), key=KEY, **more):
 def test_files_that_do_not_fit(tensors, expected, ours, file):
     before = weights(ours)
     path = file(tensors)
-    found = message(ours.load_lora_weights, path)
+    found = message_of(ours.load_lora_weights, path)
     assert str(path) in found and expected in found
     assert equal(weights(ours), before) and ours.adapters.loaded == {}
 
@@ -436,7 +428,7 @@ def test_numbers_that_are_not_finite_leave_the_weights_as_they_were(value, two, 
     list(tensors.values())[-3][0, 0] = value
     ours.load_lora_weights(two[0])
     before = weights(ours)
-    assert "not finite" in message(ours.load_lora_weights, file(tensors, "bad"), adapter_weight=1000)
+    assert "not finite" in message_of(ours.load_lora_weights, file(tensors, "bad"), adapter_weight=1000)
     assert equal(weights(ours), before) and list(ours.adapters.loaded) == ["ink"]
 
 
@@ -450,9 +442,9 @@ def test_tensors_that_belong_nowhere_are_counted_and_named(ours, file):
 
 def test_a_pickle_is_refused(ours, tmp_path):
     (tmp_path / "ink.pt").write_bytes(b"PK\3\4")
-    assert "a pickle, which can run any program, so it is not" in message(ours.load_lora_weights, tmp_path / "ink.pt")
+    assert "a pickle, which can run any program, so it is not" in message_of(ours.load_lora_weights, tmp_path / "ink.pt")
     ours.adapters.folder = tmp_path
-    assert "a pickle" in message(ours.generate, "a <lora:ink:1>")
+    assert "a pickle" in message_of(ours.generate, "a <lora:ink:1>")
 
 
 @pytest.mark.parametrize("spoilt", ["model", "adapter"])
@@ -463,9 +455,9 @@ def test_files_that_changed_since_they_were_loaded(spoilt, written, two, tmp_pat
     before = weights(ours)
     path = folder / "unet" / "diffusion_pytorch_model.safetensors" if spoilt == "model" else two[0]
     path.write_bytes(path.read_bytes() + b"\0")
-    assert message(ours.set_adapters, "ink", 0.5).startswith(f"{path}: it was changed or removed since it was loaded")
+    assert message_of(ours.set_adapters, "ink", 0.5).startswith(f"{path}: it was changed or removed since it was loaded")
     path.unlink()
-    assert message(ours.set_adapters, "ink", 0.5).startswith(f"{path}: it was changed or removed since it was loaded")
+    assert message_of(ours.set_adapters, "ink", 0.5).startswith(f"{path}: it was changed or removed since it was loaded")
     assert equal(weights(ours), before)
 
 
@@ -474,7 +466,7 @@ def test_files_that_changed_since_they_were_loaded(spoilt, written, two, tmp_pat
     ('{"unet.lora_alpha": 4, "unet.r": 4, "unet.alpha_pattern": 3}', "alpha_pattern = 3, but a dictionary is needed"),
     ("[]", "lora_adapter_metadata is not a dictionary in JSON"), ("{", "is not a dictionary in JSON")])
 def test_headers_that_make_no_sense(text, expected, ours, file):
-    assert expected in message(ours.load_lora_weights, file(pair(), lora_adapter_metadata=text))
+    assert expected in message_of(ours.load_lora_weights, file(pair(), lora_adapter_metadata=text))
 
 
 @pytest.mark.parametrize("call, expected", [
@@ -486,7 +478,7 @@ def test_headers_that_make_no_sense(text, expected, ours, file):
     (lambda ours, path: ours.load_lora_weights(path.with_name("no")), "no such file")])
 def test_calls_that_make_no_sense(call, expected, ours, two):
     ours.load_lora_weights(two[0])
-    assert expected in message(call, ours, two[0])
+    assert expected in message_of(call, ours, two[0])
 
 
 # --- names in prompts ------------------------------------------------------------------------------------------------
@@ -542,13 +534,13 @@ def test_names_that_are_found(name, found, library):
     ("zzzzz", "; known are 'a/twin', 'b/twin', 'ink', 'styles/Pastel', 'styles/oil' and 1 more"),
     ("twin", "'twin' may be 'a/twin' or 'b/twin': name it with its folder"), ("x\n\x1b[2J", r"'x\n\x1b[2J'")])
 def test_names_that_are_not(name, expected, library):
-    assert expected in message(adapter_folder.find, library, name)
+    assert expected in message_of(adapter_folder.find, library, name)
 
 
 def test_a_folder_that_is_not_there(tmp_path, ours):
-    assert "no such folder" in message(adapter_folder.find, tmp_path / "no", "ink")
-    assert "--lora-dir" in message(ours.generate, "a <lora:ink:1> cat")
-    assert "0 .safetensors files in it" in message(ours.load_lora_weights, tmp_path)
+    assert "no such folder" in message_of(adapter_folder.find, tmp_path / "no", "ink")
+    assert "--lora-dir" in message_of(ours.generate, "a <lora:ink:1> cat")
+    assert "0 .safetensors files in it" in message_of(ours.load_lora_weights, tmp_path)
 
 
 def test_the_settings_in_a_picture_name_the_file_by_its_hash(library, written, monkeypatch, tmp_path):

@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 
 from npdiffusion import loading, single_file
 from npdiffusion.config import CLIPTextConfig, UNetConfig, VAEConfig
-from npdiffusion.errors import UserError
 from tests import folders, references
+from tests.errors import message_of
 
 CONFIGS = {"text_encoder": CLIPTextConfig, "unet": UNetConfig, "vae": VAEConfig}
 BUFFERS = ["betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod",
@@ -140,10 +140,8 @@ def test_scheduler_is_that_of_v1(file):
 # --- bad input -------------------------------------------------------------------------------------------------------
 
 def message(path, **arguments):
-    with pytest.raises(UserError) as caught:
-        loading.load_parts(path, **arguments)
-    text = str(caught.value)
-    assert "\n" not in text and str(path) in text
+    text = message_of(loading.load_parts, path, **arguments)
+    assert str(path) in text
     return text
 
 

@@ -8,6 +8,7 @@ from npdiffusion.command.talk import print_line
 from npdiffusion.errors import UserError, nearest
 
 LARGEST_SIDE = 8192                   # pixels
+LONGEST_PROMPT = 100_000              # characters: far more than fit into all chunks, so that it is refused at once
 
 SWITCHED = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
@@ -74,6 +75,8 @@ class ListOrKeep(argparse.Action):
 
 def text(value):
     """A prompt; bytes that the terminal's encoding has no characters for can't be tokenized."""
+    if len(value) > LONGEST_PROMPT:
+        raise argparse.ArgumentTypeError(f"the text has {len(value)} characters, at most {LONGEST_PROMPT} are taken")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:

@@ -67,9 +67,9 @@ def run(options):
 
 def describe(reading, tokenizer, calls):
     """Lines about a Reading: when each text is in force, and the tokens of each"""
-    for text, chunks in list(reading.chunks.items())[:CONTEXTS]:
-        when = f"calls {spans(reading.entries, text, calls)} of {calls} of the model: "
-        yield (when if len(reading.entries) > 1 else "") + repr(text)
+    for prompt, chunks in list(reading.chunks.items())[:CONTEXTS]:
+        when = f"calls {spans(reading.entries, prompt, calls)} of {calls} of the model: "
+        yield (when if len(reading.entries) > 1 else "") + repr(prompt)
         for number, chunk in enumerate(chunks, start=1):
             yield f"  chunk {number} of {len(chunks)}, {len(chunk)} of {tokenizer.room} tokens"
             for token in chunk:
