@@ -20,7 +20,7 @@ from npdiffusion.machine import physical_cores
 
 from .arrays import CACHE_LINE, aligned
 
-SPINS = {"GOMP_SPINCOUNT": "300", "KMP_BLOCKTIME": "0"}   # rounds of GNU's OpenMP, milliseconds of LLVM's and Intel's
+SPINS = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"}   # rounds of GNU's OpenMP, milliseconds of LLVM's and Intel's
 _count = None
 _local = threading.local()
 
