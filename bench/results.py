@@ -58,7 +58,8 @@ def run(arguments):
     features, memory = ", ".join(machine.cpu_features()), (machine.memory() or 0) / 1e9
     head = (f"# Benchmarks\n\n{machine.cpu_name()} ({features}), {machine.physical_cores()} cores, {memory:.0f} GB, "
             f"{datetime.date.today()}.\nWritten by `python -m bench results`.\n{LEGEND}")
-    arguments.page.write_text("\n".join([head, *parts]), encoding="utf-8")
+    page = "\n".join([head, *parts])
+    arguments.page.write_text(page.replace(model, " --model FOLDER") if model else page, encoding="utf-8")
     print(f"wrote {arguments.page}")
 
 
