@@ -48,7 +48,7 @@ def run(what, arguments, sizes):
         expected = result if expected is None else expected
         difference[name] = float(np.abs(result - expected).max() / np.abs(expected).max())
     peak = Peak(threads, arguments.dtype)
-    times = turns.take(calls | {"peak": peak}, arguments.repeats)
+    times = turns.take(calls | {"peak": peak}, arguments.repeats, twice=calls)
     report(what, arguments, threads, operations(what, arguments, sizes), times, memory, difference, peak.flops)
 
 

@@ -17,10 +17,11 @@ from npdiffusion.kernels import DTYPES
 PAGE = pathlib.Path(__file__).with_name("RESULTS.md")
 LEGEND = """
 Every system takes turns with the others in one process (A B C A B C …) on the same random full-size weights; medians
-are quoted beside the least. *Step*: the UNet for one guided picture, that is for a batch of 2. *Decode*: latents to
-picture. GFLOP/s count what a direct algorithm would do, so that Winograd's convolution may exceed the peak, which is
-the rate of our register tile in the nearest cache, on all threads, in the same run. "GB" is what the process grew by
-for that system; "difference" is to our result, over its largest value.
+are quoted beside the least. A turn of a step or decoding is two calls, of which the second counts. *Step*: the UNet for
+one guided picture, that is for a batch of 2. *Decode*: latents to picture. GFLOP/s count what a direct algorithm would
+do, so that Winograd's convolution may exceed the peak, which is the rate of our register tile in the nearest cache, on
+all threads, in the same run. "GB" is what the process grew by for that system; "difference" is to our result, over its
+largest value.
 """
 
 

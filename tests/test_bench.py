@@ -77,6 +77,13 @@ def test_systems_take_turns():
     assert order == list("ababab") and [len(values) for values in times.values()] == [3, 3]
 
 
+def test_a_system_may_be_called_twice_a_turn_and_the_second_call_counts(monkeypatch):
+    order, clock = [], iter(range(100))
+    monkeypatch.setattr(turns, "seconds", lambda call: (call(), next(clock))[1])
+    times = turns.take({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 3, twice={"a"})
+    assert order == list("aabaabaab") and times == {"a": [0, 2, 4], "b": [1, 3, 5]}
+
+
 def test_an_unknown_peer_is_named_as_an_error():
     with pytest.raises(ValueError):
         turns.names("torch,jax")
