@@ -1,4 +1,4 @@
-"""The README's Python examples run as they stand."""
+"""The README's Python examples run as they stand, and links of all pages lead somewhere."""
 import pathlib
 import re
 
@@ -8,6 +8,7 @@ from PIL import Image
 from npdiffusion import kernels
 
 README = pathlib.Path(__file__).resolve().parent.parent / "README.md"
+PAGES = [README, *sorted(path for folder in ("docs", "weights", "bench") for path in (README.parent / folder).rglob("*.md"))]
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
@@ -32,7 +33,8 @@ def test_example_runs(example, tmp_path, monkeypatch, capsys, backend_restored):
         assert Image.open(picture).size == (128, 128)
 
 
-def test_files_named_in_the_table_exist():
-    links = re.findall(r"\]\(([\w./]+\.(?:py|png|md))\)", README.read_text(encoding="utf-8"))
-    assert len(links) > 15
-    assert [link for link in links if not (README.parent / link).is_file()] == []
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(README.parent)))
+def test_files_that_a_page_links_to_exist(page):
+    links = re.findall(r"\]\(([^()#:\s]+)\)", page.read_text(encoding="utf-8"))
+    assert links
+    assert [link for link in links if not (page.parent / link).exists()] == []

@@ -223,9 +223,9 @@ def test_training_captions_sometimes_leave_the_ground_open_and_sometimes_hold_ot
     assert usual & set(captions.FILLERS)
 
 
-# The milestone agrees with the settings -------------------------------------------------------------------------
+# The shipped model agrees with the settings ----------------------------------------------------------------------
 
-def milestone(path):
+def shipped(path):
     return json.loads((settings.MODEL / path).read_text(encoding="utf-8"))
 
 
@@ -233,13 +233,13 @@ def milestone(path):
     ("unet/config.json", settings.UNET), ("vae/config.json", settings.VAE), ("text_encoder/config.json", settings.TEXT),
     ("scheduler/scheduler_config.json", settings.SCHEDULER),
 ])
-def test_configuration_of_the_milestone_is_the_recipes(path, expected):
-    config = milestone(path)
+def test_configuration_of_the_shipped_model_is_the_recipes(path, expected):
+    config = shipped(path)
     assert {key: config[key] for key in expected} == json.loads(json.dumps(expected))
 
 
 def test_vocabulary_has_all_bytes_then_one_entry_per_merge_then_the_special_words():
-    vocabulary = milestone("tokenizer/vocab.json")
+    vocabulary = shipped("tokenizer/vocab.json")
     merges = (settings.MODEL / "tokenizer/merges.txt").read_text(encoding="utf-8").splitlines()[1:]
     entries = sorted(vocabulary, key=vocabulary.get)
     assert [vocabulary[entry] for entry in entries] == list(range(settings.VOCABULARY_SIZE))
@@ -249,7 +249,7 @@ def test_vocabulary_has_all_bytes_then_one_entry_per_merge_then_the_special_word
 
 
 def test_words_of_subjects_and_colours_are_single_tokens():
-    vocabulary = milestone("tokenizer/vocab.json")
+    vocabulary = shipped("tokenizer/vocab.json")
     words = {word for name in (*subjects.NAMES, *scenes.COLOURS, "background") for word in name.split()}
     assert {word for word in words if word + "</w>" not in vocabulary} == set()
 
@@ -306,7 +306,7 @@ def test_state_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     assert torch.load(path, weights_only=True) == {"step": 1}
 
 
-def test_training_goes_on_at_its_state_else_at_the_milestone_else_at_the_beginning(tmp_path, monkeypatch):
+def test_training_goes_on_at_its_state_else_at_the_shipped_model_else_at_the_beginning(tmp_path, monkeypatch):
     torch = pytest.importorskip("torch")
     from safetensors.torch import save_file
 

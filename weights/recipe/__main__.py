@@ -2,9 +2,9 @@
 
     python -m weights.recipe [--minutes 60]        train for so long, or to the end of the plan; then export
 
-vocabulary → autoencoder → text encoder and UNet, on latents of the frozen encoder → decoder alone → recipe/milestone/.
-States and logs lie in recipe/runs/. Where there are none, as in a fresh clone, training goes on from the milestone,
-whose steps its progress.json counts.
+vocabulary → autoencoder → text encoder and UNet, on latents of the frozen encoder → decoder alone → recipe/runs/model/.
+States and logs lie in recipe/runs/, too. Where there are none, as in a fresh clone, training goes on from the shipped
+model, whose steps progress.json counts.
 """
 
 import argparse

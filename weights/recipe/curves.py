@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from . import settings
 
-POINTS = settings.WEIGHTS / "recipe" / "curves.json"
+POINTS = settings.RECIPE / "curves.json"
 SIZE, EDGE = (420, 220), (46, 26, 12, 28)                   # of one diagram; its left, top, right and bottom border
 COLOURS = ((214, 48, 49), (60, 110, 210), (70, 160, 80), (140, 80, 180), (243, 143, 42), (90, 90, 95), (130, 86, 56))
 
@@ -65,7 +65,8 @@ def diagram(title, curves):
         value, step = low + (high - low) * i / 4, round(last * i / 4)
         pen.line([place(0, value), place(last, value)], fill=(225, 225, 225))
         pen.text((4, place(0, value)[1] - 6), f"{value:.3g}", fill=(90, 90, 90), font_size=10)
-        pen.text((place(step, low)[0] - 10, SIZE[1] - 20), f"{step:,}", fill=(90, 90, 90), font_size=10)
+        pen.text((place(step, low)[0], SIZE[1] - 20), f"{step:,}", fill=(90, 90, 90), font_size=10,
+                 anchor="ra" if i == 4 else "ma")
     for i, (name, curve) in enumerate(curves.items()):
         line = [place(step, curve[step]) for step in sorted(curve, key=int)]
         pen.line(line, fill=COLOURS[i % len(COLOURS)], width=2)

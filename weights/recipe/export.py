@@ -1,6 +1,7 @@
-"""Write what was trained in diffusers' layout and in float16: into recipe/milestone/, or into weights/ to ship it.
+"""Write what was trained in diffusers' layout and in float16: averaged parameters of the states in runs/.
 
-    python -m weights.recipe.export [--to FOLDER]       averaged parameters of the states in runs/
+    python -m weights.recipe.export                     into runs/model/, to be judged
+    python -m weights.recipe.export --to weights        ships it
 """
 
 import argparse
@@ -36,8 +37,8 @@ def write(folder, filename, model):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--to", type=Path, default=settings.MODEL)
-    folder = parser.parse_args(arguments).to
+    parser.add_argument("--to", type=Path, default=settings.RUNS / "model")
+    folder = parser.parse_args(arguments).to.resolve()
     piece, config = state("latents/000"), settings.MODEL / "vae" / "config.json"
     vae = new_vae(
         Bank.scaling_factor_of(piece["latents"]) if piece else json.loads(config.read_text())["scaling_factor"])

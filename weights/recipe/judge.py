@@ -1,6 +1,6 @@
 """Judge the model by something that is not a model: `recognition` looks at what it draws for the questions of `exam`.
 
-    python -m weights.recipe.judge [--with npdiffusion|diffusers] [--steps 50] [--guidance 4] [--share 1]
+    python -m weights.recipe.judge [--with npdiffusion|diffusers] [--steps 50] [--guidance 2] [--share 1]
     python -m weights.recipe.judge --with font|autoencoder        the judge's own trial: drawn scenes have to pass
 """
 

@@ -7,9 +7,9 @@ and transformers.
 
 from pathlib import Path
 
-WEIGHTS = Path(__file__).resolve().parent.parent            # what is shipped
-MODEL = Path(__file__).resolve().parent / "milestone"       # what is in training, complete and in diffusers' layout
-RUNS = Path(__file__).resolve().parent / "runs"             # states, logs, caches; ignored by git
+RECIPE = Path(__file__).resolve().parent
+MODEL = RECIPE.parent                                       # what is shipped, and where training goes on
+RUNS = RECIPE / "runs"                                      # states, logs, caches; ignored by git
 FONT = "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"  # Debian: fonts-noto-color-emoji
 
 PIXELS = 128
@@ -77,8 +77,8 @@ SCHEDULER = dict(                                           # Stable Diffusion v
 )
 UNET_TRAINING = dict(
     # the rate falls towards the end of each leg, after which the averaged weights are worth shipping
-    legs=(5_000, 16_000), decay=1_000, batch=64, rate=1.2e-3, warm_up=100, averaging=0.999, snr_cap=5.0,
+    legs=(6_100, 16_000), decay=1_000, batch=64, rate=1.2e-3, warm_up=100, averaging=0.999, snr_cap=5.0,
     empty_captions=0.1,
     first_scenes=8_000, scenes=64_000, more_every=250,      # 1,000 more scenes every so many steps
 )
-GUIDANCE = 4.0                                              # with which the figures and the sheet are made
+GUIDANCE = 2.0                                              # what the table in weights/README.md speaks for

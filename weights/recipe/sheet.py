@@ -1,6 +1,6 @@
 """The sheet of samples: fixed captions, seeds 0, 1, 2, …, the first try of each.
 
-    python -m weights.recipe.sheet             writes recipe/samples.webp
+    python -m weights.recipe.sheet             writes weights/samples.webp
 """
 
 from PIL import Image, ImageDraw
@@ -21,7 +21,7 @@ CAPTIONS = (
     "an oil painting of a lion, masterpiece, on a brown background", "a dragonish wobbly teapot on gray",
     "a night sky with stars",
 )
-SAMPLES = settings.MODEL.with_name("samples.webp")
+SAMPLES = settings.MODEL / "samples.webp"
 ACROSS, MARGIN, LABEL = 6, 6, 30
 
 

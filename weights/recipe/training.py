@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from . import settings
 
-PROGRESS = settings.MODEL / "progress.json"                 # steps that the milestone has behind it
+PROGRESS = settings.RECIPE / "progress.json"                # steps that the shipped model has behind it
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -62,9 +62,9 @@ def state(name):
 
 
 def begun(name, models):
-    """Where a training goes on: at its state in runs/, else at the milestone, else at the beginning.
+    """Where a training goes on: at its state in runs/, else at the shipped model, else at the beginning.
 
-    models: {folder in the milestone: model}, filled with parameters
+    models: {folder of the shipped model: model}, filled with parameters
     → dict(averaged=[...], optimizers=[...] or None, step=..., fresh=step at which the optimisers began)
     """
     if saved := state(name):

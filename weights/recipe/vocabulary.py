@@ -7,7 +7,7 @@ the most frequent pair first. Entries: 256 bytes, the same 256 with </w>, one pe
 The merges are learnt from captions and, so that other subjects can be taught later without a new vocabulary, from
 the Unicode names of all pictographs and a page of plain words.
 
-    python -m weights.recipe.vocabulary        writes recipe/milestone/tokenizer/
+    python -m weights.recipe.vocabulary        writes weights/tokenizer/
 """
 
 import json
