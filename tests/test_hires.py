@@ -24,14 +24,22 @@ def generator():
     return torch.Generator().manual_seed(7)
 
 
+def first_pass(pipeline, sampler):
+    """Our picture before it is enlarged. Their second pass begins with it, too: where a number lies between two of 255
+    levels, both are right, but a level more or less would be 1e-4 of the second pass's latents."""
+    return pipeline.generate(PROMPT, NEGATIVE, steps=5, sampler=sampler, seed=7, width=SMALL[0], height=SMALL[1],
+                             guidance_scale=5.0)[0]
+
+
 @pytest.mark.parametrize("upscaler", ["latent", "lanczos"])
 @pytest.mark.parametrize("name", ["ddim", "euler_a", "dpm++2m"])
 def test_both_passes_equal_diffusers(ordinary, name, upscaler):
     parts = {name: getattr(ordinary[0], name) for name in ("vae", "text_encoder", "tokenizer", "unet")} | dict(
         scheduler=SAMPLERS[name].from_config(SCHEDULER), safety_checker=None, feature_extractor=None, requires_safety_checker=False)
     words, pictures = StableDiffusionPipeline(**parts), StableDiffusionImg2ImgPipeline(**parts)
+    ours = first_pass(ordinary[1], name)
     with references.decoded(pictures, ordinary[1]) as latents:
-        expected = their_two_passes(words, pictures, upscaler)
+        expected = their_two_passes(words, pictures, upscaler, ours)
         found, = ordinary[1].generate(PROMPT, NEGATIVE, steps=5, sampler=name, seed=7, width=SMALL[0], height=SMALL[1],
                                       guidance_scale=5.0, hires=1.5, hires_strength=0.5, hires_steps=4, hires_upscaler=upscaler)
     assert found.size == LARGE
@@ -39,15 +47,16 @@ def test_both_passes_equal_diffusers(ordinary, name, upscaler):
     agree("hires fix", f"{name}, {upscaler}, levels of 255", np.asarray(found), np.asarray(expected), 1)
 
 
-def their_two_passes(words, pictures, upscaler):
-    """What diffusers' pipelines for words and for pictures make, one after the other."""
+def their_two_passes(words, pictures, upscaler, ours):
+    """What diffusers' pipelines for words and for pictures make, one after the other, from our picture if it has levels."""
     common = dict(negative_prompt=NEGATIVE, guidance_scale=5.0)
     first = words(PROMPT, num_inference_steps=5, width=SMALL[0], height=SMALL[1], generator=generator(),
                   output_type="latent" if upscaler == "latent" else "pil", **common).images
     if upscaler == "latent":
         start = torch.nn.functional.interpolate(first, size=(LARGE[1] // 4, LARGE[0] // 4), mode="bilinear", antialias=False)
     else:
-        start = first[0].resize(LARGE, Image.Resampling.LANCZOS)
+        agree("hires fix", "first pass, levels of 255", np.asarray(ours), np.asarray(first[0]), 1)
+        start = ours.resize(LARGE, Image.Resampling.LANCZOS)
     return pictures(PROMPT, image=start, strength=0.5, num_inference_steps=8, generator=generator(), **common).images[0]
 
 
@@ -65,8 +74,10 @@ def test_both_passes_of_an_inpainting_model_equal_diffusers():
         return theirs(PROMPT, negative_prompt=NEGATIVE, image=image, mask_image=Image.new("L", size, 255), width=size[0],
                       height=size[1], guidance_scale=5.0, generator=generator(), **options).images[0]
 
+    first = first_pass(ours, "ddim")
+    agree("hires fix", "inpainting model, first pass, levels of 255", np.asarray(first),
+          np.asarray(repainted(Image.new("RGB", SMALL), SMALL, strength=1.0, num_inference_steps=5)), 1)
     with references.decoded(theirs, ours) as latents:
-        first = repainted(Image.new("RGB", SMALL), SMALL, strength=1.0, num_inference_steps=5)
         expected = repainted(first.resize(LARGE, Image.Resampling.LANCZOS), LARGE, strength=0.5, num_inference_steps=8)
         found, = ours.generate(PROMPT, NEGATIVE, steps=5, sampler="ddim", seed=7, width=SMALL[0], height=SMALL[1],
                                guidance_scale=5.0, hires=1.5, hires_strength=0.5, hires_steps=4, hires_upscaler="lanczos")
