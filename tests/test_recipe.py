@@ -231,7 +231,7 @@ def shipped(path):
 
 @pytest.mark.parametrize("path, expected", [
     ("unet/config.json", settings.UNET), ("vae/config.json", settings.VAE), ("text_encoder/config.json", settings.TEXT),
-    ("scheduler/scheduler_config.json", settings.SCHEDULER),
+    ("scheduler/scheduler_config.json", settings.SCHEDULER), ("model_index.json", dict(guidance_scale=settings.GUIDANCE)),
 ])
 def test_configuration_of_the_shipped_model_is_the_recipes(path, expected):
     config = shipped(path)
