@@ -6,8 +6,9 @@ take turns (`bench.turns`). The last line is one JSON object.
 import numpy as np
 
 from bench import turns
-from npdiffusion import kernels, machine
-from npdiffusion.config import UNetConfig, VAEConfig
+from npdiffusion import kernels
+from npdiffusion.kernels import machine
+from npdiffusion.models.configs import UNetConfig, VAEConfig
 
 BATCH = 2          # the two halves of classifier-free guidance
 WORDS = 77

@@ -7,13 +7,13 @@ import pathlib
 
 import numpy as np
 
-from npdiffusion import config, parameters, unet, vae
-from npdiffusion.tokenizer import byte_alphabet
+from npdiffusion.models import configs, parameters, unet, vae
+from npdiffusion.text.tokenizer import byte_alphabet
 
 SCHEDULER = dict(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, skip_prk_steps=True, steps_offset=1)
 
 
-def torch_unet(sizes=config.UNetConfig(), seed=0):
+def torch_unet(sizes=configs.UNetConfig(), seed=0):
     """diffusers' UNet of these sizes"""
     import diffusers
     import torch
@@ -27,7 +27,7 @@ def torch_unet(sizes=config.UNetConfig(), seed=0):
         up_block_types=tuple(f"{kind}UpBlock2D" for kind in reversed(attending))).eval().requires_grad_(False)
 
 
-def torch_vae(sizes=config.VAEConfig(), seed=0):
+def torch_vae(sizes=configs.VAEConfig(), seed=0):
     """diffusers' autoencoder of these sizes"""
     import diffusers
     import torch
@@ -51,15 +51,15 @@ class _Tensor:
 
 def ours(theirs, sizes, dtype="float32"):
     """Our model with the weights of a torch model, which is not kept."""
-    make = unet.UNet2DConditionModel if isinstance(sizes, config.UNetConfig) else vae.AutoencoderKL
+    make = unet.UNet2DConditionModel if isinstance(sizes, configs.UNetConfig) else vae.AutoencoderKL
     model = make(sizes)
     tensors = {name: _Tensor(tensor) for name, tensor in theirs.state_dict().items()}
     parameters.load(model, tensors, type(theirs).__name__, dtype=dtype)
     return model
 
 
-def write_folder(folder, unet_sizes=config.UNetConfig(), vae_sizes=config.VAEConfig(),
-                 text_sizes=config.CLIPTextConfig()):
+def write_folder(folder, unet_sizes=configs.UNetConfig(), vae_sizes=configs.VAEConfig(),
+                 text_sizes=configs.CLIPTextConfig()):
     """A complete model in diffusers layout, weights in float16; returns the folder."""
     import diffusers
     import torch

@@ -12,10 +12,10 @@ weights besides, which were there before. The difference is to the first system'
 import numpy as np
 
 from bench import models, peers, turns
-from npdiffusion import work
 from bench.peak import Peak
-from npdiffusion.config import UNetConfig, VAEConfig
-from npdiffusion.sharing import Context
+from npdiffusion.models import flops
+from npdiffusion.models.conditioning import Context
+from npdiffusion.models.configs import UNetConfig, VAEConfig
 
 TIME = 500.0
 REDUCTION = VAEConfig().reduction      # pixels that a latent pixel stands for
@@ -55,7 +55,7 @@ def run(what, arguments, sizes):
 def operations(what, arguments, sizes):
     """What a direct algorithm does for all images; a step has two halves."""
     side = arguments.size // REDUCTION
-    count = work.unet(sizes, side, side) if what == "step" else work.decoder(sizes, side, side)
+    count = flops.unet(sizes, side, side) if what == "step" else flops.decoder(sizes, side, side)
     return sum(count.values()) * arguments.images * (2 if what == "step" else 1)
 
 
@@ -66,7 +66,7 @@ def systems(what, arguments, sizes, threads):
     latents = models.normal(n, side, side, sizes.in_channels if what == "step" else sizes.latent_channels)
     first = np.ascontiguousarray(latents.transpose(0, 3, 1, 2))
     if what == "step":
-        context = models.normal(2 * n, work.WORDS, sizes.cross_attention_dim)
+        context = models.normal(2 * n, flops.WORDS, sizes.cross_attention_dim)
         arrays = [np.concatenate([first, first]), np.array([TIME], np.float32), context]
     else:
         arrays = [first]

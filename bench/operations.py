@@ -11,7 +11,7 @@ from collections import defaultdict
 from bench import network, turns
 from bench.peak import Peak
 from npdiffusion import kernels
-from npdiffusion.config import UNetConfig, VAEConfig
+from npdiffusion.models.configs import UNetConfig, VAEConfig
 
 
 def add_arguments(parser):

@@ -8,12 +8,11 @@ import numba
 import numpy as np
 from numba import prange
 
+from bench.turns import seconds
 from npdiffusion.kernels.arrays import aligned
 from npdiffusion.kernels.compiling import inlined
 from npdiffusion.kernels.microkernel import PRODUCT, make_tile
 from npdiffusion.kernels.threads import start_threads
-
-from bench.turns import seconds
 
 ROWS, COLUMNS = PRODUCT.rows, PRODUCT.columns
 DEPTH = 128           # B takes 16 KB with AVX-512, A another 7

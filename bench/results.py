@@ -11,8 +11,7 @@ import shlex
 import subprocess
 import sys
 
-from npdiffusion import machine
-from npdiffusion.kernels import DTYPES
+from npdiffusion.kernels import DTYPES, machine
 
 PAGE = pathlib.Path(__file__).with_name("RESULTS.md")
 LEGEND = """

@@ -39,8 +39,7 @@ def names(text):
 
 def set_threads(count=None):
     """Let our kernels use that many threads (default: physical cores) and return the number."""
-    from npdiffusion import machine
-    from npdiffusion.kernels import threads
+    from npdiffusion.kernels import machine, threads
     count = count or machine.physical_cores()
     threads.set_threads(count)
     return count
@@ -96,7 +95,7 @@ class Growth:
 
 def describe(what, threads, arguments):
     """The line above a table: machine, load, versions."""
-    from npdiffusion import machine
+    from npdiffusion.kernels import machine
     load = f", load {os.getloadavg()[0]:.1f} before" if hasattr(os, "getloadavg") else ""
     print(f"{what}, {arguments.dtype}, {arguments.size}×{arguments.size}, {arguments.repeats} turns\n"
           f"{machine.cpu_name()} ({', '.join(machine.cpu_features())}), {threads} threads{load}\n"

@@ -19,7 +19,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 import npdiffusion
-from npdiffusion import parameters
+from npdiffusion.models import parameters
 
 RANK, RIDGE = 16, 0.1
 

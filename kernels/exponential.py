@@ -10,7 +10,6 @@ NaN gives NaN. Below 2⁻¹²⁶ the result stays there instead of becoming subn
 import math
 
 import numpy as np
-
 from llvmlite import ir
 
 from .compiling import inlined

@@ -16,7 +16,7 @@ import threading
 
 import numpy as np
 
-from npdiffusion.machine import physical_cores
+from npdiffusion.kernels.machine import physical_cores
 
 from .arrays import CACHE_LINE, aligned
 

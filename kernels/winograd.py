@@ -36,8 +36,7 @@ from .memory import load, next_job, store
 from .microkernel import LANES, PRODUCT, make_tile
 from .packing import COLUMNS
 from .patches import Geometry
-from .winograd_transforms import (KERNEL, OUTPUTS, PATCH, input_transform, make_transform, output_transform,
-                                  weight_transform)
+from .winograd_transforms import KERNEL, OUTPUTS, PATCH, input_transform, make_transform, output_transform, weight_transform
 
 POINTS = PATCH * PATCH                                   # places ξ, 36
 DEPTH = 64                                               # words of channels in a block: U is 295 KB with AVX-512

@@ -1,7 +1,7 @@
 """python -m npdiffusion "prompt" """
 import sys
 
-from npdiffusion.cli import main
+from npdiffusion.command.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

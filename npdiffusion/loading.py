@@ -1,7 +1,7 @@
 """From a path or a name to a pipeline: the parts of a model are found, checked against each other, and filled.
 
     folder (diffusers layout)     text_encoder/  unet/  vae/  (config.json and weights)   tokenizer/   scheduler/
-    one .safetensors file         all weights in the original names, see single_file.py
+    one .safetensors file         all weights in the original names, see original_names.py
     org/name                      a folder from Hugging Face's cache or hub, see hub.py
 
 Cheap things come first: settings, names and shapes of tensors, the tokenizer and memory are all checked before any of
@@ -14,17 +14,19 @@ import pathlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from npdiffusion import autoencoders
-from npdiffusion import budget as budgets
-from npdiffusion import catalogue, checkpoint, families, hub, kernels, memory, parameters, single_file
+from npdiffusion import kernels
 from npdiffusion.adapters.merging import Adapters
-from npdiffusion.clip import CLIPTextModel
-from npdiffusion.config import CLIPTextConfig, Reader, UNetConfig, VAEConfig, read_json
+from npdiffusion.checkpoints import autoencoders, families, hub, library, original_names, safetensors_file
+from npdiffusion.diffusion.schedules import NoiseSchedule
 from npdiffusion.errors import UserError
-from npdiffusion.schedules import NoiseSchedule
-from npdiffusion.tokenizer import END, CLIPTokenizer
-from npdiffusion.unet import UNet2DConditionModel
-from npdiffusion.vae import AutoencoderKL
+from npdiffusion.memory import budget as budgets
+from npdiffusion.memory import estimates
+from npdiffusion.models import parameters
+from npdiffusion.models.clip import CLIPTextModel
+from npdiffusion.models.configs import CLIPTextConfig, Reader, UNetConfig, VAEConfig, read_json
+from npdiffusion.models.unet import UNet2DConditionModel
+from npdiffusion.models.vae import AutoencoderKL
+from npdiffusion.text.tokenizer import END, CLIPTokenizer
 
 MODELS = {"text_encoder": (CLIPTextConfig, CLIPTextModel), "unet": (UNetConfig, UNet2DConditionModel),
           "vae": (VAEConfig, AutoencoderKL)}
@@ -36,7 +38,7 @@ CLIP = "openai/clip-vit-large-patch14"                   # whose tokenizer is St
 class Part:
     """A model that is still empty, the tensors that belong into it, and how the checkpoint spells their names.
 
-    on_disk: names of parameters that are read when they are used, not when the model is filled, see streaming.py
+    on_disk: names of parameters that are read when they are used, not when the model is filled, see on_disk.py
     """
     model: object
     tensors: dict
@@ -63,7 +65,7 @@ class Part:
 
     def bytes_on_disk(self, name):
         """Size of a parameter in its file."""
-        return math.prod(self.shapes[name]) * checkpoint.size_of(self.tensors[self.spelling(name)])
+        return math.prod(self.shapes[name]) * safetensors_file.size_of(self.tensors[self.spelling(name)])
 
     def files(self):
         """Paths of the files that the tensors are in."""
@@ -75,7 +77,7 @@ def load(path_or_id=None, dtype=None, threads=None, tokenizer=None, lora_dir=Non
     """A pipeline that makes pictures from prompts → npdiffusion.pipeline.StableDiffusionPipeline
 
     path_or_id: None (the embedded model), a folder in diffusers layout, a .safetensors file, a Hugging Face id, or a name
-        in the folder of models (see catalogue.py)
+        in the folder of models (see library.py)
     model_dir: the folder of models; None is the one that NPDIFFUSION_MODELS names, if any
     dtype: of the weights of most products, "float32", or "bfloat16", which takes half the memory; all else is float32;
         None: what max_memory makes best, float32 without that
@@ -142,7 +144,7 @@ def load_parts(path_or_id=None, tokenizer=None, dtype=None, vae=None, plan=None,
             for name, names in budget.on_disk.items():
                 parts[name].on_disk = names
         dtype = dtype or "float32"
-        memory.check(**models, source=path, dtype=dtype, kept=budget and budget.kept)
+        estimates.check(**models, source=path, dtype=dtype, kept=budget and budget.kept)
         tokenizer = find_tokenizer(tokenizer, path, models["text_encoder"].config)
         made = make(tokenizer=tokenizer, **models, schedule=schedule, source=str(path_or_id or path),
                     adapters=Adapters(parts, dtype), budget=budget, **advice(path))
@@ -155,18 +157,18 @@ def load_parts(path_or_id=None, tokenizer=None, dtype=None, vae=None, plan=None,
 
 def load_tokenizer(path_or_id=None, tokenizer=None, model_dir=None):
     """The tokenizer that `load` would take. Nothing else is read, nor downloaded."""
-    path_or_id = catalogue.resolve(path_or_id, model_dir)
+    path_or_id = library.resolve(path_or_id, model_dir)
     path = pathlib.Path(os.path.expanduser(path_or_id or locate(None)))
     if tokenizer is None and path.is_file():
-        tensors = single_file.split(checkpoint.read_file(path), path)
-        config = CLIPTextConfig.from_dict(single_file.settings(tensors, path)["text_encoder"], path)
+        tensors = original_names.split(safetensors_file.read_file(path), path)
+        config = CLIPTextConfig.from_dict(original_names.settings(tensors, path)["text_encoder"], path)
         return find_tokenizer(None, path, config)
     return find_tokenizer(tokenizer or str(path), path, None)
 
 
 def locate(path_or_id, model_dir=None):
     """The file or folder that is meant; UserError if there is none."""
-    model = catalogue.resolve(path_or_id, model_dir)
+    model = library.resolve(path_or_id, model_dir)
     if model is None:
         import npdiffusion.weights
         return pathlib.Path(npdiffusion.weights.__file__).parent
@@ -196,7 +198,7 @@ def open_folder(folder):
         if name == "vae":
             parts[name] = Part(*autoencoders.in_folder(folder / name))
             continue
-        tensors, source = checkpoint.read_folder(folder / name, checkpoint.STEMS[name])
+        tensors, source = safetensors_file.read_folder(folder / name, safetensors_file.STEMS[name])
         tensors = {key: tensor for key, tensor in tensors.items() if not key.endswith(".position_ids")}
         empty = model(config.from_dict(settings[name], folder / name / "config.json"))
         older = any(key.startswith("text_model.") for key in tensors)          # how text encoders were saved at first
@@ -227,15 +229,15 @@ def advice(path):
 
 def open_file(path):
     """A single file in the original names → {name: Part}, NoiseSchedule: Stable Diffusion v1's, or a marked fine-tune's"""
-    everything = checkpoint.read_file(path)
-    tensors = single_file.split(everything, path)
-    settings = single_file.settings(tensors, path)
+    everything = safetensors_file.read_file(path)
+    tensors = original_names.split(everything, path)
+    settings = original_names.settings(tensors, path)
     check_family(settings, path)
     parts = {}
     for name, (config, model) in MODELS.items():
         config = config.from_dict(settings[name], path)
-        parts[name] = Part(model(config), tensors[name], path, single_file.spelling(name, config, tensors[name]))
-    return parts, NoiseSchedule.from_config(single_file.scheduler(everything))
+        parts[name] = Part(model(config), tensors[name], path, original_names.spelling(name, config, tensors[name]))
+    return parts, NoiseSchedule.from_config(original_names.scheduler(everything))
 
 
 def check_family(settings, source):

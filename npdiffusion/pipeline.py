@@ -10,20 +10,20 @@ import numbers
 import threading
 import time
 
-from npdiffusion import few_steps
 from npdiffusion.adapters import tags
 from npdiffusion.adapters.merging import Adapters
 from npdiffusion.adapters.textual_inversion import LearntWords
-from npdiffusion.allocator import memory_reused
-from npdiffusion.denoiser import Denoiser, guided
-from npdiffusion.diagnosis import finite
+from npdiffusion.diffusion import defaults
+from npdiffusion.diffusion.denoiser import Denoiser, guided
 from npdiffusion.errors import UserError
-from npdiffusion.images import to_images
-from npdiffusion.prompts.contexts import Contexts
-from npdiffusion.prompts.editing import calls
-from npdiffusion.prompts.reading import read
+from npdiffusion.memory.malloc import memory_reused
+from npdiffusion.models.conditioning import Context
+from npdiffusion.models.diagnosis import finite
+from npdiffusion.pictures.images import to_images
 from npdiffusion.request import Job, Request
-from npdiffusion.sharing import Context
+from npdiffusion.text.contexts import Contexts
+from npdiffusion.text.editing import calls
+from npdiffusion.text.reading import read
 
 
 class StableDiffusionPipeline:
@@ -60,9 +60,9 @@ class StableDiffusionPipeline:
         return self.defaults().guidance_scale
 
     def defaults(self, sampler=None):
-        """Steps and guidance scale where none are asked for, and why → few_steps.Defaults"""
+        """Steps and guidance scale where none are asked for, and why → defaults.Defaults"""
         embedded = self.unet.config.time_cond_proj_dim is not None
-        return few_steps.defaults(self.schedule, embedded, sampler, self.advised_guidance)
+        return defaults.defaults(self.schedule, embedded, sampler, self.advised_guidance)
 
     @memory_reused()
     def generate(self, prompt, negative_prompt="", steps=None, guidance_scale=None, sampler=None, schedule=None, seed=None,
@@ -118,7 +118,7 @@ class StableDiffusionPipeline:
             yield latents, start.finish(denoiser.denoised)
 
     def _contexts_of_passes(self, job, prompt):
-        """Contexts of the prompt, and of the negative one where it has influence, for each pass; see prompts/editing.py"""
+        """Contexts of the prompt, and of the negative one where it has influence, for each pass; see text/editing.py"""
         request, earlier = job.request, None
         texts = [prompt] if job.guidance <= 1 else [prompt, request.negative_prompt]
         for way in job.passes:
@@ -180,7 +180,7 @@ class StableDiffusionPipeline:
     def contexts(self, prompts, steps, sampler=None, clip_skip=None, syntax="a1111", earlier=None):
         """What the UNet attends to, call by call → prompts.contexts.Contexts of a prompt, or of it and the negative one
 
-        steps and sampler say how many calls there are; earlier: the steps of a first pass, see prompts/editing.py
+        steps and sampler say how many calls there are; earlier: the steps of a first pass, see text/editing.py
         """
         clip_skip = self.check_clip_skip(clip_skip)
         readings = [read(prompt, calls(sampler, steps), self.tokenizer, syntax, self.words,

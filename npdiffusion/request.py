@@ -11,13 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
-from npdiffusion import few_steps, memory, noise, tiling
+from npdiffusion.diffusion import defaults, noise
+from npdiffusion.diffusion.noise.seeds import LARGEST, SMALLEST
 from npdiffusion.errors import UserError, nearest
-from npdiffusion.noise.seeds import LARGEST, SMALLEST
+from npdiffusion.memory import estimates
+from npdiffusion.models import tiling
 from npdiffusion.painting import inpainting, outpainting
 from npdiffusion.painting.canvas import Canvas, originals
 from npdiffusion.painting.hires import STRENGTH, SecondPass
-from npdiffusion.prompts.reading import check_syntax
+from npdiffusion.text.reading import check_syntax
 
 LARGEST_SIDE = 8192          # pixels
 DIFFUSERS = {"num_inference_steps": "steps", "num_images_per_prompt": "count", "image": "init_image"}      # theirs → ours
@@ -29,7 +31,7 @@ class Request:
     """Settings of pictures, by diffusers' names where it has one; four of them are shorter here, see DIFFUSERS.
 
     sampler, schedule   names in `samplers.SAMPLERS` and `schedules.KINDS`; None is the checkpoint's own
-    steps               None is 50, or 4 for models that are made for few (see few_steps.py)
+    steps               None is 50, or 4 for models that are made for few (see defaults.py)
     guidance_scale      s of ε_u + s (ε_c − ε_u), arXiv:2207.12598; up to 1 the negative prompt has no influence;
                         None is the checkpoint's own: 7.5 unless its model_index.json says otherwise
     seed                of the first picture, the others count on from it; None is a random one
@@ -153,7 +155,7 @@ class Job:
         number("guidance_scale", scale)
         size = self.unet.config.time_cond_proj_dim
         self.guidance = scale if size is None else 1
-        self.timestep_cond = None if size is None else few_steps.guidance_embedding(scale, size)
+        self.timestep_cond = None if size is None else defaults.guidance_embedding(scale, size)
 
     def prepare_canvas(self, model_size):
         r, f = self.request, self.vae.config.reduction
@@ -189,10 +191,10 @@ class Job:
         """Choose the autoencoder's tiles; UserError if the pictures don't fit into memory, or into a `budget.Budget`."""
         (width, height), count, config = self.passes[-1].canvas.size, self.request.count, self.vae.config
         self.tile = (budget or tiling).choose(config, width, height, self.request.vae_tiling)
-        maps = max(memory.picture(config, width, height, self.tile),
-                   memory.step(self.unet.config, width // config.reduction, height // config.reduction,
+        maps = max(estimates.picture(config, width, height, self.tile),
+                   estimates.step(self.unet.config, width // config.reduction, height // config.reduction,
                                count if self.guidance <= 1 else 2 * count))
-        for each in filter(None, (budget, memory)):
+        for each in filter(None, (budget, estimates)):
             each.require(maps, f"{count} × {width}×{height} pixels")
 
     def draw(self, canvas):

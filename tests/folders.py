@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 import torch
 
-from npdiffusion.tokenizer import byte_alphabet
+from npdiffusion.text.tokenizer import byte_alphabet
 from tests import references
 
 # As in v1: 8 heads, 32 groups, heads of width 64 in the text encoder; so the shapes alone tell the rest.

@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig as TorchCLIPTextConfig
 from transformers import CLIPTextModel
 
-from npdiffusion import clip, config, parameters, unet, vae
+from npdiffusion.models import clip, configs, parameters, unet, vae
 
 TINY_UNET = dict(
     sample_size=8, block_out_channels=(32, 64, 64), layers_per_block=2, cross_attention_dim=24, attention_head_dim=4,
@@ -25,7 +25,7 @@ TINY_VAE = dict(
     down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3)
 TINY_TEXT = dict(vocab_size=600, hidden_size=24, intermediate_size=96, num_hidden_layers=2, num_attention_heads=3,
                  bos_token_id=598, eos_token_id=599, pad_token_id=599)
-FULL_UNET = dict(                                                      # the config.json of SD v1's UNet
+FULL_UNET = dict(                                                      # the configs.json of SD v1's UNet
     sample_size=64, block_out_channels=(320, 640, 1280, 1280), layers_per_block=2, cross_attention_dim=768, attention_head_dim=8,
     down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",), up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3)
 FULL_VAE = dict(
@@ -80,9 +80,9 @@ class Tensor:
 def twin(model):
     """The same model with the same weights here."""
     kind, make, prefix = {
-        UNet2DConditionModel: (config.UNetConfig, unet.UNet2DConditionModel, ""),
-        AutoencoderKL: (config.VAEConfig, vae.AutoencoderKL, ""),
-        CLIPTextModel: (config.CLIPTextConfig, clip.CLIPTextModel, "text_model."),
+        UNet2DConditionModel: (configs.UNetConfig, unet.UNet2DConditionModel, ""),
+        AutoencoderKL: (configs.VAEConfig, vae.AutoencoderKL, ""),
+        CLIPTextModel: (configs.CLIPTextConfig, clip.CLIPTextModel, "text_model."),
     }[type(model)]
     ours = make(kind.from_dict(dict(model.config) if not hasattr(model.config, "to_dict") else model.config.to_dict()))
     tensors = {name.removeprefix(prefix): Tensor(tensor) for name, tensor in model.state_dict().items()

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from diffusers.schedulers import AysSchedules
 
-from npdiffusion.schedules.settings import CLASSES
+from npdiffusion.diffusion.schedules.settings import CLASSES
 
 diffusers.logging.set_verbosity_error()                              # it tells of each setting that a class ignores
 

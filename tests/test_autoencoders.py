@@ -11,11 +11,14 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import npdiffusion
-from npdiffusion import autoencoders, loading, memory, parameters, tiling
-from npdiffusion.config import TinyVAEConfig, VAEConfig
+from npdiffusion import loading
+from npdiffusion.checkpoints import autoencoders
+from npdiffusion.checkpoints.original_names import spelling
 from npdiffusion.errors import UserError
 from npdiffusion.kernels import threads
-from npdiffusion.single_file import spelling
+from npdiffusion.memory import estimates
+from npdiffusion.models import parameters, tiling
+from npdiffusion.models.configs import TinyVAEConfig, VAEConfig
 from tests import folders, references
 from tests.differences import agree
 from tests.errors import message_of
@@ -135,7 +138,7 @@ def test_decoding_takes_no_more_memory_than_is_estimated(taesd, pair, tmp_path, 
         image = ours.decode(latents)
         peak = tracemalloc.get_traced_memory()[1] - before - 2 * image.nbytes        # rows of tiles, and all of them
         tracemalloc.stop()
-        assert 0.7 * memory.picture(ours.config, size, size) < peak < memory.picture(ours.config, size, size)
+        assert 0.7 * estimates.picture(ours.config, size, size) < peak < estimates.picture(ours.config, size, size)
 
 
 # ---- other autoencoders
@@ -279,7 +282,7 @@ def test_tiles_of_something_local_leave_no_seams():
     ("auto", 512, None, None), ("auto", 1024, None, 512), ("auto", 512, 5e8, 512), ("on", 512, None, 512),
     ("off", 4096, None, None)])
 def test_tiles_are_chosen_where_one_piece_would_be_too_large(mode, side, available, tile, monkeypatch):
-    monkeypatch.setattr(memory, "available", lambda: available)
+    monkeypatch.setattr(estimates, "available", lambda: available)
     assert tiling.choose(VAEConfig(), side, side, mode) == tile
 
 

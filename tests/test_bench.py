@@ -11,8 +11,9 @@ import torch
 from diffusers.models.attention_processor import Attention
 
 from bench import models, network, operations, peak, peers, results, turns
-from npdiffusion import kernels, work
-from npdiffusion.config import UNetConfig, VAEConfig
+from npdiffusion import kernels
+from npdiffusion.models import flops
+from npdiffusion.models.configs import UNetConfig, VAEConfig
 
 TINY_UNET = UNetConfig(block_out_channels=(32, 64), cross_attention=(True, False), heads=(4, 4), layers_per_block=1,
                        cross_attention_dim=24, norm_num_groups=8, sample_size=8)
@@ -55,20 +56,20 @@ def test_operations_of_the_unet_are_those_that_torch_executes(sizes, height, wid
     with torch.device("meta"):
         model = peers.unet_module(models.torch_unet(sizes))
         found = executed(model, torch.zeros(1, 4, height, width), torch.zeros(1),
-                         torch.zeros(1, work.WORDS, sizes.cross_attention_dim))
-    assert sum(work.unet(sizes, height, width).values()) == found
+                         torch.zeros(1, flops.WORDS, sizes.cross_attention_dim))
+    assert sum(flops.unet(sizes, height, width).values()) == found
 
 
 @pytest.mark.parametrize("sizes", [TINY_VAE, VAEConfig()], ids=["tiny", "SD v1"])
 def test_operations_of_the_decoder_are_those_that_torch_executes(sizes):
     with torch.device("meta"):
         found = executed(peers.decoder_module(models.torch_vae(sizes)), torch.zeros(1, 4, 8, 16))
-    assert sum(work.decoder(sizes, 8, 16).values()) == found
+    assert sum(flops.decoder(sizes, 8, 16).values()) == found
 
 
 def test_a_sample_at_512_pixels_takes_803_gflop_and_its_decoding_2515():
-    assert round(sum(work.unet(UNetConfig(), 64, 64).values()) / 1e9) == 803
-    assert round(sum(work.decoder(VAEConfig(), 64, 64).values()) / 1e9) == 2515
+    assert round(sum(flops.unet(UNetConfig(), 64, 64).values()) / 1e9) == 803
+    assert round(sum(flops.decoder(VAEConfig(), 64, 64).values()) / 1e9) == 2515
 
 
 def test_systems_take_turns():
@@ -138,8 +139,9 @@ def test_the_peak_is_the_best_rate_of_its_turns():
 
 
 def test_a_written_model_loads_here(tmp_path):
-    from npdiffusion import config, load
-    text = config.CLIPTextConfig(vocab_size=600, hidden_size=24, intermediate_size=48, num_hidden_layers=1,
+    from npdiffusion import load
+    from npdiffusion.models import configs
+    text = configs.CLIPTextConfig(vocab_size=600, hidden_size=24, intermediate_size=48, num_hidden_layers=1,
                                  num_attention_heads=3)
     pipeline = load(str(models.write_folder(tmp_path / "model", TINY_UNET, TINY_VAE, text)))
     assert pipeline.encode_prompt("abc").shape == (1, 77, 24)

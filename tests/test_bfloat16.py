@@ -6,8 +6,19 @@ import pytest
 
 from npdiffusion.kernels import bfloat16, fast, reference, winograd_transforms
 from npdiffusion.kernels.microkernel import LANES
-from tests.test_kernels import (ATTENTIONS, CONVOLUTIONS, LIMIT, PRODUCTS, assert_twin, convolution, doubled, elsewhere,
-                                error, queries_keys_values, values)
+from tests.test_kernels import (
+    ATTENTIONS,
+    CONVOLUTIONS,
+    LIMIT,
+    PRODUCTS,
+    assert_twin,
+    convolution,
+    doubled,
+    elsewhere,
+    error,
+    queries_keys_values,
+    values,
+)
 
 torch = pytest.importorskip("torch")
 

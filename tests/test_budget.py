@@ -10,14 +10,18 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import npdiffusion
-from npdiffusion import budget, checkpoint, cli, kernels, layers, loading, memory, options, parameters, taesd
+from npdiffusion import kernels, loading
+from npdiffusion.checkpoints import safetensors_file
+from npdiffusion.command import cli, options
 from npdiffusion.command.generate import budget_settings
-from npdiffusion.config import TinyVAEConfig, UNetConfig
 from npdiffusion.errors import UserError
 from npdiffusion.kernels import threads
-from npdiffusion.sharing import Context
-from npdiffusion.streaming import OnDisk, keep
-from npdiffusion.unet import UNet2DConditionModel
+from npdiffusion.memory import budget, estimates
+from npdiffusion.models import layers, parameters, taesd
+from npdiffusion.models.conditioning import Context
+from npdiffusion.models.configs import TinyVAEConfig, UNetConfig
+from npdiffusion.models.on_disk import OnDisk, keep
+from npdiffusion.models.unet import UNet2DConditionModel
 from tests import folders, loras
 from tests.test_cli import pipeline  # noqa: F401, a fixture
 
@@ -80,8 +84,8 @@ def test_tiles_come_last_and_are_as_large_as_fits():
     assert list(budget.tiles(pipeline.vae.config, 256, 192, "auto")) == [None, 224, 192, 160, 128]
     chosen = budget.Budget(budget.RUNTIME + 30e6, "bfloat16", 512, 512, kept=0)
     tile = chosen.choose(pipeline.vae.config, 512, 512)
-    assert memory.picture(pipeline.vae.config, 512, 512, tile) <= 30e6
-    assert memory.picture(pipeline.vae.config, 512, 512, tile + 32) > 30e6
+    assert estimates.picture(pipeline.vae.config, 512, 512, tile) <= 30e6
+    assert estimates.picture(pipeline.vae.config, 512, 512, tile + 32) > 30e6
 
 
 def test_too_little_is_refused_before_weights_are_read_with_what_is_needed(capsys, monkeypatch):
@@ -158,7 +162,7 @@ def test_a_step_computes_two_images_with_guidance(scale, images, parts):
 
 
 def test_without_guidance_half_of_the_feature_maps_have_to_fit(parts):
-    maps = memory.step(parts["unet"].model.config, 64, 64, 2)
+    maps = estimates.step(parts["unet"].model.config, 64, 64, 2)
     weights = sum(parameters.nbytes(part.model, "float32") for part in parts.values())
     for images, limit in (2, budget.RUNTIME + weights + maps), (1, budget.RUNTIME + weights + maps / 2):
         assert budget.plan(parts, limit, (512, 512), images=images, mode="on").dtype == "float32"
@@ -166,9 +170,9 @@ def test_without_guidance_half_of_the_feature_maps_have_to_fit(parts):
 
 
 def test_a_picture_in_one_piece_is_refused_where_only_tiles_fit(parts):
-    maps = memory.step(parts["unet"].model.config, 64, 64, 2)
+    maps = estimates.step(parts["unet"].model.config, 64, 64, 2)
     limit = budget.RUNTIME + maps + sum(parameters.nbytes(part.model, "float32") for part in parts.values())
-    assert memory.picture(parts["vae"].model.config, 512, 512) > limit - budget.RUNTIME
+    assert estimates.picture(parts["vae"].model.config, 512, 512) > limit - budget.RUNTIME
     with pytest.raises(UserError, match="max_memory is .*: too little for 512×512 pixels"):
         budget.plan(parts, limit, (512, 512), mode="off")
     assert budget.plan(parts, limit, (512, 512), mode="on").tile == 128             # pixels that it was trained with
@@ -183,13 +187,13 @@ def test_taesd_for_previews_is_kept_beside_the_model_and_decodes_in_one_piece(pa
     alone = budget.plan(parts, 4e9, (512, 512), mode="on")
     beside = budget.plan(parts, 4e9, (512, 512), mode="on", preview_vae=preview)
     assert beside.kept - alone.kept == its_weights
-    limit = budget.RUNTIME + alone.kept + its_weights + memory.picture(TinyVAEConfig(), 512, 512)
+    limit = budget.RUNTIME + alone.kept + its_weights + estimates.picture(TinyVAEConfig(), 512, 512)
     assert budget.plan(parts, limit, (512, 512), mode="on", preview_vae=preview).dtype == "float32"
     assert budget.plan(parts, limit - 1, (512, 512), mode="on", preview_vae=preview).dtype == "bfloat16"
     half = budget.plan(parts, limit - 1, (512, 512), mode="on", preview_vae=preview).kept
     streamed = budget.plan(parts, limit - beside.kept + half - 1, (512, 512), mode="on", preview_vae=preview)
     assert streamed.on_disk and its_weights < streamed.kept < half
-    assert streamed.room() >= memory.picture(TinyVAEConfig(), 512, 512)
+    assert streamed.room() >= estimates.picture(TinyVAEConfig(), 512, 512)
 
 
 def test_the_command_hands_taesd_over_for_the_budget(pipeline, tmp_path):  # noqa: F811
@@ -248,7 +252,7 @@ def test_a_lora_acts_on_weights_on_disk_and_can_be_taken_out(model, tmp_path, mo
 def test_both_backends_read_a_weight_that_is_on_disk(each_backend, tmp_path):
     values = np.random.default_rng(0).standard_normal((24, 32), dtype=np.float32)
     save_file({"w": torch.from_numpy(values).half()}, tmp_path / "w.safetensors")
-    tensor = checkpoint.read_file(tmp_path / "w.safetensors")["w"]
+    tensor = safetensors_file.read_file(tmp_path / "w.safetensors")["w"]
     linear, x = layers.Linear(32, 24), np.random.default_rng(1).standard_normal((3, 32), dtype=np.float32)
     linear.weight = OnDisk(tensor, (24, 32), "file", "w")
     linear.prepare("float32")
@@ -260,7 +264,7 @@ def test_both_backends_read_a_weight_that_is_on_disk(each_backend, tmp_path):
 
 def test_a_weight_on_disk_that_is_not_finite_is_named(tmp_path):
     save_file({"w": torch.full((4, 4), torch.inf)}, tmp_path / "w.safetensors")
-    weight = OnDisk(checkpoint.read_file(tmp_path / "w.safetensors")["w"], (4, 4), "file", "w")
+    weight = OnDisk(safetensors_file.read_file(tmp_path / "w.safetensors")["w"], (4, 4), "file", "w")
     with pytest.raises(UserError, match="file: w holds values that are not finite"):
         weight.read()
 
@@ -291,4 +295,4 @@ def test_feature_maps_of_the_unet_are_as_estimated(images, height, width):
     unet(latents, 5.0, context)
     peak = tracemalloc.get_traced_memory()[1] - before
     tracemalloc.stop()
-    assert peak == pytest.approx(memory.step(config, width, height, images), rel=0.15)
+    assert peak == pytest.approx(estimates.step(config, width, height, images), rel=0.15)

@@ -12,13 +12,15 @@ import pytest
 from PIL import Image
 
 import npdiffusion
-from npdiffusion import cli, few_steps, kernels, machine, options, samplers
+from npdiffusion import kernels
 from npdiffusion.adapters.merging import Adapters
-from npdiffusion.command import output as names
-from npdiffusion.command import prepare
-from npdiffusion.config import VAEConfig
+from npdiffusion.command import cli, options, prepare
+from npdiffusion.diffusion import defaults, samplers
+from npdiffusion.diffusion.schedules import NoiseSchedule
 from npdiffusion.errors import UserError
-from npdiffusion.schedules import NoiseSchedule
+from npdiffusion.jobs import destinations as names
+from npdiffusion.kernels import machine
+from npdiffusion.models.configs import VAEConfig
 
 PROMPT = "a red apple"
 
@@ -35,7 +37,7 @@ class FakePipeline:
         self.loaded, self.asked, self.timings, self.act = [], [], {}, lambda: None
 
     def defaults(self, sampler=None):
-        return few_steps.defaults(self.schedule, sampler=sampler, advised=4.0)
+        return defaults.defaults(self.schedule, sampler=sampler, advised=4.0)
 
     def load(self, *arguments, **settings):
         self.loaded.append((arguments, settings))
@@ -349,8 +351,10 @@ def test_a_command_that_makes_no_sense_ends_with_2_and_one_line(arguments, messa
 
 
 def test_choices_are_those_of_the_library():
-    from npdiffusion import noise, request, schedules, tiling
-    from npdiffusion.prompts import reading
+    from npdiffusion import request
+    from npdiffusion.diffusion import noise, schedules
+    from npdiffusion.models import tiling
+    from npdiffusion.text import reading
     assert (options.SPACINGS, options.PREDICTION_TYPES) == (schedules.SPACINGS, schedules.PREDICTION_TYPES)
     assert set(options.GENERATORS) == set(noise.GENERATORS)
     assert options.SYNTAXES == reading.SYNTAXES
@@ -522,7 +526,7 @@ def run_python(*arguments):
 
 def modules_after(*arguments):
     """Names of the modules that a command has imported when it is done, and its output."""
-    program = ("import json, sys; from npdiffusion.cli import main; main(sys.argv[1:]);"
+    program = ("import json, sys; from npdiffusion.command.cli import main; main(sys.argv[1:]);"
                "print(json.dumps(sorted(sys.modules)))")
     *lines, modules = run_python("-c", program, *arguments).stdout.splitlines()
     return set(json.loads(modules)), "\n".join(lines)
@@ -536,7 +540,7 @@ def test_help_and_version_import_nothing_heavy(option):
 
 
 def test_help_names_every_option_and_sampler(capsys):
-    from npdiffusion.samplers import SAMPLERS
+    from npdiffusion.diffusion.samplers import SAMPLERS
     assert cli.main(["--help"]) == 0
     printed = capsys.readouterr().out
     short = "-n -s -W -H -i -o -m -t -b -v"
@@ -560,7 +564,8 @@ def test_the_package_runs_as_a_module():
 def model_folder(tmp_path):
     """Files as of a model; what `--info` looks at."""
     from safetensors.numpy import save_file
-    from npdiffusion.checkpoint import STEMS
+
+    from npdiffusion.checkpoints.safetensors_file import STEMS
     for part, stem in STEMS.items():
         (tmp_path / part).mkdir()
         (tmp_path / part / "config.json").write_text("{}")

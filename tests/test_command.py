@@ -10,7 +10,8 @@ import pytest
 from safetensors.numpy import save_file
 
 import npdiffusion
-from npdiffusion import cli, command, weights
+from npdiffusion import command, weights
+from npdiffusion.command import cli
 from tests.test_cli import modules_after
 
 

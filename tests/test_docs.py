@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from npdiffusion import catalogue, cli
-from npdiffusion.command import like
+from npdiffusion.checkpoints import library
+from npdiffusion.command import cli, like
 from npdiffusion.errors import UserError
-from npdiffusion.images import save_png
-from npdiffusion.textchunks import png_info
+from npdiffusion.pictures.images import save_png
+from npdiffusion.pictures.text_inside import png_info
 
 DOCS = pathlib.Path(__file__).resolve().parent.parent / "docs"
 EXAMPLE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -20,7 +20,7 @@ EXAMPLE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 def at_work(tmp_path, monkeypatch):
     """A folder with a file of each kind that examples read."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv(catalogue.VARIABLE, raising=False)
+    monkeypatch.delenv(library.VARIABLE, raising=False)
     (tmp_path / "table.csv").write_text("prompt,steps,sampler\na red apple,1,dpm++2m\na cat,2,euler\n")
     (tmp_path / "words").mkdir()
     (tmp_path / "words" / "thing.txt").write_text("cat\n")

@@ -11,8 +11,9 @@ import types
 import pytest
 from safetensors.torch import save_file
 
-from npdiffusion import hub, kernels, loading
-from tests import folders, test_single_file
+from npdiffusion import kernels, loading
+from npdiffusion.checkpoints import hub
+from tests import folders, test_original_names
 from tests.errors import message_of
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -237,11 +238,11 @@ def file(models, tmp_path):
     """A single file without a tokenizer."""
     path = tmp_path / "alone" / "model.safetensors"
     path.parent.mkdir()
-    save_file(test_single_file.original(models), path)
+    save_file(test_original_names.original(models), path)
     return path
 
 
-def test_single_file_without_tokenizer_says_what_to_do(file):
+def test_original_names_without_tokenizer_says_what_to_do(file):
     text = message(file)
     assert "vocab.json and merges.txt" in text and f"--tokenizer {loading.CLIP}" in text
 
@@ -305,6 +306,6 @@ def test_repository_without_a_tokenizer(file, server, tmp_path):
     assert "org/empty: no tokenizer in it" in message(file, tokenizer="org/empty")
 
 
-def test_single_file_opens_no_socket(file):
+def test_original_names_opens_no_socket(file):
     folders.write_tokenizer(file.parent)
     loading.load_parts(file)                              # `cache` above makes whatever uses the network fail

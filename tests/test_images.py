@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from npdiffusion import images
 from npdiffusion.errors import UserError
-from npdiffusion.images import check_folder, free_name, open_image, save_png, to_array, to_images
+from npdiffusion.pictures import images
+from npdiffusion.pictures.images import check_folder, free_name, open_image, save_png, to_array, to_images
 
 
 def random_picture(width, height, seed=0):

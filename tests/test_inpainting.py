@@ -5,21 +5,21 @@ import pathlib
 import numpy as np
 import pytest
 import torch
-from diffusers import (AutoencoderTiny, KDPM2AncestralDiscreteScheduler, StableDiffusionInpaintPipeline,
-                       UniPCMultistepScheduler)
+from diffusers import AutoencoderTiny, KDPM2AncestralDiscreteScheduler, StableDiffusionInpaintPipeline, UniPCMultistepScheduler
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image, ImageDraw, ImageFilter
 from transformers import CLIPTokenizer as TorchCLIPTokenizer
 
-from npdiffusion import parameters, weights
-from npdiffusion.config import TinyVAEConfig
+from npdiffusion import weights
 from npdiffusion.errors import UserError
+from npdiffusion.models import parameters
+from npdiffusion.models.configs import TinyVAEConfig
+from npdiffusion.models.taesd import AutoencoderTiny as OurAutoencoderTiny
 from npdiffusion.painting.canvas import Canvas, circumscribed, region_around
 from npdiffusion.painting.masks import in_latents, prepare, read, repainted
 from npdiffusion.painting.outpainting import extend
 from npdiffusion.pipeline import StableDiffusionPipeline
-from npdiffusion.taesd import AutoencoderTiny as OurAutoencoderTiny
-from npdiffusion.tokenizer import CLIPTokenizer
+from npdiffusion.text.tokenizer import CLIPTokenizer
 from tests import references
 from tests.differences import agree
 from tests.test_pipeline import NEGATIVE, PROMPT, SAMPLERS, SCHEDULE, SCHEDULER

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from npdiffusion import cli, images
-from npdiffusion.command import jobs, manifest
-from npdiffusion.options import build_parser
-from npdiffusion.sheets import GAP
+from npdiffusion.command import cli
+from npdiffusion.command.options import build_parser
+from npdiffusion.jobs import manifest, prompts_file
+from npdiffusion.pictures import images
+from npdiffusion.pictures.sheets import GAP
 from tests.test_cli import PROMPT, FakePipeline, files, pipeline, settings_in  # noqa: F401 (the fixture)
 
 
@@ -22,7 +23,7 @@ def lines(folder="out"):
 
 def rows(text, name="jobs.txt"):
     pathlib.Path(name).write_text(text, encoding="utf-8")
-    return jobs.read(name, build_parser())
+    return prompts_file.read(name, build_parser())
 
 
 # ---- files of prompts
@@ -293,7 +294,7 @@ def test_samplers_are_compared_on_one_sheet(colourful, tmp_path, capsys):
 
 def test_captions_name_what_differs_and_the_seconds(colourful, monkeypatch):
     made = []
-    monkeypatch.setattr("npdiffusion.sheets.sheet", lambda pictures, captions, columns=None: made.append(captions)
+    monkeypatch.setattr("npdiffusion.pictures.sheets.sheet", lambda pictures, captions, columns=None: made.append(captions)
                         or Image.new("RGB", (8, 8)))
     cli.main([PROMPT, "--compare-samplers", "euler,heun", "--steps", "3"])
     assert [caption.partition(",")[0] for caption in made[0]] == ["euler", "heun"]

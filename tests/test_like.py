@@ -2,8 +2,10 @@
 import pytest
 from PIL import Image
 
-from npdiffusion import catalogue, cli, images
-from npdiffusion.textchunks import png_info, read
+from npdiffusion.checkpoints import library
+from npdiffusion.command import cli
+from npdiffusion.pictures import images
+from npdiffusion.pictures.text_inside import png_info, read
 from tests.test_cli import PROMPT, pipeline  # noqa: F401 (a fixture)
 
 
@@ -113,7 +115,7 @@ def test_a_model_is_looked_for_by_name_alone(pipeline, tmp_path, monkeypatch, ca
     (tmp_path / "models").mkdir()
     for place in tmp_path, tmp_path / "models":
         (place / "v1-5.safetensors").touch()
-    monkeypatch.setenv(catalogue.VARIABLE, str(tmp_path / "models"))
+    monkeypatch.setenv(library.VARIABLE, str(tmp_path / "models"))
     for name in "v1-5", "v1-5.safetensors":
         written(f"a cat\nSteps: 5, Seed: 7, Model: {name}, RNG: CPU")
         asked(pipeline, "--like", "in.png")
@@ -132,7 +134,7 @@ def test_a_replacement_vae_is_named_and_found_again(pipeline, tmp_path, monkeypa
     assert "VAE: ema-840000" in read("out.png")
     asked(pipeline, "--like", "out.png")
     assert pipeline.loaded[-1][1]["vae"] is None and "VAE: ema-840000 is not followed" in capsys.readouterr().err
-    monkeypatch.setenv(catalogue.VARIABLE, "models")
+    monkeypatch.setenv(library.VARIABLE, "models")
     asked(pipeline, "--like", "out.png", "-o", "again.png")
     assert pipeline.loaded[-1][1]["vae"] == "models/ema-840000.safetensors" and read("again.png") == read("out.png")
 

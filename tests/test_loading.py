@@ -16,13 +16,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import npdiffusion
-from npdiffusion import checkpoint, hub, kernels, loading, memory, parameters
-from npdiffusion.clip import CLIPTextModel
-from npdiffusion.config import CLIPTextConfig
+from npdiffusion import kernels, loading
+from npdiffusion.checkpoints import hub, safetensors_file
+from npdiffusion.diffusion.schedules import NoiseSchedule
 from npdiffusion.errors import UserError
 from npdiffusion.kernels import reference
 from npdiffusion.kernels.arrays import as_float32
-from npdiffusion.schedules import NoiseSchedule
+from npdiffusion.memory import estimates
+from npdiffusion.models import parameters
+from npdiffusion.models.clip import CLIPTextModel
+from npdiffusion.models.configs import CLIPTextConfig
 from tests import folders, references
 from tests.differences import agree
 from tests.errors import message_of
@@ -59,7 +62,7 @@ def edit(path, **settings):
 
 def weights(parts):
     """{name: array} of all parameters; with the numpy backend they stay as they were stored."""
-    return {f"{part}.{name}": getattr(owner, attribute) for part in checkpoint.STEMS
+    return {f"{part}.{name}": getattr(owner, attribute) for part in safetensors_file.STEMS
             for name, owner, attribute in parameters.walk(parts[part])}
 
 
@@ -106,7 +109,7 @@ def test_half_precision_becomes_float32_exactly(folder, models, dtype):
 def test_special_values_of_bfloat16_survive(tmp_path):
     values = torch.tensor([0.0, -0.0, 1.0, -1.5, 3.3895e38, 1e-40, float("inf")], dtype=torch.bfloat16)
     save_file({"x": values}, tmp_path / "x.safetensors")
-    assert np.array_equal(as_float32(checkpoint.read_file(tmp_path / "x.safetensors")["x"]()), values.float().numpy())
+    assert np.array_equal(as_float32(safetensors_file.read_file(tmp_path / "x.safetensors")["x"]()), values.float().numpy())
 
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.float16, torch.bfloat16])
@@ -140,7 +143,7 @@ def test_a_model_of_bfloat16_is_known_to_need_half_the_memory(written):
 
 
 def test_loaded_arrays_are_owned_and_writable(written):
-    tensor = next(iter(checkpoint.read_file(written / UNET_WEIGHTS).values()))()
+    tensor = next(iter(safetensors_file.read_file(written / UNET_WEIGHTS).values()))()
     assert tensor.flags.writeable and not isinstance(tensor, np.memmap)
 
 
@@ -196,14 +199,14 @@ def test_default_is_the_folder_of_the_embedded_model():
 def test_safetensors_content_counts_more_than_the_suffix(folder):
     path = folder / "weights.ckpt"
     shutil.copy(folder / TEXT_WEIGHTS, path)
-    assert checkpoint.read_file(path).keys() == checkpoint.read_file(folder / TEXT_WEIGHTS).keys()
+    assert safetensors_file.read_file(path).keys() == safetensors_file.read_file(folder / TEXT_WEIGHTS).keys()
 
 
 def test_header_whose_length_looks_like_a_pickle_is_read(tmp_path):
     header = json.dumps({"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode().ljust(0x180)
     (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + np.float32(2).tobytes())
     assert (tmp_path / "x.safetensors").read_bytes()[0] == 0x80
-    assert checkpoint.read_file(tmp_path / "x.safetensors")["x"]() == 2
+    assert safetensors_file.read_file(tmp_path / "x.safetensors")["x"]() == 2
 
 
 def test_scheduler_settings_are_handed_on(written):
@@ -438,7 +441,7 @@ def test_file_cut_short_at_any_place(folder, left):
 
 
 def test_file_cut_short_after_it_was_opened(folder):
-    tensors = checkpoint.read_file(folder / UNET_WEIGHTS)
+    tensors = safetensors_file.read_file(folder / UNET_WEIGHTS)
     with (folder / UNET_WEIGHTS).open("r+b") as file:
         file.truncate(100_000)
     with pytest.raises(UserError, match="cut short while it was read"):
@@ -461,7 +464,7 @@ def test_two_tables_for_one_name_are_no_way_around_the_check(tmp_path):
     table = f'{{"a": {json.dumps(ENTRY)}, "a": {json.dumps(ENTRY | {"data_offsets": [4, 8]})}}}'
     (tmp_path / "x.safetensors").write_bytes(safetensors_bytes(table.encode(), b"1234"))
     with pytest.raises(UserError, match="cut short"):
-        checkpoint.read_file(tmp_path / "x.safetensors")["a"]()
+        safetensors_file.read_file(tmp_path / "x.safetensors")["a"]()
 
 
 def test_folder_of_pickles_tells_a_command_that_converts_them(folder, tmp_path):
@@ -544,18 +547,18 @@ def test_tokenizer_folder_that_does_not_exist(folder):
 # --- memory ----------------------------------------------------------------------------------------------------------
 
 def test_too_little_memory_is_told_before_anything_is_read(written, monkeypatch):
-    monkeypatch.setattr(memory, "available", lambda: 5_000_000)
-    monkeypatch.setattr(checkpoint.Tensor, "__call__", lambda self: pytest.fail("a tensor was read"))
+    monkeypatch.setattr(estimates, "available", lambda: 5_000_000)
+    monkeypatch.setattr(safetensors_file.Tensor, "__call__", lambda self: pytest.fail("a tensor was read"))
     assert message(written) == f"{written}: needs about 0.0 GB of memory, 0.0 GB are available"
 
 
 def test_unknown_memory_is_no_obstacle(written, monkeypatch):
-    monkeypatch.setattr(memory, "available", lambda: None)
+    monkeypatch.setattr(estimates, "available", lambda: None)
     loading.load_parts(written)
 
 
 def test_available_memory_is_at_most_what_the_machine_has():
-    assert 0 < memory.available() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 0 < estimates.available() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.mark.parametrize("line, files", [
@@ -568,20 +571,20 @@ def test_limits_of_control_groups_count(tmp_path, line, files):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
     (tmp_path / "own").write_text(line + "\n")
-    assert list(memory._control_groups(tmp_path, tmp_path / "own")) == [500]
+    assert list(estimates._control_groups(tmp_path, tmp_path / "own")) == [500]
 
 
 def test_memory_that_runs_out_gives_one_line(written, monkeypatch):
     def exhausted(self):
         raise MemoryError
-    monkeypatch.setattr(checkpoint.Tensor, "__call__", exhausted)
+    monkeypatch.setattr(safetensors_file.Tensor, "__call__", exhausted)
     assert message(written) == f"{written}: not enough memory for this model"
 
 
 def test_lent_numbers_are_those_of_the_tensor_until_the_next_are_lent(tmp_path):
     arrays = {"a": np.arange(6, dtype=np.float16).reshape(2, 3), "b": np.ones((4, 4), np.float32)}
     save_file({name: torch.from_numpy(array) for name, array in arrays.items()}, tmp_path / "x.safetensors")
-    tensors = checkpoint.read_file(tmp_path / "x.safetensors")
+    tensors = safetensors_file.read_file(tmp_path / "x.safetensors")
     owned = tensors["a"]()
     for name in ("b", "a", "b"):
         lent = tensors[name].lent()

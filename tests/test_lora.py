@@ -13,13 +13,16 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import npdiffusion
-from npdiffusion import cli, kernels, parameters, single_file
+from npdiffusion import kernels
 from npdiffusion.adapters import folder as adapter_folder
 from npdiffusion.adapters import names, tags
 from npdiffusion.adapters.tags import Strength
-from npdiffusion.config import CLIPTextConfig, UNetConfig, VAEConfig
+from npdiffusion.checkpoints import original_names
+from npdiffusion.command import cli
 from npdiffusion.kernels import reference
-from npdiffusion.unet import UNet2DConditionModel
+from npdiffusion.models import parameters
+from npdiffusion.models.configs import CLIPTextConfig, UNetConfig, VAEConfig
+from npdiffusion.models.unet import UNet2DConditionModel
 from tests import folders, loras, references
 from tests.differences import agree
 from tests.errors import message_of
@@ -96,7 +99,7 @@ def equal(found, others):
 def original_name(part, name):
     """kohya's spelling with the original names of a UNet's blocks."""
     if part == "unet":
-        spell = single_file.spelling("unet", UNetConfig.from_dict(folders.UNET), ())
+        spell = original_names.spelling("unet", UNetConfig.from_dict(folders.UNET), ())
         name = spell(f"{name}.weight").removeprefix("model.diffusion_model.").removesuffix(".weight")
     return loras.kohya_name(part, name)
 
@@ -368,7 +371,7 @@ def test_a_model_in_one_file(models, theirs, tmp_path, two, same_results):
     for part, model in models.items():
         config = {"unet": UNetConfig, "vae": VAEConfig, "text_encoder": CLIPTextConfig}[part].from_dict(
             model.config.to_dict() if part == "text_encoder" else dict(model.config))
-        spell = single_file.spelling(part, config, ["cond_stage_model.transformer.text_model."])
+        spell = original_names.spelling(part, config, ["cond_stage_model.transformer.text_model."])
         tensors |= {spell(name): tensor for name, tensor in model.state_dict().items()}
     path = loras.write(tmp_path / "model.safetensors", tensors)
     folders.write_tokenizer(tmp_path / "tokenizer")

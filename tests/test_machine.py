@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from npdiffusion import machine
+from npdiffusion.kernels import machine
 
 
 def test_physical_cores_are_among_the_logical_ones():

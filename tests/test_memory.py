@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import npdiffusion
-from npdiffusion import allocator, memory
-from npdiffusion.allocator import memory_reused
+from npdiffusion.memory import estimates, malloc
+from npdiffusion.memory.malloc import memory_reused
 from tests import references
 
 STATUS = pathlib.Path("/proc/self/status")
@@ -25,7 +25,7 @@ def test_decoding_takes_no_more_memory_than_is_estimated():
     vae.decode(latents)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert 0.7 * memory.picture(vae.config, 192, 192) < peak - before < memory.picture(vae.config, 192, 192)
+    assert 0.7 * estimates.picture(vae.config, 192, 192) < peak - before < estimates.picture(vae.config, 192, 192)
 
 
 @pytest.mark.skipif(not STATUS.exists(), reason="resident memory is read from /proc")
@@ -42,7 +42,7 @@ def test_resident_memory_does_not_grow_from_step_to_step():
 FAULTS = """
 import resource
 import numpy as np
-from npdiffusion.allocator import memory_reused
+from npdiffusion.memory.malloc import memory_reused
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -67,6 +67,6 @@ def test_memory_of_arrays_that_are_gone_is_reused():
 
 
 def test_without_glibc_nothing_happens(monkeypatch):
-    monkeypatch.setattr(allocator, "_glibc", lambda: None)
+    monkeypatch.setattr(malloc, "_glibc", lambda: None)
     with memory_reused():
         assert np.ones(3).sum() == 3

@@ -8,8 +8,9 @@ from diffusers.models import attention as torch_attention
 from diffusers.models import resnet as torch_resnet
 from diffusers.models.transformers import Transformer2DModel as TorchTransformer2DModel
 
-from npdiffusion import kernels, parameters, resnet, transformer
-from npdiffusion import vae as our_vae
+from npdiffusion import kernels
+from npdiffusion.models import parameters, resnet, transformer
+from npdiffusion.models import vae as our_vae
 from tests import references
 from tests.references import channels_first, channels_last, random, relative_error, twin
 

@@ -4,11 +4,11 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from npdiffusion.diffusion.noise import NumpyGenerator, PhiloxGenerator, TorchGenerator, generator, latent_noise
+from npdiffusion.diffusion.noise.brownian import BrownianPath
+from npdiffusion.diffusion.noise.latents import slerp
+from npdiffusion.diffusion.noise.philox import philox
 from npdiffusion.errors import UserError
-from npdiffusion.noise import NumpyGenerator, PhiloxGenerator, TorchGenerator, generator, latent_noise
-from npdiffusion.noise.brownian import BrownianPath
-from npdiffusion.noise.latents import slerp
-from npdiffusion.noise.philox import philox
 from tests.differences import agree
 
 KINDS = ["torch", "a1111", "numpy"]
@@ -185,7 +185,7 @@ def test_variations_go_from_the_seed_to_the_sub_seed_and_keep_their_size():
 @pytest.mark.filterwarnings("ignore:Should have t")                  # of the path's ends in float32
 def test_a_brownian_path_equals_torchsdes():
     torch = pytest.importorskip("torch")
-    import torchsde                                                      # of the test extra, as torch is
+    import torchsde  # of the test extra, as torch is
     low, high = float(np.float32(0.0291675)), float(np.float32(14.614641))
     theirs = torchsde.BrownianInterval(t0=low, t1=high, size=(4, 6, 5), dtype=torch.float32, entropy=1234, tol=1e-6,
                                        pool_size=24, halfway_tree=True)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from npdiffusion import cli, options
-from npdiffusion.config import VAEConfig
+from npdiffusion.command import cli, options
+from npdiffusion.models.configs import VAEConfig
 from npdiffusion.painting import hires, masks
 from tests.test_cli import PROMPT, pipeline, settings_in  # noqa: F401 (a fixture)
 

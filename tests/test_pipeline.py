@@ -6,17 +6,26 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from diffusers import (DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler,
-                       EulerDiscreteScheduler, HeunDiscreteScheduler, PNDMScheduler, StableDiffusionImg2ImgPipeline,
-                       StableDiffusionPipeline)
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionPipeline,
+)
 from PIL import Image
 from transformers import CLIPTokenizer as TorchCLIPTokenizer
 
-from npdiffusion import kernels, memory, weights
+from npdiffusion import kernels, weights
+from npdiffusion.diffusion.schedules import NoiseSchedule
 from npdiffusion.errors import UserError
+from npdiffusion.memory import estimates
 from npdiffusion.pipeline import StableDiffusionPipeline as OurPipeline
-from npdiffusion.schedules import NoiseSchedule
-from npdiffusion.tokenizer import CLIPTokenizer
+from npdiffusion.text.tokenizer import CLIPTokenizer
 from tests import references
 
 SCHEDULER = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000, steps_offset=1,
@@ -170,7 +179,7 @@ def test_an_unknown_prompt_syntax_is_found_before_adapters_are_merged(pair, monk
 
 
 def test_a_picture_too_large_for_the_memory_is_refused_before_anything_is_done(pair, monkeypatch):
-    monkeypatch.setattr(memory, "available", lambda: 10**8)
+    monkeypatch.setattr(estimates, "available", lambda: 10**8)
     pair[1].generate(PROMPT, steps=1, seed=0)
     with pytest.raises(UserError, match="2048×1024 pixels: needs about 0.8 GB of memory, 0.1 GB are available"):
         pair[1].generate(PROMPT, steps=1, seed=0, width=2048, height=1024, vae_tiling="off")

@@ -6,14 +6,16 @@ from diffusers import AutoencoderTiny, DDIMScheduler, EulerDiscreteScheduler
 from PIL import Image
 
 import npdiffusion
-from npdiffusion import cli, images, parameters, preview
-from npdiffusion.config import TinyVAEConfig, VAEConfig
-from npdiffusion.denoiser import Denoiser
+from npdiffusion.command import cli
+from npdiffusion.diffusion.denoiser import Denoiser
+from npdiffusion.diffusion.schedules import NoiseSchedule
 from npdiffusion.errors import UserError
-from npdiffusion.preview import Previews
-from npdiffusion.schedules import NoiseSchedule
-from npdiffusion.taesd import AutoencoderTiny as OurAutoencoderTiny
-from npdiffusion.vae import AutoencoderKL
+from npdiffusion.models import parameters
+from npdiffusion.models.configs import TinyVAEConfig, VAEConfig
+from npdiffusion.models.taesd import AutoencoderTiny as OurAutoencoderTiny
+from npdiffusion.models.vae import AutoencoderKL
+from npdiffusion.pictures import images, preview
+from npdiffusion.pictures.preview import Previews
 from tests import references
 from tests.differences import agree
 from tests.references import channels_first, channels_last, random

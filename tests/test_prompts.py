@@ -11,15 +11,15 @@ from PIL import Image
 from transformers import CLIPTokenizer as TorchCLIPTokenizer
 
 from npdiffusion import kernels, weights
+from npdiffusion.diffusion.schedules import NoiseSchedule
 from npdiffusion.errors import UserError
 from npdiffusion.pipeline import StableDiffusionPipeline as OurPipeline
-from npdiffusion.prompts import chunks, editing, emphasis, reading
-from npdiffusion.prompts.contexts import Contexts
-from npdiffusion.prompts.editing import PromptNote
-from npdiffusion.prompts.emphasis import BREAK
-from npdiffusion.prompts.reading import read
-from npdiffusion.schedules import NoiseSchedule
-from npdiffusion.tokenizer import CLIPTokenizer, TextCutOff
+from npdiffusion.text import chunks, editing, emphasis, reading
+from npdiffusion.text.contexts import Contexts
+from npdiffusion.text.editing import PromptNote
+from npdiffusion.text.emphasis import BREAK
+from npdiffusion.text.reading import read
+from npdiffusion.text.tokenizer import CLIPTokenizer, TextCutOff
 from tests import references
 from tests.differences import agree
 
@@ -49,7 +49,7 @@ def pair():
 
 # ---- the notation; inputs and results as AUTOMATIC1111 documents them beside its parser
 
-UNCLOSED = pytest.mark.filterwarnings("ignore:.*isn't closed:npdiffusion.prompts.editing.PromptNote")
+UNCLOSED = pytest.mark.filterwarnings("ignore:.*isn't closed:npdiffusion.text.editing.PromptNote")
 
 
 @UNCLOSED
@@ -362,7 +362,7 @@ def test_keys_and_values_are_computed_once_for_each_context(pair):
 
 
 def test_samplers_that_call_twice_are_known():
-    from npdiffusion.samplers import SAMPLERS
+    from npdiffusion.diffusion.samplers import SAMPLERS
     twice = {name for name, sampler in SAMPLERS.items() if "2 calls per step" in getattr(sampler, "description", sampler.summary)}
     assert twice == SAMPLERS.keys() & set(editing.TWO_CALLS)
 

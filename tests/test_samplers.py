@@ -7,14 +7,14 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
-from npdiffusion import samplers                                     # noqa: E402
-from npdiffusion.denoiser import Denoiser, guided                    # noqa: E402
-from npdiffusion.errors import UserError                             # noqa: E402
-from npdiffusion.samplers import SAMPLERS                            # noqa: E402
-from npdiffusion.schedules import NoiseSchedule, karras_sigmas       # noqa: E402
-from tests import schedulers                                         # noqa: E402
-from tests.differences import agree                                  # noqa: E402
-from tests.schedulers import CONFIG, SHAPE, toy_model                # noqa: E402
+from npdiffusion.diffusion import samplers  # noqa: E402
+from npdiffusion.diffusion.denoiser import Denoiser, guided  # noqa: E402
+from npdiffusion.diffusion.samplers import SAMPLERS  # noqa: E402
+from npdiffusion.diffusion.schedules import NoiseSchedule, karras_sigmas  # noqa: E402
+from npdiffusion.errors import UserError  # noqa: E402
+from tests import schedulers  # noqa: E402
+from tests.differences import agree  # noqa: E402
+from tests.schedulers import CONFIG, SHAPE, toy_model  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:Should have t")      # torchsde, of a path's ends in float32
 INIT = np.random.default_rng(5).standard_normal(SHAPE, np.float32)

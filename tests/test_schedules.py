@@ -4,11 +4,11 @@ import math
 import numpy as np
 import pytest
 
+from npdiffusion.diffusion.samplers import SAMPLERS
+from npdiffusion.diffusion.samplers.between import Between
+from npdiffusion.diffusion.schedules import NoiseSchedule, karras_sigmas
+from npdiffusion.diffusion.schedules.settings import CLASSES
 from npdiffusion.errors import UserError
-from npdiffusion.samplers import SAMPLERS
-from npdiffusion.samplers.between import Between
-from npdiffusion.schedules import NoiseSchedule, karras_sigmas
-from npdiffusion.schedules.settings import CLASSES
 from tests import schedulers
 from tests.differences import agree
 

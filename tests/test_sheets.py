@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from npdiffusion import sheets
-from npdiffusion.sheets import GAP, broken, sheet
+from npdiffusion.pictures import sheets
+from npdiffusion.pictures.sheets import GAP, broken, sheet
 
 COLOURS = ["red", "lime", "blue", "yellow", "cyan"]
 

@@ -12,13 +12,15 @@ from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
 from safetensors.numpy import save_file
 from transformers import CLIPTokenizer as TorchCLIPTokenizer
 
-from npdiffusion import cli, parameters, weights
+from npdiffusion import weights
 from npdiffusion.adapters.textual_inversion import LearntWords
+from npdiffusion.command import cli
+from npdiffusion.diffusion.schedules import NoiseSchedule
 from npdiffusion.errors import UserError
+from npdiffusion.models import parameters
 from npdiffusion.pipeline import StableDiffusionPipeline as OurPipeline
-from npdiffusion.prompts.reading import read
-from npdiffusion.schedules import NoiseSchedule
-from npdiffusion.tokenizer import CLIPTokenizer
+from npdiffusion.text.reading import read
+from npdiffusion.text.tokenizer import CLIPTokenizer
 from tests import references
 from tests.differences import agree
 from tests.test_cli import pipeline  # noqa: F401, a fixture

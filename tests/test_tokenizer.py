@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from npdiffusion.errors import UserError
-from npdiffusion.tokenizer import CLIPTokenizer, TextCutOff, byte_alphabet, words
+from npdiffusion.text.tokenizer import CLIPTokenizer, TextCutOff, byte_alphabet, words
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CLIP = pathlib.Path(os.environ.get("NPDIFFUSION_CLIP_VOCAB", ROOT.parent / "shared" / "clip-vocab"))

@@ -4,7 +4,7 @@ import collections
 import pytest
 
 from npdiffusion.errors import UserError
-from npdiffusion.wildcards import Wildcards
+from npdiffusion.jobs.wildcards import Wildcards
 
 
 @pytest.fixture

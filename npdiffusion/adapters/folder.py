@@ -4,7 +4,7 @@ import pathlib
 
 import safetensors
 
-from npdiffusion.checkpoint import PICKLES
+from npdiffusion.checkpoints.safetensors_file import PICKLES
 from npdiffusion.errors import UserError, nearest
 
 SUFFIXES = (".safetensors", *PICKLES)        # pickles, so that they are refused by name

@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from npdiffusion import checkpoint, families, parameters
 from npdiffusion.adapters import changes, names, scales
+from npdiffusion.checkpoints import families, safetensors_file
 from npdiffusion.errors import UserError
 from npdiffusion.kernels.arrays import as_float32
+from npdiffusion.models import parameters
 
 BIAS = "diff_b"
 
@@ -53,8 +54,8 @@ def read(path, shapes, config):
     Raises UserError if the file is no LoRA, damaged, for another family, or does not fit.
     """
     path = pathlib.Path(path)
-    opened = checkpoint.stamp(path)
-    tensors = checkpoint.read_file(path)
+    opened = safetensors_file.stamp(path)
+    tensors = safetensors_file.read_file(path)
     family = names.told_by(names.FAMILIES, tensors)
     if family:
         refuse_family(path, family)

@@ -11,11 +11,12 @@ import numbers
 import re
 import warnings
 
-from npdiffusion import checkpoint, parameters
 from npdiffusion.adapters import folder, lora, tags
 from npdiffusion.adapters.tags import Strength
+from npdiffusion.checkpoints import safetensors_file
 from npdiffusion.errors import UserError
 from npdiffusion.kernels.arrays import as_float32
+from npdiffusion.models import parameters
 
 PARTS = ("unet", "text_encoder")
 
@@ -48,7 +49,7 @@ class Adapters:
         self.used = {}                # {name: LoRA} of those that the last picture was made with
         self.loaded = {}              # {name: (LoRA, Strength)} of those that were loaded by name
         self._opened = {}             # {path: LoRA}, the one last used at the end; as many as a prompt can name
-        self._files = {path: checkpoint.stamp(path) for part in self.parts.values() for path in part.files()}
+        self._files = {path: safetensors_file.stamp(path) for part in self.parts.values() for path in part.files()}
         self._changes = {}            # {(part, parameter): [(function, strength)]} that the weights have now
         self._unsure = set()          # what was being changed when something went wrong
 
@@ -99,7 +100,7 @@ class Adapters:
     def open(self, path):
         """The adapter in a file, which is opened again only if it has changed; warns of tensors that fit nowhere."""
         known = self._opened.pop(path, None)
-        if not (known and known.stamp == checkpoint.stamp(path)):
+        if not (known and known.stamp == safetensors_file.stamp(path)):
             known = self._read(path)
         self._opened[path] = known
         while len(self._opened) > tags.MOST:
@@ -153,7 +154,7 @@ class Adapters:
 
     def _check_files(self, adapters):
         for path, before in [*self._files.items(), *((adapter.path, adapter.stamp) for adapter, _ in adapters)]:
-            if checkpoint.stamp(path) != before:
+            if safetensors_file.stamp(path) != before:
                 raise UserError(f"{path}: it was changed or removed since it was loaded, but adapters need to read it "
                                 "again: load it anew")
 

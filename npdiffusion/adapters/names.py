@@ -11,7 +11,7 @@ underscores that may be dots.
 """
 import re
 
-from npdiffusion import families, single_file
+from npdiffusion.checkpoints import families, original_names
 
 LONGEST_KEY = 300
 
@@ -60,10 +60,10 @@ def spellings(layers, config):
 
     layers: {"unet": names, "text_encoder": names} as in diffusers; config: the UNet's
     """
-    original = single_file.spelling("unet", config, ())
+    original = original_names.spelling("unet", config, ())
     table = {}
     for layer in layers["unet"]:
-        theirs = original(f"{layer}.weight").removeprefix(single_file.PREFIXES["unet"]).removesuffix(".weight")
+        theirs = original(f"{layer}.weight").removeprefix(original_names.PREFIXES["unet"]).removesuffix(".weight")
         for name in (f"lora_unet_{flat(layer)}", f"lora_unet_{flat(theirs)}", f"diffusion_model.{theirs}",
                      f"unet.{layer}", layer, f"unet.{old_unet(layer)}", old_unet(layer)):
             table[name] = "unet", layer

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from npdiffusion import checkpoint, families
 from npdiffusion.adapters.folder import catalogue
+from npdiffusion.checkpoints import families, safetensors_file
 from npdiffusion.errors import UserError
 from npdiffusion.kernels.arrays import as_float32
 
@@ -108,9 +108,9 @@ def read(path, width=None):
 
     Raises UserError for files of another kind and for vectors of another width.
     """
-    if path.suffix in checkpoint.PICKLES and path.is_file():
-        raise UserError(checkpoint.pickle_message(path, tensors=THE_VECTORS))
-    tensors = checkpoint.read_file(path)
+    if path.suffix in safetensors_file.PICKLES and path.is_file():
+        raise UserError(safetensors_file.pickle_message(path, tensors=THE_VECTORS))
+    tensors = safetensors_file.read_file(path)
     if {"clip_l", "clip_g"} & tensors.keys():
         raise UserError(f"{path}: a learnt word for Stable Diffusion XL, not for Stable Diffusion v1")
     if len(tensors) != 1:

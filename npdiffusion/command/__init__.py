@@ -8,7 +8,7 @@ Each has a file here, named after it, with two functions; it is imported only wh
     run(options)       does it and returns the exit code; a UserError becomes one line
 
 generate.py, which makes pictures, has the same two. The other files are for all of them: talk.py (progress, messages),
-output.py (names of files) and prepare.py (backend, threads, compiling).
+destinations.py (names of files) and prepare.py (backend, threads, compiling).
 """
 import importlib
 

@@ -9,15 +9,14 @@ import os
 import time
 
 import npdiffusion
-from npdiffusion.command.inputs import (INPUTS, final_size, open_inputs, painting_settings, tell_about_inputs,
-                                        working_size)
-from npdiffusion.command.manifest import Manifest
-from npdiffusion.command.output import Files, OneSheet, find_output, model_name, write_grid
+from npdiffusion.command.inputs import INPUTS, final_size, open_inputs, painting_settings, tell_about_inputs, working_size
+from npdiffusion.command.options import parse, without_effect  # noqa: F401 (a command has `parse` and `run`, see cli.py)
 from npdiffusion.command.prepare import compile_kernels, precision, set_up
 from npdiffusion.command.previews import find_previews, start_previews
 from npdiffusion.command.talk import Progress, print_line, say
 from npdiffusion.errors import UserError
-from npdiffusion.options import parse, without_effect        # noqa: F401 (a command has `parse` and `run`, see cli.py)
+from npdiffusion.jobs.destinations import Files, OneSheet, find_output, model_name, write_grid
+from npdiffusion.jobs.manifest import Manifest
 
 SAMPLING = ("eta", "guidance_rescale", "subseed", "subseed_strength", "timestep_spacing", "prediction_type",
             "rescale_betas_zero_snr")                # arguments of `generate` that are left out unless they are given
@@ -98,7 +97,7 @@ def make_all(pipeline, pictures, total, place, seconds, previews=None):
 def fill_wildcards(pictures, folder):
     """Choose the words that __name__ stands for, by each picture's seed."""
     if folder is not None:
-        from npdiffusion.wildcards import Wildcards
+        from npdiffusion.jobs.wildcards import Wildcards
         wildcards = Wildcards(folder)
         for picture in pictures:
             texts = picture.prompt, picture.negative_prompt
@@ -166,8 +165,8 @@ def budget_settings(options, pictures, tiny=None):
 
 def find_model(options):
     """What --model names: None, a path or an id"""
-    from npdiffusion import catalogue
-    return catalogue.resolve(options.model, options.model_dir)
+    from npdiffusion.checkpoints import library
+    return library.resolve(options.model, options.model_dir)
 
 
 def choose_settings(options, pipeline, inputs):
@@ -186,7 +185,7 @@ def choose_settings(options, pipeline, inputs):
 
 def make(pipeline, options, settings, inputs, which="", previews=None):
     """One picture → PIL image, text of its settings or None, number of steps; `which` begins the line that tells it"""
-    from npdiffusion.metadata import parameters
+    from npdiffusion.pictures.settings_text import parameters
     steps = settings["steps"]
     planned = steps if options.init_image is None else int(steps * options.strength)
     size = f"{settings['width']}x{settings['height']} pixels"
@@ -226,7 +225,7 @@ def tell_times(seconds, steps):
 def show_info(options):
     """Print what --info asks for."""
     _, threads = set_up(options)
-    from npdiffusion import info
+    from npdiffusion.command import info
     for line in info.report(find_model(options), threads):
         print_line(line)
     return 0

@@ -11,8 +11,8 @@ INPUTS = "init_image", "mask_image", "apply_overlay", "outpaint", "padding_mask_
 
 def open_inputs(options):
     """The files that pictures start from, read: arguments of `generate`"""
-    from npdiffusion.images import open_image
     from npdiffusion.painting import masks
+    from npdiffusion.pictures.images import open_image
     inputs = {"init_image": None if options.init_image is None else open_image(options.init_image)}
     if options.mask_image is not None:
         inputs["mask_image"] = masks.read(options.mask_image, inputs["init_image"].size)

@@ -5,9 +5,10 @@ option, a value that the option doesn't take, a model that isn't here, a picture
 """
 import argparse
 
-from npdiffusion import metadata, samplers
 from npdiffusion.command.talk import one_line, printable, say
+from npdiffusion.diffusion import samplers
 from npdiffusion.errors import UserError
+from npdiffusion.pictures import settings_text
 
 
 def read(path, parser, given):
@@ -15,10 +16,10 @@ def read(path, parser, given):
 
     UserError if there is nothing inside, or it can't be read, or none of the settings can be followed.
     """
-    from npdiffusion import textchunks
-    text = textchunks.read(path)
-    prompt, negative_prompt, pairs = metadata.parse(text)
-    texts, unknown = metadata.to_options(pairs)
+    from npdiffusion.pictures import text_inside
+    text = text_inside.read(path)
+    prompt, negative_prompt, pairs = settings_text.parse(text)
+    texts, unknown = settings_text.to_options(pairs)
     if not pairs:
         raise UserError(f"{path}: there are no settings inside, only a text: {printable(one_line(text))[:60]}")
     notes = dict.fromkeys(unknown, "there is no such option here")
@@ -28,9 +29,9 @@ def read(path, parser, given):
             try:
                 found[name] = parser.value(name, value)
             except KeyError:
-                notes[metadata.key_of(name)] = "there is no such option here"
+                notes[settings_text.key_of(name)] = "there is no such option here"
             except argparse.ArgumentTypeError as error:
-                notes[metadata.key_of(name)] = error
+                notes[settings_text.key_of(name)] = error
     found = {name: value for name, value in found.items() if value is not False}       # what isn't switched on
     check_models(found, given, notes)
     check_start(found, given, notes)
@@ -38,9 +39,9 @@ def read(path, parser, given):
     lines = [f"{key}{': ' * (key in pairs)}{printable(one_line(pairs.get(key, '')))[:60]} is not followed ({why})"
              for key, why in notes.items()]
     written = {key.casefold() for key in pairs}
-    if not any(metadata.key_of(name).casefold() in written for name in texts if name in found or name in given):
+    if not any(settings_text.key_of(name).casefold() in written for name in texts if name in found or name in given):
         raise UserError(f"{path}: none of the settings inside can be used: {'; '.join(lines[:3])}")
-    lines += [f"{metadata.key_of(name)}: -1 stands for a random one"
+    lines += [f"{settings_text.key_of(name)}: -1 stands for a random one"
               for name in ("seed", "subseed") if found.get(name) == -1]
     for line in lines:
         say(f"{path}: {line}")
@@ -52,7 +53,7 @@ def settings(path):
 
     What can't be followed is said on stderr. UserError as from `read`.
     """
-    from npdiffusion.options import build_parser
+    from npdiffusion.command.options import build_parser
     found = read(path, build_parser(), {})
     model = {"path_or_id": found.pop("model", None), "vae": found.pop("vae", None)}
     if found.get("rescale_betas_zero_snr"):
@@ -62,11 +63,11 @@ def settings(path):
 
 def check_models(found, given, notes):
     """Take out a model or VAE that isn't in the list of those that are here. It is a name, whatever it looks like."""
-    from npdiffusion import catalogue
+    from npdiffusion.checkpoints import library
     for option, key in ("model", "Model"), ("vae", "VAE"):
         name = found.pop(option, None)
-        if name not in (None, catalogue.EMBEDDED):
-            path = catalogue.find(name, given.get("model_dir"))
+        if name not in (None, library.EMBEDDED):
+            path = library.find(name, given.get("model_dir"))
             if path is None:
                 notes[key] = f"it is not among those that `npdiffusion models` lists; --{option} names another"
             else:
@@ -75,7 +76,7 @@ def check_models(found, given, notes):
 
 def check_start(found, given, notes):
     """Take out what needs a picture to start from, or a mask, if that isn't given; and what doesn't go with one."""
-    from npdiffusion.options import NEEDED
+    from npdiffusion.command.options import NEEDED
     if "init_image" in given and found.pop("hires", None):
         notes["Hires upscale"] = "it is for pictures made from words alone"
     for name, _, others in NEEDED:
@@ -84,7 +85,7 @@ def check_start(found, given, notes):
             mask = "mask_image" in others
             what = "a mask, to be given with --mask-image" if mask else "another picture, to be given with -i"
             if "hires" not in others:
-                notes[metadata.key_of(name)] = f"it was made from {what}"
+                notes[settings_text.key_of(name)] = f"it was made from {what}"
 
 
 def check_schedule(found, given, pairs):

@@ -16,11 +16,11 @@ def parse(arguments):
 
 def run(options):
     """Print what is inside each file, under its name if there are several; a line for each that has nothing."""
-    from npdiffusion import textchunks
+    from npdiffusion.pictures import text_inside
     failed = 0
     for path in options.files:
         try:
-            text = textchunks.read(path)
+            text = text_inside.read(path)
         except UserError as error:
             say(f"npdiffusion: error: {explain(error)}")
             failed += 1

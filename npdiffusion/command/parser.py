@@ -133,7 +133,7 @@ def sides(value):
 
 def memory(value):
     """The type of an option that takes an amount of memory: the same text."""
-    from npdiffusion.amounts import amount
+    from npdiffusion.memory.amounts import amount
     try:
         amount(value)
     except UserError:

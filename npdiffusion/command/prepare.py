@@ -7,9 +7,10 @@ import os
 import warnings
 
 import npdiffusion
-from npdiffusion import kernels, machine
+from npdiffusion import kernels
 from npdiffusion.command.talk import Progress, say
 from npdiffusion.errors import UserError
+from npdiffusion.kernels import machine
 
 BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 

@@ -5,8 +5,8 @@
 """
 import pathlib
 
-from npdiffusion.command.output import OTHER_FORMATS
 from npdiffusion.errors import UserError
+from npdiffusion.jobs.destinations import OTHER_FORMATS
 
 TAESD = "madebyollin/taesd"
 
@@ -20,8 +20,8 @@ def find_previews(options, folder):
         options.preview = "linear"
     if options.preview is None:
         return None
-    from npdiffusion import hub
-    from npdiffusion.images import check_folder
+    from npdiffusion.checkpoints import hub
+    from npdiffusion.pictures.images import check_folder
     options.preview_path = options.preview_path or (None if options.steps_strip else str(folder / "preview.png"))
     for name in "preview_path", "steps_strip":
         path = getattr(options, name)
@@ -50,8 +50,9 @@ def check_name(option, path):
 
 def tiny(path_or_id):
     """TAESD from a file, folder or id, still empty; UserError if it is another autoencoder."""
-    from npdiffusion import autoencoders, loading
-    from npdiffusion.taesd import AutoencoderTiny
+    from npdiffusion import loading
+    from npdiffusion.checkpoints import autoencoders
+    from npdiffusion.models.taesd import AutoencoderTiny
     part = loading.Part(*autoencoders.find(path_or_id))
     if not isinstance(part.model, AutoencoderTiny):
         raise UserError(f"{path_or_id}: a VAE, but not TAESD, which --preview taesd needs")
@@ -63,7 +64,7 @@ def start_previews(options, part, pipeline):
     """The `Previews` to be given to generate; None if none are asked for."""
     if options.preview is None:
         return None
-    from npdiffusion.preview import Previews
+    from npdiffusion.pictures.preview import Previews
     if part is not None:
         part.fill()
     return Previews(options.preview, pipeline.vae if part is None else part.model, options.preview_path,

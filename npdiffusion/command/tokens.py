@@ -8,10 +8,10 @@
            320  a
           2463  mat
 """
-from npdiffusion import samplers
+from npdiffusion.command.options import SYNTAXES
 from npdiffusion.command.parser import Parser, one_of, text, whole
 from npdiffusion.command.talk import print_line
-from npdiffusion.options import SYNTAXES
+from npdiffusion.diffusion import samplers
 
 MOST_STEPS = 1000
 CONTEXTS = 6               # different texts that are shown token by token
@@ -44,8 +44,8 @@ def run(options):
     from npdiffusion import loading
     from npdiffusion.adapters import tags
     from npdiffusion.adapters.textual_inversion import LearntWords
-    from npdiffusion.prompts import editing
-    from npdiffusion.prompts.reading import padded, read
+    from npdiffusion.text import editing
+    from npdiffusion.text.reading import padded, read
     tokenizer = loading.load_tokenizer(options.model, options.tokenizer, options.model_dir)
     words = LearntWords()
     if options.embedding_dir is not None:

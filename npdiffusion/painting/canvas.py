@@ -12,8 +12,8 @@ import numbers
 from PIL import Image
 
 from npdiffusion.errors import UserError
-from npdiffusion.images import LARGEST_PICTURE, fit, rgb, to_array
 from npdiffusion.painting import masks, outpainting
+from npdiffusion.pictures.images import LARGEST_PICTURE, fit, rgb, to_array
 
 LANCZOS = Image.Resampling.LANCZOS
 LARGEST_SIDE = 8192          # pixels, of a picture that is extended or enlarged

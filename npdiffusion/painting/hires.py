@@ -15,9 +15,9 @@ import numpy as np
 from PIL import Image
 
 from npdiffusion.errors import UserError, nearest
-from npdiffusion.images import to_array, to_images
 from npdiffusion.painting import inpainting
 from npdiffusion.painting.canvas import LARGEST_SIDE, Canvas
+from npdiffusion.pictures.images import to_array, to_images
 
 UPSCALERS = ("latent", "lanczos")
 STRENGTH = 0.7

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
 from npdiffusion.errors import UserError
-from npdiffusion.images import look_into, to_rgb
+from npdiffusion.pictures.images import look_into, to_rgb
 
 LARGEST_BLUR = 1000          # pixels
 

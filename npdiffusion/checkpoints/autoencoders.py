@@ -1,0 +1,161 @@
+"""An autoencoder by itself, in place of a model's own: which kind it is and how its names are spelled, told by tensors.
+
+    Stable Diffusion's, diffusers     encoder.down_blocks.0.resnets.0.…     a folder with config.json, or a file
+    the same, original names          encoder.down.0.block.0.…              also with first_stage_model. before them
+    TAESD, diffusers                  encoder.layers.1.conv.0.…
+    TAESD, original names             1.conv.0.…    taesd_encoder.safetensors and taesd_decoder.safetensors, a
+                                                    torch.nn.Sequential each; the decoder counts a clamp as layer 0
+
+A file may be named, or a folder that has such files (or a vae/ with them), or a Hugging Face id. Files without a
+config.json beside them tell their sizes by the shapes of tensors; what shapes don't tell is as in v1.
+"""
+import os
+import pathlib
+import re
+
+from npdiffusion.checkpoints import hub, original_names, safetensors_file
+from npdiffusion.errors import UserError
+from npdiffusion.models import parameters
+from npdiffusion.models.configs import TinyVAEConfig, VAEConfig, read_json
+from npdiffusion.models.taesd import AutoencoderTiny
+from npdiffusion.models.vae import AutoencoderKL
+
+TAESD_FILES = {"encoder": "taesd_encoder.safetensors", "decoder": "taesd_decoder.safetensors"}
+STEM = safetensors_file.STEMS["vae"]
+OLD_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}   # in diffusers' first year
+ORIGINAL_PREFIX = original_names.PREFIXES["vae"]
+
+# Kept in files for training: averages of the weights, and what judged them.
+IGNORED = re.compile(r"(first_stage_model\.)?(loss\..*|model_ema\..*)")
+
+
+def find(path_or_id):
+    """An empty model, its tensors, where they are from, and how parameters are spelled there.
+
+    path_or_id: a file, a folder or a Hugging Face id, see above. UserError if there is no autoencoder.
+    """
+    path = pathlib.Path(os.path.expanduser(path_or_id))
+    if not path.exists():
+        if not (isinstance(path_or_id, str) and hub.ID.fullmatch(path_or_id)) or path.suffix == ".safetensors":
+            raise UserError(f"{path_or_id}: no such file or folder (a VAE was expected)")
+        path = hub.autoencoder(path_or_id)
+    if path.is_dir():
+        path = path / "vae" if (path / "vae" / "config.json").is_file() else path
+        if (path / "config.json").is_file():
+            return in_folder(path)
+        there = [path / name for name in TAESD_FILES.values() if (path / name).is_file()]
+        if not there:
+            raise UserError(f"{path}: no VAE in this folder, neither config.json nor "
+                            f"{' and '.join(TAESD_FILES.values())}")
+        path = there[-1]
+    return in_file(path)
+
+
+def in_folder(folder):
+    """As `find`, from a folder in diffusers layout."""
+    source = folder / "config.json"
+    settings = read_json(source)
+    tensors, file = safetensors_file.read_folder(folder, STEM)
+    if settings.get("_class_name") == "AutoencoderTiny":
+        return AutoencoderTiny(TinyVAEConfig.from_dict(settings, source)), tensors, file, parameters.same_name
+    return AutoencoderKL(VAEConfig.from_dict(settings, source)), tensors, file, diffusers_spelling(tensors)
+
+
+def in_file(path):
+    """As `find`, from one file, or TAESD's two."""
+    if (path.parent / "config.json").is_file() and path.name.startswith(STEM):
+        return in_folder(path.parent)
+    tensors = {name: tensor for name, tensor in safetensors_file.read_file(path).items() if not IGNORED.fullmatch(name)}
+    whole = {name: tensor for name, tensor in tensors.items() if name.startswith(ORIGINAL_PREFIX)}
+    tensors = whole or tensors                                                  # of a complete model, its VAE
+    shapes = {name.removeprefix(ORIGINAL_PREFIX): tuple(tensor.shape) for name, tensor in tensors.items()}
+    try:
+        if "encoder.down.0.block.0.conv1.weight" in shapes:
+            config = VAEConfig.from_dict(original_names.vae_settings(shapes), path)
+            return AutoencoderKL(config), tensors, path, original_spelling(config, ORIGINAL_PREFIX if whole else "")
+        if "encoder.down_blocks.0.resnets.0.conv1.weight" in shapes:
+            config = VAEConfig.from_dict(settings_of(shapes), path)
+            return AutoencoderKL(config), tensors, path, diffusers_spelling(tensors)
+        if any(name.startswith("decoder.layers.") for name in shapes):
+            return taesd(tensors, path)
+        if "1.conv.0.weight" in shapes or "3.conv.0.weight" in shapes:
+            return taesd(both_files(path, tensors), path)
+    except (KeyError, IndexError, ValueError) as error:
+        raise UserError(f"{path}: its layers are not those of a known VAE (at {error})") from None
+    raise UserError(f"{path}: not a VAE; its tensors are {parameters.some(shapes)}")
+
+
+def original_spelling(config, prefix):
+    """From a parameter's name to the original one, with that prefix."""
+    spell = original_names.spelling("vae", config, ())
+    return lambda name: prefix + spell(name).removeprefix(ORIGINAL_PREFIX)
+
+
+def diffusers_spelling(names):
+    """How a VAE in diffusers layout spells parameters: as here, or the first ones with `query` and the like."""
+    if not any(name.endswith(".proj_attn.weight") for name in names):
+        return parameters.same_name
+
+    def old(name):
+        if ".attentions." in name:
+            for new, previous in OLD_ATTENTION.items():
+                name = name.replace(f".{new}.", f".{previous}.")
+        return name
+    return old
+
+
+def settings_of(shape):
+    """config.json of an autoencoder in diffusers' names, from {name: shape}"""
+    levels = original_names.count(shape, "encoder.down_blocks.{}.resnets.0.conv1.weight")
+    return {"block_out_channels": [shape[f"encoder.down_blocks.{i}.resnets.0.conv1.weight"][0] for i in range(levels)],
+            "layers_per_block": original_names.count(shape, "encoder.down_blocks.0.resnets.{}.conv1.weight"),
+            "latent_channels": shape["decoder.conv_in.weight"][1]}
+
+
+def both_files(path, tensors):
+    """{diffusers' name: tensor} of TAESD's original files, of which `path` is one; the encoder may be missing."""
+    found = {}
+    for part, other in ("encoder", "decoder"), ("decoder", "encoder"):
+        beside = path.with_name(path.name.replace(other, part))
+        if side(tensors) == part:
+            found[part] = tensors
+        elif beside != path and beside.is_file():
+            found[part] = safetensors_file.read_file(beside)
+            if side(found[part]) != part:
+                raise UserError(f"{beside}: not the {part} of TAESD")
+    if "decoder" not in found:
+        raise UserError(f"{path}: the encoder of TAESD alone; {TAESD_FILES['decoder']} is needed beside it")
+    shift = {"encoder": 0, "decoder": 1}                                        # of layer numbers: the clamp
+    return {f"{part}.layers.{int(number) - shift[part]}.{rest}": tensor for part, names in found.items()
+            for name, tensor in names.items() for number, _, rest in [name.partition(".")]}
+
+
+def side(names):
+    """"encoder" or "decoder", of which original TAESD file these are the names."""
+    return "encoder" if "0.weight" in names else "decoder"
+
+
+def taesd(tensors, source):
+    """As `find`, of tensors in diffusers' names; stages are told by where the plain convolutions are."""
+    shape = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    has_encoder = "encoder.layers.0.weight" in shape
+    counts = {part: blocks_of(shape, part) for part in (("encoder", "decoder") if has_encoder else ("decoder",))}
+    decoder_blocks = counts["decoder"]
+    config = TinyVAEConfig.from_dict(
+        {"latent_channels": shape["decoder.layers.0.weight"][1],
+         "encoder_block_out_channels": [shape["decoder.layers.0.weight"][0]] * len(decoder_blocks),
+         "decoder_block_out_channels": [shape["decoder.layers.0.weight"][0]] * len(decoder_blocks),
+         "num_encoder_blocks": counts.get("encoder", decoder_blocks), "num_decoder_blocks": decoder_blocks}, source)
+    return AutoencoderTiny(config, has_encoder), tensors, source, parameters.same_name
+
+
+def blocks_of(shape, part):
+    """Numbers of blocks at each stage: blocks follow each other up to the next plain convolution."""
+    layers = sorted({int(name.split(".")[2]) for name in shape if name.startswith(f"{part}.layers.")})
+    counts = [0]
+    for i in layers[1:-1]:
+        if f"{part}.layers.{i}.conv.0.weight" in shape:
+            counts[-1] += 1
+        elif f"{part}.layers.{i}.weight" in shape:
+            counts.append(0)
+    return counts

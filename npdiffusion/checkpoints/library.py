@@ -1,0 +1,205 @@
+"""The models that are here: the embedded one, those in a folder of models, and those in Hugging Face's cache.
+
+A file is called by its path within the folder, without .safetensors; a folder in diffusers layout by its own; a model
+in the cache by its id. What a file is, is told by the names and shapes in its table of contents alone, so that many
+of gigabytes are listed at once. The folder of models is the one that is given, or what NPDIFFUSION_MODELS names.
+"""
+import itertools
+import math
+import os
+import pathlib
+import warnings
+from dataclasses import dataclass
+
+from npdiffusion.checkpoints import families, hub, safetensors_file
+from npdiffusion.errors import UserError, nearest
+from npdiffusion.models.configs import read_json
+
+VARIABLE = "NPDIFFUSION_MODELS"
+EMBEDDED = "embedded"
+SUFFIXES = (".safetensors", ".gguf", *safetensors_file.PICKLES)
+DEEPEST, MOST = 4, 100_000            # folders within folders, and files of any kind, that are looked at
+PRECISIONS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8", "F8_E5M2": "float8"}
+BYTES = {"F64": 8, "I64": 8, "F16": 2, "BF16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
+CHANNELS = {9: ", for inpainting", 8: ", for editing as told"}      # that the UNet takes
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model, or a file that is something else: then `family` says what, or what is wrong with it."""
+    name: str
+    path: pathlib.Path
+    family: str
+    precision: str = ""
+    size: int = 0                     # bytes of weights
+    usable: bool = False              # whether it is a whole model, as far as can be told
+
+
+# ---- names
+
+def folder_of_models(folder=None):
+    """The folder of models, or None; UserError if it is none."""
+    given = folder or os.environ.get(VARIABLE)
+    if not given:
+        return None
+    path = pathlib.Path(given).expanduser()
+    if not path.is_dir():
+        raise UserError(f"{'--model-dir' if folder else VARIABLE}: there is no folder {given}")
+    return path
+
+
+def names(folder=None):
+    """{name: path} of all that is listed, in the order of the list"""
+    return local(folder) | cached()
+
+
+def local(folder=None):
+    """{name: path} of the embedded model and of those in the folder of models"""
+    import npdiffusion.weights
+    found = {EMBEDDED: pathlib.Path(npdiffusion.weights.__file__).parent}
+    models = folder_of_models(folder)
+    for path in walk(models, DEEPEST, itertools.count(1)) if models else ():
+        found.setdefault(path.relative_to(models).as_posix().removesuffix(".safetensors"), path)
+    return found
+
+
+def cached():
+    """{id: folder} of the repositories in Hugging Face's cache"""
+    return {"/".join(path.parent.parent.name.split("--")[1:]): path for path in hub.everything_cached()}
+
+
+def walk(folder, deepest, looked_at):
+    """Models and files of weights below a folder, in the order of their names; what can't be listed is passed over.
+
+    looked_at: counts files and folders of any kind; those beyond MOST are left out, with a warning
+    """
+    paths = []
+    try:
+        with os.scandir(folder) as inside:
+            for entry in inside:
+                number = next(looked_at)
+                if number > MOST:
+                    if number == MOST + 1:                     # said once
+                        warnings.warn(f"{folder}: the list of models ends here, at most {MOST} files and folders are looked "
+                                      "at: choose a folder with fewer", stacklevel=2)
+                    break
+                if not entry.name.startswith("."):
+                    paths.append(folder / entry.name)
+    except OSError:
+        return
+    paths.sort()
+    for path in paths:
+        if (path / "model_index.json").is_file() or path.suffix.lower() in SUFFIXES and path.is_file():
+            yield path
+        elif path.is_dir() and deepest:
+            yield from walk(path, deepest - 1, looked_at)
+
+
+def find(name, folder=None):
+    """The path or id of the model of that name, or None; folders before it may be missing, or .safetensors behind."""
+    here = local(folder)
+    known, name = here | cached(), name.removesuffix(".safetensors")
+    same = [name] if name in known else [other for other in known if other.split("/")[-1] == name]
+    return str(here.get(same[0], same[0])) if len(same) == 1 else None
+
+
+def resolve(model, folder=None):
+    """What `--model` means: None for the embedded one, a path or an id as it is, else the path of what is listed.
+
+    UserError with the nearest known name if it is nothing of these.
+    """
+    if model is None or os.path.exists(os.path.expanduser(model)):
+        return model
+    if model == EMBEDDED:
+        return None
+    if not isinstance(model, str) or model.startswith((".", "/", "~")):
+        raise UserError(f"{model}: no such file or folder")
+    found = find(model, folder)
+    if found is not None:
+        return found
+    if hub.ID.fullmatch(model) and not model.endswith(SUFFIXES):
+        return model
+    hint = nearest(model.removesuffix(".safetensors"), names(folder), "; did you mean {}?")
+    raise UserError(f"{model}: no such file or folder, and no model of that name{hint} (npdiffusion models lists them)")
+
+
+# ---- what they are
+
+def entries(folder=None):
+    """An Entry for each, one at a time, in the order of the list."""
+    for name, path in names(folder).items():
+        yield describe(name, path)
+
+
+def describe(name, path):
+    """The Entry of a file, or of a folder in diffusers layout. Never raises: what is wrong is in `family`."""
+    try:
+        if path.is_file():
+            tensors = safetensors_file.read_file(path)
+            family, usable = file_family(tensors)
+        else:
+            family, usable = folder_family(path)
+            tensors = folder_tensors(path)
+        return Entry(name, path, family, precision(tensors.values()), size(tensors.values()), usable)
+    except (UserError, OSError, ValueError, TypeError, AttributeError) as error:      # settings of any type
+        wrong = str(error).removeprefix(f"{path}").lstrip("/: ").partition(";")[0]
+        return Entry(name, path, " ".join(wrong.split())[:100], size=path.stat().st_size if path.is_file() else 0)
+
+
+def folder_tensors(folder):
+    """All tensors of a model in diffusers layout, their names with their part's before them."""
+    return {f"{part}.{name}": tensor for part, stem in safetensors_file.STEMS.items()
+            for name, tensor in safetensors_file.read_folder(folder / part, stem)[0].items()}
+
+
+def folder_family(folder):
+    """→ family, whether it is a whole model of ours"""
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise UserError(f"{folder}: no model in diffusers layout")
+    other = families.other_class(read_json(index).get("_class_name"))
+    if other:
+        return other, False
+    unet = read_json(folder / "unet" / "config.json")
+    return by_sizes(unet.get("cross_attention_dim"), unet.get("in_channels"))
+
+
+def file_family(tensors):
+    """→ family, whether it is a whole model of ours"""
+    width = next((tensor.shape[1] for name, tensor in tensors.items()
+                  if takes_context(name) and len(tensor.shape) == 2), None)
+    other = families.other_names(tensors)
+    if other:
+        known = families.WIDTHS.get(width)
+        return other.partition(",")[0] + (f" for {known}" if known and known != other else ""), False
+    first = tensors.get("model.diffusion_model.input_blocks.0.0.weight")
+    if width is None or first is None:
+        return "no Stable Diffusion", False
+    return by_sizes(width, first.shape[1])
+
+
+def takes_context(name):
+    """Whether a tensor's second axis is the context: keys of cross-attention, and what a LoRA adds to them first."""
+    return name.endswith(("attn2.to_k.weight", "attn2_to_k.lora_down.weight", "attn2_to_k.hada_w1_b",
+                          "attn2.to_k.lora_A.weight",
+                          "attn2.to_k.lora.down.weight", "attn2.processor.to_k_lora.down.weight"))
+
+
+def by_sizes(width, channels):
+    """→ family, whether it is ours, by the width of the context and the channels that the UNet takes"""
+    family = families.WIDTHS.get(width, f"like {families.V1}, with a context {width} wide")
+    return family + CHANNELS.get(channels, ""), family not in (families.V2, families.XL) and channels != 8
+
+
+def precision(tensors):
+    """What most weights are kept in, such as "float16"; two if both have more than a hundredth of all."""
+    counts = {}
+    for tensor in tensors:
+        kind = PRECISIONS.get(tensor.dtype, tensor.dtype)
+        counts[kind] = counts.get(kind, 0) + math.prod(tensor.shape)
+    return " and ".join(sorted(kind for kind, count in counts.items() if count > sum(counts.values()) / 100))
+
+
+def size(tensors):
+    """Bytes of all weights."""
+    return sum(math.prod(tensor.shape) * BYTES.get(tensor.dtype, 4) for tensor in tensors)

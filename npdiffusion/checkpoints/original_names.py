@@ -1,0 +1,176 @@
+"""One file with a whole model, in the names of the original code (CompVis' latent-diffusion).
+
+    cond_stage_model.transformer.…  text encoder     model.diffusion_model.…  UNet     first_stage_model.…  VAE
+
+The original counts a UNet's blocks through: with L layers per level, block (L + 1) · i + j + 1 on the way down is layer
+j of level i, and every (L + 1)th is a down-sampler; on the way up each level has L + 1 layers, block (L + 1) · i + j.
+The names of the parts inside differ by a dozen synonyms. So the tables here are loops and pairs, from diffusers' names
+(which are this project's) to the original ones: 686 tensors of the UNet, 248 of the VAE, 196 of the text encoder in v1.
+
+Such a file has no configuration: sizes are read off the shapes of tensors, and what shapes don't tell is as in v1.
+"""
+import functools
+import re
+
+from npdiffusion.checkpoints import families
+from npdiffusion.errors import UserError
+from npdiffusion.models import parameters
+
+PREFIXES = {"text_encoder": "cond_stage_model.transformer.", "unet": "model.diffusion_model.",
+            "vae": "first_stage_model."}
+
+# Averages of the weights in training, buffers that follow from others, the VAE's discriminator, CLIP's joint embedding.
+IGNORED = re.compile(r"model_ema\..*|.*\.position_ids|first_stage_model\.loss\..*|cond_stage_model\.logit_scale|"
+                     r"cond_stage_model\.transformer\.(logit_scale|text_projection(\.weight)?)|"
+                     r"betas|alphas_cumprod(_prev)?|(sqrt|log|posterior)_\w+|logvar|lvlb_weights")
+
+UNET_SYNONYMS = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1",
+                 "norm2": "out_layers.0", "conv2": "out_layers.3", "conv_shortcut": "skip_connection"}
+VAE_SYNONYMS = {"conv_shortcut": "nin_shortcut", "group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v"}
+
+HEADS, HEAD_WIDTH = 8, 64       # v1's UNet has 8 heads at each level, its text encoder heads of width 64
+
+SCHEDULER = {                   # scheduler/scheduler_config.json of v1; it says nothing of timestep_spacing
+    "_class_name": "PNDMScheduler", "num_train_timesteps": 1000, "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085, "beta_end": 0.012, "skip_prk_steps": True, "set_alpha_to_one": False, "steps_offset": 1,
+    "clip_sample": False}
+MARKS = {                       # empty tensors, whose presence says how a fine-tune was trained
+    "v_pred": {"prediction_type": "v_prediction"},
+    "ztsnr": {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}}
+
+
+def unet_blocks(config):
+    """Pairs of names of a UNet's blocks: diffusers', original."""
+    levels, layers = len(config.block_out_channels), config.layers_per_block
+    yield from (("conv_in", "input_blocks.0.0"), ("conv_norm_out", "out.0"), ("conv_out", "out.2"),
+                ("time_embedding.linear_1", "time_embed.0"), ("time_embedding.linear_2", "time_embed.2"),
+                ("time_embedding.cond_proj", "time_embed.cond_proj"),
+                ("mid_block.resnets.0", "middle_block.0"), ("mid_block.attentions.0", "middle_block.1"),
+                ("mid_block.resnets.1", "middle_block.2"))
+    for i in range(levels):
+        down, up = (layers + 1) * i + 1, (layers + 1) * i
+        for j in range(layers):
+            yield f"down_blocks.{i}.resnets.{j}", f"input_blocks.{down + j}.0"
+            yield f"down_blocks.{i}.attentions.{j}", f"input_blocks.{down + j}.1"
+        yield f"down_blocks.{i}.downsamplers.0.conv", f"input_blocks.{down + layers}.0.op"
+        for j in range(layers + 1):
+            yield f"up_blocks.{i}.resnets.{j}", f"output_blocks.{up + j}.0"
+            yield f"up_blocks.{i}.attentions.{j}", f"output_blocks.{up + j}.1"
+        after_attention = 2 if config.cross_attention[levels - 1 - i] else 1
+        yield f"up_blocks.{i}.upsamplers.0.conv", f"output_blocks.{up + layers}.{after_attention}.conv"
+
+
+def vae_blocks(config):
+    """Pairs of names of a VAE's blocks: diffusers', original."""
+    levels, layers = len(config.block_out_channels), config.layers_per_block
+    for side in "encoder", "decoder":
+        yield f"{side}.conv_norm_out", f"{side}.norm_out"
+        yield f"{side}.mid_block.resnets.0", f"{side}.mid.block_1"
+        yield f"{side}.mid_block.attentions.0", f"{side}.mid.attn_1"
+        yield f"{side}.mid_block.attentions.0.to_out.0", f"{side}.mid.attn_1.proj_out"
+        yield f"{side}.mid_block.resnets.1", f"{side}.mid.block_2"
+    for i in range(levels):
+        for j in range(layers):
+            yield f"encoder.down_blocks.{i}.resnets.{j}", f"encoder.down.{i}.block.{j}"
+        yield f"encoder.down_blocks.{i}.downsamplers.0", f"encoder.down.{i}.downsample"
+        for j in range(layers + 1):
+            yield f"decoder.up_blocks.{i}.resnets.{j}", f"decoder.up.{levels - 1 - i}.block.{j}"
+        yield f"decoder.up_blocks.{i}.upsamplers.0", f"decoder.up.{levels - 1 - i}.upsample"
+
+
+def spelling(part, config, names):
+    """A function from a parameter's name to the original one.
+
+    part: "text_encoder", "unet" or "vae"; names: of the file's tensors; a text encoder may have `text_model.` or not
+    """
+    prefix = PREFIXES[part]
+    if part == "text_encoder":
+        prefix += "text_model." if any(name.startswith(prefix + "text_model.") for name in names) else ""
+        return functools.partial("{}{}".format, prefix)
+    blocks = dict((unet_blocks if part == "unet" else vae_blocks)(config))
+    synonyms = UNET_SYNONYMS if part == "unet" else VAE_SYNONYMS
+
+    def original(name):
+        words = name.split(".")
+        for n in range(len(words) - 1, 0, -1):                                 # the longest block that is listed
+            block = ".".join(words[:n])
+            if block in blocks:
+                return ".".join([prefix + blocks[block], synonyms.get(words[n], words[n]), *words[n + 1:]])
+        return prefix + name                                                   # called the same in both
+    return original
+
+
+def split(tensors, source):
+    """{part: {original name: tensor}} of a file, without the ignored ones; UserError unless all belong to a part."""
+    families.check_names(tensors, source)
+    tensors = {name: tensor for name, tensor in tensors.items() if name not in MARKS and not IGNORED.fullmatch(name)}
+    parts = {part: {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+             for part, prefix in PREFIXES.items()}
+    for part, found in parts.items():
+        if not found:
+            raise UserError(f"{source}: not a Stable Diffusion checkpoint, it has no {PREFIXES[part]}… (the {part})")
+    others = tensors.keys() - {name for found in parts.values() for name in found}
+    if others:
+        raise UserError(f"{source}: {len(others)} tensors that a Stable Diffusion v1 checkpoint doesn't have: "
+                        f"{parameters.some(others)}")
+    return parts
+
+
+def scheduler(names):
+    """The scheduler's configuration; names: of all the file's tensors"""
+    marked = [settings for mark, settings in MARKS.items() if mark in names]
+    return SCHEDULER | {field: value for settings in marked for field, value in settings.items()}
+
+
+def settings(parts, source):
+    """{part: settings as in a config.json} of a file, from the shapes in what `split` returns."""
+    shapes = {part: {name.removeprefix(PREFIXES[part]): tensor.shape for name, tensor in found.items()}
+              for part, found in parts.items()}
+    try:
+        return {part: read(shapes[part]) for part, read in
+                (("text_encoder", text_settings), ("unet", unet_settings), ("vae", vae_settings))}
+    except (KeyError, IndexError, ValueError) as error:
+        raise UserError(f"{source}: its layers are not those of Stable Diffusion v1 (at {error})") from None
+
+
+def unet_settings(shape):
+    """From {original name: shape} without prefix."""
+    levels = 1 + sum(name.endswith(".0.op.weight") for name in shape)
+    layers = count(shape, "input_blocks.{}.0.out_layers.3.weight", start=1)          # up to the first down-sampler
+    first = [f"input_blocks.{(layers + 1) * i + 1}" for i in range(levels)]
+    channels = [shape[f"{block}.0.out_layers.3.weight"][0] for block in first]
+    attention = [f"{block}.1.norm.weight" in shape for block in first]
+    return {
+        "in_channels": shape["input_blocks.0.0.weight"][1], "out_channels": shape["out.2.weight"][0],
+        "block_out_channels": channels, "layers_per_block": layers, "attention_head_dim": HEADS,
+        "time_cond_proj_dim": shape.get("time_embed.cond_proj.weight", (None, None))[1],
+        "cross_attention_dim": shape["middle_block.1.transformer_blocks.0.attn2.to_k.weight"][1],
+        "use_linear_projection": len(shape["middle_block.1.proj_in.weight"]) == 2,
+        "down_block_types": ["CrossAttnDownBlock2D" if there else "DownBlock2D" for there in attention],
+        "up_block_types": ["CrossAttnUpBlock2D" if there else "UpBlock2D" for there in reversed(attention)]}
+
+
+def vae_settings(shape):
+    """From {original name: shape} without prefix."""
+    levels = count(shape, "encoder.down.{}.block.0.conv1.weight")
+    return {"block_out_channels": [shape[f"encoder.down.{i}.block.0.conv1.weight"][0] for i in range(levels)],
+            "layers_per_block": count(shape, "encoder.down.0.block.{}.conv1.weight"),
+            "latent_channels": shape["decoder.conv_in.weight"][1]}
+
+
+def text_settings(shape):
+    """From {original name: shape} without prefix."""
+    shape = {name.removeprefix("text_model."): size for name, size in shape.items()}
+    vocabulary, width = shape["embeddings.token_embedding.weight"]
+    return {"vocab_size": vocabulary, "hidden_size": width, "num_attention_heads": max(1, width // HEAD_WIDTH),
+            "max_position_embeddings": shape["embeddings.position_embedding.weight"][0],
+            "num_hidden_layers": count(shape, "encoder.layers.{}.layer_norm1.weight"),
+            "intermediate_size": shape["encoder.layers.0.mlp.fc1.weight"][0]}
+
+
+def count(shape, pattern, start=0):
+    """How many of pattern.format(start), pattern.format(start + 1), ... there are before the first that is missing."""
+    n = start
+    while pattern.format(n) in shape:
+        n += 1
+    return n - start

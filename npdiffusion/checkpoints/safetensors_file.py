@@ -1,0 +1,216 @@
+"""Reading safetensors files, the only form in which weights are read: a table of contents, then numbers.
+
+    8 bytes: n     n bytes: JSON {name: {"dtype", "shape", "data_offsets": [start, end]}}     the numbers, back to back
+
+A pickle (.ckpt, .bin, .pt) is a program that rebuilds its tensors, and may do anything else; it is never opened.
+The safetensors library checks the table. Numbers are read when a tensor is called, straight into an array, as they are
+stored; nothing stays of the file in memory. NumPy has no bfloat16: its bits come as uint16.
+"""
+import json
+import logging
+import math
+import pathlib
+import shlex
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+import safetensors
+
+from npdiffusion.errors import UserError
+from npdiffusion.models.configs import read_json
+
+STORED_AS = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+SIZES = {name: np.dtype(stored).itemsize for name, stored in STORED_AS.items()}
+LARGEST_HEADER = 16 << 20     # bytes; all of Stable Diffusion v1 needs 0.2 MB
+MOST_SHARDS = 64
+STEMS = {"text_encoder": "model", "unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}   # file names
+PICKLES = (".ckpt", ".bin", ".pt", ".pth")
+
+_log = logging.getLogger("npdiffusion")
+_local = threading.local()    # memory: what `Tensor.lent` has read into last, in each thread
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of a file; calling it reads its numbers → array of `shape`: float32, float16, or uint16 for bfloat16.
+
+    Raises UserError if it is of a kind that weights don't have, or if the file has become shorter since it was opened.
+    """
+    path: pathlib.Path
+    name: str
+    dtype: str              # as the file says: "F32", "F16", "BF16", "I64", ...
+    shape: tuple
+    start: int              # where in the file its numbers begin
+
+    def __call__(self):
+        return self._read(np.empty(self._bytes(), np.uint8))
+
+    def lent(self):
+        """The same, in memory that this thread's next call takes again: for numbers that are copied at once.
+
+        The system clears memory before it hands it out, which takes longer than reading from a file that it remembers.
+        """
+        size = self._bytes()
+        if getattr(_local, "memory", np.empty(0)).size < size:
+            _local.memory = None
+            _local.memory = np.empty(size, np.uint8)
+        return self._read(_local.memory[:size])
+
+    def _bytes(self):
+        if self.dtype not in STORED_AS:
+            raise UserError(f"{self.path}: {self.name[:200]!a} is of type {self.dtype}, but weights are read as "
+                            f"{', '.join(STORED_AS)} alone")
+        return math.prod(self.shape) * np.dtype(STORED_AS[self.dtype]).itemsize
+
+    def _read(self, memory):
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                file.seek(self.start)
+                read = 0
+                while read < memory.size and (count := file.readinto(memory[read:])):      # at most 2 GB at a time
+                    read += count
+        except OSError as error:
+            raise UserError(f"{self.path}: {error.strerror or error}") from None
+        if read < memory.size:
+            raise UserError(f"{self.path}: it was cut short while it was read")
+        return memory.view(STORED_AS[self.dtype]).reshape(self.shape)
+
+
+def size_of(tensor):
+    """Bytes that one of its numbers takes in the file."""
+    return SIZES.get(tensor.dtype, 4)
+
+
+def read_file(path):
+    """The tensors of a safetensors file: {name: Tensor}; no numbers are read yet.
+
+    Raises UserError for a file that is missing, damaged, cut short or of another format (named, if it is well known).
+    """
+    path = pathlib.Path(path)
+    try:
+        if not path.is_file():
+            raise UserError(f"{path}: {'a file was expected, not a folder' if path.is_dir() else 'no such file'}")
+        with path.open("rb") as file:
+            first = file.read(512)
+            name_foreign(path, first)
+            length = int.from_bytes(first[:8], "little")
+            if length > LARGEST_HEADER and length < path.stat().st_size:
+                raise UserError(f"{path}: its table of contents has {length} bytes, far more than any such model needs")
+            with safetensors.safe_open(path, framework="np"):       # raises if the table and the file don't agree
+                file.seek(8)
+                table = json.loads(file.read(length))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from None
+    except safetensors.SafetensorError as error:
+        raise UserError(f"{path}: not a safetensors file, damaged or cut short ({error})") from None
+    table.pop("__metadata__", None)
+    if not table:
+        raise UserError(f"{path}: there are no tensors in it")
+    return {name: Tensor(path, name, entry["dtype"], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0])
+            for name, entry in table.items()}
+
+
+def stamp(path):
+    """What changes when a file does: its size and the time of its last change; None if it is not there"""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+def name_foreign(path, first):
+    """UserError if the first bytes of a file tell that it is something else than safetensors."""
+    if first[5:9] == b"\0\0\0{":             # a length below 2⁴⁰, then JSON: safetensors, whatever the suffix
+        return
+    if first.startswith((b"PK", b"\x80")) or path.suffix in PICKLES:
+        raise UserError(pickle_message(path))
+    text = first.lstrip()[:20].lower()
+    for mark, meaning in (
+            (b"version https://git", "a pointer of git-lfs; fetch the file itself with: git lfs pull"),
+            (b"<", "a web page; the download went wrong (a login or a licence to be accepted, perhaps)"),
+            (b"{", "a JSON file; the weights are in a .safetensors file"),
+            (b"gguf", "a GGUF file; its quantised weights are not supported")):
+        if text.startswith(mark):
+            raise UserError(f"{path}: not a safetensors file but {meaning}")
+    if not first:
+        raise UserError(f"{path}: the file is empty")
+
+
+ALL_TENSORS = "{k: v.clone().contiguous() for k, v in d.get('state_dict', d).items() if torch.is_tensor(v)}"
+
+
+def pickle_message(path, result=None, tensors=ALL_TENSORS):
+    """What to do about a pickle: one line that converts it where torch and safetensors are installed.
+
+    tensors: Python text, which is only shown, for what is to be saved of the pickle's contents `d`
+    """
+    result = str(result or path.with_suffix(".safetensors"))
+    program = (f"import torch, safetensors.torch as s; "
+               f"d = torch.load({str(path)!r}, map_location='cpu', weights_only=True); "
+               f"s.save_file({tensors}, {result!r})")
+    return (f"{path}: a pickle, which can run any program, so it is not opened; "
+            f"convert it to safetensors: python -c {shlex.quote(program)}")
+
+
+def read_folder(folder, stem):
+    """The tensors of one part of a model in diffusers layout → ({name: Tensor}, path of the file they came from)
+
+    stem: what its files are called, see STEMS. The weights are in one file or in shards that
+    a JSON index lists; where there is only a half-precision variant (.fp16), that is taken.
+    """
+    folder = pathlib.Path(folder)
+    try:
+        names = [path.name for path in folder.iterdir()]
+    except OSError as error:
+        raise UserError(f"{folder}: {error.strerror or error}") from None
+    name = choose(names, stem)
+    if name is None:
+        pickles = sorted(name for name in names if name.endswith(PICKLES))
+        if pickles:
+            raise UserError(pickle_message(folder / pickles[0], folder / f"{stem}.safetensors"))
+        raise UserError(f"{folder}: no {stem}.safetensors in it")
+    if ".fp16" in name:
+        _log.info("%s: taking the half-precision variant, the only one there", folder / name)
+    if name.endswith(".json"):
+        return read_shards(folder / name), folder / name
+    return read_file(folder / name), folder / name
+
+
+def choose(names, stem):
+    """Of the file names in a folder, the one to read weights from (safetensors, or an index of shards), or None."""
+    for name in (f"{stem}.safetensors", f"{stem}.safetensors.index.json", f"{stem}.fp16.safetensors",
+                 f"{stem}.safetensors.index.fp16.json", f"{stem}.fp16.safetensors.index.json"):
+        if name in names:
+            return name
+    return None
+
+
+def shards(index):
+    """{tensor: file name} from an index; UserError unless all are safetensors files of the same folder."""
+    weight_map = read_json(index, largest=LARGEST_HEADER).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise UserError(f"{index}: weight_map should say for each tensor which file it is in")
+    files = sorted(set(weight_map.values()))
+    if not 1 <= len(files) <= MOST_SHARDS:
+        raise UserError(f"{index}: lists {len(files)} files, 1 to {MOST_SHARDS} are possible")
+    for name in files:
+        if not name.endswith(".safetensors") or name.startswith(".") or any(c in name for c in "/\\:\0"):
+            raise UserError(f"{index}: {name[:200]!a} is not the name of a safetensors file in the same folder")
+    return weight_map
+
+
+def read_shards(index):
+    """The tensors of all files in an index: {name: Tensor}"""
+    tensors = {}
+    weight_map = shards(index)
+    for name in sorted(set(weight_map.values())):
+        found = read_file(index.parent / name)
+        listed = {tensor for tensor, file in weight_map.items() if file == name}
+        if listed != found.keys():
+            wrong = sorted(listed ^ found.keys())
+            raise UserError(f"{index}: it doesn't fit {name}; they differ in {len(wrong)} tensors, "
+                            f"the first is {wrong[0][:200]!a}")
+        tensors |= found
+    return tensors

@@ -1,0 +1,64 @@
+"""What `--info` prints: versions, processor, backend and model. Nothing is loaded for it but tables of contents."""
+import importlib.metadata
+import math
+import pathlib
+import platform
+
+from npdiffusion import __version__, kernels, weights
+from npdiffusion.checkpoints import library, original_names, safetensors_file
+from npdiffusion.kernels import machine
+from npdiffusion.memory import estimates
+from npdiffusion.models.configs import UNetConfig, VAEConfig, read_json
+
+
+def report(model, threads):
+    """Lines of text about the installation, then about the model; UserError, after the former, if it can't be read."""
+    total, free = machine.memory(), estimates.available()
+    yield line("npdiffusion", __version__)
+    yield line("python", f"{platform.python_version()}, {platform.system()} {platform.machine()}")
+    for package in ("numpy", "numba"):
+        yield line(package, installed(package))
+    yield line("processor", machine.cpu_name())
+    yield line("features", ", ".join(machine.cpu_features()) or "not known")
+    yield line("cores", f"{machine.physical_cores()} physical, {machine.logical_cores()} logical")
+    amounts = [f"{amount / 1e9:.1f} GB {word}" for amount, word in ((total, "in all"), (free, "available")) if amount]
+    yield line("memory", ", ".join(amounts) or "not known")
+    yield line("backend", kernels.backend())
+    yield line("bfloat16", "multiplied by the processor" if machine.multiplies_bfloat16() else
+               "halves the memory of weights; this processor can't multiply it, so they are widened for products")
+    yield line("threads", threads)
+    yield from describe(model)
+
+
+def line(name, value):
+    """One entry; the names make a column."""
+    return f"{name:<16}{value}"
+
+
+def installed(package):
+    """Version of an installed package, found without importing it."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def describe(model):
+    """Lines about a model (None: the embedded one): where it is, its parts with parameters, precision and size."""
+    folder = pathlib.Path(weights.__file__).parent if model is None else pathlib.Path(model).expanduser()
+    if not folder.exists():
+        yield line("model", f"{model}, no file or folder here; as an id it is looked up when a picture is made")
+        return
+    yield line("model", f"{'embedded, in ' if model is None else ''}{folder}")
+    if folder.is_dir():
+        parts = {part: safetensors_file.read_folder(folder / part, stem)[0] for part, stem in safetensors_file.STEMS.items()}
+        unet = UNetConfig.from_dict(read_json(folder / "unet" / "config.json"), folder / "unet" / "config.json")
+        vae = VAEConfig.from_dict(read_json(folder / "vae" / "config.json"), folder / "vae" / "config.json")
+        side = unet.sample_size * vae.reduction
+        yield line("  pictures", f"{side}x{side} pixels if not told otherwise")
+    else:
+        parts = original_names.split(safetensors_file.read_file(folder), folder)
+    for part, tensors in parts.items():
+        count = sum(math.prod(tensor.shape) for tensor in tensors.values())
+        kinds, size = library.precision(tensors.values()), library.size(tensors.values())
+        yield line(f"  {part}", f"{count / 1e6:.1f} million parameters, {kinds}, {size / 1e6:.1f} MB")

@@ -1,0 +1,50 @@
+"""Gaussian noise from a seed: the same numbers as other programs, so that a seed gives the same picture everywhere.
+
+    torch_numbers.py   torch's CPU generator, as with diffusers
+    philox.py          a GPU's, as with AUTOMATIC1111's web interface
+    latents.py         who draws what when, sub-seeds
+    brownian.py        noise that follows a path
+
+A generator is an object with `normal(shape)` → float32 of that shape; successive calls continue the sequence.
+Axes: N images, H × W latent pixels, C channels (last).
+"""
+import numpy as np
+
+from npdiffusion.diffusion.noise.latents import LatentNoise, channels_last
+from npdiffusion.diffusion.noise.philox import PhiloxGenerator
+from npdiffusion.diffusion.noise.seeds import wrapped
+from npdiffusion.diffusion.noise.torch_numbers import TorchGenerator
+from npdiffusion.errors import UserError
+
+
+class NumpyGenerator:
+    """The numbers of numpy.random.default_rng(seed).standard_normal(shape, dtype=float32).
+
+    Takes the seeds that TorchGenerator takes; all 64 bits count.
+    """
+
+    def __init__(self, seed):
+        self._generator = np.random.default_rng(wrapped(seed))
+
+    def normal(self, shape):
+        """Standard normal numbers: shape (an int or a tuple) → float32 array of that shape, filled in C order."""
+        return self._generator.standard_normal(shape, dtype=np.float32)
+
+
+GENERATORS = {"torch": TorchGenerator, "a1111": PhiloxGenerator, "numpy": NumpyGenerator}
+
+
+def generator(kind, seed):
+    """A seeded generator of a kind in GENERATORS. Raises UserError for another kind or a seed out of range."""
+    return _find(kind)(seed)
+
+
+def latent_noise(kind, seeds, height, width, channels=4, subseeds=None, strength=0.0):
+    """The `LatentNoise` of a batch: a picture for each seed; kind as in GENERATORS. UserError like `generator`."""
+    return LatentNoise(_find(kind), seeds, height, width, channels, subseeds, strength, web_interface=kind == "a1111")
+
+
+def _find(kind):
+    if kind not in GENERATORS:
+        raise UserError(f"there is no random generator {kind!r}; choose one of {', '.join(GENERATORS)}")
+    return GENERATORS[kind]

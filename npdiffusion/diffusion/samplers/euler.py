@@ -1,0 +1,24 @@
+"""Over σ, one explicit step each: euler, and euler_a with fresh noise.
+
+    dx/dσ = (x − D(x; σ)) / σ      the probability flow, equation 3 of Karras et al. 2022 (arXiv:2206.00364)
+"""
+from itertools import pairwise
+
+from npdiffusion.diffusion.samplers.ancestral import split
+
+
+def euler(denoise, x, sigmas):
+    """One explicit step per interval.      Karras et al. 2022, arXiv:2206.00364, algorithm 1 without its correction"""
+    for sigma, sigma_next in pairwise(sigmas):
+        x = x + (sigma_next - sigma) * (x - denoise(x, sigma)) / sigma
+        yield x
+
+
+def euler_a(denoise, x, sigmas, noise):
+    """Ancestral: Euler down to σ_down, then fresh noise of size σ_up (see ancestral.py). On equal levels it is DDPM."""
+    for sigma, sigma_next in pairwise(sigmas):
+        sigma_down, sigma_up = split(sigma, sigma_next)
+        x = x + (sigma_down - sigma) * (x - denoise(x, sigma)) / sigma
+        if sigma_up > 0:
+            x = x + sigma_up * noise()
+        yield x

@@ -1,0 +1,114 @@
+"""manifest.jsonl: which pictures of a long run are done, so that it goes on where it was stopped.
+
+A line for each picture, {"file", "seed", "prompt", …, "settings", "seconds", "asked"}, is on the disk before the
+picture appears under its name, and the picture is complete when it does. So whenever the program is killed:
+
+    no line             the picture was not made
+    a line, no file     it was made, but had no name yet: it is made again under that name, with that seed
+    a line and a file   it is done
+
+A line belongs to a picture if the same is asked for: lines of the file of prompts may be moved, added and taken out
+between runs. Half a line at the end is what a kill in the middle of writing leaves, and is cut off.
+"""
+import json
+import os
+import pathlib
+
+from npdiffusion.command.talk import print_line
+from npdiffusion.errors import UserError
+from npdiffusion.jobs.destinations import default_name
+
+NAME = "manifest.jsonl"
+
+
+class Manifest:
+    """The manifest of a folder, locked as long as it is open. UserError if another process has it, or it is damaged."""
+    def __init__(self, folder):
+        self.folder, self.path = pathlib.Path(folder), pathlib.Path(folder, NAME)
+        try:
+            self.file = open(self.path, "a+b")
+        except OSError as error:
+            raise UserError(f"{self.path}: can't be written ({error.strerror or error})") from None
+        try:
+            self.lock()
+            self.lines = self.read()
+        except BaseException:
+            self.file.close()
+            raise
+
+    def __enter__(self):
+        from npdiffusion.pictures.images import remove_leftovers
+        remove_leftovers(self.folder)
+        return self
+
+    def __exit__(self, *exception):
+        self.file.close()
+
+    def lock(self):
+        try:
+            import fcntl
+        except ImportError:           # no such thing on Windows: there, two runs at once are the user's care
+            return
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{self.path}: another npdiffusion is at work in this folder") from None
+
+    def read(self):
+        """The lines, checked; half a line at the end is cut off."""
+        self.file.seek(0)
+        content = self.file.read()
+        complete = content.rpartition(b"\n")[0] + b"\n" if b"\n" in content else b""
+        if complete != content:
+            self.file.truncate(len(complete))
+        lines = []
+        for number, line in enumerate(complete.splitlines(), start=1):
+            try:
+                entry = json.loads(line)
+                name, seed, asked = entry["file"], entry["seed"], entry["asked"]
+                if not (isinstance(name, str) and isinstance(seed, int) and isinstance(asked, dict)):
+                    raise ValueError("file, seed or asked is of another kind")
+                if os.path.basename(name) != name or name in ("", ".", ".."):
+                    raise ValueError(f"{name[:100]!a} is not the name of a file in this folder")
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                raise UserError(f"{self.path}, line {number}: not what was written there ({error}); "
+                                "mend it, or take another folder with --output") from None
+            lines.append(entry)
+        return lines
+
+    def left(self, pictures):
+        """Those that are not done. Each of `pictures`, done or not, that has a line gets its seed and its `path`."""
+        waiting, left = {}, []
+        for entry in reversed(self.lines):
+            waiting.setdefault(json.dumps(entry["asked"], sort_keys=True), []).append(entry)
+        for picture in pictures:
+            same = waiting.get(json.dumps(picture.asked, sort_keys=True))
+            if same:
+                entry = same.pop()
+                picture.seed, picture.path = entry["seed"], self.folder / entry["file"]
+            if picture.path is None or not os.path.lexists(picture.path):
+                left.append(picture)
+        return left
+
+    def save(self, image, text, picture, entry):
+        """Write a picture under its name, its line before that unless it has one; print the path, set `picture.path`.
+
+        image: PIL image; text: of its settings, for inside the file, or None; entry: {key: value} of the line
+        Raises UserError if the picture or the line can't be written; then the picture isn't there under its name.
+        """
+        from npdiffusion.pictures import images, text_inside
+        info = None if text is None else text_inside.png_info(text)
+        wanted, before, taken = picture.path, None, ()
+        if wanted is None:
+            wanted = self.folder / default_name(picture.prompt, picture.seed)
+            taken = {line["file"] for line in self.lines}
+            before = lambda path: self.add({"file": path.name} | entry | {"asked": picture.asked})      # noqa: E731
+        picture.path = images.save_png(image, wanted, info, taken, before)
+        print_line(picture.path)
+
+    def add(self, entry):
+        """Append a line; it is on the disk when this returns."""
+        self.file.write(json.dumps(entry, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.lines.append(entry)

@@ -1,0 +1,117 @@
+"""--prompts FILE: many pictures, each line of a file with settings of its own.
+
+    text    a red apple --steps 20 --seed 5            one prompt a line, options behind it as on the command line
+    CSV     prompt,negative_prompt,steps,seed          the first line names options, an empty cell leaves its own out
+            a red apple,blurry,20,5
+
+What a line names goes before what the command line does. Only options that are a picture's own can be named: those that
+its text of settings has, its prompts, the picture it starts from, and how many are made.
+"""
+import argparse
+import csv
+import io
+import pathlib
+import re
+import shlex
+
+from npdiffusion.checkpoints import text_files
+from npdiffusion.errors import UserError, nearest
+from npdiffusion.pictures import settings_text
+
+PER_PICTURE = ("prompt", "negative_prompt", "init_image", "mask_image", "apply_overlay", "width", "height",
+               "batch_count", *(setting.name for setting in settings_text.SETTINGS
+                                if setting.name not in ("size", "model", "vae", "inpaint_area")))
+LARGEST_FILE = 16 << 20               # bytes
+MOST_PICTURES = 100_000
+FIRST_OPTION = re.compile(r"(?:^|\s)--[A-Za-z]")
+
+
+def read(path, parser):
+    """What each line asks for: [(where, {option: value})]. UserError with file and line for what makes no sense."""
+    path = pathlib.Path(path)
+    text = text_files.read(path, LARGEST_FILE)
+    known = options_of(parser)
+
+    def find(what, word, number):
+        """The option that a word in a line of that number names"""
+        return known.get(plain(word)) or refuse(what, word, parser, known, f"{path}, line {number}")
+    rows = []
+    for number, found in (from_csv if path.suffix.lower() == ".csv" else from_lines)(text, path, find):
+        where = f"{path}, line {number}"
+        rows.append((where, {name: convert(name, word, text, parser, where) for name, word, text in found}))
+    if not rows:
+        raise UserError(f"{path}: there is no prompt in it")
+    if sum(row.get("batch_count", 1) for _, row in rows) > MOST_PICTURES:
+        raise UserError(f"{path}: it asks for more than {MOST_PICTURES} pictures")
+    return rows
+
+
+def options_of(parser):
+    """{how an option may be written in a file: its name} for those that a picture may have of its own"""
+    actions = [action for action in parser._actions if action.dest in PER_PICTURE]
+    return {plain(word): action.dest for action in actions
+            for word in (*action.option_strings, *[action.dest] * (action.const is not False))}      # not apply_overlay
+
+
+def plain(word):
+    """A name as it is compared: "--CFG-scale" is cfg_scale."""
+    return word.strip().lower().lstrip("-").replace("-", "_").replace(" ", "_")
+
+
+def refuse(what, word, parser, known, where):
+    """UserError for an option that a picture can't have of its own, or that there isn't; what: option or column"""
+    if plain(word) in {plain(option) for action in parser._actions for option in action.option_strings}:
+        raise UserError(f"{where}: {word} is for all pictures, so it belongs on the command line")
+    raise UserError(f"{where}: unknown {what} {word[:40]!r}{nearest(plain(word), known, ', did you mean {}?')}")
+
+
+def convert(name, word, text, parser, where):
+    """The value of an option, which is called `word` in the file"""
+    try:
+        return parser.value(name, text)
+    except argparse.ArgumentTypeError as error:
+        raise UserError(f"{where}: {word}: {error}") from None
+
+
+def from_csv(text, path, find):
+    """Line number, [(option, column, text)] of each line that isn't empty"""
+    lines = csv.reader(io.StringIO(text), strict=True)
+    try:
+        columns = next(lines, [])
+        while columns and not columns[-1].strip():               # of commas at the end
+            columns.pop()
+        names = [find("column", column, 1) for column in columns]
+        twice = [column for i, column in enumerate(columns) if names[i] in names[:i]]
+        if twice:
+            raise UserError(f"{path}, line 1: the column {plain(twice[0])} is there twice")
+        for cells in lines:
+            if any(cell.strip() for cell in cells[len(columns):]):
+                raise UserError(f"{path}, line {lines.line_num}: "
+                                f"{len(cells)} cells, but there are {len(columns)} columns")
+            if any(cell.strip() for cell in cells):
+                yield lines.line_num, [each for each in zip(names, columns, cells) if each[-1].strip()]
+    except csv.Error as error:
+        raise UserError(f"{path}, line {lines.line_num}: not CSV ({error})") from None
+
+
+def from_lines(text, path, find):
+    """Line number, [(option, how it is written, text)] of each line that isn't empty"""
+    for number, line in enumerate(text.splitlines(), start=1):
+        first = FIRST_OPTION.search(line)
+        prompt, rest = (line[:first.start()], line[first.start():]) if first else (line, "")
+        found = [("prompt", "prompt", prompt.strip())] if prompt.strip() else []
+        try:
+            words = iter(shlex.split(rest))
+        except ValueError as error:
+            raise UserError(f"{path}, line {number}: {str(error).lower()} after the prompt") from None
+        for word in words:
+            if not word.startswith("-"):
+                raise UserError(f"{path}, line {number}: "
+                                f"{word[:40]!r} is left over: put a value of several words in quotes")
+            option, given, value = word.partition("=")
+            value = value if given else next(words, None)
+            if value is None:
+                raise UserError(f"{path}, line {number}: {option} has no value")
+            found.append((find("option", option, number), option, value))
+        if found:
+            yield number, found

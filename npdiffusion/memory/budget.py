@@ -1,0 +1,188 @@
+"""Fitting a model into a given amount of memory: --max-memory.
+
+    resident = RUNTIME + weights kept + largest of (feature maps of the UNet, of the autoencoder) + a weight being read
+
+From what is best for the picture to what needs least, the first that fits is taken:
+
+    1  all weights in memory, float32
+    2  the same in bfloat16: half the memory, and faster where the processor multiplies it
+    3  weights stay on disk and are read when they are used (on_disk.py); as many of the UNet's as fit are kept
+    4  the same, and the picture is decoded in tiles (tiling.py), the largest that fit
+
+A given dtype is kept to, and then the first two are one. Attention never holds a matrix of all tokens by all tokens
+(kernels/flash_attention.py), so there is nothing to choose for it; the plain NumPy definitions do, and are refused.
+"""
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from npdiffusion import kernels
+from npdiffusion.errors import UserError
+from npdiffusion.memory import estimates
+from npdiffusion.memory.amounts import amount  # noqa: F401 (what a limit may be)
+from npdiffusion.models import flops, parameters, tiling
+from npdiffusion.models import on_disk as streaming
+from npdiffusion.models.on_disk import OnDisk
+
+RUNTIME = 190e6                       # bytes: Python, NumPy, numba, compiled kernels and what they work in
+SMALLEST_TILE = 128                   # pixels: in smaller ones the autoencoder sees too little of the picture
+EXAMPLES = 8                          # weights that are read to find how long that takes
+
+
+@dataclass
+class Budget:
+    """What was chosen. on_disk: {part: names of parameters that are read when used}; kept: bytes of all others
+
+    buffer: bytes that reading the largest of them takes     read: bytes of the file that a step reads
+    tile: side in pixels of the tiles in which the planned picture is decoded, or None     images: that a step computes
+    seconds: of a step, as measured by a few products; None before `measure`
+    """
+    limit: float
+    dtype: str
+    width: int
+    height: int
+    kept: float
+    buffer: float = 0
+    read: float = 0
+    on_disk: dict = field(default_factory=dict)
+    tile: int = None
+    images: int = 2
+    seconds: float = None
+
+    def room(self):
+        """Bytes that are left for feature maps."""
+        return self.limit - RUNTIME - self.kept - self.buffer
+
+    def choose(self, config, width, height, mode="auto"):
+        """The tiles for a picture as by `tiling.choose`, or the largest smaller ones that fit; the smallest, if none do"""
+        for tile in tiles(config, width, height, mode):
+            if estimates.picture(config, width, height, tile) <= self.room():
+                break
+        return tile
+
+    def require(self, maps, what):
+        """UserError unless there is room for feature maps of so many bytes."""
+        if maps > self.room():
+            needed = self.limit - self.room() + maps
+            raise UserError(f"{what}: need about {needed / 1e9:.2f} GB with the weights as they were loaded, but max_memory "
+                            f"is {self.limit / 1e9:.2f} GB")
+
+    def measure(self, unet, reduction):
+        """Estimate the seconds of a step from a few products of usual shapes, and from reading some weights."""
+        count = flops.unet(unet.config, self.height // reduction, self.width // reduction)
+        side = max(8, min(32, self.width // reduction // 2))
+        by_convolution, by_product = rates(unet.config, self.dtype, self.images, side)
+        self.seconds = self.images * sum(operations / (by_convolution if kind == "3×3" else by_product)
+                                         for kind, operations in count.items())
+        weights = [vars(layer).get("weight") for _, layer in parameters.modules(unet)]
+        on_disk = [weight for weight in weights if isinstance(weight, OnDisk)]
+        if on_disk:
+            on_disk.sort(key=lambda weight: weight.size)
+            some = on_disk[len(on_disk) // (2 * EXAMPLES)::-(-len(on_disk) // EXAMPLES)]          # of all sizes
+            share = sum(weight.size for weight in some) / sum(weight.size for weight in on_disk)
+            self.seconds += sum(shortest(weight.read) for weight in some) / share
+
+    def __str__(self):
+        """One line about it."""
+        weights = self.dtype + " weights"
+        if self.read:
+            weights += f", {self.read / 1e9:.2f} GB of the UNet's read from disk in each step"
+        elif self.on_disk:
+            weights += ", those of text encoder and autoencoder read from disk when used"
+        if self.tile:
+            weights += f", decoding in tiles of {self.tile} pixels"
+        time = "" if self.seconds is None else f", about {self.seconds:.2g} s per step"
+        return f"memory {self.limit / 1e9:.2f} GB: {weights}{time}"
+
+
+def plan(parts, limit, size=None, dtype=None, images=2, mode="auto", preview_vae=None):
+    """How to fit the parts of a model, checked but empty, into `limit` bytes → Budget
+
+    parts: {"text_encoder", "unet", "vae": loading.Part}     dtype: None leaves the choice     mode: of tiling
+    size, images, preview_vae: see `loading.load`; of several sizes the one that needs most counts
+    UserError if they can't be made to fit.
+    """
+    if kernels.backend() == "numpy":
+        raise UserError("max_memory: the numpy backend, made for reading, doesn't save memory; use the numba backend")
+    unet, vae = parts["unet"].model.config, parts["vae"].model.config
+    f = vae.reduction
+    width, height = largest(sizes(size, unet.sample_size * f, f), unet, vae, images, mode)
+    step = estimates.step(unet, width // f, height // f, images)
+    beside = 0
+    if preview_vae is not None:                       # float32, all of it in memory, and without tiles
+        beside = parameters.nbytes(preview_vae, "float32")
+        step = max(step, estimates.picture(preview_vae.config, width, height))
+    tile = tiling.choose(vae, width, height, mode)
+    for kept_as in (dtype,) if dtype else kernels.DTYPES:
+        kept = beside + sum(parameters.nbytes(part.model, kept_as) for part in parts.values())
+        if RUNTIME + kept + max(step, estimates.picture(vae, width, height, tile)) <= limit:
+            return Budget(limit, kept_as, width, height, kept, tile=tile, images=images)
+
+    dtype = dtype or "bfloat16"
+    streamable = {name: part.may_stay_on_disk(dtype) for name, part in parts.items()}
+    fixed = beside + sum(parameters.nbytes(part.model, dtype) for part in parts.values()) - sum(
+        sum(sizes.values()) for sizes in streamable.values())
+    buffer = max((count + parts["unet"].bytes_on_disk(name) for name, count in streamable["unet"].items()), default=0)
+    for tile in tiles(vae, width, height, mode):
+        room = limit - RUNTIME - fixed - buffer - max(step, estimates.picture(vae, width, height, tile))
+        if room >= 0:
+            break
+    else:
+        least = np.ceil((limit - room) / 1e7) / 100
+        raise UserError(f"max_memory is {limit / 1e9:.2f} GB: too little for {width}×{height} pixels, which need at least "
+                        f"{least:.2f} GB; smaller pictures need less")
+    on_disk, kept = {}, fixed
+    for name in ("unet", "vae", "text_encoder"):                               # the UNet is used most
+        names, size = streaming.keep(streamable[name], room - (kept - fixed))
+        on_disk[name] = streamable[name].keys() - names
+        kept += size
+    read = sum(parts["unet"].bytes_on_disk(name) for name in on_disk["unet"])
+    return Budget(limit, dtype, width, height, kept, buffer, read, on_disk, tile, images)
+
+
+def sizes(size, trained, reduction):
+    """All (width, height) that `size` comes to, see `loading.load`; trained: side in pixels"""
+    if callable(size):
+        return size((trained, trained), reduction)
+    width, height = size or (None, None)
+    return [(width or trained, height or trained)]
+
+
+def largest(sizes, unet, vae, images, mode):
+    """The size that needs most memory."""
+    f = vae.reduction
+    return max(sizes, key=lambda size: (max(estimates.step(unet, size[0] // f, size[1] // f, images), estimates.picture(
+        vae, *size, tiling.choose(vae, *size, mode))), size[0] * size[1]))
+
+
+def tiles(config, width, height, mode):
+    """The tiles to be tried: what `tiling.choose` says, then, unless tiles are ruled out, smaller and smaller ones."""
+    first = tiling.choose(config, width, height, mode)
+    yield first
+    if mode != "off":
+        step = 4 * config.reduction
+        side = (first or max(width, height)) - 1
+        for tile in range(side // step * step, min(SMALLEST_TILE, config.sample_size) - 1, -step):
+            yield tile
+
+
+def rates(config, dtype, images, side):
+    """Operations per second of a 3×3 convolution and of a linear layer, at the second level's width and side² pixels"""
+    channels = config.block_out_channels[min(1, len(config.block_out_channels) - 1)]
+    x = np.ones((images, side, side, channels), np.float32)
+    square = kernels.pack_conv2d(np.ones((channels, channels, 3, 3), np.float32), dtype)
+    wide = kernels.pack_linear(np.ones((4 * channels, channels), np.float32), dtype)
+    operations = 2 * images * side ** 2 * channels ** 2
+    return (9 * operations / shortest(lambda: kernels.conv2d(x, square, None, padding=(1, 1, 1, 1))),
+            4 * operations / shortest(lambda: kernels.linear(x, wide)))
+
+
+def shortest(call):
+    """Seconds of the shorter of two calls, after one that warms up."""
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return min(times[1:])

@@ -1,0 +1,11 @@
+"""The networks. They open no file and know no option.
+
+    layers.py        one operation each, with parameters under the checkpoint's names
+    resnet.py        residual block, down- and upsampling       transformer.py   attention and what surrounds it
+    unet.py          the UNet                                   clip.py          the text encoder
+    vae.py           the autoencoder       taesd.py   a tiny one       tiling.py   either, over a large picture in tiles
+    conditioning.py  what the UNet attends to, and what is computed once for several steps or images
+    configs.py       their sizes, from config.json              parameters.py    their weights, by name
+    on_disk.py       weights that are read when they are used   diagnosis.py     which layer made a NaN
+    flops.py         how much arithmetic they are
+"""

@@ -1,0 +1,70 @@
+"""A large picture in overlapping tiles, each through the autoencoder by itself, so that memory doesn't grow with it.
+
+    |←──── size ────→|            tiles begin every `stride` = ¾ size; the overlap fades linearly from one to the next,
+    ┌───────────┬────┐
+    │  tile 0   │    │                 y = (1 − k/n) · previous + k/n · next       k = 0 … n − 1, n = ¼ size
+    └──────┬────┴────┴──────┐
+           │    │  tile 1   │     first down, onto the tile above, then across, onto the tile to the left
+           └────┴───────────┘
+
+This is the rule of diffusers' `enable_vae_tiling`, so the same pictures come out. They are not quite those of the whole
+picture: group norms and the attention of the autoencoder see one tile at a time.
+"""
+
+import numpy as np
+
+from npdiffusion.errors import UserError, nearest
+from npdiffusion.memory import estimates
+
+OVERLAP = 0.25                        # of a tile's side
+MODES = ("auto", "on", "off")
+LARGEST_WHOLE = 2e9                   # bytes that coding a picture in one piece may take if nobody asks for tiles
+
+
+def tiled(function, x, size, result_size):
+    """function(x), tile by tile where x is larger than a tile      (N, H, W, C) → (N, H', W', C')
+
+    size, result_size: sides of a tile and of what the function makes of it, multiples of 4; None for size: in one piece
+    """
+    if size is None or max(x.shape[1:3]) <= size:
+        return function(x)
+    stride, blend = int(size * (1 - OVERLAP)), int(result_size * OVERLAP)
+    kept = result_size - blend
+    rows, above = [], []
+    for top in range(0, x.shape[1], stride):
+        row = []
+        for start in range(0, x.shape[2], stride):
+            tile = function(x[:, top:top + size, start:start + size])
+            if above:
+                _fade(above[len(row)], tile, blend)
+            if row:
+                _fade(row[-1].swapaxes(1, 2), tile.swapaxes(1, 2), blend)
+            row.append(tile)
+        rows.append(np.concatenate([tile[:, :kept, :kept] for tile in row], axis=2))
+        above = row
+    return np.concatenate(rows, axis=1)
+
+
+def _fade(previous, following, length):
+    """The first `length` rows of `following`, in place: from the last rows of `previous` to its own."""
+    length = min(length, previous.shape[1], following.shape[1])
+    share = (np.arange(length, dtype=np.float32) / length)[:, None, None]
+    following[:, :length] = previous[:, previous.shape[1] - length:] * (1 - share) + following[:, :length] * share
+
+
+def choose(config, width, height, mode="auto"):
+    """The side of the tiles, in pixels, for a picture of width × height; None: it is coded in one piece.
+
+    config: the autoencoder's     mode: "on": tiles as large as the pictures it was trained on, as in diffusers; "off";
+    "auto": such tiles where one piece would take more than LARGEST_WHOLE, or more than there is.
+    UserError for another mode.
+    """
+    if mode not in MODES:
+        raise UserError(f"vae_tiling is {mode!r}: {nearest(mode, MODES)}known are {', '.join(MODES)}")
+    step = 4 * config.reduction
+    tile = max(step, config.sample_size // step * step)
+    if mode == "auto":
+        there = estimates.available()
+        limit = LARGEST_WHOLE if there is None else min(LARGEST_WHOLE, there)
+        return None if estimates.picture(config, width, height) <= limit else tile
+    return tile if mode == "on" else None

@@ -1,0 +1,6 @@
+"""Pictures as files and as arrays, the settings inside them, sheets of them, previews.
+
+    images.py      read, written, turned into arrays       text_inside.py    where a text is in a file
+    sheets.py      many on one                             settings_text.py  what that text says
+    preview.py     x̂₀ as a picture
+"""

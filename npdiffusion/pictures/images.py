@@ -1,0 +1,202 @@
+"""Pictures as files and as arrays.
+
+    file → PIL image (RGB) → array (H, W, 3), float32 in [−1, 1]          x = 2 · level / 255 − 1
+    array (N, H, W, 3) → PIL images → PNG files                           level = round(255 · clip(x / 2 + 1/2, 0, 1))
+
+Levels are 0 … 255, halves are rounded to even. Both directions equal diffusers' VaeImageProcessor bit for bit. A file
+is untrusted when read; when written it appears under its name all at once, and never in place of another one.
+"""
+import contextlib
+import os
+import pathlib
+import stat
+import warnings
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from npdiffusion.errors import UserError
+
+LARGEST_PICTURE = 64_000_000          # pixels; decoded it takes 4 bytes for each
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM")      # not EPS, which runs Ghostscript
+
+
+# ---- reading
+
+def open_image(path):
+    """The picture in a file as a PIL image in RGB: upright as its EXIF says, what is transparent put on white.
+
+    UserError for anything that can't be read, names a file of another kind, or has more than LARGEST_PICTURE pixels.
+    """
+    with look_into(path) as image:
+        return to_rgb(ImageOps.exif_transpose(image))
+
+
+@contextlib.contextmanager
+def look_into(path):
+    """A PIL image of the file, whose pixels are not read yet; every error within becomes a UserError as above."""
+    Image.init()
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):      # a pipe would block for ever, a device never end
+            raise UserError(f"{path}: not a file")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")              # of Pillow, about metadata and the size, see below
+            with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
+                if image.width * image.height > LARGEST_PICTURE:
+                    raise UserError(f"{path}: {image.width}x{image.height} is too large, at most "
+                                    f"{LARGEST_PICTURE // 10**6} million pixels are read")
+                yield image
+    except UserError:
+        raise
+    except Image.UnidentifiedImageError:
+        raise UserError(f"{path}: damaged, or not a picture in a known format ({', '.join(FORMATS)})") from None
+    except Image.DecompressionBombError:
+        raise UserError(f"{path}: too large, at most {LARGEST_PICTURE // 10**6} million pixels are read") from None
+    except OSError as error:
+        raise UserError(f"{path}: can't be read ({error.strerror or error})") from None
+    except Exception as error:                           # decoders raise nearly anything on a damaged file
+        raise UserError(f"{path}: damaged, can't be read ({error or type(error).__name__})") from None
+
+
+def to_rgb(image):
+    """A PIL image of any mode → RGB, 8 bits a channel. ValueError for floating-point pixels: their range is unknown."""
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers, save it with 8 bits a channel")
+    if image.mode.startswith("I"):                       # 16-bit grey: Pillow would clip it at 255
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+    if "transparency" in image.info or image.mode in ("RGBA", "RGBa", "LA", "La", "PA"):
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def rgb(image, name="init_image"):
+    """PIL image or path → PIL image in RGB; UserError, which calls an image by `name`, if it can't be read."""
+    if not isinstance(image, Image.Image):
+        return open_image(image)
+    try:
+        return to_rgb(image)
+    except ValueError as error:
+        raise UserError(f"{name}: {error}") from None
+
+
+def to_array(image, width, height):
+    """PIL image or path → (height, width, 3), float32 in [−1, 1].
+
+    Another size is scaled (Lanczos) until it covers width × height, and what overlaps is cut off evenly on both sides.
+    UserError if a file can't be read.
+    """
+    return 2 * (np.asarray(fit(rgb(image), width, height), np.float32) / 255) - 1
+
+
+def fit(image, width, height):
+    """A PIL image scaled (Lanczos) until it covers width × height; what overlaps is cut off evenly on both sides."""
+    if image.size == (width, height):
+        return image
+    return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
+
+
+# ---- writing
+
+def to_images(array):
+    """(N, H, W, 3), float in [−1, 1] → list of N PIL images; values beyond are clipped. ValueError for a NaN."""
+    if np.isnan(array).any():
+        raise ValueError("the picture holds NaN")
+    levels = (np.clip(array * 0.5 + 0.5, 0, 1) * 255).round().astype(np.uint8)
+    return [Image.fromarray(picture) for picture in levels]
+
+
+def check_folder(folder):
+    """UserError unless new files can be written into a folder; tries it, since permissions alone don't tell."""
+    try:
+        with _temporary(folder) as file:
+            pass
+        os.unlink(file.name)
+    except OSError as error:
+        raise UserError(f"{folder}: no file can be written here ({error.strerror or error})") from None
+
+
+def free_name(path, taken=()):
+    """`path`, or if that is there, or its name among those `taken`, the first free one of path-2, path-3, …"""
+    path = pathlib.Path(path)
+    candidate, number = path, 1
+    while candidate.name in taken or os.path.lexists(candidate):
+        number += 1
+        candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    return candidate
+
+
+def save_png(image, path, pnginfo=None, taken=(), before=None):
+    """Write a PIL image as PNG and return the path it got: `path`, or the next free name beside it (see `free_name`).
+
+    before(path) is called when all is written, but not yet there under that name.
+    The file is complete when it appears. UserError if it can't be written; nothing is left behind then.
+    """
+    with _written(image, pathlib.Path(path), pnginfo=pnginfo) as temporary:
+        while True:
+            target = free_name(path, taken)
+            if before:
+                before(target)
+            with contextlib.suppress(FileExistsError):   # made by someone else in this moment: take the next name
+                _move(temporary, target)
+                return target
+
+
+def remove_leftovers(folder):
+    """Remove what processes that were killed have not finished writing in a folder."""
+    if os.name != "posix":                               # elsewhere there is no harmless way to ask whether one lives
+        return
+    for path in pathlib.Path(folder).glob(".npdiffusion-*-*.part"):
+        with contextlib.suppress(ValueError, OSError):
+            try:
+                os.kill(int(path.name.split("-")[1]), 0)              # is it still there?
+            except ProcessLookupError:
+                path.unlink()
+
+
+def replace_png(image, path):
+    """Write a PIL image as PNG in place of what is there: whoever reads it finds a complete picture, old or new.
+
+    UserError if it can't be written; nothing is left behind then.
+    """
+    with _written(image, pathlib.Path(path), compress_level=1) as temporary:
+        os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def _written(image, path, **options):
+    """Within, the image is a complete PNG beside `path`, under the name that is given; afterwards that name is gone.
+
+    UserError if it can't be written, or not be moved within.
+    """
+    temporary = None
+    try:
+        with _temporary(path.parent) as file:
+            temporary = file.name
+            image.save(file, format="PNG", **options)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    except OSError as error:
+        raise UserError(f"{path}: the picture can't be written ({error.strerror or error})") from None
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):           # moved already
+                os.unlink(temporary)
+
+
+def _temporary(folder):
+    """A new file in the folder, open for writing; unlike tempfile's it gets the user's ordinary permissions."""
+    return open(pathlib.Path(folder, f".npdiffusion-{os.getpid()}-{os.urandom(4).hex()}.part"), "xb")
+
+
+def _move(temporary, target):
+    """Rename, but FileExistsError where that would replace a file: a second name for the same file never does."""
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        raise
+    except OSError:                                      # a file system without hard links: look, then rename
+        if os.path.lexists(target):
+            raise FileExistsError(target) from None
+        os.rename(temporary, target)

@@ -1,0 +1,95 @@
+"""What a picture is going to be, while it is being made: x̂₀, what the denoiser makes of each noisy state, as pixels.
+
+    linear   RGB = z W + b for each latent pixel z, enlarged       takes no time
+    taesd    the tiny autoencoder decodes, see taesd.py            takes some percent of a step
+    vae      the model's own autoencoder decodes                   takes as long as a step, or longer
+
+That four numbers nearly are a colour was found by "keturn" in 2022 (discuss.huggingface.co/t/23204), whose W for the
+autoencoder of Stable Diffusion v1 is used for it. Any other is asked itself: it decodes a few fields of random colours,
+and W and b are the least-squares fit of the result.
+
+N pictures, h × w latent pixels, C channels of latents, f pixels in each direction for a latent pixel.
+"""
+
+import numpy as np
+from PIL import Image
+
+from npdiffusion.errors import UserError, nearest
+from npdiffusion.models.configs import TinyVAEConfig, VAEConfig
+from npdiffusion.pictures.images import replace_png, save_png, to_images
+from npdiffusion.pictures.sheets import sheet
+
+KINDS = ("linear", "taesd", "vae")
+
+V1_WEIGHTS = np.array([[0.298, 0.207, 0.208], [0.187, 0.286, 0.173], [-0.158, 0.189, 0.264], [-0.184, -0.271, -0.473]],
+                      np.float32)                        # (C, 3), to values in [−1, 1]
+FIELDS, FIELD = 64, 6                                    # how many colours the fit sees, and latent pixels of each side
+
+
+class Previews:
+    """To be given to `generate` as `preview`: keeps and writes a picture of x̂₀ every few steps.
+
+    kind    one of KINDS     vae: the autoencoder of the model, or TAESD for "taesd"
+    path    a PNG file that is written anew each time, all at once; None writes none
+    every   how many steps there are from one to the next; the last step has one as well
+    strip   a PNG file for all of them as one sheet after the last step; a file that is there already stays, and the
+            sheet gets the next free name, which is `saved_strip`
+    images, steps   what was made since step 1, of the first picture of a batch, and after which steps
+    """
+    def __init__(self, kind, vae, path=None, every=1, strip=None):
+        if kind not in KINDS:
+            raise UserError(f"preview is {kind!r}: {nearest(kind, KINDS)}known are {', '.join(KINDS)}")
+        if every < 1:
+            raise UserError(f"preview_every is {every}: it must be 1 or more")
+        self.decode = Linear(vae) if kind == "linear" else vae.decode
+        self.path, self.every, self.strip, self.saved_strip = path, every, strip, None
+        self.images, self.steps = [], []
+
+    def __call__(self, step, steps, x0):                 # x0: (N, h, w, C)
+        if step == 1:
+            self.images, self.steps = [], []
+        if step % self.every and step != steps:
+            return
+        image, = to_images(np.nan_to_num(self.decode(x0[:1])))
+        self.images.append(image)
+        self.steps.append(step)
+        if self.path is not None:
+            replace_png(image, self.path)
+        if self.strip is not None and step == steps:
+            self.saved_strip = save_png(sheet(self.images, [f"step {number}" for number in self.steps]), self.strip)
+
+
+class Linear:
+    """Latents (N, h, w, C) → images (N, f·h, f·w, 3), about [−1, 1]"""
+    def __init__(self, vae):
+        self.reduction = vae.config.reduction
+        self.weights, self.offset = (V1_WEIGHTS, 0) if has_latents_of_v1(vae.config) else fit(vae)
+
+    def __call__(self, latents):
+        colours = np.clip(latents @ self.weights + self.offset, -1, 1)
+        size = latents.shape[2] * self.reduction, latents.shape[1] * self.reduction
+        return np.stack([np.stack([Image.fromarray(channel).resize(size, Image.Resampling.BICUBIC)
+                                   for channel in np.moveaxis(image, -1, 0)], axis=-1) for image in colours])
+
+
+def has_latents_of_v1(config):
+    """Whether an autoencoder is Stable Diffusion v1's, or of its kind: fine-tuned decoders have the same latents."""
+    if isinstance(config, TinyVAEConfig):
+        return config == TinyVAEConfig()
+    v1 = VAEConfig()
+    return (config.block_out_channels, config.scaling_factor) == (v1.block_out_channels, v1.scaling_factor)
+
+
+def fit(vae):
+    """W (C, 3) and b (3,) with least squares of z W + b − RGB, for fields of one colour as they are decoded.
+
+    The z are normal, as latents are on average. Only the middle of a field counts, which sees no edge.
+    """
+    z = np.random.default_rng(0).standard_normal((FIELDS, 1, 1, vae.config.latent_channels)).astype(np.float32)
+    f = vae.config.reduction
+    middle = slice(f * (FIELD // 2 - 1), f * (FIELD // 2 + 1))
+    fields = np.broadcast_to(z, (FIELDS, FIELD, FIELD, z.shape[-1]))
+    colours = vae.decode(fields)[:, middle, middle].mean(axis=(1, 2))
+    known = np.concatenate([z[:, 0, 0], np.ones((FIELDS, 1), np.float32)], axis=1)
+    solution = np.linalg.lstsq(known, np.clip(colours, -1, 1), rcond=None)[0].astype(np.float32)
+    return solution[:-1], solution[-1]

@@ -1,0 +1,91 @@
+"""Sheets: many pictures on one, in rows, each with its caption below.
+
+    ┌─────┬─────┬─────┐     cells are as large as the largest picture; the others stand in the middle of theirs
+    │     │     │     │     captions are broken into lines, and cut off with … after LINES of them
+    └euler┴heun─┴─────┘     a sheet with more than LARGEST_PICTURE pixels is made of smaller ones
+
+The font is the one that comes with Pillow, so that sheets look alike everywhere; it has little more than ASCII.
+"""
+import math
+import unicodedata
+
+from PIL import Image, ImageDraw, ImageFont
+
+from npdiffusion.pictures.images import LARGEST_PICTURE, look_into, open_image
+
+LINES = 3                     # of a caption
+GAP = 8                       # pixels around each picture
+PAPER, INK = "white", "#202020"
+
+
+def sheet(pictures, captions=None, columns=None):
+    """One picture that shows all → PIL image (RGB)
+
+    pictures  PIL images, or paths of files, which are read one at a time; at least one
+    captions  a text for each, or None
+    columns   pictures in a row; None makes the sheet about square
+    Raises UserError for a file that can't be read, ValueError for numbers that don't fit.
+    """
+    if not pictures or captions and len(captions) != len(pictures) or columns is not None and columns < 1:
+        raise ValueError(f"{len(pictures)} pictures, {len(captions or [])} captions, {columns} columns")
+    columns = min(columns or math.ceil(math.sqrt(len(pictures))), len(pictures))
+    rows = math.ceil(len(pictures) / columns)
+    width, height = fit(*map(max, zip(*map(size, pictures))), columns * rows)
+    font = ImageFont.load_default(size=max(10, min(width // 16, 24)))
+    captions = [broken(drawable(text, font), font, width) for text in captions or []]
+    line = sum(font.getmetrics())
+    below = max((len(lines) for lines in captions), default=0) * line
+
+    result = Image.new("RGB", (columns * (width + GAP) + GAP, rows * (height + below + GAP) + GAP), PAPER)
+    draw = ImageDraw.Draw(result)
+    for i, picture in enumerate(pictures):
+        left, top = GAP + i % columns * (width + GAP), GAP + i // columns * (height + below + GAP)
+        picture = picture.convert("RGB") if isinstance(picture, Image.Image) else open_image(picture)
+        picture.thumbnail((width, height), Image.Resampling.LANCZOS)
+        result.paste(picture, (left + (width - picture.width) // 2, top + (height - picture.height) // 2))
+        for number, words in enumerate(captions[i] if captions else ()):
+            draw.text((left + width / 2, top + height + number * line), words, INK, font, anchor="ma")
+    return result
+
+
+def size(picture):
+    """(width, height) of a PIL image or a file"""
+    if isinstance(picture, Image.Image):
+        return picture.size
+    with look_into(picture) as image:
+        return image.size
+
+
+def fit(width, height, count):
+    """The size of `count` cells of that shape that may be drawn: at most LARGEST_PICTURE pixels in all."""
+    scale = min(1, math.sqrt(LARGEST_PICTURE / (count * (width + GAP) * (height + GAP))))
+    return max(1, int(width * scale)), max(1, int(height * scale))
+
+
+def drawable(text, font):
+    """The text with accents taken off (ö → o), and ? for each character that the font lacks."""
+    missing = bytes(font.getmask("\uffff"))
+    plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c)).replace("ß", "ss")
+    return "".join(c if c.isspace() or bytes(font.getmask(c)) != missing else "?" for c in plain)
+
+
+def broken(text, font, width):
+    """A caption as at most LINES lines of at most `width` pixels."""
+    lines, rest = [], text.split()
+    while rest and len(lines) < LINES:
+        count = max((n for n in range(1, len(rest) + 1) if font.getlength(" ".join(rest[:n])) <= width), default=1)
+        lines.append(" ".join(rest[:count]))
+        rest = rest[count:]
+    if rest:
+        lines[-1] += " …"
+    return [shortened(line, font, width) for line in lines]
+
+
+def shortened(line, font, width):
+    """The line, or as much of its beginning and … as `width` pixels take."""
+    if font.getlength(line) <= width:
+        return line
+    kept = line.removesuffix(" …")
+    while kept and font.getlength(kept + "…") > width:
+        kept = kept[:-1]
+    return kept + "…"

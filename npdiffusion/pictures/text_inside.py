@@ -1,0 +1,115 @@
+"""The text of settings inside a picture's file: a chunk of a PNG, the EXIF comment of a JPEG or WebP.
+
+    PNG: 8 bytes of signature, then chunks: length (4 bytes, big-endian), type (4), data, CRC-32 of type and data
+    tEXt  key \\0 Latin-1                     zTXt  key \\0 \\0 deflated Latin-1
+    iTXt  key \\0 deflated? \\0 language \\0 translated key \\0 UTF-8, perhaps deflated   (PNG, section 11.3)
+
+A file is untrusted: no more than LONGEST_TEXT is read or inflated, and pixels are not looked at.
+"""
+import pathlib
+import stat
+import struct
+import zlib
+
+from npdiffusion.errors import UserError
+
+KEY = "parameters"                    # of the chunk
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+LONGEST_TEXT = 1 << 20                # bytes, inflated
+MOST_CHUNKS = 100_000
+SLOPPY = b"Version: stable-diffusion.cpp"        # a program that writes UTF-8 where Latin-1 is due
+USER_COMMENT = 0x9286                 # EXIF's number for it, and of the table it is in
+EXIF_TABLE = 0x8769
+
+
+def png_info(text):
+    """The chunk for Pillow's `save(pnginfo=…)`: tEXt, or iTXt where Latin-1 has not all the characters."""
+    from PIL.PngImagePlugin import PngInfo
+    info = PngInfo()
+    info.add_text(KEY, text.encode("utf-8", "replace").decode("utf-8"))      # names of files may hold lone surrogates
+    return info
+
+
+def read(path):
+    """The text of settings in a picture's file; UserError if there is none, or it can't be read."""
+    path = pathlib.Path(path)
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):      # a pipe would block for ever, a device never end
+            raise UserError(f"{path}: not a file")
+        with path.open("rb") as file:
+            png = file.read(8) == SIGNATURE
+            text = from_png(file) if png else None
+        if not png:
+            text = from_exif(path)
+    except OSError as error:
+        raise UserError(f"{path}: can't be read ({error.strerror or error})") from None
+    except (ValueError, zlib.error) as error:
+        raise UserError(f"{path}: the settings inside are damaged ({error})") from None
+    if not text:
+        where = f"a PNG text named {KEY}" if png else "an EXIF comment"
+        raise UserError(f"{path}: there are no settings inside ({where})")
+    return text
+
+
+def from_png(file):
+    """The text of the chunk named KEY, wherever it stands, or None. ValueError or zlib.error if it is damaged."""
+    for _ in range(MOST_CHUNKS):
+        header = file.read(8)
+        if len(header) < 8:
+            return None               # cut short, but whether pixels are complete doesn't matter here
+        length, kind = struct.unpack(">I4s", header)
+        if kind not in (b"tEXt", b"zTXt", b"iTXt"):
+            file.seek(length + 4, 1)
+            continue
+        if length > LONGEST_TEXT:
+            if file.read(len(KEY) + 1) == KEY.encode() + b"\0":
+                raise ValueError(f"it has {length} bytes, at most {LONGEST_TEXT} are read")
+            file.seek(length + 4 - len(KEY) - 1, 1)
+            continue
+        data, check = file.read(length), file.read(4)
+        name, _, rest = data.partition(b"\0")
+        if name == KEY.encode():
+            if check != struct.pack(">I", zlib.crc32(kind + data)):
+                raise ValueError("cut short or changed: the check sum is another")
+            return decode_chunk(kind, rest)
+    return None
+
+
+def decode_chunk(kind, data):
+    """What follows the name in a chunk of text → str"""
+    if kind == b"tEXt":
+        return data.decode("utf-8" if SLOPPY in data else "latin-1", "replace")
+    if kind == b"zTXt":
+        return inflate(data[1:]).decode("latin-1")
+    deflated, data = data[:1] == b"\1", data[2:]
+    text = data.split(b"\0", 2)[-1]   # after the language and the name in that language
+    return (inflate(text) if deflated else text).decode("utf-8")
+
+
+def inflate(data):
+    """Deflated bytes → bytes; ValueError if they are too many."""
+    machine = zlib.decompressobj()
+    result = machine.decompress(data, LONGEST_TEXT)
+    if machine.unconsumed_tail:
+        raise ValueError(f"inflated it has more than {LONGEST_TEXT} bytes")
+    if not machine.eof:
+        raise ValueError("cut short")
+    return result
+
+
+def from_exif(path):
+    """The comment in a JPEG's or WebP's EXIF table, or None."""
+    from npdiffusion.pictures.images import look_into
+    with look_into(path) as image:
+        comment = image.getexif().get_ifd(EXIF_TABLE).get(USER_COMMENT)
+    if isinstance(comment, str):
+        comment = comment.encode("utf-8", "replace")
+    if not isinstance(comment, bytes) or len(comment) <= 8:
+        return None
+    if len(comment) > LONGEST_TEXT:
+        raise ValueError(f"they have {len(comment)} bytes, at most {LONGEST_TEXT} are read")
+    code, text = comment[:8], comment[8:]
+    if code == b"UNICODE\0":          # UTF-16 of either byte order: the zeros of Latin letters tell which
+        order = "be" if text[::2].count(0) >= text[1::2].count(0) else "le"
+        return text.decode(f"utf-16-{order}").lstrip("\ufeff").rstrip("\0")
+    return (text if code in (b"ASCII\0\0\0", bytes(8)) else comment).decode("utf-8").rstrip("\0")

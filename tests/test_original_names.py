@@ -1,0 +1,240 @@
+"""Original names against diffusers' own conversion; single files with random weights; what isn't a v1 file is named."""
+import re
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.loaders import single_file_utils as theirs
+from safetensors.torch import save_file
+
+from npdiffusion import loading
+from npdiffusion.checkpoints import original_names
+from npdiffusion.models.configs import CLIPTextConfig, UNetConfig, VAEConfig
+from tests import folders, references
+from tests.errors import message_of
+
+CONFIGS = {"text_encoder": CLIPTextConfig, "unet": UNetConfig, "vae": VAEConfig}
+BUFFERS = ["betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod",
+           "log_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod",
+           "posterior_variance", "posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2",
+           "logvar", "model_ema.decay", "model_ema.num_updates", "model_ema.diffusion_modelinput_blocks00weight",
+           "cond_stage_model.logit_scale", "first_stage_model.loss.discriminator.main.0.weight",
+           "cond_stage_model.transformer.text_model.embeddings.position_ids"]
+
+pytestmark = pytest.mark.usefixtures("on_numpy")
+
+
+def original(models, text_model="text_model."):
+    """The tensors of torch models under their original names, VAE attention as 1×1 convolutions."""
+    tensors = {}
+    for part, model in models.items():
+        settings = model.config.to_dict() if part == "text_encoder" else dict(model.config)
+        config = CONFIGS[part].from_dict(settings)
+        spell = original_names.spelling(part, config, [f"cond_stage_model.transformer.{text_model}"])
+        for name, tensor in model.state_dict().items():
+            tensor = tensor.contiguous().clone()
+            convolution = part == "vae" and ".attentions." in name and tensor.ndim == 2
+            tensors[spell(name)] = tensor[:, :, None, None] if convolution else tensor
+    return tensors
+
+
+@pytest.fixture
+def file(models, tmp_path):
+    """Writes a single file, its tensors changed by a function, and a tokenizer beside it; returns its path."""
+    def write(change=lambda tensors: tensors, text_model="text_model."):
+        path = tmp_path / "model.safetensors"
+        save_file(change(original(models, text_model)), path)
+        folders.write_tokenizer(tmp_path / "tokenizer")
+        return path
+    return write
+
+
+def on_meta(make, settings):
+    with torch.device("meta"):
+        return make(settings)
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+def full_models():
+    """Stable Diffusion v1's own sizes, without memory for the numbers."""
+    return {"unet": on_meta(lambda s: UNet2DConditionModel(**s), references.FULL_UNET),
+            "vae": on_meta(lambda s: AutoencoderKL(**s), references.FULL_VAE),
+            "text_encoder": on_meta(lambda s: references.CLIPTextModel(references.TorchCLIPTextConfig(**s)),
+                                    references.FULL_TEXT)}
+
+
+def test_all_1130_names_of_v1_are_used_once_each():
+    tensors = original(full_models())
+    assert len(tensors) == 1130
+    counts = [sum(name.startswith(prefix) for name in tensors) for prefix in original_names.PREFIXES.values()]
+    assert counts == [196, 686, 248]
+
+
+@pytest.mark.parametrize("settings", [
+    references.FULL_UNET, folders.UNET, {**folders.UNET, "layers_per_block": 3},
+    {**folders.UNET, "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+     "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D")}])
+def test_unet_names_are_those_that_diffusers_converts(settings):
+    model = on_meta(lambda s: UNet2DConditionModel(**s), settings)
+    tensors = original({"unet": model})
+    converted = theirs.convert_ldm_unet_checkpoint(dict(tensors), dict(model.config))
+    spell = original_names.spelling("unet", UNetConfig.from_dict(dict(model.config)), tensors)
+    assert converted.keys() == model.state_dict().keys()
+    assert all(converted[name] is tensors[spell(name)] for name in converted)
+
+
+@pytest.mark.parametrize("settings", [references.FULL_VAE, folders.VAE, {**folders.VAE, "layers_per_block": 3}])
+def test_vae_names_are_those_that_diffusers_converts(settings):
+    model = on_meta(lambda s: AutoencoderKL(**s), settings)
+    tensors = original({"vae": model})
+    converted = theirs.convert_ldm_vae_checkpoint(dict(tensors), dict(model.config))
+    spell = original_names.spelling("vae", VAEConfig.from_dict(dict(model.config)), tensors)
+    assert converted.keys() == model.state_dict().keys()
+    for name, tensor in converted.items():
+        if ".attentions." not in name:                  # whose weights diffusers turns into matrices, new tensors
+            assert tensor is tensors[spell(name)]
+    attention = {name: float(i) for i, name in enumerate(model.state_dict()) if ".attentions." in name}
+    numbered = {spell(name): torch.full((1, 1, 1, 1), number) for name, number in attention.items()}
+    converted = theirs.convert_ldm_vae_checkpoint(numbered, dict(model.config))
+    assert {name: float(tensor.flatten()[0]) for name, tensor in converted.items()} == attention
+
+
+def test_text_encoder_names_are_those_that_diffusers_converts():
+    model = full_models()["text_encoder"]
+    tensors = original({"text_encoder": model})
+    converted = theirs.convert_ldm_clip_checkpoint(dict(tensors))
+    assert {name.removeprefix("text_model.") for name in converted} == model.state_dict().keys()
+    assert all(tensors[f"cond_stage_model.transformer.{name}"] is tensor for name, tensor in converted.items())
+
+
+def test_configuration_of_v1_follows_from_the_shapes():
+    tensors = original(full_models())
+    found = original_names.settings(original_names.split(tensors, "v1"), "v1")
+    assert CLIPTextConfig.from_dict(found["text_encoder"]) == CLIPTextConfig()
+    assert UNetConfig.from_dict({**found["unet"], "use_linear_projection": False}) == UNetConfig()
+    assert VAEConfig.from_dict(found["vae"]) == VAEConfig()
+
+
+# --- loading ---------------------------------------------------------------------------------------------------------
+
+def test_original_names_gives_the_models_it_was_made_of(file, models):
+    expected = folders.torch_results(models)
+    for name, found in folders.our_results(loading.load_parts(file())).items():
+        assert references.relative_error(found, expected[name]) < 1e-5
+
+
+def test_text_encoder_without_text_model_in_its_names(file, models):
+    found = loading.load_parts(file(text_model=""))["text_encoder"].final_layer_norm.weight
+    assert (found == models["text_encoder"].state_dict()["final_layer_norm.weight"].numpy()).all()
+
+
+def test_averages_buffers_and_the_discriminator_are_ignored(file):
+    loading.load_parts(file(lambda tensors: tensors | {name: torch.zeros(3, dtype=torch.int64) for name in BUFFERS}))
+
+
+def test_scheduler_is_that_of_v1(file):
+    schedule = loading.load_parts(file())["schedule"]
+    assert (schedule.default_sampler, schedule.timestep_spacing, schedule.steps_offset) == ("pndm", None, 1)
+
+
+# --- bad input -------------------------------------------------------------------------------------------------------
+
+def message(path, **arguments):
+    text = message_of(loading.load_parts, path, **arguments)
+    assert str(path) in text
+    return text
+
+
+def without(pattern):
+    return lambda tensors: {name: tensor for name, tensor in tensors.items() if not re.search(pattern, name)}
+
+
+def test_missing_tensors_are_named_as_in_the_file_and_counted(file):
+    text = message(file(without(r"output_blocks\.3\.1\.transformer")))
+    assert "20 missing: model.diffusion_model.output_blocks.3.1.transformer_blocks.0.attn1.to_k.weight" in text
+    assert "and 16 more" in text
+
+
+def test_unexpected_tensors_are_named(file):
+    assert "surprise" in message(file(lambda tensors: tensors | {"surprise": torch.zeros(1)}))
+    assert "1 unexpected: first_stage_model.surprise" in message(
+        file(lambda tensors: tensors | {"first_stage_model.surprise": torch.zeros(1)}))
+
+
+def test_other_shape_is_named(file):
+    name = "model.diffusion_model.out.0.weight"
+    assert f"{name} is (31,) instead of (32,)" in message(file(lambda tensors: tensors | {name: torch.zeros(31)}))
+
+
+def test_nan_in_a_weight_is_named(file):
+    name = "model.diffusion_model.out.0.weight"
+    assert name in message(file(lambda tensors: tensors | {name: torch.full((32,), torch.nan)}))
+
+
+def test_float64_weight_is_named(file):
+    name = "model.diffusion_model.out.0.weight"
+    text = message(file(lambda tensors: tensors | {name: tensors[name].double()}))
+    assert name in text and "F64" in text
+
+
+@pytest.mark.parametrize("prefix", original_names.PREFIXES.values())
+def test_a_part_that_is_missing_is_named(file, prefix):
+    assert prefix in message(file(without("^" + re.escape(prefix))))
+
+
+UNET = "model.diffusion_model."
+
+
+@pytest.mark.parametrize("description, names", [
+    ("Stable Diffusion 2", ["cond_stage_model.model.ln_final.weight", UNET + "input_blocks.0.0.weight"]),
+    ("Stable Diffusion XL", ["conditioner.embedders.0.transformer.text_model.x", UNET + "input_blocks.0.0.weight"]),
+    ("Stable Diffusion 3", [UNET + "joint_blocks.0.context_block.attn.proj.weight"]),
+    ("Flux", ["double_blocks.0.img_attn.norm.key_norm.scale"]),
+    ("a LoRA", ["lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight"]),
+    ("a LoRA", ["unet.up_blocks.0.attentions.0.proj_in.lora_A.weight"]),
+    ("a textual inversion", ["emb_params"]),
+    ("a ControlNet", ["control_model.input_blocks.0.0.weight"]),
+    ("a VAE alone", ["encoder.conv_in.weight", "decoder.conv_in.weight"]),
+    ("a VAE alone", ["first_stage_model.encoder.conv_in.weight"]),
+    ("a UNet alone", ["down_blocks.0.resnets.0.conv1.weight"]),
+    ("a text encoder alone", ["text_model.encoder.layers.0.mlp.fc1.weight"])])
+def test_relatives_and_parts_are_named(tmp_path, description, names):
+    save_file({name: torch.zeros(1) for name in names}, tmp_path / "x.safetensors")
+    assert f"this is {description}" in message(tmp_path / "x.safetensors")
+
+
+def test_something_else_altogether_is_told_so(tmp_path):
+    save_file({"fc.weight": torch.zeros(1)}, tmp_path / "x.safetensors")
+    assert "not a Stable Diffusion checkpoint" in message(tmp_path / "x.safetensors")
+
+
+def test_the_shape_tells_inpainting_models_from_those_that_edit(file):
+    name = "model.diffusion_model.input_blocks.0.0.weight"
+    path = file(lambda tensors: tensors | {name: torch.arange(32 * 9 * 9, dtype=torch.float32).reshape(32, 9, 3, 3)})
+    unet = loading.load(path).unet
+    assert unet.config.in_channels == 9 and unet.conv_in.weight.max() == 32 * 81 - 1
+    assert "edits pictures" in message(file(lambda tensors: tensors | {name: torch.zeros(32, 8, 3, 3)}))
+
+
+def test_wide_contexts_and_linear_projections_are_named_from_the_shapes(file):
+    name = "model.diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.weight"
+    assert "this is Stable Diffusion XL" in message(file(lambda tensors: tensors | {name: torch.zeros(64, 2048)}))
+    name = "model.diffusion_model.middle_block.1.proj_in.weight"
+    assert "this is Stable Diffusion 2" in message(file(lambda tensors: tensors | {name: torch.zeros(64, 64)}))
+
+
+def test_strange_names_are_escaped(file):
+    text = message(file(lambda tensors: tensors | {"a\n\x1b[31mb": torch.zeros(1)}))
+    assert r"a\n\x1b[31mb" in text
+
+
+@pytest.mark.parametrize("name", ["decoder.conv_in.weight", "encoder.down.0.block.0.conv1.weight"])
+def test_shapes_that_make_no_sense_give_one_line(file, name):
+    message(file(lambda tensors: tensors | {"first_stage_model." + name: torch.zeros(())}))
+    message(file(without(re.escape(name))))
+
+
+@pytest.mark.parametrize("change", [lambda tensors: {}, lambda tensors: {UNET + "x": torch.zeros(1)}])
+def test_nearly_empty_files_give_one_line(file, change):
+    message(file(change))
