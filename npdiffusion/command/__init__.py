@@ -15,6 +15,7 @@ import importlib
 SUBCOMMANDS = {
     "metadata": "the settings inside pictures",
     "models": "the models that are here",
+    "subjects": "what the embedded model can draw",
     "tokens": "how a prompt is split into tokens",
 }
 

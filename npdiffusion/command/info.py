@@ -9,6 +9,7 @@ from npdiffusion.checkpoints import library, original_names, safetensors_file
 from npdiffusion.kernels import machine
 from npdiffusion.memory import estimates
 from npdiffusion.models.configs import UNetConfig, VAEConfig, read_json
+from npdiffusion.text import known_words
 
 
 def report(model, threads):
@@ -56,6 +57,9 @@ def describe(model):
         vae = VAEConfig.from_dict(read_json(folder / "vae" / "config.json"), folder / "vae" / "config.json")
         side = unet.sample_size * vae.reduction
         yield line("  pictures", f"{side}x{side} pixels if not told otherwise")
+        if model is None:
+            subjects, grounds = len(known_words.subjects()), len(known_words.vocabulary()["grounds"])
+            yield line("  draws", f"{subjects} subjects on {grounds} grounds, and nothing else: npdiffusion subjects lists them")
     else:
         parts = original_names.split(safetensors_file.read_file(folder), folder)
     for part, tensors in parts.items():

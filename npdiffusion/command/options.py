@@ -303,7 +303,8 @@ def build_parser():
     group = parser.add_argument_group("model")
     group.add_argument("-m", "--model", metavar="MODEL",
                        help="folder in diffusers layout, .safetensors file, Hugging Face id, or a name that "
-                            "`npdiffusion models` lists (default: the embedded model)")
+                            "`npdiffusion models` lists (default: the embedded model, a small one that draws what "
+                            "`npdiffusion subjects` shows, and nothing else)")
     group.add_argument("--model-dir", metavar="DIR",
                        help="folder of models, which -m can name without their path (default: $NPDIFFUSION_MODELS)")
     group.add_argument("--tokenizer", metavar="PATH",

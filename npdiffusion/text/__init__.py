@@ -4,5 +4,5 @@
                                            editing.py                emphasis.py            chunks.py
 
 `reading.py` does these steps one after another; `contexts.py` encodes the chunks and keeps what the UNet attends to,
-step by step.
+step by step. `known_words.py` says which words the embedded model has never seen.
 """
