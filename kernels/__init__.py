@@ -11,7 +11,9 @@ method `read`, which gives it when an operation needs it.
 import contextlib
 import functools
 import importlib
+import inspect
 import os
+import threading
 
 OPERATIONS = ("pack_linear", "pack_conv2d", "linear", "conv2d", "linear_geglu", "group_norm", "group_norm_silu", "layer_norm",
               "silu", "gelu", "quick_gelu", "relu", "softmax", "attention", "upsample_nearest", "upsample_conv2d", "embedding",
@@ -20,7 +22,9 @@ BACKENDS = {"numpy": "reference", "numba": "fast"}
 DTYPES = ("float32", "bfloat16")                         # that weights can be kept in
 
 _chosen = None
-_watcher = None
+_watchers = ()                                           # (thread, watch) of all threads, the outermost first
+_changing = threading.Lock()
+_reporting = threading.local()
 
 
 def use_backend(name):
@@ -43,22 +47,29 @@ def backend():
 
 @contextlib.contextmanager
 def watched(watch):
-    """Within this context, call watch(operation's name, its positional arguments, its result) after every operation."""
-    global _watcher
-    _watcher = watch
+    """Within this context, call watch(name, arguments, result) after every operation that this thread launches.
+
+    name: one of OPERATIONS     arguments: {parameter: value}, positional or not, with defaults; not to be modified
+    Contexts may be nested and may end in any order: every watch sees what happens within its own context, the outermost
+    first. An operation that raises is not reported, and neither are those that a watch launches itself; what a watch
+    raises reaches the caller of the operation. While nobody watches, operations are called directly.
+    """
+    global _watchers
+    entry = (threading.get_ident(), watch)
+    with _changing:
+        _watchers = (*_watchers, entry)
     try:
         yield
     finally:
-        _watcher = None
+        with _changing:
+            _watchers = tuple(each for each in _watchers if each is not entry)
 
 
 def __getattr__(name):
     if name not in OPERATIONS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     operation = getattr(_module(backend()), name)
-    if _watcher is None:
-        return operation
-    return _observed(name, operation, _watcher)
+    return _reported(name, operation) if _watchers else operation
 
 
 @functools.cache                           # an operation is looked up thousands of times for a picture
@@ -66,10 +77,20 @@ def _module(backend):
     return importlib.import_module(f"{__name__}.{BACKENDS[backend]}")
 
 
-def _observed(name, operation, watch):
+def _reported(name, operation):
+    """The same operation, which is reported to those who watch this thread."""
     def call(*args, **options):
         result = operation(*args, **options)
-        watch(name, args, result)
+        watches = [watch for thread, watch in _watchers if thread == threading.get_ident()]
+        if watches and not getattr(_reporting, "now", False):
+            bound = inspect.signature(operation).bind(*args, **options)
+            bound.apply_defaults()
+            _reporting.now = True
+            try:
+                for watch in watches:
+                    watch(name, bound.arguments, result)
+            finally:
+                _reporting.now = False
         return result
     return call
 

@@ -19,9 +19,9 @@ def unet(request):
 
 
 def operations(call):
-    """call() → [(operation, its positional arguments)]"""
+    """call() → [(operation, its arguments)]"""
     seen = []
-    with kernels.watched(lambda operation, inputs, result: seen.append((operation, inputs))):
+    with kernels.watched(lambda operation, arguments, result: seen.append((operation, arguments))):
         call()
     return seen
 
@@ -55,16 +55,16 @@ def test_a_context_gives_what_its_array_gives_in_every_step(each_backend, unet):
 
 def test_keys_and_values_of_a_context_are_computed_in_the_first_step_alone(unet):
     x, context = random(1, 8, 8, 4), Context(random(2, 77, 24, seed=1))
-    first, second = ([inputs[1] for _, inputs in operations(lambda: unet(x, t, context)) if inputs[0] is context.states]
-                     for t in (2.0, 1.0))
+    first, second = ([arguments["weight"] for _, arguments in operations(lambda: unet(x, t, context))
+                      if arguments.get("x") is context.states] for t in (2.0, 1.0))
     layers = sum(len(block.attentions) for block in [*unet.down_blocks, unet.mid_block, *unet.up_blocks])
     assert len({id(weight) for weight in first}) == len(first) == 2 * layers and not second
 
 
 def test_the_batch_is_single_up_to_the_first_cross_attention(unet):
     seen = operations(lambda: unet(random(1, 8, 8, 4), 5.0, Context(random(2, 77, 24, seed=1))))
-    on_pixels = [(operation, len(inputs[0])) for operation, inputs in seen
-                 if inputs[0].ndim > 2 and inputs[0].shape[1:] != (77, 24)]
+    inputs = [(operation, next(iter(arguments.values()))) for operation, arguments in seen]
+    on_pixels = [(operation, len(x)) for operation, x in inputs if x.ndim > 2 and x.shape[1:] != (77, 24)]
     before, after = on_pixels[:(cross := on_pixels.index(("attention", 2)))], on_pixels[cross:]
     assert [operation for operation, _ in before].count("attention") == 1          # a layer's self-attention comes first
     assert {images for _, images in before} == {1} and {images for _, images in after} == {2}
@@ -72,7 +72,7 @@ def test_the_batch_is_single_up_to_the_first_cross_attention(unet):
 
 def test_the_time_embedding_is_activated_once_and_projected_for_one_row(unet):
     seen = operations(lambda: unet(random(2, 8, 8, 4), 5.0, random(4, 77, 24, seed=1)))
-    rows = [inputs[0] for operation, inputs in seen if operation == "linear" and inputs[0].ndim == 2]
+    rows = [arguments["x"] for operation, arguments in seen if operation == "linear" and arguments["x"].ndim == 2]
     assert sum(operation == "silu" for operation, _ in seen) == 2          # inside the embedding, and at its end
     assert all(len(x) == 1 for x in rows) and len({id(x) for x in rows[2:]}) == 1
 

@@ -19,8 +19,8 @@ def finite(model, name, *arguments, method="__call__"):
     layers = {id(layer.weight): f"{name}.{path}" for path, layer in modules(model) if hasattr(layer, "weight")}
     passed, found = [f"the input of {name}"], []
 
-    def watch(operation, inputs, output):
-        layer = next((layers[id(x)] for x in inputs if id(x) in layers), None)
+    def watch(operation, arguments, output):
+        layer = layers.get(id(arguments.get("weight")))
         if not found and not np.isfinite(output).all():
             found.append(layer or f"{operation} after {passed[-1]}")
         if layer:
