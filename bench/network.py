@@ -14,7 +14,7 @@ import numpy as np
 from bench import models, peers, turns
 from bench.peak import Peak
 from npdiffusion.models import flops
-from npdiffusion.models.conditioning import Context
+from npdiffusion.models.conditioning import Conditioning
 from npdiffusion.models.configs import UNetConfig, VAEConfig
 
 TIME = 500.0
@@ -74,7 +74,7 @@ def systems(what, arguments, sizes, threads):
     with turns.Growth() as growth:
         model = models.ours(theirs, sizes, arguments.dtype)
         if what == "step":
-            prompts = Context(context)
+            prompts = Conditioning(context)
             call = lambda: model(latents, TIME, prompts)                                     # noqa: E731
         else:
             scaled = latents * sizes.scaling_factor

@@ -17,7 +17,7 @@ from npdiffusion.diffusion import defaults
 from npdiffusion.diffusion.denoiser import Denoiser, guided
 from npdiffusion.errors import UserError
 from npdiffusion.memory.malloc import memory_reused
-from npdiffusion.models.conditioning import Context
+from npdiffusion.models.conditioning import Conditioning
 from npdiffusion.models.diagnosis import finite
 from npdiffusion.pictures.images import to_images
 from npdiffusion.request import Job, Request
@@ -78,12 +78,7 @@ class StableDiffusionPipeline:
             schedule=schedule, seed=seed, width=width, height=height, init_image=init_image, strength=strength, count=count,
             callback=callback), more)
         with self._alone:
-            job, before = Job(request, self), self.vae.tile
-            self.vae.tile = job.tile
-            try:
-                return self._generate(job)
-            finally:
-                self.vae.tile = before
+            return self._generate(Job(request, self))
 
     def _generate(self, job):
         """The story itself, of settings that go together."""
@@ -106,7 +101,7 @@ class StableDiffusionPipeline:
                         request.preview(done, job.planned, x0)
             latents = start.finish(latents)
         with self._timed("decoding"):
-            return job.finish([self.decode(one[None]) for one in latents])      # feature maps of one picture at a time
+            return job.finish([self.decode(one[None], job.tile) for one in latents])      # feature maps of one picture at a time
 
     def _sample(self, job, plan, start, contexts, draw):
         """Walk a plan: yields each state, and the denoised estimate that led there; both (N, H, W, C)"""
@@ -188,15 +183,14 @@ class StableDiffusionPipeline:
         return Contexts(readings, self.tokenizer, lambda ids, vectors: finite(
             self.text_encoder, "text_encoder", ids, clip_skip, vectors))
 
-    def decode(self, latents):
-        """Latents of one picture (1, H/f, W/f, C) → PIL image"""
-        return to_images(finite(self.vae, "vae", latents, method="decode"))[0]
+    def decode(self, latents, tile=None):
+        """Latents of one picture (1, H/f, W/f, C) → PIL image; tile: see `AutoencoderKL`"""
+        return to_images(finite(self.vae, "vae", latents, tile, method="decode"))[0]
 
     def predictor(self, context, timestep_cond=None):
         """The UNet for these prompts (N, 77, X): predict(latents, t), like `unet`, but checked to be finite"""
-        context = Context(context)
-        extra = () if timestep_cond is None else (timestep_cond,)
-        return lambda latents, timestep: finite(self.unet, "unet", latents, timestep, context, *extra)
+        conditioning = Conditioning(context, timestep_cond)
+        return lambda latents, timestep: finite(self.unet, "unet", latents, timestep, conditioning)
 
     def check_clip_skip(self, clip_skip):
         if not clip_skip:

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from npdiffusion.diffusion import defaults, noise
 from npdiffusion.diffusion.noise.seeds import LARGEST, SMALLEST
 from npdiffusion.errors import UserError, nearest
-from npdiffusion.memory import estimates
-from npdiffusion.models import tiling
+from npdiffusion.memory import estimates, tiles
+from npdiffusion.models.conditioning import guidance_embedding
 from npdiffusion.painting import inpainting, outpainting
 from npdiffusion.painting.canvas import Canvas, originals
 from npdiffusion.painting.hires import STRENGTH, SecondPass
@@ -133,7 +133,7 @@ class Job:
     canvas, passes    what is painted on, and the one or two passes over it; `planned` steps altogether
     seeds, subseeds   of each picture; subseeds is None where they play no part
     guidance          the scale that is left to be applied, 1 if the model is told it by `timestep_cond` (1, D)
-    tile              what the autoencoder works on at once, see tiling.py; None for all of it
+    tile              what the autoencoder works on at once, see memory/tiles.py; None for all of it
     """
     def __init__(self, request, pipeline):
         self.request, self.vae, self.unet = request, pipeline.vae, pipeline.unet
@@ -155,7 +155,7 @@ class Job:
         number("guidance_scale", scale)
         size = self.unet.config.time_cond_proj_dim
         self.guidance = scale if size is None else 1
-        self.timestep_cond = None if size is None else defaults.guidance_embedding(scale, size)
+        self.timestep_cond = None if size is None else guidance_embedding(scale, size)
 
     def prepare_canvas(self, model_size):
         r, f = self.request, self.vae.config.reduction
@@ -178,19 +178,19 @@ class Job:
         make_plan = functools.partial(schedule.plan, r.sampler, kind=r.schedule, eta=r.eta)
         plan = make_plan(steps, strength=None if canvas.picture is None else strength)
         self.passes = [Pass(canvas, plan, steps, lambda latents, draw: inpainting.start(
-            self.vae, self.unet, plan, canvas, strength, draw))]
+            self.vae, self.unet, plan, canvas, strength, draw, self.tile))]
         if r.hires is not None:
             hires_steps = steps if r.hires_steps is None else r.hires_steps
             second = SecondPass(canvas, make_plan, self.vae.config.reduction, r.hires, r.hires_strength,
                                 hires_steps, r.hires_upscaler)
-            self.passes.append(Pass(second.canvas, second.plan, hires_steps, functools.partial(
-                second.start, self.vae, self.unet)))
+            self.passes.append(Pass(second.canvas, second.plan, hires_steps, lambda latents, draw: second.start(
+                self.vae, self.unet, latents, draw, self.tile)))
         self.planned = sum(len(each.plan) for each in self.passes)
 
     def make_room(self, budget):
         """Choose the autoencoder's tiles; UserError if the pictures don't fit into memory, or into a `budget.Budget`."""
         (width, height), count, config = self.passes[-1].canvas.size, self.request.count, self.vae.config
-        self.tile = (budget or tiling).choose(config, width, height, self.request.vae_tiling)
+        self.tile = (budget or tiles).choose(config, width, height, self.request.vae_tiling)
         maps = max(estimates.picture(config, width, height, self.tile),
                    estimates.step(self.unet.config, width // config.reduction, height // config.reduction,
                                count if self.guidance <= 1 else 2 * count))

@@ -104,9 +104,9 @@ def decoded(theirs, ours):
         found.theirs = channels_last(latents * theirs.vae.config.scaling_factor)
         return their_decode(latents, *arguments, **options)
 
-    def record_ours(latents):
+    def record_ours(latents, tile=None):
         found.ours = latents.copy()
-        return our_decode(latents)
+        return our_decode(latents, tile)
 
     with mock.patch.object(theirs.vae, "decode", record_theirs), mock.patch.object(ours, "decode", record_ours):
         yield found

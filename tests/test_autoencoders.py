@@ -16,7 +16,7 @@ from npdiffusion.checkpoints import autoencoders
 from npdiffusion.checkpoints.original_names import spelling
 from npdiffusion.errors import UserError
 from npdiffusion.kernels import threads
-from npdiffusion.memory import estimates
+from npdiffusion.memory import estimates, tiles
 from npdiffusion.models import parameters, tiling
 from npdiffusion.models.configs import TinyVAEConfig, VAEConfig
 from tests import folders, references
@@ -127,15 +127,13 @@ def test_taesd_with_its_decoder_alone_decodes_and_says_what_encoding_needs(taesd
         ours.latents(random(1, 8, 8, 3))
 
 
-def test_decoding_takes_no_more_memory_than_is_estimated(taesd, pair, tmp_path, monkeypatch):
+def test_decoding_takes_no_more_memory_than_is_estimated(taesd, pair, tmp_path):
     taesd.save_pretrained(tmp_path)
-    tiny, tile = loaded(tmp_path), 96
-    monkeypatch.setattr(pair[1], "tile", tile)
-    for ours, latents, size in ((tiny, random(1, 24, 24, 4), 192), (pair[1], random(1, 48, 48, 4), tile)):
-        ours.decode(latents)
+    for ours, latents, size, tile in ((loaded(tmp_path), random(1, 24, 24, 4), 192, None), (pair[1], random(1, 48, 48, 4), 96, 96)):
+        ours.decode(latents, tile)
         tracemalloc.start()
         before, _ = tracemalloc.get_traced_memory()
-        image = ours.decode(latents)
+        image = ours.decode(latents, tile)
         peak = tracemalloc.get_traced_memory()[1] - before - 2 * image.nbytes        # rows of tiles, and all of them
         tracemalloc.stop()
         assert 0.7 * estimates.picture(ours.config, size, size) < peak < estimates.picture(ours.config, size, size)
@@ -248,12 +246,10 @@ def test_settings_that_are_not_taesds_are_named(settings, taesd, tmp_path):
 
 @pytest.fixture(scope="module")
 def pair():
-    """(diffusers' VAE, ours), tiles of 32 pixels, 8 latent pixels"""
+    """(diffusers' VAE, with tiles of 32 pixels, 8 latent pixels, and ours)"""
     theirs = references.torch_vae(**references.TINY_VAE)
     theirs.enable_tiling()
-    ours = references.twin(theirs)
-    ours.tile = 32
-    return theirs, ours
+    return theirs, references.twin(theirs)
 
 
 @pytest.mark.parametrize("size", [(8, 9), (24, 20), (13, 31), (40, 7)])
@@ -262,9 +258,9 @@ def test_tiles_are_diffusers_own(pair, size):
     theirs, ours = pair
     latents, images = random(2, *size, 4), np.tanh(random(1, 4 * size[0], 4 * size[1], 3))
     expected = theirs.decode(channels_first(latents) / 0.3).sample
-    agree("VAE tiling", f"decoding {size}", ours.decode(latents), channels_last(expected), 1e-4, relative=True)
+    agree("VAE tiling", f"decoding {size}", ours.decode(latents, 32), channels_last(expected), 1e-4, relative=True)
     expected = theirs.encode(channels_first(images)).latent_dist.mean
-    agree("VAE tiling", f"encoding {size}", ours.encode(images)[0], channels_last(expected), 1e-4, relative=True)
+    agree("VAE tiling", f"encoding {size}", ours.encode(images, 32)[0], channels_last(expected), 1e-4, relative=True)
 
 
 def test_a_picture_no_larger_than_a_tile_is_not_tiled():
@@ -283,12 +279,12 @@ def test_tiles_of_something_local_leave_no_seams():
     ("off", 4096, None, None)])
 def test_tiles_are_chosen_where_one_piece_would_be_too_large(mode, side, available, tile, monkeypatch):
     monkeypatch.setattr(estimates, "available", lambda: available)
-    assert tiling.choose(VAEConfig(), side, side, mode) == tile
+    assert tiles.choose(VAEConfig(), side, side, mode) == tile
 
 
 def test_an_unknown_choice_of_tiles_names_the_nearest():
     with pytest.raises(UserError, match="vae_tiling is 'atuo': did you mean auto?"):
-        tiling.choose(VAEConfig(), 64, 64, "atuo")
+        tiles.choose(VAEConfig(), 64, 64, "atuo")
 
 
 def test_a_pipeline_takes_pictures_in_tiles_as_diffusers_does(model_folder):
@@ -305,3 +301,18 @@ def test_a_pipeline_takes_pictures_in_tiles_as_diffusers_does(model_folder):
     expected = channels_last(expected.mul(0.5).add(0.5).clamp(0, 1))[0]
     agree("VAE tiling", "a pipeline's picture", np.asarray(image), (255 * expected).round(), 1)
     assert np.abs(np.asarray(image).astype(int) - np.asarray(whole)).max() > 1
+
+
+@pytest.mark.parametrize("painting", [
+    dict(init_image=Image.new("RGB", (48, 32), "red")), dict(hires=1.5, hires_upscaler="lanczos"),
+    dict(init_image=Image.new("RGB", (48, 32), "red"), mask_image=Image.new("L", (48, 32), 255), strength=0.5)],
+    ids=["image to image", "hires fix", "inpainting"])
+def test_everything_that_a_picture_asks_of_the_autoencoder_is_done_in_its_tiles(painting, model_folder, monkeypatch):
+    pipeline, found = npdiffusion.load(str(model_folder)), []
+    for name in ("encode", "decode"):
+        def record(x, tile=None, method=getattr(pipeline.vae, name)):
+            found.append(tile)
+            return method(x, tile)
+        monkeypatch.setattr(pipeline.vae, name, record)
+    pipeline.generate("a", steps=2, seed=0, width=48, height=32, vae_tiling="on", **painting)
+    assert len(found) > 1 and set(found) == {pipeline.vae.config.sample_size}

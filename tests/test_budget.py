@@ -18,7 +18,7 @@ from npdiffusion.errors import UserError
 from npdiffusion.kernels import threads
 from npdiffusion.memory import budget, estimates
 from npdiffusion.models import layers, parameters, taesd
-from npdiffusion.models.conditioning import Context
+from npdiffusion.models.conditioning import Conditioning
 from npdiffusion.models.configs import TinyVAEConfig, UNetConfig
 from npdiffusion.models.on_disk import OnDisk, keep
 from npdiffusion.models.unet import UNet2DConditionModel
@@ -80,8 +80,8 @@ def test_the_choice_follows_the_amount(room, dtype, expected):
 
 def test_tiles_come_last_and_are_as_large_as_fits():
     pipeline = npdiffusion.load()
-    assert list(budget.tiles(pipeline.vae.config, 512, 512, "off")) == [None]
-    assert list(budget.tiles(pipeline.vae.config, 256, 192, "auto")) == [None, 224, 192, 160, 128]
+    assert list(budget.tile_sizes(pipeline.vae.config, 512, 512, "off")) == [None]
+    assert list(budget.tile_sizes(pipeline.vae.config, 256, 192, "auto")) == [None, 224, 192, 160, 128]
     chosen = budget.Budget(budget.RUNTIME + 30e6, "bfloat16", 512, 512, kept=0)
     tile = chosen.choose(pipeline.vae.config, 512, 512)
     assert estimates.picture(pipeline.vae.config, 512, 512, tile) <= 30e6
@@ -287,7 +287,7 @@ def test_feature_maps_of_the_unet_are_as_estimated(images, height, width):
     for _, owner, attribute in parameters.walk(unet):
         if parameters.is_packed(owner, attribute):
             owner.prepare("float32")
-    latents, context = np.zeros((1, height, width, 4), np.float32), Context(np.zeros((images, 77, 76), np.float32))
+    latents, context = np.zeros((1, height, width, 4), np.float32), Conditioning(np.zeros((images, 77, 76), np.float32))
     unet(latents, 5.0, context)                                            # kernels get their working memory
     gc.collect()
     tracemalloc.start()

@@ -353,13 +353,13 @@ def test_a_command_that_makes_no_sense_ends_with_2_and_one_line(arguments, messa
 def test_choices_are_those_of_the_library():
     from npdiffusion import request
     from npdiffusion.diffusion import noise, schedules
-    from npdiffusion.models import tiling
+    from npdiffusion.memory import tiles
     from npdiffusion.text import reading
     assert (options.SPACINGS, options.PREDICTION_TYPES) == (schedules.SPACINGS, schedules.PREDICTION_TYPES)
     assert set(options.GENERATORS) == set(noise.GENERATORS)
     assert options.SYNTAXES == reading.SYNTAXES
     assert options.LARGEST_SIDE == request.LARGEST_SIDE
-    assert options.TILING == tiling.MODES
+    assert options.TILING == tiles.MODES
 
 
 # ---- notes

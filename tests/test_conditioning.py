@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from npdiffusion import kernels
-from npdiffusion.models.conditioning import Context, repeated
+from npdiffusion.models.conditioning import Conditioning, repeated
 from tests import references
 from tests.references import random, relative_error
 
@@ -46,7 +46,7 @@ def test_one_time_step_for_all_gives_what_one_for_each_gives(each_backend, unet)
 
 def test_a_context_gives_what_its_array_gives_in_every_step(each_backend, unet):
     states = random(2, 77, 24, seed=1)
-    context = Context(states.copy())
+    context = Conditioning(states.copy())
     for step in range(3):
         x = random(1, 8, 8, 4, seed=step)
         assert np.array_equal(unet(x, 10.0 * step, context), unet(x, 10.0 * step, states))
@@ -54,7 +54,7 @@ def test_a_context_gives_what_its_array_gives_in_every_step(each_backend, unet):
 
 
 def test_keys_and_values_of_a_context_are_computed_in_the_first_step_alone(unet):
-    x, context = random(1, 8, 8, 4), Context(random(2, 77, 24, seed=1))
+    x, context = random(1, 8, 8, 4), Conditioning(random(2, 77, 24, seed=1))
     first, second = ([arguments["weight"] for _, arguments in operations(lambda: unet(x, t, context))
                       if arguments.get("x") is context.states] for t in (2.0, 1.0))
     layers = sum(len(block.attentions) for block in [*unet.down_blocks, unet.mid_block, *unet.up_blocks])
@@ -62,7 +62,7 @@ def test_keys_and_values_of_a_context_are_computed_in_the_first_step_alone(unet)
 
 
 def test_the_batch_is_single_up_to_the_first_cross_attention(unet):
-    seen = operations(lambda: unet(random(1, 8, 8, 4), 5.0, Context(random(2, 77, 24, seed=1))))
+    seen = operations(lambda: unet(random(1, 8, 8, 4), 5.0, Conditioning(random(2, 77, 24, seed=1))))
     inputs = [(operation, next(iter(arguments.values()))) for operation, arguments in seen]
     on_pixels = [(operation, len(x)) for operation, x in inputs if x.ndim > 2 and x.shape[1:] != (77, 24)]
     before, after = on_pixels[:(cross := on_pixels.index(("attention", 2)))], on_pixels[cross:]
@@ -78,5 +78,5 @@ def test_the_time_embedding_is_activated_once_and_projected_for_one_row(unet):
 
 
 def test_latents_that_cannot_be_shared_are_an_error(unet):
-    with pytest.raises(ValueError, match="2 latents cannot be shared by 3 contexts"):
+    with pytest.raises(ValueError, match="2 latents cannot be shared by 3 prompts"):
         unet(random(2, 8, 8, 4), 1.0, random(3, 77, 24))

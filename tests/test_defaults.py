@@ -19,6 +19,7 @@ from npdiffusion.checkpoints import original_names
 from npdiffusion.diffusion import defaults  # noqa: E402
 from npdiffusion.diffusion.schedules import NoiseSchedule  # noqa: E402
 from npdiffusion.errors import UserError  # noqa: E402
+from npdiffusion.models.conditioning import Conditioning, guidance_embedding  # noqa: E402
 from npdiffusion.models.configs import UNetConfig  # noqa: E402
 from npdiffusion.pipeline import StableDiffusionPipeline as OurPipeline  # noqa: E402
 from tests import references  # noqa: E402
@@ -44,19 +45,19 @@ def test_embedded_guidance_equals_diffusers(distilled):
     theirs, _ = distilled
     for scale in (1.0, 2.0, 8.5):
         expected = theirs.get_guidance_scale_embedding(torch.tensor([scale - 1]), embedding_dim=WIDTH).numpy()
-        agree("few-step models", f"embedding of guidance {scale}", defaults.guidance_embedding(scale, WIDTH), expected, 2e-4)
-    assert defaults.guidance_embedding(3.0, 7).shape == (1, 7)
+        agree("few-step models", f"embedding of guidance {scale}", guidance_embedding(scale, WIDTH), expected, 2e-4)
+    assert guidance_embedding(3.0, 7).shape == (1, 7)
 
 
 def test_a_unet_that_takes_the_guidance_scale_equals_diffusers(distilled):
     theirs, ours = distilled
     random = np.random.default_rng(0)
     x, context = random.standard_normal((2, 8, 8, 4), np.float32), random.standard_normal((2, 7, 24), np.float32)
-    condition = defaults.guidance_embedding(8.5, WIDTH)
+    condition = guidance_embedding(8.5, WIDTH)
     with torch.no_grad():
         expected = theirs.unet(references.channels_first(x), 259, torch.from_numpy(context),
                                timestep_cond=torch.from_numpy(condition)).sample
-    found = ours.unet(x, 259, context, condition)
+    found = ours.unet(x, 259, Conditioning(context, condition))
     agree("few-step models", "UNet told the guidance scale", found, references.channels_last(expected), 1e-5, relative=True)
     assert np.abs(found - ours.unet(x, 259, context)).max() > 1e-3
 

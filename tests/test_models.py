@@ -11,6 +11,7 @@ from diffusers.models.transformers import Transformer2DModel as TorchTransformer
 from npdiffusion import kernels
 from npdiffusion.models import parameters, resnet, transformer
 from npdiffusion.models import vae as our_vae
+from npdiffusion.models.conditioning import Conditioning
 from tests import references
 from tests.references import channels_first, channels_last, random, relative_error, twin
 
@@ -72,7 +73,7 @@ def test_spatial_transformer(each_backend):
                                 norm_num_groups=8))
     x, context = random(2, 5, 7, 32), random(2, 77, 20, seed=1)
     expected = theirs(channels_first(x), encoder_hidden_states=torch.from_numpy(context)).sample
-    assert relative_error(ours(x, context), channels_last(expected)) < BLOCK
+    assert relative_error(ours(x, Conditioning(context)), channels_last(expected)) < BLOCK
 
 
 # --- models, tiny ----------------------------------------------------------------------------------------------------

@@ -219,4 +219,3 @@ def test_two_threads_may_ask_one_pipeline(pair):
     with ThreadPoolExecutor(2) as pool:
         together = list(pool.map(lambda each: np.asarray(ours.generate(PROMPT, steps=3, sampler="ddim", **each)[0]), settings))
     assert all(np.array_equal(a, b) for a, b in zip(alone, together))
-    assert ours.vae.tile is None

@@ -27,7 +27,7 @@ class LinearVAE:
     config = VAEConfig(block_out_channels=(32, 64, 64))
     weights, offset = random(4, 3, seed=1) / 8, random(3, seed=2) / 8
 
-    def decode(self, latents):
+    def decode(self, latents, tile=None):
         return (latents @ self.weights + self.offset).repeat(4, axis=1).repeat(4, axis=2)
 
 
@@ -61,6 +61,16 @@ def test_a_taesd_preview_equals_diffusers():
     shown(1, 1, x0)
     expected = channels_last(theirs.decode(channels_first(x0[:1])).sample.mul(0.5).add(0.5).clamp(0, 1))
     agree("preview", "TAESD", np.asarray(shown.images[0]), (255 * expected[0]).round(), 1)
+
+
+def test_a_preview_by_the_autoencoder_takes_the_tiles_that_are_chosen_for_its_picture():
+    vae, x0 = references.twin(references.torch_vae(**references.TINY_VAE)), random(1, 12, 16, 4)
+    asked = []
+    shown = Previews("vae", vae, tile=lambda width, height: asked.append((width, height)) or 32)
+    shown(1, 1, x0)
+    assert asked == [(64, 48)]
+    assert np.array_equal(np.asarray(shown.images[0]), np.asarray(images.to_images(vae.decode(x0, 32))[0]))
+    assert not np.array_equal(np.asarray(shown.images[0]), np.asarray(images.to_images(vae.decode(x0))[0]))
 
 
 def test_weights_of_v1_are_used_for_its_latents_alone():

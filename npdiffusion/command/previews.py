@@ -64,8 +64,15 @@ def start_previews(options, part, pipeline):
     """The `Previews` to be given to generate; None if none are asked for."""
     if options.preview is None:
         return None
+    from npdiffusion.memory import tiles
     from npdiffusion.pictures.preview import Previews
     if part is not None:
         part.fill()
+
+    def tile(width, height):
+        if part is not None:                             # TAESD takes so little memory that it needs none
+            return None
+        return (pipeline.budget or tiles).choose(pipeline.vae.config, width, height, options.vae_tiling)
+
     return Previews(options.preview, pipeline.vae if part is None else part.model, options.preview_path,
-                    options.preview_every, options.steps_strip)
+                    options.preview_every, options.steps_strip, tile)

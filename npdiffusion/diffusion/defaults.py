@@ -9,10 +9,7 @@
 A checkpoint whose own model_index.json names a guidance scale is believed instead. Trailing spacing alone tells
 nothing: models with zero terminal SNR have it too, and those predict v.
 """
-import math
 from typing import NamedTuple
-
-import numpy as np
 
 STEPS, FEW = 50, 4
 CUSTOMARY_GUIDANCE = 7.5              # what users of SD v1 expect where the checkpoint says nothing
@@ -51,15 +48,3 @@ def _recognised(schedule, embedded, own):
     if turbo:
         return Defaults(FEW, 1.0, "a model with Euler steps of trailing spacing, as those distilled like SD-Turbo have")
     return Defaults(STEPS, CUSTOMARY_GUIDANCE, None)
-
-
-def guidance_embedding(scale, size):
-    """Sines and cosines of w = scale − 1 by which a distilled UNet is told the guidance      → (1, size), float32
-
-        sin(1000 w f_i), cos(1000 w f_i)      f_i = 10000^(−i/(n−1)), n = ⌊size/2⌋      arXiv:2310.04378
-    """
-    half = size // 2
-    step = np.float32(math.log(10000.0)) / np.float32(max(half - 1, 1))
-    frequencies = np.exp(-step * np.arange(half, dtype=np.float32))      # float32: angles are thousands of radians, and
-    angles = np.float32(1000.0 * (scale - 1.0)) * frequencies            # the model has seen them so rounded
-    return np.concatenate([np.sin(angles), np.cos(angles), np.zeros(size % 2, np.float32)])[None]

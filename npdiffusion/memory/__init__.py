@@ -1,5 +1,6 @@
 """What fits, and what to do so that it fits.
 
     estimates.py   how much a model and a picture need, how much there is      budget.py   --max-memory
-    malloc.py      memory that one array leaves is the next one's place        amounts.py  "4GB"
+    tiles.py       size of the autoencoder's tiles                             amounts.py  "4GB"
+    malloc.py      memory that one array leaves is the next one's place
 """

@@ -7,7 +7,7 @@ From what is best for the picture to what needs least, the first that fits is ta
     1  all weights in memory, float32
     2  the same in bfloat16: half the memory, and faster where the processor multiplies it
     3  weights stay on disk and are read when they are used (on_disk.py); as many of the UNet's as fit are kept
-    4  the same, and the picture is decoded in tiles (tiling.py), the largest that fit
+    4  the same, and the picture is decoded in tiles (models/tiling.py), the largest that fit
 
 A given dtype is kept to, and then the first two are one. Attention never holds a matrix of all tokens by all tokens
 (kernels/flash_attention.py), so there is nothing to choose for it; the plain NumPy definitions do, and are refused.
@@ -19,9 +19,9 @@ import numpy as np
 
 from npdiffusion import kernels
 from npdiffusion.errors import UserError
-from npdiffusion.memory import estimates
+from npdiffusion.memory import estimates, tiles
 from npdiffusion.memory.amounts import amount  # noqa: F401 (what a limit may be)
-from npdiffusion.models import flops, parameters, tiling
+from npdiffusion.models import flops, parameters
 from npdiffusion.models import on_disk as streaming
 from npdiffusion.models.on_disk import OnDisk
 
@@ -55,8 +55,8 @@ class Budget:
         return self.limit - RUNTIME - self.kept - self.buffer
 
     def choose(self, config, width, height, mode="auto"):
-        """The tiles for a picture as by `tiling.choose`, or the largest smaller ones that fit; the smallest, if none do"""
-        for tile in tiles(config, width, height, mode):
+        """The tiles for a picture as by `tiles.choose`, or the largest smaller ones that fit; the smallest, if none do"""
+        for tile in tile_sizes(config, width, height, mode):
             if estimates.picture(config, width, height, tile) <= self.room():
                 break
         return tile
@@ -113,7 +113,7 @@ def plan(parts, limit, size=None, dtype=None, images=2, mode="auto", preview_vae
     if preview_vae is not None:                       # float32, all of it in memory, and without tiles
         beside = parameters.nbytes(preview_vae, "float32")
         step = max(step, estimates.picture(preview_vae.config, width, height))
-    tile = tiling.choose(vae, width, height, mode)
+    tile = tiles.choose(vae, width, height, mode)
     for kept_as in (dtype,) if dtype else kernels.DTYPES:
         kept = beside + sum(parameters.nbytes(part.model, kept_as) for part in parts.values())
         if RUNTIME + kept + max(step, estimates.picture(vae, width, height, tile)) <= limit:
@@ -124,7 +124,7 @@ def plan(parts, limit, size=None, dtype=None, images=2, mode="auto", preview_vae
     fixed = beside + sum(parameters.nbytes(part.model, dtype) for part in parts.values()) - sum(
         sum(sizes.values()) for sizes in streamable.values())
     buffer = max((count + parts["unet"].bytes_on_disk(name) for name, count in streamable["unet"].items()), default=0)
-    for tile in tiles(vae, width, height, mode):
+    for tile in tile_sizes(vae, width, height, mode):
         room = limit - RUNTIME - fixed - buffer - max(step, estimates.picture(vae, width, height, tile))
         if room >= 0:
             break
@@ -153,12 +153,12 @@ def largest(sizes, unet, vae, images, mode):
     """The size that needs most memory."""
     f = vae.reduction
     return max(sizes, key=lambda size: (max(estimates.step(unet, size[0] // f, size[1] // f, images), estimates.picture(
-        vae, *size, tiling.choose(vae, *size, mode))), size[0] * size[1]))
+        vae, *size, tiles.choose(vae, *size, mode))), size[0] * size[1]))
 
 
-def tiles(config, width, height, mode):
-    """The tiles to be tried: what `tiling.choose` says, then, unless tiles are ruled out, smaller and smaller ones."""
-    first = tiling.choose(config, width, height, mode)
+def tile_sizes(config, width, height, mode):
+    """The tiles to be tried: what `tiles.choose` says, then, unless tiles are ruled out, smaller and smaller ones."""
+    first = tiles.choose(config, width, height, mode)
     yield first
     if mode != "off":
         step = 4 * config.reduction

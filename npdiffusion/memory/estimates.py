@@ -28,7 +28,7 @@ def step(config, width, height, images):
 
 
 def picture(config, width, height, tile=None):
-    """Bytes that decoding a picture of width × height pixels takes; config: the VAE's; tile: see tiling.py"""
+    """Bytes that decoding a picture of width × height pixels takes; config: the VAE's; tile: see tiles.py"""
     channels = config.block_out_channels
     width, height = min(width, tile or width), min(height, tile or height)
     return FEATURE_MAPS * 4 * width * height * channels[min(1, len(channels) - 1)]

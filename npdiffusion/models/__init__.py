@@ -1,7 +1,8 @@
 """The networks. They open no file and know no option.
 
     layers.py        one operation each, with parameters under the checkpoint's names
-    resnet.py        residual block, down- and upsampling       transformer.py   attention and what surrounds it
+    attention.py     self- and cross-attention                  transformer.py   what surrounds it in the UNet
+    resnet.py        residual block, down- and upsampling
     unet.py          the UNet                                   clip.py          the text encoder
     vae.py           the autoencoder       taesd.py   a tiny one       tiling.py   either, over a large picture in tiles
     conditioning.py  what the UNet attends to, and what is computed once for several steps or images

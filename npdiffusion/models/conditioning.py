@@ -1,34 +1,56 @@
-"""What is computed once although several steps or several images need it; every result stays what it was.
+"""What the UNet is conditioned on, and what is computed once although several steps or several images need it.
 
     from the prompt alone      keys and values of each cross-attention       once a picture instead of once a step
     from latents and t alone   all that precedes the first cross-attention   once a step instead of for each prompt
 
 A guided step asks the UNet about the same N latents under two prompts. It may therefore be given N latents and 2N
-contexts, where latents i go with contexts i and N + i: the batch stays N up to the first place where a context enters,
-and what was kept before that place (skip connections, residuals) is `repeated` when it meets the batch of 2N.
+prompts, where latents i go with prompts i and N + i: the batch stays N up to the first cross-attention, and what was
+kept before it (skip connections, residuals) is `repeated` when it meets the batch of 2N. No result changes.
+
+N prompts, S words of width X, C channels, P numbers of an embedded guidance scale.
 """
+import math
+
 import numpy as np
 
 
-class Context:
-    """Hidden states of prompts (N, S, X), and the keys and values that each cross-attention made of them.
+class Conditioning:
+    """What a prediction depends on besides the latents and the time step.
 
-    For one set of weights: a UNet whose weights have changed needs a new one.
+    states         hidden states of the prompts, (N, S, X), float32
+    timestep_cond  for models with `time_cond_proj_dim`: the embedded guidance scale, (N, P) or (1, P), see
+                   `guidance_embedding`; None for all others
+
+    Keys and values are computed when first asked for and kept: a UNet whose weights have changed needs a new object.
     """
-    def __init__(self, states):
-        self.states = states
-        self._found = {}
+    def __init__(self, states, timestep_cond=None):
+        self.states, self.timestep_cond = states, timestep_cond
+        self._keys_and_values = {}
 
     def __len__(self):
         return len(self.states)
 
     def keys_and_values(self, attention):
-        """Those that an `Attention` makes of the hidden states: k, v (N, S, C)"""
-        if attention not in self._found:
-            self._found[attention] = attention.keys_and_values(self.states)
-        return self._found[attention]
+        """k, v (N, S, C), which an `Attention` makes of the hidden states"""
+        if attention not in self._keys_and_values:
+            self._keys_and_values[attention] = attention.keys_and_values(self.states)
+        return self._keys_and_values[attention]
 
 
 def repeated(x, batch):
     """Row i of x for each of i, n + i, 2n + i, ... of a batch      (n, ...) → (batch, ...), x itself if batch is n"""
     return x if len(x) == batch else np.concatenate([x] * (batch // len(x)))
+
+
+def guidance_embedding(scale, size):
+    """Sines and cosines of w = scale − 1, by which a distilled UNet knows the guidance scale      → (1, size), float32
+
+        sin(1000 w f_i), cos(1000 w f_i)      f_i = 10000^(−i/(n−1)), n = ⌊size/2⌋      Luo et al. 2023, arXiv:2310.04378
+
+    An odd size is filled up by a zero. Arithmetic is float32: angles are thousands of radians, and the model was trained
+    with them rounded so.
+    """
+    half = size // 2
+    step = np.float32(math.log(10000.0)) / np.float32(max(half - 1, 1))
+    angles = np.float32(1000.0 * (scale - 1.0)) * np.exp(-step * np.arange(half, dtype=np.float32))
+    return np.concatenate([np.sin(angles), np.cos(angles), np.zeros(size % 2, np.float32)])[None]

@@ -19,39 +19,30 @@ from npdiffusion.models.layers import Conv2d
 from npdiffusion.models.tiling import tiled
 
 
-def relu(x):
-    """Without parameters, but the checkpoint counts it among the layers."""
-    return kernels.relu(x)
-
-
-def enlarged_by_the_next(x):
-    """Stands where the checkpoint counts an enlargement: `UpsampleConv2d`, which comes next, reads x so."""
-    return x
-
-
-class UpsampleConv2d(Conv2d):
-    """Nearest neighbours, then the convolution      (N, H, W, C) → (N, 2H, 2W, O)"""
-    def __call__(self, x):
-        return kernels.upsample_conv2d(x, self.weight, self.bias, 2 * x.shape[1], 2 * x.shape[2])
-
-
 class AutoencoderTinyBlock:
     """(N, H, W, C) → (N, H, W, C)"""
     def __init__(self, channels):
-        self.conv = [Conv2d(channels, channels), relu, Conv2d(channels, channels), relu, Conv2d(channels, channels)]
+        first, second, third = (Conv2d(channels, channels) for _ in range(3))
+        self.conv = [first, None, second, None, third]   # placeholders for nn.ReLU
 
     def __call__(self, x):
-        h = x
-        for layer in self.conv[:-1]:
-            h = layer(h)
-        h = self.conv[-1](h, residual=x)              # what it was made from ends here
-        return relu(h)
+        first, _, second, _, third = self.conv
+        h = first(x)
+        h = kernels.relu(h)                              # a line each: rebinding h frees the operand of the last operation
+        h = second(h)
+        h = kernels.relu(h)
+        h = third(h, residual=x)
+        return kernels.relu(h)
 
 
-class Coder:
-    """Layers, one after the other, at the indices that the checkpoint has for them."""
-    def __init__(self, layers):
-        self.layers = layers
+class Encoder:
+    """Images (N, H, W, 3) in [0, 1] → latents (N, H/f, W/f, latent channels)"""
+    def __init__(self, config):
+        channels, self.layers = config.channels, []
+        for stage, blocks in enumerate(config.encoder_blocks):
+            self.layers.append(Conv2d(channels, channels, stride=2, bias=False) if stage else Conv2d(3, channels))
+            self.layers += [AutoencoderTinyBlock(channels) for _ in range(blocks)]
+        self.layers.append(Conv2d(channels, config.latent_channels))
 
     def __call__(self, x):
         for layer in self.layers:
@@ -59,49 +50,50 @@ class Coder:
         return x
 
 
-def encoder(config):
-    """Images (N, H, W, 3) in [0, 1] → latents (N, H/f, W/f, latent channels)"""
-    channels, layers = config.channels, []
-    for stage, blocks in enumerate(config.encoder_blocks):
-        layers.append(Conv2d(3, channels) if stage == 0 else Conv2d(channels, channels, stride=2, bias=False))
-        layers += [AutoencoderTinyBlock(channels) for _ in range(blocks)]
-    return Coder([*layers, Conv2d(channels, config.latent_channels)])
-
-
-def decoder(config):
+class Decoder:
     """3 tanh(z / 3) (N, H/f, W/f, latent channels) → images (N, H, W, 3), about [0, 1]"""
-    channels, layers = config.channels, [Conv2d(config.latent_channels, config.channels), relu]
-    for stage, blocks in enumerate(config.decoder_blocks):
-        layers += [AutoencoderTinyBlock(channels) for _ in range(blocks)]
-        if stage < len(config.decoder_blocks) - 1:
-            layers += [enlarged_by_the_next, UpsampleConv2d(channels, channels, bias=False)]
-    return Coder([*layers, Conv2d(channels, 3)])
+    def __init__(self, config):
+        channels = config.channels
+        self.layers = [Conv2d(config.latent_channels, channels), None]                           # placeholder for nn.ReLU
+        for stage, blocks in enumerate(config.decoder_blocks):
+            if stage:
+                self.layers += [None, Conv2d(channels, channels, bias=False)]                    # placeholder for nn.Upsample
+            self.layers += [AutoencoderTinyBlock(channels) for _ in range(blocks)]
+        self.layers.append(Conv2d(channels, 3))
+
+    def __call__(self, z):
+        first, _, *others = self.layers
+        x, layers = kernels.relu(first(z)), iter(others)
+        for layer in layers:
+            if layer is None:
+                conv = next(layers)
+                x = kernels.upsample_conv2d(x, conv.weight, conv.bias, 2 * x.shape[1], 2 * x.shape[2])
+            else:
+                x = layer(x)
+        return x
 
 
 class AutoencoderTiny:
-    """Encoder and decoder, to be used as an `AutoencoderKL` is. Without an encoder (which has its own file) it decodes.
-
-    tile: see `AutoencoderKL`
-    """
+    """Encoder and decoder, to be used as an `AutoencoderKL` is. Without an encoder (which has its own file) it decodes."""
     samples = False                   # `latents` draws no noise
 
     def __init__(self, config, has_encoder=True):
-        self.config, self.tile = config, None
-        self.encoder = encoder(config) if has_encoder else None
-        self.decoder = decoder(config)
+        self.config = config
+        self.encoder = Encoder(config) if has_encoder else None
+        self.decoder = Decoder(config)
 
-    def latents(self, images, draw=None):
+    def latents(self, images, draw=None, tile=None):
         """Images (N, H, W, 3) in [−1, 1] → latents that diffusion runs on (N, H/f, W/f, latent channels); draws nothing
 
-        UserError if there is no encoder.
+        tile: see `AutoencoderKL`     UserError if there is no encoder.
         """
         if self.encoder is None:
             raise UserError("this TAESD can only decode: put taesd_encoder.safetensors beside taesd_decoder.safetensors, "
                             "or take another VAE")
-        encoded = tiled(self.encoder, (images + 1) / 2, self.tile, self.tile and self.tile // self.config.reduction)
+        encoded = tiled(self.encoder, (images + 1) / 2, tile, tile and tile // self.config.reduction)
         return encoded * self.config.scaling_factor
 
-    def decode(self, latents):
+    def decode(self, latents, tile=None):
         """Latents (N, h, w, latent channels), as diffusion leaves them → images (N, f·h, f·w, 3), about [−1, 1]"""
         z = 3 * np.tanh(latents * (1 / (3 * self.config.scaling_factor)))
-        return 2 * tiled(self.decoder, z, self.tile and self.tile // self.config.reduction, self.tile) - 1
+        return 2 * tiled(self.decoder, z, tile and tile // self.config.reduction, tile) - 1

@@ -8,17 +8,11 @@
            └────┴───────────┘
 
 This is the rule of diffusers' `enable_vae_tiling`, so the same pictures come out. They are not quite those of the whole
-picture: group norms and the attention of the autoencoder see one tile at a time.
+picture: group norms and the attention of the autoencoder see one tile at a time. memory/tiles.py chooses the size.
 """
-
 import numpy as np
 
-from npdiffusion.errors import UserError, nearest
-from npdiffusion.memory import estimates
-
 OVERLAP = 0.25                        # of a tile's side
-MODES = ("auto", "on", "off")
-LARGEST_WHOLE = 2e9                   # bytes that coding a picture in one piece may take if nobody asks for tiles
 
 
 def tiled(function, x, size, result_size):
@@ -50,21 +44,3 @@ def _fade(previous, following, length):
     length = min(length, previous.shape[1], following.shape[1])
     share = (np.arange(length, dtype=np.float32) / length)[:, None, None]
     following[:, :length] = previous[:, previous.shape[1] - length:] * (1 - share) + following[:, :length] * share
-
-
-def choose(config, width, height, mode="auto"):
-    """The side of the tiles, in pixels, for a picture of width × height; None: it is coded in one piece.
-
-    config: the autoencoder's     mode: "on": tiles as large as the pictures it was trained on, as in diffusers; "off";
-    "auto": such tiles where one piece would take more than LARGEST_WHOLE, or more than there is.
-    UserError for another mode.
-    """
-    if mode not in MODES:
-        raise UserError(f"vae_tiling is {mode!r}: {nearest(mode, MODES)}known are {', '.join(MODES)}")
-    step = 4 * config.reduction
-    tile = max(step, config.sample_size // step * step)
-    if mode == "auto":
-        there = estimates.available()
-        limit = LARGEST_WHOLE if there is None else min(LARGEST_WHOLE, there)
-        return None if estimates.picture(config, width, height) <= limit else tile
-    return tile if mode == "on" else None

@@ -10,7 +10,7 @@ What images, prompts or steps have in common is computed once: see conditioning.
 import numpy as np
 
 from npdiffusion import kernels
-from npdiffusion.models.conditioning import repeated
+from npdiffusion.models.conditioning import Conditioning, repeated
 from npdiffusion.models.layers import Conv2d, GroupNorm, Linear
 from npdiffusion.models.resnet import Downsample2D, ResnetBlock2D, Upsample2D
 from npdiffusion.models.transformer import Transformer2DModel
@@ -19,7 +19,7 @@ from npdiffusion.models.transformer import Transformer2DModel
 class TimestepEmbedding:
     """Two layers on the sinusoidal embedding, then SiLU, with which every residual block begins      (N, C) → (N, E)
 
-    A model that guidance is distilled into also takes an embedding of the guidance scale (N, P): defaults.py.
+    A model that guidance is distilled into also takes the embedded guidance scale, (N, P) or (1, P).
     """
     def __init__(self, channels, time_channels, condition=None):
         if condition is not None:
@@ -46,12 +46,12 @@ class DownBlock:
         last = level == len(config.block_out_channels) - 1
         self.downsamplers = [] if last else [Downsample2D(channels, padding=(1, 1, 1, 1))]
 
-    def __call__(self, x, time_embedding, context):
+    def __call__(self, x, time_embedding, conditioning):
         skips = []
         for i, resnet in enumerate(self.resnets):
             x = resnet(x, time_embedding)
             if self.attentions:
-                x = self.attentions[i](x, context)
+                x = self.attentions[i](x, conditioning)
             skips.append(x)
         for downsampler in self.downsamplers:
             x = downsampler(x)
@@ -66,9 +66,9 @@ class MidBlock:
         self.attentions = [_transformer(config, -1)]
         self.resnets = [_resnet(config, channels, channels) for _ in range(2)]
 
-    def __call__(self, x, time_embedding, context):
+    def __call__(self, x, time_embedding, conditioning):
         x = self.resnets[0](x, time_embedding)
-        x = self.attentions[0](x, context)
+        x = self.attentions[0](x, conditioning)
         return self.resnets[1](x, time_embedding)
 
 
@@ -83,24 +83,24 @@ class UpBlock:
         self.attentions = [_transformer(config, level) for _ in self.resnets] if config.cross_attention[level] else []
         self.upsamplers = [Upsample2D(channels)] if level > 0 else []
 
-    def __call__(self, x, skips, time_embedding, context):
+    def __call__(self, x, skips, time_embedding, conditioning):
         """Takes what it needs from the end of `skips`."""
         for i, resnet in enumerate(self.resnets):
             x = resnet(np.concatenate([x, repeated(skips.pop(), len(x))], axis=-1), time_embedding)
             if self.attentions:
-                x = self.attentions[i](x, context)
+                x = self.attentions[i](x, conditioning)
         for upsampler in self.upsamplers:
             x = upsampler(x, *skips[-1].shape[1:3])
         return x
 
 
 class UNet2DConditionModel:
-    """Latents (N, H, W, C_in), time steps (N,) or one number, context (N, S, X) → prediction (N, H, W, C_out), float32
+    """Latents (N, H, W, C_in), time steps (N,) or one number, conditioning → prediction (N, H, W, C_out), float32
 
     The prediction is the noise ε, or v = √ᾱ ε − √(1−ᾱ) x₀ for checkpoints trained so; the schedule knows which.
-    context: an array, or a `Context` for several calls; N latents also go with 2N contexts (3N, ...), where they are
-    shared: latents i with contexts i and N + i → predictions (2N, H, W, C_out). ValueError for another number.
-    timestep_cond: of models with `time_cond_proj_dim`, (N, P) or (1, P): few_steps.guidance_embedding
+    conditioning: a `Conditioning`, which serves several calls, or an array, the hidden states (N, S, X) of the prompts
+    N latents also go with 2N prompts (3N, ...), which share them: latents i with prompts i and N + i → predictions
+    (2N, H, W, C_out). ValueError for another number.
     """
     def __init__(self, config):
         self.config = config
@@ -114,22 +114,37 @@ class UNet2DConditionModel:
         self.conv_norm_out = GroupNorm(channels[0], config.norm_num_groups, eps=config.norm_eps)
         self.conv_out = Conv2d(channels[0], config.out_channels)
 
-    def __call__(self, latents, timesteps, context, timestep_cond=None):
-        if len(context) % len(latents):
-            raise ValueError(f"{len(latents)} latents cannot be shared by {len(context)} contexts")
-        timesteps = np.atleast_1d(np.asarray(timesteps, np.float32))
-        config = self.config
-        time_embedding = self.time_embedding(kernels.timestep_embedding(
-            timesteps, config.block_out_channels[0], config.flip_sin_to_cos, config.freq_shift), timestep_cond)
-        x = self.conv_in(latents)
+    def __call__(self, latents, timesteps, conditioning):
+        if not isinstance(conditioning, Conditioning):
+            conditioning = Conditioning(conditioning)
+        if len(conditioning) % len(latents):
+            raise ValueError(f"{len(latents)} latents cannot be shared by {len(conditioning)} prompts")
+        time_embedding = self.embed_time(timesteps, conditioning.timestep_cond)
+        x, skips = self.down(self.conv_in(latents), time_embedding, conditioning)
+        x = self.mid_block(x, time_embedding, conditioning)
+        x = self.up(x, skips, time_embedding, conditioning)
+        return self.conv_out(self.conv_norm_out.silu(x))
+
+    def embed_time(self, timesteps, timestep_cond=None):
+        """Time steps (N,) or one number, embedded guidance scale (N, P), (1, P) or None → (N, E), (1, E) for one number"""
+        timesteps, config = np.atleast_1d(np.asarray(timesteps, np.float32)), self.config
+        sinusoids = kernels.timestep_embedding(timesteps, config.block_out_channels[0], config.flip_sin_to_cos,
+                                               config.freq_shift)
+        return self.time_embedding(sinusoids, timestep_cond)
+
+    def down(self, x, time_embedding, conditioning):
+        """The result of `conv_in` (N, H, W, C) → that of the last level, and a list of what the way up reads, x first"""
         skips = [x]
         for block in self.down_blocks:
-            x, outputs = block(x, time_embedding, context)
+            x, outputs = block(x, time_embedding, conditioning)
             skips += outputs
-        x = self.mid_block(x, time_embedding, context)
+        return x, skips
+
+    def up(self, x, skips, time_embedding, conditioning):
+        """The middle block's result, and `skips` from `down`, which this empties → (N, H, W, first level's channels)"""
         for block in self.up_blocks:
-            x = block(x, skips, time_embedding, context)
-        return self.conv_out(self.conv_norm_out.silu(x))
+            x = block(x, skips, time_embedding, conditioning)
+        return x
 
 
 def _resnet(config, in_channels, out_channels):

@@ -9,10 +9,10 @@ N images, H × W pixels, C channels (last); f = 2^(levels − 1) is the reductio
 """
 import numpy as np
 
+from npdiffusion.models.attention import Attention
 from npdiffusion.models.layers import Conv2d, GroupNorm
 from npdiffusion.models.resnet import Downsample2D, ResnetBlock2D, Upsample2D
 from npdiffusion.models.tiling import tiled
-from npdiffusion.models.transformer import Attention
 
 EPS = 1e-6     # of every group norm in the autoencoder: CompVis' `Normalize`, not the UNet's 1e-5
 
@@ -26,7 +26,7 @@ class VAEAttention(Attention):
     def __call__(self, x):
         n, height, width, channels = x.shape
         tokens = self.group_norm(x).reshape(n, height * width, channels)
-        return super().__call__(tokens, residual=x.reshape(tokens.shape)).reshape(x.shape)
+        return self.attend(tokens, *self.keys_and_values(tokens), x.reshape(tokens.shape)).reshape(x.shape)
 
 
 class MidBlock:
@@ -109,35 +109,36 @@ class Decoder:
 class AutoencoderKL:
     """Encoder and decoder. `config.scaling_factor` (0.18215 in SD v1) is applied by `latents` and `decode`.
 
-    tile: side in pixels of the tiles in which larger pictures are coded, see tiling.py; None: all in one piece
+    `tile` in all of them: side in pixels of the tiles in which larger pictures are coded, a multiple of 4 f, see
+    tiling.py; None: all in one piece
     """
     samples = True                    # `latents` draws noise
 
     def __init__(self, config):
-        self.config, self.tile = config, None
+        self.config = config
         self.encoder = Encoder(config)
         self.quant_conv = Conv2d(2 * config.latent_channels, 2 * config.latent_channels, kernel=1)
         self.post_quant_conv = Conv2d(config.latent_channels, config.latent_channels, kernel=1)
         self.decoder = Decoder(config)
 
-    def encode(self, images):
+    def encode(self, images, tile=None):
         """Images (N, H, W, 3) in [−1, 1] → mean and log variance of z, each (N, H/f, W/f, latent channels)"""
-        moments = tiled(lambda tile: self.quant_conv(self.encoder(tile)), images, self.tile, self._latent_tile())
+        moments = tiled(lambda x: self.quant_conv(self.encoder(x)), images, tile, self._in_latents(tile))
         mean, logvar = np.split(moments, 2, axis=-1)
         return mean, np.clip(logvar, -30, 20)
 
-    def latents(self, images, draw):
+    def latents(self, images, draw, tile=None):
         """A sample of the latents that diffusion runs on: scaling_factor · (μ + σ · noise)
 
         draw: gives the noise when called without arguments, an array like μ. Autoencoders that don't sample don't draw.
         """
-        mean, logvar = self.encode(images)
+        mean, logvar = self.encode(images, tile)
         return (mean + np.exp(0.5 * logvar) * draw()) * self.config.scaling_factor
 
-    def decode(self, latents):
+    def decode(self, latents, tile=None):
         """Latents (N, h, w, latent channels), as diffusion leaves them → images (N, f·h, f·w, 3), about [−1, 1]"""
         z = latents * (1 / self.config.scaling_factor)
-        return tiled(lambda tile: self.decoder(self.post_quant_conv(tile)), z, self._latent_tile(), self.tile)
+        return tiled(lambda x: self.decoder(self.post_quant_conv(x)), z, self._in_latents(tile), tile)
 
-    def _latent_tile(self):
-        return self.tile and self.tile // self.config.reduction
+    def _in_latents(self, tile):
+        return tile and tile // self.config.reduction

@@ -61,16 +61,20 @@ class SecondPass:
             hint = nearest(upscaler, UPSCALERS)
             raise UserError(f"unknown hires_upscaler {upscaler!r}: {hint}known are {', '.join(UPSCALERS)}")
 
-    def start(self, vae, unet, latents, draw):
-        """latents (N, h, w, C): what the first pass made; draw: a noise.LatentNoise of the larger size → Start"""
+    def start(self, vae, unet, latents, draw, tile=None):
+        """latents (N, h, w, C): what the first pass made → Start
+
+        draw: a noise.LatentNoise of the larger size     tile: of the autoencoder, see memory/tiles.py
+        """
         width, height = self.canvas.size
         if self.upscaler == "latent":
             z = bilinear(latents, height // vae.config.reduction, width // vae.config.reduction)
         else:
-            pictures = [to_images(vae.decode(one[None]))[0] for one in latents]
+            pictures = [to_images(vae.decode(one[None], tile))[0] for one in latents]
             larger = [picture.resize((width, height), Image.Resampling.LANCZOS) for picture in pictures]
-            z = vae.latents(np.stack([to_array(picture, width, height) for picture in larger]), draw.posterior)
-        return inpainting.begin(vae, unet, self.plan, self.canvas, draw, z)
+            images = np.stack([to_array(picture, width, height) for picture in larger])
+            z = vae.latents(images, draw.posterior, tile)
+        return inpainting.begin(vae, unet, self.plan, self.canvas, draw, z, tile=tile)
 
 
 def enlarged(size, scale, reduction):

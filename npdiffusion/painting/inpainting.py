@@ -62,20 +62,20 @@ class Start:
         return mask * latents + (1 - mask) * z
 
 
-def start(vae, unet, plan, canvas, strength, draw):
+def start(vae, unet, plan, canvas, strength, draw, tile=None):
     """Where to start on a canvas → Start
 
-    plan: of the sampler; strength: how much of it there is; draw: a noise.LatentNoise
+    plan: of the sampler; strength: how much of it there is; draw: a noise.LatentNoise; tile: of the VAE
     At strength 1 inpainting starts from noise alone, image to image from a picture that is lost in it, as in diffusers.
     """
     for_inpainting = canvas.mask is not None or inpainting_model(vae, unet)
     if canvas.picture is None or strength == 1 and inpainting_model(vae, unet):
-        return begin(vae, unet, plan, canvas, draw)
-    z = vae.latents(canvas.image, draw.posterior)
-    return begin(vae, unet, plan, canvas, draw, z, from_noise=strength == 1 and for_inpainting)
+        return begin(vae, unet, plan, canvas, draw, tile=tile)
+    z = vae.latents(canvas.image, draw.posterior, tile)
+    return begin(vae, unet, plan, canvas, draw, z, strength == 1 and for_inpainting, tile)
 
 
-def begin(vae, unet, plan, canvas, draw, z=None, from_noise=False):
+def begin(vae, unet, plan, canvas, draw, z=None, from_noise=False, tile=None):
     """Start at z under the noise of the plan's first level, or, without z or if so told, at noise alone.
 
     Noise is drawn in diffusers' order: posterior of the picture (for z), latents, posterior of the masked picture. The
@@ -84,7 +84,7 @@ def begin(vae, unet, plan, canvas, draw, z=None, from_noise=False):
     noise = draw.start()
     latents = plan.start(noise, None if from_noise else z)
     if inpainting_model(vae, unet):
-        return Start(latents, conditioning=conditioning(vae, canvas, draw.posterior))
+        return Start(latents, conditioning=conditioning(vae, canvas, draw.posterior, tile))
     if canvas.mask is None:
         return Start(latents)
     if vae.samples:
@@ -97,7 +97,7 @@ def inpainting_model(vae, unet):
     return unet.config.in_channels > vae.config.latent_channels
 
 
-def conditioning(vae, canvas, draw):
+def conditioning(vae, canvas, draw, tile=None):
     """What an inpainting model is told: m and z_masked (N or 1, H, W, 1 + C); without mask or picture all is repainted."""
     width, height = canvas.size
     if canvas.mask is None:
@@ -106,5 +106,5 @@ def conditioning(vae, canvas, draw):
     else:
         mask = masks.in_latents(canvas.mask, vae.config.reduction)
         kept = canvas.image * ~masks.repainted(canvas.mask)[None, :, :, None]
-    z_masked = vae.latents(kept, draw)
+    z_masked = vae.latents(kept, draw, tile)
     return np.concatenate([np.broadcast_to(mask, (*z_masked.shape[:3], 1)), z_masked], axis=-1)

@@ -10,11 +10,13 @@ and W and b are the least-squares fit of the result.
 
 N pictures, h × w latent pixels, C channels of latents, f pixels in each direction for a latent pixel.
 """
+import functools
 
 import numpy as np
 from PIL import Image
 
 from npdiffusion.errors import UserError, nearest
+from npdiffusion.memory import tiles
 from npdiffusion.models.configs import TinyVAEConfig, VAEConfig
 from npdiffusion.pictures.images import replace_png, save_png, to_images
 from npdiffusion.pictures.sheets import sheet
@@ -34,14 +36,15 @@ class Previews:
     every   how many steps there are from one to the next; the last step has one as well
     strip   a PNG file for all of them as one sheet after the last step; a file that is there already stays, and the
             sheet gets the next free name, which is `saved_strip`
+    tile    from (width, height) of a picture to the size of the tiles in which `vae` decodes it, see memory/tiles.py
     images, steps   what was made since step 1, of the first picture of a batch, and after which steps
     """
-    def __init__(self, kind, vae, path=None, every=1, strip=None):
+    def __init__(self, kind, vae, path=None, every=1, strip=None, tile=None):
         if kind not in KINDS:
             raise UserError(f"preview is {kind!r}: {nearest(kind, KINDS)}known are {', '.join(KINDS)}")
         if every < 1:
             raise UserError(f"preview_every is {every}: it must be 1 or more")
-        self.decode = Linear(vae) if kind == "linear" else vae.decode
+        self.decode = Linear(vae) if kind == "linear" else Decoder(vae, tile)
         self.path, self.every, self.strip, self.saved_strip = path, every, strip, None
         self.images, self.steps = [], []
 
@@ -57,6 +60,16 @@ class Previews:
             replace_png(image, self.path)
         if self.strip is not None and step == steps:
             self.saved_strip = save_png(sheet(self.images, [f"step {number}" for number in self.steps]), self.strip)
+
+
+class Decoder:
+    """Latents (N, h, w, C) → images (N, f·h, f·w, 3), about [−1, 1]"""
+    def __init__(self, vae, tile=None):
+        self.vae, self.tile = vae, tile or functools.partial(tiles.choose, vae.config)
+
+    def __call__(self, latents):
+        f = self.vae.config.reduction
+        return self.vae.decode(latents, self.tile(f * latents.shape[2], f * latents.shape[1]))
 
 
 class Linear:

@@ -1,0 +1,45 @@
+"""Multi-head attention with learnt projections: where tokens exchange information.
+
+    q, k, v = x W_q, c W_k, c W_v          y = softmax(q kᵀ / √D) v for each head, then y W_out + residual
+
+Vaswani et al. 2017, arXiv:1706.03762, section 3.2; the words c are x itself (self-attention) or the prompt's hidden
+states (cross-attention). N images, T tokens, S words of width X, C channels = heads · D.
+"""
+from npdiffusion import kernels
+from npdiffusion.models.conditioning import repeated
+from npdiffusion.models.layers import Linear
+
+
+class Attention:
+    """The projections, under the checkpoint's names, and their arithmetic; what attends to what is up to each kind.
+
+    In the UNet q, k and v have no bias, in the VAE they have.
+    """
+    def __init__(self, channels, heads, context_channels=None, qkv_bias=False):
+        context_channels = context_channels or channels
+        self.to_q = Linear(channels, channels, bias=qkv_bias)
+        self.to_k = Linear(context_channels, channels, bias=qkv_bias)
+        self.to_v = Linear(context_channels, channels, bias=qkv_bias)
+        self.to_out = [Linear(channels, channels), None]          # placeholder for nn.Dropout
+        self.heads = heads
+
+    def keys_and_values(self, words):
+        """(N, S, X) → k, v (N, S, C)"""
+        return self.to_k(words), self.to_v(words)
+
+    def attend(self, x, k, v, residual):
+        """x, residual (n, T, C), k, v (N, S, C), N a multiple of n: see `repeated` → (N, T, C)"""
+        y = kernels.attention(repeated(self.to_q(x), len(k)), k, v, self.heads, dtype=self.to_q.dtype)
+        return self.to_out[0](y, repeated(residual, len(k)))
+
+
+class SelfAttention(Attention):
+    """x, residual (N, T, C) → (N, T, C)"""
+    def __call__(self, x, residual):
+        return self.attend(x, *self.keys_and_values(x), residual)
+
+
+class CrossAttention(Attention):
+    """x, residual (n, T, C), `Conditioning` of N prompts → (N, T, C)"""
+    def __call__(self, x, residual, conditioning):
+        return self.attend(x, *conditioning.keys_and_values(self), residual)
