@@ -1,13 +1,14 @@
-"""Benchmarks beside torch and OpenVINO, random weights of full size:  python -m bench step --dtype bfloat16"""
+"""Benchmarks beside torch and OpenVINO, on random weights of full size:  python -m bench step --dtype bfloat16"""
 import argparse
 import sys
 
-from bench import image, kernels, load, network, operations, results
+from bench import image, kernels, load, network, operations, plot, results, turns
 from npdiffusion.errors import UserError
 
 COMMANDS = {"kernels": (kernels, kernels.run), "step": (network, network.run_step),
             "decode": (network, network.run_decode), "profile": (operations, operations.run),
-            "image": (image, image.run), "load": (load, load.run), "results": (results, results.run)}
+            "image": (image, image.run), "load": (load, load.run), "results": (results, results.run),
+            "plot": (plot, plot.run)}
 
 
 def main(arguments=None):
@@ -17,6 +18,8 @@ def main(arguments=None):
         summary = (run.__doc__ or module.__doc__).splitlines()[0]
         module.add_arguments(commands.add_parser(name, help=summary, description=summary))
     arguments = parser.parse_args(arguments)
+    if hasattr(arguments, "against"):
+        turns.leave_out_missing(arguments)
     try:
         COMMANDS[arguments.command][1](arguments)
     except UserError as error:

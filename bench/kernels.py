@@ -114,30 +114,36 @@ def contender(system, kind, sizes):
     return once
 
 
+def systems(text):
+    """"numpy,torch" → ["numpy", "torch"]; ValueError for any other name"""
+    return turns.names(text, ("numpy", "torch"))
+
+
 def add_arguments(parser):
     parser.add_argument("--size", type=int, default=512, help="pixels, of a square picture (default 512)")
     parser.add_argument("--threads", type=int, default=None, help="default: physical cores")
-    parser.add_argument("--against", default="numpy,torch", help="other systems, of numpy and torch (default both)")
+    parser.add_argument("--against", type=systems, default=["numpy", "torch"],
+                        help="other systems, of numpy and torch (default both; '' is none)")
     parser.add_argument("--repeats", type=int, default=5, help="turns of each system (default 5)")
 
 
 def run(arguments):
     """Every kernel at the shapes of Stable Diffusion v1, beside its NumPy twin and torch."""
     count = turns.set_threads(arguments.threads)
-    systems = ["numba", *filter(None, arguments.against.split(","))]
-    if "torch" in systems:
+    taking_part = ["numba", *arguments.against]
+    if "torch" in taking_part:
         import torch
         torch.set_num_threads(count)
     print(f"{machine.cpu_name()}, {count} threads, {arguments.size}×{arguments.size}, medians of {arguments.repeats}\n")
-    print(f"{'':<34}" + "".join(f"{name + ' ms':>11}{'GFLOP/s':>9}" for name in systems)
-          + "".join(f"{'÷ ' + name:>9}" for name in systems[1:]))
+    print(f"{'':<34}" + "".join(f"{name + ' ms':>11}{'GFLOP/s':>9}" for name in taking_part)
+          + "".join(f"{'÷ ' + name:>9}" for name in taking_part[1:]))
     results = []
     for name, kind, sizes in shapes(arguments.size):
-        calls = {system: contender(system, kind, sizes) for system in systems}
+        calls = {system: contender(system, kind, sizes) for system in taking_part}
         turns.take(calls, 1)                                         # warms up and compiles
         median = turns.medians(turns.take(calls, arguments.repeats))
         flops = work(kind, sizes)[3]
         print(f"{name:<34}" + "".join(f"{1e3 * t:11.2f}{flops / t / 1e9:9.0f}" for t in median.values())
-              + "".join(f"{median['numba'] / median[other]:9.2f}" for other in systems[1:]), flush=True)
+              + "".join(f"{median['numba'] / median[other]:9.2f}" for other in taking_part[1:]), flush=True)
         results.append({"kernel": " ".join(name.split()), "milliseconds": {s: 1e3 * t for s, t in median.items()}})
     turns.last_line(benchmark="kernels", size=arguments.size, threads=count, results=results)

@@ -1,99 +1,121 @@
-"""The models of Stable Diffusion v1 with random weights, made by diffusers from a seed, and the same weights here.
+"""The models of Stable Diffusion v1 with random weights: ours from our configurations, torch's with the same numbers.
 
-Time does not depend on the values of weights, so nothing has to be downloaded; sizes come from our configurations.
+Time does not depend on the values of weights, so nothing has to be downloaded; a weight is drawn from its name, so that
+neither system has to keep it for the other. torch and diffusers are needed for their own models alone.
 """
 import json
+import math
 import pathlib
+import zlib
 
 import numpy as np
 
-from npdiffusion.models import configs, parameters, unet, vae
+from npdiffusion.models import clip, configs, parameters, unet, vae
 from npdiffusion.text.tokenizer import byte_alphabet
 
+MODELS = {configs.UNetConfig: unet.UNet2DConditionModel, configs.VAEConfig: vae.AutoencoderKL,
+          configs.CLIPTextConfig: clip.CLIPTextModel}
 SCHEDULER = dict(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, skip_prk_steps=True, steps_offset=1)
 
 
-def torch_unet(sizes=configs.UNetConfig(), seed=0):
-    """diffusers' UNet of these sizes"""
+def config(sizes):
+    """config.json of a model of these sizes, as diffusers or transformers have it → dictionary"""
+    def same(names):
+        return {name: getattr(sizes, name) for name in names.split()}
+    if isinstance(sizes, configs.UNetConfig):
+        attending = ["CrossAttn" if attends else "" for attends in sizes.cross_attention]
+        return {"_class_name": "UNet2DConditionModel", "attention_head_dim": sizes.heads,
+                "down_block_types": [f"{kind}DownBlock2D" for kind in attending],
+                "up_block_types": [f"{kind}UpBlock2D" for kind in reversed(attending)],
+                **same("sample_size in_channels out_channels block_out_channels layers_per_block cross_attention_dim "
+                       "norm_num_groups")}
+    if isinstance(sizes, configs.VAEConfig):
+        levels = len(sizes.block_out_channels)
+        return {"_class_name": "AutoencoderKL", "down_block_types": ["DownEncoderBlock2D"] * levels,
+                "up_block_types": ["UpDecoderBlock2D"] * levels,
+                **same("sample_size latent_channels block_out_channels layers_per_block norm_num_groups scaling_factor")}
+    end = sizes.vocab_size - 1
+    return {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model", "bos_token_id": end - 1, "eos_token_id": end,
+            "pad_token_id": end, **same("vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads "
+                                        "max_position_embeddings hidden_act")}
+
+
+def torch_model(sizes):
+    """diffusers' UNet or autoencoder of these sizes"""
     import diffusers
-    import torch
-    torch.manual_seed(seed)
-    attending = ["CrossAttn" if attends else "" for attends in sizes.cross_attention]
-    return diffusers.UNet2DConditionModel(
-        sample_size=sizes.sample_size, in_channels=sizes.in_channels, out_channels=sizes.out_channels,
-        block_out_channels=sizes.block_out_channels, layers_per_block=sizes.layers_per_block,
-        cross_attention_dim=sizes.cross_attention_dim, attention_head_dim=sizes.heads,
-        norm_num_groups=sizes.norm_num_groups, down_block_types=tuple(f"{kind}DownBlock2D" for kind in attending),
-        up_block_types=tuple(f"{kind}UpBlock2D" for kind in reversed(attending))).eval().requires_grad_(False)
+    settings = config(sizes)
+    return getattr(diffusers, settings["_class_name"]).from_config(settings).eval().requires_grad_(False)
 
 
-def torch_vae(sizes=configs.VAEConfig(), seed=0):
-    """diffusers' autoencoder of these sizes"""
-    import diffusers
-    import torch
-    torch.manual_seed(seed)
-    levels = len(sizes.block_out_channels)
-    return diffusers.AutoencoderKL(
-        sample_size=sizes.sample_size, latent_channels=sizes.latent_channels,
-        block_out_channels=sizes.block_out_channels, layers_per_block=sizes.layers_per_block,
-        norm_num_groups=sizes.norm_num_groups, down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels).eval().requires_grad_(False)
-
-
-class _Tensor:
-    """A torch tensor as `parameters.load` takes it."""
-    def __init__(self, tensor):
-        self.tensor, self.shape = tensor, tuple(tensor.shape)
+class RandomTensor:
+    """A parameter as `parameters.load` takes it: norms are 1, biases 0, weights uniform with variance 1 / inputs."""
+    def __init__(self, name, shape):
+        self.name, self.shape = name, tuple(shape)
 
     def __call__(self):
-        return self.tensor.numpy().copy()
+        if len(self.shape) == 1:
+            return np.full(self.shape, float(self.name.endswith("weight")), np.float32)
+        numbers = np.random.default_rng(zlib.crc32(self.name.encode())).random(self.shape, dtype=np.float32)
+        numbers -= 0.5
+        numbers *= math.sqrt(12 / math.prod(self.shape[1:]))
+        return numbers
 
 
-def ours(theirs, sizes, dtype="float32"):
-    """Our model with the weights of a torch model, which is not kept."""
-    make = unet.UNet2DConditionModel if isinstance(sizes, configs.UNetConfig) else vae.AutoencoderKL
-    model = make(sizes)
-    tensors = {name: _Tensor(tensor) for name, tensor in theirs.state_dict().items()}
-    parameters.load(model, tensors, type(theirs).__name__, dtype=dtype)
+def tensors(model):
+    """{name: RandomTensor} of all parameters of one of our models, not yet loaded"""
+    return {name: RandomTensor(name, shape) for name, shape in parameters.shapes(model).items()}
+
+
+def ours(sizes, dtype="float32"):
+    """Our model of these sizes"""
+    model = MODELS[type(sizes)](sizes)
+    parameters.load(model, tensors(model), "random weights", dtype=dtype)
     return model
 
 
-def write_folder(folder, unet_sizes=configs.UNetConfig(), vae_sizes=configs.VAEConfig(),
-                 text_sizes=configs.CLIPTextConfig()):
-    """A complete model in diffusers layout, weights in float16; returns the folder."""
-    import diffusers
+def theirs(sizes):
+    """torch's model of these sizes, with the weights of `ours`"""
     import torch
-    import transformers
+    made = torch_model(sizes)
+    for name, tensor in tensors(MODELS[type(sizes)](sizes)).items():
+        made.get_parameter(name).copy_(torch.from_numpy(tensor()))
+    return made
+
+
+def write_folder(folder, unet_sizes=configs.UNetConfig(), vae_sizes=configs.VAEConfig(), text_sizes=configs.CLIPTextConfig()):
+    """A complete model in diffusers layout, weights in float16; returns the folder."""
+    from safetensors.numpy import save_file
     folder = pathlib.Path(folder)
-    end = text_sizes.vocab_size - 1
-    text_encoder = transformers.CLIPTextModel(transformers.CLIPTextConfig(
-        vocab_size=text_sizes.vocab_size, hidden_size=text_sizes.hidden_size,
-        intermediate_size=text_sizes.intermediate_size, num_hidden_layers=text_sizes.num_hidden_layers,
-        num_attention_heads=text_sizes.num_attention_heads,
-        bos_token_id=end - 1, eos_token_id=end, pad_token_id=end))
-    _write_tokenizer(folder / "words", text_sizes.vocab_size)
-    diffusers.StableDiffusionPipeline(
-        vae=torch_vae(vae_sizes), unet=torch_unet(unet_sizes), text_encoder=text_encoder,
-        tokenizer=transformers.CLIPTokenizer.from_pretrained(folder / "words"),
-        scheduler=diffusers.PNDMScheduler(**SCHEDULER), safety_checker=None, feature_extractor=None,
-        requires_safety_checker=False).to(torch.float16).save_pretrained(folder)
-    for path in (folder / "words").iterdir():            # vocab.json and merges.txt: new versions write another file
-        path.replace(folder / "tokenizer" / path.name)
-    (folder / "words").rmdir()
+    for part, sizes, stem in (("unet", unet_sizes, "diffusion_pytorch_model"), ("vae", vae_sizes, "diffusion_pytorch_model"),
+                              ("text_encoder", text_sizes, "model")):
+        write_json(folder / part / "config.json", config(sizes))
+        save_file({name: tensor().astype(np.float16) for name, tensor in tensors(MODELS[type(sizes)](sizes)).items()},
+                  folder / part / f"{stem}.safetensors", {"format": "pt"})
+    write_tokenizer(folder / "tokenizer", text_sizes.vocab_size)
+    write_json(folder / "scheduler" / "scheduler_config.json", {"_class_name": "PNDMScheduler", **SCHEDULER})
+    write_json(folder / "model_index.json", {
+        "_class_name": "StableDiffusionPipeline", "requires_safety_checker": False, "safety_checker": [None, None],
+        "feature_extractor": [None, None], "image_encoder": [None, None], "scheduler": ["diffusers", "PNDMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"]})
     return folder
 
 
-def _write_tokenizer(folder, pieces):
+def write_json(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def write_tokenizer(folder, pieces):
     """A vocabulary of that many pieces: all bytes, all bytes that end a word, as many pairs of bytes as are wanted."""
     letters = byte_alphabet()
     letters = [*letters, *(letter + "</w>" for letter in letters)]
     pairs = [(first, second) for second in letters for first in letters if not first.endswith("</w>")]
     merges = pairs[:pieces - len(letters) - 2]
     vocabulary = [*letters, *(first + second for first, second in merges), "<|startoftext|>", "<|endoftext|>"]
-    folder.mkdir(parents=True)
-    (folder / "vocab.json").write_text(json.dumps({piece: i for i, piece in enumerate(vocabulary)}), encoding="utf-8")
+    write_json(folder / "vocab.json", {piece: i for i, piece in enumerate(vocabulary)})
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *map(" ".join, merges)]) + "\n", encoding="utf-8")
-    (folder / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 77}))
+    write_json(folder / "tokenizer_config.json", {"model_max_length": 77})
 
 
 def normal(*shape):

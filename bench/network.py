@@ -61,7 +61,6 @@ def operations(what, arguments, sizes):
 
 def systems(what, arguments, sizes, threads):
     """Yield (name, call, bytes that making it took). Results are channels last."""
-    theirs = models.torch_unet(sizes) if what == "step" else models.torch_vae(sizes)
     side, n = arguments.size // REDUCTION, arguments.images
     latents = models.normal(n, side, side, sizes.in_channels if what == "step" else sizes.latent_channels)
     first = np.ascontiguousarray(latents.transpose(0, 3, 1, 2))
@@ -72,7 +71,7 @@ def systems(what, arguments, sizes, threads):
         arrays = [first]
 
     with turns.Growth() as growth:
-        model = models.ours(theirs, sizes, arguments.dtype)
+        model = models.ours(sizes, arguments.dtype)
         if what == "step":
             prompts = Conditioning(context)
             call = lambda: model(latents, TIME, prompts)                                     # noqa: E731
@@ -81,7 +80,8 @@ def systems(what, arguments, sizes, threads):
             call = lambda: model.decode(scaled)                                              # noqa: E731
     yield turns.OURS, call, growth.bytes
 
-    module = peers.unet_module(theirs) if what == "step" else peers.decoder_module(theirs)
+    if arguments.against:
+        module = (peers.unet_module if what == "step" else peers.decoder_module)(models.theirs(sizes))
     make = {"openvino": peers.on_openvino, "torch": peers.on_torch}
     for name in sorted(arguments.against):               # torch comes last: it may change the module
         with turns.Growth() as growth:

@@ -4,16 +4,19 @@ Medians are quoted, and ratios are of medians from the same run. A machine that 
 turns slow, and none fast: hence the least time beside the median.
 """
 import gc
+import importlib.metadata
+import importlib.util
 import json
 import os
 import pathlib
+import platform
 import resource
 import statistics
 import sys
 import time
 
 OURS = "npdiffusion"
-PEERS = ("torch", "openvino")
+PEERS = {"torch": ("torch", "diffusers"), "openvino": ("openvino", "torch", "diffusers")}       # and what they need
 REST = 0.2          # seconds between turns: thread pools spin for a moment more, on cores that the next one needs
 
 
@@ -24,17 +27,28 @@ def add_arguments(parser, size=512, repeats=3, steps=None):
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32",
                         help="of our weights, and of peers' weights and results (default float32)")
     parser.add_argument("--repeats", type=int, default=repeats, help=f"turns of each system (default {repeats})")
-    parser.add_argument("--against", type=names, default=PEERS, help="of torch and openvino (default both; '' is none)")
+    parser.add_argument("--against", type=names, default=[*PEERS],
+                        help="of torch and openvino (default: those that are installed; '' is none)")
     if steps:
         parser.add_argument("--steps", type=int, default=steps, help=f"steps of the sampler (default {steps})")
 
 
-def names(text):
-    """"torch,openvino" → ["torch", "openvino"]; ValueError for any other name"""
+def names(text, known=PEERS):
+    """"torch,openvino" → ["torch", "openvino"]; ValueError for a name that is not known"""
     found = [name for name in text.split(",") if name]
-    if not {*found} <= {*PEERS}:
+    if not {*found} <= {*known}:
         raise ValueError(text)
     return found
+
+
+def leave_out_missing(arguments):
+    """Take those systems out of `--against` that are not installed, and say how to get them."""
+    wanted = [*arguments.against]
+    arguments.against = [name for name in wanted if all(map(importlib.util.find_spec, PEERS.get(name, ())))]
+    missing = [name for name in wanted if name not in arguments.against]
+    if missing:
+        print(f"without {' and '.join(missing)}, which {'are' if len(missing) > 1 else 'is'} not installed here: "
+              'pip install -e ".[bench]"\n', file=sys.stderr, flush=True)
 
 
 def set_threads(count=None):
@@ -104,8 +118,6 @@ def describe(what, threads, arguments):
 
 def versions(peers):
     """{name: version} of what takes part"""
-    import importlib.metadata
-    import platform
     distributions = ["numpy", "numba", *(("torch", "diffusers") if "torch" in peers else ()),
                      *(("openvino",) if "openvino" in peers else ())]
     return {"Python": platform.python_version()} | {name: importlib.metadata.version(name) for name in distributions}

@@ -1,19 +1,24 @@
 """Benchmarks: operations counted as torch would execute them, turns, and tables that end in one line of JSON."""
 import argparse
+import importlib.util
 import json
 import math
 import pathlib
 import subprocess
 import sys
 
+import diffusers
+import numpy as np
 import pytest
 import torch
 from diffusers.models.attention_processor import Attention
+from PIL import Image
 
-from bench import models, network, operations, peak, peers, results, turns
-from npdiffusion import kernels
+from bench import models, network, operations, peak, peers, plot, results, turns
+from npdiffusion import kernels, load
+from npdiffusion.errors import UserError
 from npdiffusion.models import flops
-from npdiffusion.models.configs import UNetConfig, VAEConfig
+from npdiffusion.models.configs import CLIPTextConfig, UNetConfig, VAEConfig
 
 TINY_UNET = UNetConfig(block_out_channels=(32, 64), cross_attention=(True, False), heads=(4, 4), layers_per_block=1,
                        cross_attention_dim=24, norm_num_groups=8, sample_size=8)
@@ -54,7 +59,7 @@ def executed(module, *inputs):
 @pytest.mark.parametrize("sizes, height, width", [(TINY_UNET, 8, 12), (UNetConfig(), 32, 32)], ids=["tiny", "SD v1"])
 def test_operations_of_the_unet_are_those_that_torch_executes(sizes, height, width):
     with torch.device("meta"):
-        model = peers.unet_module(models.torch_unet(sizes))
+        model = peers.unet_module(models.torch_model(sizes))
         found = executed(model, torch.zeros(1, 4, height, width), torch.zeros(1),
                          torch.zeros(1, flops.WORDS, sizes.cross_attention_dim))
     assert sum(flops.unet(sizes, height, width).values()) == found
@@ -63,7 +68,7 @@ def test_operations_of_the_unet_are_those_that_torch_executes(sizes, height, wid
 @pytest.mark.parametrize("sizes", [TINY_VAE, VAEConfig()], ids=["tiny", "SD v1"])
 def test_operations_of_the_decoder_are_those_that_torch_executes(sizes):
     with torch.device("meta"):
-        found = executed(peers.decoder_module(models.torch_vae(sizes)), torch.zeros(1, 4, 8, 16))
+        found = executed(peers.decoder_module(models.torch_model(sizes)), torch.zeros(1, 4, 8, 16))
     assert sum(flops.decoder(sizes, 8, 16).values()) == found
 
 
@@ -138,12 +143,55 @@ def test_the_peak_is_the_best_rate_of_its_turns():
     assert found.flops >= first > 1e8
 
 
-def test_a_written_model_loads_here(tmp_path):
-    from npdiffusion import load
-    from npdiffusion.models import configs
-    text = configs.CLIPTextConfig(vocab_size=600, hidden_size=24, intermediate_size=48, num_hidden_layers=1,
-                                 num_attention_heads=3)
-    pipeline = load(str(models.write_folder(tmp_path / "model", TINY_UNET, TINY_VAE, text)))
+TINY_TEXT = CLIPTextConfig(vocab_size=600, hidden_size=24, intermediate_size=48, num_hidden_layers=1, num_attention_heads=3)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_written_model_draws_the_same_here_and_in_diffusers(tmp_path):
+    """So both benchmarks of whole pictures measure the same work."""
+    folder = models.write_folder(tmp_path / "model", TINY_UNET, TINY_VAE, TINY_TEXT)
+    ours, = load(str(folder)).generate("abc", steps=4, seed=0)
+    theirs = diffusers.StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    theirs.tokenizer.model_max_length = 77
+    theirs.set_progress_bar_config(disable=True)
+    image, = theirs("abc", num_inference_steps=4, generator=torch.Generator().manual_seed(0)).images
+    assert np.abs(np.asarray(ours, int) - np.asarray(image, int)).max() <= 1
+
+
+@pytest.mark.parametrize("missing, left, said", [
+    ({"openvino"}, ["torch"], "without openvino, which is not installed here"),
+    ({"torch"}, [], "without torch and openvino, which are not installed here"),
+    ({"diffusers", "openvino"}, [], "without torch and openvino, which are not installed here"),
+    (set(), ["torch", "openvino"], ""),
+])
+def test_what_is_not_installed_is_left_out_and_its_extra_named(missing, left, said, monkeypatch, capsys):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in missing else name)
+    arguments = argparse.Namespace(against=turns.PEERS)
+    turns.leave_out_missing(arguments)
+    assert arguments.against == left
+    message = capsys.readouterr().err
+    assert message.startswith(said) and bool(message) == ('pip install -e ".[bench]"' in message)
+
+
+@pytest.fixture
+def no_peers(monkeypatch):
+    """Nothing of the extra is installed."""
+    for name in ("torch", "diffusers", "transformers", "openvino"):
+        monkeypatch.setitem(sys.modules, name, None)
+
+
+@pytest.mark.parametrize("run, sizes", [(network.run_step, TINY_UNET), (network.run_decode, TINY_VAE)],
+                         ids=["step", "decode"])
+def test_without_peers_there_is_a_table_of_ours_alone(run, sizes, no_peers, capsys):
+    arguments = options(network.add_arguments)
+    turns.leave_out_missing(arguments)
+    run(arguments, sizes)
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert list(json.loads(last)["seconds"]) == ["npdiffusion"] and "torch" not in "".join(lines)
+
+
+def test_without_peers_a_model_of_random_weights_is_written_and_loads(no_peers, tmp_path):
+    pipeline = load(str(models.write_folder(tmp_path / "model", TINY_UNET, TINY_VAE, TINY_TEXT)))
     assert pipeline.encode_prompt("abc").shape == (1, 77, 24)
 
 
@@ -158,6 +206,82 @@ def test_results_show_each_command_and_its_table(monkeypatch, tmp_path):
     text = page.read_text(encoding="utf-8")
     assert "python -m bench decode --size 512 --repeats 5 --dtype bfloat16" in text and "a table" in text
     assert "| 64 | 1.00 | 2.00 | 1.00 | 100 | 0.50 |" in text
+
+
+# ---- charts; the figures of this page are made up
+
+PAGE = """# Benchmarks
+
+Some CPU (AVX2, FMA), 4 cores, 25 GB, 2026-01-01.
+
+```
+step of 1 image, float32, 512×512, 3 turns
+                   median ms    least ms
+npdiffusion             5000        4900
+torch                  10000        9900
+peak                    7105
+```
+
+```
+decode of 1 image, float32, 512×512, 3 turns
+npdiffusion             6000        4000
+torch                  20000       19000
+```
+
+## Step against picture size, float32
+
+| size | npdiffusion s | ours ÷ first row |
+| --- | --- | --- |
+| 256 | 1.45 | 1.00 |
+| 1024 | 44.62 | 30.72 |
+
+## Step against threads, float32
+
+| threads | npdiffusion s |
+| --- | --- |
+| 1 | 11.71 |
+"""
+
+
+def test_a_picture_is_its_steps_and_a_decoding_and_the_slowest_comes_first():
+    found = plot.pictures(PAGE)
+    assert found["npdiffusion, float32"] == {20: 106, 50: 256} and found["torch, float32"] == {20: 220, 50: 520}
+    assert [name for name in found if name not in plot.ELSEWHERE] == ["torch, float32", "npdiffusion, float32"]
+    assert plot.growth(PAGE) == {"float32": {256: 1.45, 1024: 44.62}} and plot.machine(PAGE) == "Some CPU, 4 cores"
+
+
+def test_what_was_measured_elsewhere_is_marked_and_written_down():
+    notes = (results.PAGE.parent / "NOTES.md").read_text(encoding="utf-8").partition("## Measured elsewhere")[2]
+    for name, (step, decode) in plot.ELSEWHERE.items():
+        assert name.endswith("*") and f"{step} s" in notes and (not decode or f"{decode} s" in notes)
+
+
+def test_the_charts_have_each_system_of_the_results():
+    page = results.PAGE.read_text(encoding="utf-8")
+    assert {*plot.pictures(page)} == {*plot.ELSEWHERE, *(f"{system}, {dtype}" for system in ("npdiffusion", "OpenVINO", "torch")
+                                                         for dtype in kernels.DTYPES)}
+
+
+@pytest.mark.parametrize("seconds, text", [(73.5, "1:14"), (2880, "48:00"), (59.7, "1:00"), (4.4, "0:04")])
+def test_times_of_charts_are_minutes_and_seconds(seconds, text):
+    assert plot.clock(seconds) == text
+
+
+def charts(folder):
+    (folder / "RESULTS.md").write_text(PAGE, encoding="utf-8")
+    plot.run(argparse.Namespace(page=folder / "RESULTS.md", output=folder))
+
+
+def test_charts_are_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    charts(tmp_path)
+    assert all(Image.open(tmp_path / name).width == 840 for name in ("picture.png", "step.png"))
+
+
+def test_without_matplotlib_its_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UserError, match=r'pip install -e "\.\[bench\]"'):
+        charts(tmp_path)
 
 
 def test_parity_runs_as_a_file():
