@@ -114,6 +114,22 @@ def test_unet_of_a_batch_equals_unet_of_each(each_backend, tiny):
     assert relative_error(together, apart) < BLOCK
 
 
+def test_residuals_can_be_added_between_the_way_down_and_the_way_up(each_backend, tiny):
+    """As a ControlNet does (Zhang et al. 2023, arXiv:2302.05543)."""
+    ours, x, states = twin(tiny["unet"]), random(2, 8, 6, 4), random(2, 77, 24, seed=1)
+    conditioning, time_embedding = Conditioning(states), ours.embed_time([10.0, 500.0])
+    x_down, skips = ours.down(ours.conv_in(x), time_embedding, conditioning)
+    middle = ours.mid_block(x_down, time_embedding, conditioning)
+    for_skips, for_middle = [random(*skip.shape, seed=i) for i, skip in enumerate(skips)], random(*middle.shape, seed=99)
+    skips = [skip + residual for skip, residual in zip(skips, for_skips)]
+    found = ours.conv_out(ours.conv_norm_out.silu(ours.up(middle + for_middle, skips, time_embedding, conditioning)))
+    with torch.no_grad():
+        expected = tiny["unet"](channels_first(x), torch.tensor([10.0, 500.0]), torch.from_numpy(states),
+                                down_block_additional_residuals=[channels_first(residual) for residual in for_skips],
+                                mid_block_additional_residual=channels_first(for_middle)).sample
+    assert relative_error(found, channels_last(expected)) < BLOCK
+
+
 def test_unet_leaves_its_arguments_alone(each_backend, tiny):
     ours, x, context = twin(tiny["unet"]), random(1, 8, 8, 4), random(1, 77, 24, seed=1)
     before = x.copy(), context.copy()
@@ -154,6 +170,19 @@ def test_tiny_text_encoder(each_backend, activation):
         expected = theirs(torch.from_numpy(ids)).last_hidden_state.numpy()
     found = twin(theirs)(ids)
     assert found.dtype == np.float32 and relative_error(found, expected) < BLOCK
+
+
+def test_text_encoder_gives_the_states_of_every_layer_and_a_pooled_one(each_backend, tiny):
+    ours, ids = twin(tiny["text"]), np.random.default_rng(0).integers(0, 598, (3, 77))
+    for row, end in zip(ids, (3, 40, 76)):
+        row[end:] = 599                                  # the end token, also for padding
+    with torch.no_grad():
+        expected = tiny["text"](torch.from_numpy(ids), output_hidden_states=True)
+    found = ours.hidden_states(ids)
+    assert len(found) == len(expected.hidden_states) == 3
+    for state, theirs in zip(found, expected.hidden_states):
+        assert relative_error(state, theirs.numpy()) < BLOCK
+    assert relative_error(ours.pooled(ours(ids), ids), expected.pooler_output.numpy()) < BLOCK
 
 
 def test_text_encoder_is_causal(tiny):

@@ -13,7 +13,7 @@ from npdiffusion.models.layers import Embedding, LayerNorm, Linear
 
 
 class CLIPEmbeddings:
-    """Token plus position      ids (N, T) → (N, T, C); `vectors`: see `CLIPTextModel`"""
+    """Embedding of the token plus that of the position      ids (N, T) → (N, T, C); vectors: see `CLIPTextModel`"""
     def __init__(self, config):
         self.token_embedding = Embedding(config.vocab_size, config.hidden_size)
         self.position_embedding = Embedding(config.max_position_embeddings, config.hidden_size)
@@ -63,21 +63,22 @@ class CLIPEncoderLayer:
 
 
 class CLIPEncoder:
-    """(N, T, C) → (N, T, C), without the last `clip_skip` layers"""
+    """(N, T, C) → a list: the input, then the output of each layer but the last `clip_skip`, all (N, T, C)"""
     def __init__(self, config):
         self.layers = [CLIPEncoderLayer(config) for _ in range(config.num_hidden_layers)]
 
     def __call__(self, x, clip_skip=0):
+        states = [x]
         for layer in self.layers[:len(self.layers) - clip_skip]:
-            x = layer(x)
-        return x
+            states.append(layer(states[-1]))
+        return states
 
 
 class CLIPTextModel:
     """Token ids (N, T), integers below `vocab_size`, T ≤ `max_position_embeddings` → hidden states (N, T, C), float32
 
-    clip_skip   how many of the last layers are left out, as in diffusers; the final layer norm is not
-    vectors     [(position, vector (C,)), ...] that stand in place of what the table has for the ids there: learnt words
+    clip_skip   how many of the last layers are left out, as in diffusers; the final layer norm never is
+    vectors     [(position, vector (C,)), ...]: embeddings that replace those of the ids there, for learnt words
                 (textual inversion, Gal et al. 2022, arXiv:2208.01618)
     """
     def __init__(self, config):
@@ -87,4 +88,15 @@ class CLIPTextModel:
         self.final_layer_norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def __call__(self, ids, clip_skip=0, vectors=()):
-        return self.final_layer_norm(self.encoder(self.embeddings(ids, vectors), clip_skip))
+        return self.final_layer_norm(self.hidden_states(ids, clip_skip, vectors)[-1])
+
+    def hidden_states(self, ids, clip_skip=0, vectors=()):
+        """A list: the embeddings, then every layer's output, (N, T, C) without the final layer norm; [-2] is the penultimate"""
+        return self.encoder(self.embeddings(ids, vectors), clip_skip)
+
+    def pooled(self, states, ids):
+        """What stands for a prompt as a whole: the state of its first end token      (N, T, C), ids (N, T) → (N, C)
+
+        states: with the final layer norm, as a call returns them. The end token has the highest id of the vocabulary.
+        """
+        return states[np.arange(len(ids)), np.argmax(ids, axis=-1)]
