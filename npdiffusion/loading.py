@@ -26,6 +26,7 @@ from npdiffusion.models.clip import CLIPTextModel
 from npdiffusion.models.configs import CLIPTextConfig, Reader, UNetConfig, VAEConfig, read_json
 from npdiffusion.models.unet import UNet2DConditionModel
 from npdiffusion.models.vae import AutoencoderKL
+from npdiffusion.settings.kinds import Memory
 from npdiffusion.text.tokenizer import END, CLIPTokenizer
 
 MODELS = {"text_encoder": (CLIPTextConfig, CLIPTextModel), "unet": (UNetConfig, UNet2DConditionModel),
@@ -109,7 +110,7 @@ def load(path_or_id=None, dtype=None, threads=None, tokenizer=None, lora_dir=Non
             raise UserError(f"threads = {threads!r}, but a whole number from 1 on is needed")
         set_threads(threads)
     plan = None if max_memory is None else functools.partial(
-        budgets.plan, limit=budgets.amount(max_memory), size=size, dtype=dtype, images=images, mode=vae_tiling,
+        budgets.plan, limit=Memory.bytes(Memory().check("max_memory", max_memory)), size=size, dtype=dtype, images=images, mode=vae_tiling,
         preview_vae=preview_vae)
 
     def make(**parts):

@@ -5,8 +5,6 @@
 N pictures of W × H pixels; latents are (N, H/f, W/f, C), f the reduction of the VAE, C its latent channels.
 """
 import contextlib
-import functools
-import numbers
 import threading
 import time
 
@@ -14,13 +12,13 @@ from npdiffusion.adapters import tags
 from npdiffusion.adapters.merging import Adapters
 from npdiffusion.adapters.textual_inversion import LearntWords
 from npdiffusion.diffusion import defaults
-from npdiffusion.diffusion.denoiser import Denoiser, guided
-from npdiffusion.errors import UserError
+from npdiffusion.diffusion.denoiser import Denoiser
+from npdiffusion.diffusion.guidance import Prediction
 from npdiffusion.memory.malloc import memory_reused
-from npdiffusion.models.conditioning import Conditioning
 from npdiffusion.models.diagnosis import finite
 from npdiffusion.pictures.images import to_images
-from npdiffusion.request import Job, Request
+from npdiffusion.request import check_clip_skip, resolve
+from npdiffusion.settings import STEPS, Request
 from npdiffusion.text.contexts import Contexts
 from npdiffusion.text.editing import calls
 from npdiffusion.text.reading import read
@@ -64,62 +62,61 @@ class StableDiffusionPipeline:
         embedded = self.unet.config.time_cond_proj_dim is not None
         return defaults.defaults(self.schedule, embedded, sampler, self.advised_guidance)
 
-    @memory_reused()
-    def generate(self, prompt, negative_prompt="", steps=None, guidance_scale=None, sampler=None, schedule=None, seed=None,
-                 width=None, height=None, init_image=None, strength=None, count=1, callback=None, **more):
+    def generate(self, prompt, negative_prompt="", *, callback=None, preview=None, **settings):
         """Pictures for a prompt: a list of `count` PIL images; each has its seed in `image.info["seed"]`.
 
-        more: any other field of `request.Request`, which says what all of them mean
+        settings   fields of `settings.Request`, which says what they mean, by our names or diffusers'
+        callback   called as callback(step, steps, latents) after each step, step from 1
+        preview    called as preview(step, steps, x0) after each step, with the denoised estimate of the latents;
+                   `pictures.preview.Previews` makes pictures of it
         Raises UserError for a value out of range, before sampling begins, or for a result that is not finite.
         One picture is made after the other: a second thread that asks for one waits.
         """
-        request = Request.of(dict(
-            prompt=prompt, negative_prompt=negative_prompt or "", steps=steps, guidance_scale=guidance_scale, sampler=sampler,
-            schedule=schedule, seed=seed, width=width, height=height, init_image=init_image, strength=strength, count=count,
-            callback=callback), more)
-        with self._alone:
-            return self._generate(Job(request, self))
+        request = Request.of(prompt=prompt, negative_prompt=negative_prompt or "", **settings)
+        return self.make(self.resolve(request), callback, preview)
 
-    def _generate(self, job):
+    def resolve(self, request, inputs=None):
+        """What a request comes to for this model, see request.py"""
+        return resolve(request, self, inputs)
+
+    def make(self, resolved, callback=None, preview=None):
+        """The pictures of a `request.Resolved`; all else is as for `generate`."""
+        with self._alone, memory_reused():
+            return self._make(resolved, callback or ignored, preview or ignored)
+
+    def _make(self, resolved, callback, preview):
         """The story itself, of settings that go together."""
-        request, self.timings = job.request, {}
+        self.timings = {}
         with self._timed("adapters"):
-            prompt = self.adapters.follow(request.prompt, request.negative_prompt)
+            prompt = self.adapters.follow(resolved.request.prompt, resolved.request.negative_prompt)
         with self._timed("text"):
-            contexts = list(self._contexts_of_passes(job, prompt))
+            contexts = self._contexts_of_passes(resolved, prompt)
         latents, done = None, 0
-        for way, context in zip(job.passes, contexts):
-            draw = job.draw(way.canvas)
+        for way, context in zip(resolved.passes, contexts):
+            noise = resolved.noise_for(way.canvas, self.vae)
             with self._timed("encoding"):
-                start = way.start(latents, draw)
+                start = way.start(self.vae, self.unet, latents, noise, resolved.tile)
             with self._timed("sampling"):
-                for latents, x0 in self._sample(job, way.plan, start, context, draw):
+                predict = Prediction(self.unet, context, resolved.guidance, resolved.request.value("guidance_rescale"), start.told)
+                denoise = Denoiser(predict, way.plan, start.known)
+                for latents, x0 in way.plan.sample(denoise, start.latents, noise):
+                    predict.check(latents)
                     done += 1
-                    if request.callback:
-                        request.callback(done, job.planned, latents)
-                    if request.preview:
-                        request.preview(done, job.planned, x0)
+                    callback(done, resolved.planned, latents)
+                    preview(done, resolved.planned, x0)
             latents = start.finish(latents)
         with self._timed("decoding"):
-            return job.finish([self.decode(one[None], job.tile) for one in latents])      # feature maps of one picture at a time
+            return resolved.finish([self.decode(one[None], resolved.tile) for one in latents])    # one picture's maps at a time
 
-    def _sample(self, job, plan, start, contexts, draw):
-        """Walk a plan: yields each state, and the denoised estimate that led there; both (N, H, W, C)"""
-        model = functools.partial(self.predictor, timestep_cond=job.timestep_cond)
-        predict = contexts.by_call(lambda context, negative=None: guided(
-            start.predictor(model), context, negative, job.guidance, job.request.guidance_rescale), job.request.count)
-        denoiser = Denoiser(predict, plan)
-        for latents in plan.sample(start.denoiser(denoiser), start.latents, draw):
-            yield latents, start.finish(denoiser.denoised)
-
-    def _contexts_of_passes(self, job, prompt):
+    def _contexts_of_passes(self, resolved, prompt):
         """Contexts of the prompt, and of the negative one where it has influence, for each pass; see text/editing.py"""
-        request, earlier = job.request, None
-        texts = [prompt] if job.guidance <= 1 else [prompt, request.negative_prompt]
-        for way in job.passes:
-            yield self.contexts(texts, way.steps, request.sampler or self.default_sampler, request.clip_skip,
-                                request.prompt_syntax, earlier)
+        request, earlier, found = resolved.request, None, []
+        texts = [prompt] if resolved.guidance <= 1 else [prompt, request.negative_prompt]
+        for way in resolved.passes:
+            found.append(self.contexts(texts, way.steps, resolved.sampler, request.clip_skip, request.prompt_syntax, earlier,
+                                       request.count, resolved.timestep_cond))
             earlier = way.steps
+        return found
 
     def load_lora_weights(self, path, adapter_name=None, adapter_weight=1.0):
         """Merge a LoRA (LoHa, LoKr, DoRA, ...) into the weights, beside those in force → its name (the file's)
@@ -170,39 +167,31 @@ class StableDiffusionPipeline:
 
     def encode_prompt(self, prompt, clip_skip=None, prompt_syntax="a1111"):
         """Text → context (1, 77 n, X), float32, n chunks; of a prompt that changes with the steps, that of the first"""
-        return self.contexts([prompt], 50, clip_skip=clip_skip, syntax=prompt_syntax).at(0)[0]
+        request = Request(prompt, clip_skip=clip_skip, prompt_syntax=prompt_syntax)
+        check_clip_skip(request.clip_skip, self.text_encoder.config.num_hidden_layers)
+        return self.contexts([prompt], STEPS, clip_skip=request.clip_skip, syntax=prompt_syntax).at(0)[0]
 
-    def contexts(self, prompts, steps, sampler=None, clip_skip=None, syntax="a1111", earlier=None):
-        """What the UNet attends to, call by call → prompts.contexts.Contexts of a prompt, or of it and the negative one
+    def contexts(self, prompts, steps, sampler=None, clip_skip=None, syntax="a1111", earlier=None, count=1, timestep_cond=None):
+        """What the UNet attends to, call by call → text.contexts.Contexts of a prompt, or of it and the negative one
 
         steps and sampler say how many calls there are; earlier: the steps of a first pass, see text/editing.py
+        count and timestep_cond: see `Contexts`
         """
-        clip_skip = self.check_clip_skip(clip_skip)
         readings = [read(prompt, calls(sampler, steps), self.tokenizer, syntax, self.words,
                          None if earlier is None else calls(sampler, earlier)) for prompt in prompts]
         return Contexts(readings, self.tokenizer, lambda ids, vectors: finite(
-            self.text_encoder, "text_encoder", ids, clip_skip, vectors))
+            self.text_encoder, "text_encoder", ids, clip_skip or 0, vectors), count, timestep_cond)
 
     def decode(self, latents, tile=None):
-        """Latents of one picture (1, H/f, W/f, C) → PIL image; tile: see `AutoencoderKL`"""
+        """Latents of one picture (1, H/f, W/f, C) → PIL image; tile: side of the tiles in pixels, None for all at once"""
         return to_images(finite(self.vae, "vae", latents, tile, method="decode"))[0]
-
-    def predictor(self, context, timestep_cond=None):
-        """The UNet for these prompts (N, 77, X): predict(latents, t), like `unet`, but checked to be finite"""
-        conditioning = Conditioning(context, timestep_cond)
-        return lambda latents, timestep: finite(self.unet, "unet", latents, timestep, conditioning)
-
-    def check_clip_skip(self, clip_skip):
-        if not clip_skip:
-            return 0
-        layers = self.text_encoder.config.num_hidden_layers
-        if isinstance(clip_skip, bool) or not isinstance(clip_skip, numbers.Integral) or not 0 < clip_skip < layers:
-            raise UserError(f"clip_skip is {clip_skip!r}: of this text encoder's {layers} layers, 0 to {layers - 1} can "
-                            "be left out")
-        return int(clip_skip)
 
     @contextlib.contextmanager
     def _timed(self, stage):
         start = time.perf_counter()
         yield
         self.timings[stage] = self.timings.get(stage, 0) + time.perf_counter() - start
+
+
+def ignored(*arguments):
+    """Nobody listens."""

@@ -1,6 +1,7 @@
 """What users read when something is wrong."""
 import pytest
 
+from npdiffusion import loading
 from npdiffusion.errors import UserError
 
 
@@ -10,3 +11,10 @@ def message_of(call, *arguments, **options):
         call(*arguments, **options)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def message(path, **options):
+    """What is said when a model can't be loaded; it names the model, or what was to replace a part of it."""
+    text = message_of(loading.load_parts, path, **options)
+    assert any(str(each) in text for each in (path, *options.values()))
+    return text

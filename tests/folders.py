@@ -16,8 +16,7 @@ VAE = dict(sample_size=16, block_out_channels=(32, 64), layers_per_block=1,
            down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2)
 TEXT = dict(vocab_size=520, hidden_size=128, intermediate_size=96, num_hidden_layers=1, num_attention_heads=2,
             hidden_act="quick_gelu", bos_token_id=518, eos_token_id=519, pad_token_id=519)
-SCHEDULER = {"_class_name": "PNDMScheduler", "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012,
-             "num_train_timesteps": 1000, "skip_prk_steps": True, "set_alpha_to_one": False, "steps_offset": 1}
+SCHEDULER = {"_class_name": "PNDMScheduler", **references.SCHEDULER}
 
 
 def torch_models():

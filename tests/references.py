@@ -34,6 +34,10 @@ FULL_VAE = dict(
 FULL_TEXT = dict(vocab_size=49408, hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
                  bos_token_id=49406, eos_token_id=49407, pad_token_id=49407)
 
+SCHEDULER = dict(                                                      # the scheduler_config.json of SD v1
+    beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000, steps_offset=1,
+    set_alpha_to_one=False, skip_prk_steps=True, clip_sample=False)
+
 BRANCH_ENDS = ("conv2", "to_out.0", "ff.net.2", "proj_out", "out_proj", "fc2")
 
 

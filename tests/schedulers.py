@@ -13,8 +13,6 @@ from npdiffusion.diffusion.schedules.settings import CLASSES
 
 diffusers.logging.set_verbosity_error()                              # it tells of each setting that a class ignores
 
-CONFIG = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1,
-          "set_alpha_to_one": False, "skip_prk_steps": True, "clip_sample": False}
 REFERENCE = {ours: getattr(diffusers, theirs) for theirs, ours in CLASSES.items() if "Parallel" not in theirs}
 REFERENCE["dpm++2m_sde"] = functools.partial(diffusers.DPMSolverMultistepScheduler.from_config,
                                              algorithm_type="sde-dpmsolver++")
@@ -23,7 +21,7 @@ FLAGS = {"karras": {"use_karras_sigmas": True}, "exponential": {"use_exponential
 SHAPE = (2, 6, 5, 4)
 
 
-def toy_model(x, t):
+def toy_model(x, t, call=0):
     """Not linear, different in every element, and sensitive to the time step."""
     grid = np.linspace(-1, 1, x.size, dtype=np.float32).reshape(x.shape)
     phase = float(t) / 300

@@ -3,10 +3,11 @@ import platform
 
 import numpy as np
 import pytest
+import torch
 
 from npdiffusion.kernels import bfloat16, fast, reference, winograd_transforms
 from npdiffusion.kernels.microkernel import LANES
-from tests.test_kernels import (
+from tests.operations import (
     ATTENTIONS,
     CONVOLUTIONS,
     LIMIT,
@@ -14,13 +15,11 @@ from tests.test_kernels import (
     assert_twin,
     convolution,
     doubled,
-    elsewhere,
     error,
     queries_keys_values,
     values,
 )
-
-torch = pytest.importorskip("torch")
+from tests.processes import output_of
 
 SPECIAL = [0.0, -0.0, 1.0, -1.5, 1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-8 + 2**-20, 3.4e38, 1e-40, np.inf, -np.inf, np.nan]
 DIRECT, WINOGRAD = CONVOLUTIONS[:-4], CONVOLUTIONS[-4:]
@@ -211,5 +210,5 @@ print(microkernel.LANES, bfloat16.HAS_DOT)
 def test_processors_without_the_instruction_widen_tile_by_tile(cpu, lanes, tmp_path):
     if platform.machine() not in ("x86_64", "AMD64"):
         pytest.skip("names x86 processors")
-    out = elsewhere(CHECKS_OF_ONE_CPU, NUMBA_CPU_NAME=cpu, NUMBA_CPU_FEATURES="", NUMBA_CACHE_DIR=str(tmp_path))
+    out = output_of(CHECKS_OF_ONE_CPU, NUMBA_CPU_NAME=cpu, NUMBA_CPU_FEATURES="", NUMBA_CACHE_DIR=str(tmp_path))
     assert out.split() == [str(lanes), "False"]

@@ -23,7 +23,6 @@ from npdiffusion.models.configs import TinyVAEConfig, UNetConfig
 from npdiffusion.models.on_disk import OnDisk, keep
 from npdiffusion.models.unet import UNet2DConditionModel
 from tests import folders, loras
-from tests.test_cli import pipeline  # noqa: F401, a fixture
 
 EMBEDDED = 61e6        # bytes of its weights in float32; feature maps of a picture take 13e6
 
@@ -196,7 +195,7 @@ def test_taesd_for_previews_is_kept_beside_the_model_and_decodes_in_one_piece(pa
     assert streamed.room() >= estimates.picture(TinyVAEConfig(), 512, 512)
 
 
-def test_the_command_hands_taesd_over_for_the_budget(pipeline, tmp_path):  # noqa: F811
+def test_the_command_hands_taesd_over_for_the_budget(pipeline, tmp_path):
     pipeline.budget = None
     save_file(AutoencoderTiny().state_dict(), tmp_path / "taesd.safetensors")
     arguments = ["a", "-s", "1", "--steps", "1", "--max-memory", "1GB", "--preview", "taesd", "--taesd", "taesd.safetensors"]
@@ -206,7 +205,7 @@ def test_the_command_hands_taesd_over_for_the_budget(pipeline, tmp_path):  # noq
     assert pipeline.loaded[-1][1]["preview_vae"] is None
 
 
-def test_pictures_that_are_there_already_need_no_memory(pipeline, tmp_path):  # noqa: F811
+def test_pictures_that_are_there_already_need_no_memory(pipeline, tmp_path):
     pipeline.budget = None
     command = ["--prompts", "jobs.txt", "-o", "out/", "--steps", "1", "--max-memory", "1GB"]
     for text, sizes in (("a --width 512 --seed 1\n", [(512, 128)]),

@@ -1,8 +1,6 @@
 """The command line, with a pipeline that paints in one colour in place of the real one."""
-import json
 import os
 import re
-import subprocess
 import sys
 import types
 import warnings
@@ -13,66 +11,18 @@ from PIL import Image
 
 import npdiffusion
 from npdiffusion import kernels
-from npdiffusion.adapters.merging import Adapters
 from npdiffusion.command import cli, options, prepare
-from npdiffusion.diffusion import defaults, samplers
+from npdiffusion.diffusion import samplers
 from npdiffusion.diffusion.schedules import NoiseSchedule
 from npdiffusion.errors import UserError
 from npdiffusion.jobs import destinations as names
 from npdiffusion.kernels import machine
-from npdiffusion.models.configs import VAEConfig
-
-PROMPT = "a red apple"
-
-
-class FakePipeline:
-    """Remembers what it was asked for; `act` is called before each picture is returned."""
-    size = (128, 128)
-    default_sampler = "pndm"
-    adapters = Adapters()
-    schedule = NoiseSchedule()
-    vae = types.SimpleNamespace(config=VAEConfig())
-
-    def __init__(self):
-        self.loaded, self.asked, self.timings, self.act = [], [], {}, lambda: None
-
-    def defaults(self, sampler=None):
-        return defaults.defaults(self.schedule, sampler=sampler, advised=4.0)
-
-    def load(self, *arguments, **settings):
-        self.loaded.append((arguments, settings))
-        return self
-
-    def generate(self, prompt, negative_prompt="", **settings):
-        self.asked.append(dict(settings, prompt=prompt, negative_prompt=negative_prompt))
-        for step in range(1, settings["steps"] + 1):
-            settings["callback"](step, settings["steps"], np.zeros((1, 16, 16, 4), np.float32))
-        self.act()
-        self.timings = {"text": 0.25, "encoding": 0.125, "sampling": 2.0, "decoding": 0.5}
-        return [Image.new("RGB", (settings["width"], settings["height"]), "red")]
-
-
-@pytest.fixture
-def pipeline(monkeypatch, tmp_path):
-    """The command runs in an empty folder, on the NumPy backend, with a fake pipeline."""
-    fake = FakePipeline()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(npdiffusion, "load", fake.load)
-    monkeypatch.setattr(kernels, "_chosen", "numpy")
-    monkeypatch.setattr(prepare, "BLAS_VARIABLES", ())
-    return fake
-
-
-def files(folder):
-    return sorted(path.name for path in folder.iterdir())
-
-
-def settings_in(path):
-    with Image.open(path) as image:
-        return image.text["parameters"]
-
+from npdiffusion.settings import NO_EFFECT, SETTINGS, run
+from tests.fake_pipeline import PROMPT, files, settings_in
+from tests.processes import modules_after, run_python
 
 # ---- what comes out
+
 
 def test_a_prompt_makes_a_picture_named_after_it(pipeline, tmp_path, capsys):
     assert cli.main([PROMPT, "-s", "7"]) == 0
@@ -83,10 +33,8 @@ def test_a_prompt_makes_a_picture_named_after_it(pipeline, tmp_path, capsys):
 def test_defaults_are_those_of_the_model(pipeline):
     cli.main([PROMPT, "-s", "7"])
     asked, = pipeline.asked
-    asked.pop("callback")
     assert asked == dict(prompt=PROMPT, negative_prompt="", steps=50, guidance_scale=4.0, sampler="pndm",
-                         schedule="discrete", seed=7, width=128, height=128, init_image=None, strength=None,
-                         rng="torch", vae_tiling="auto", preview=None, clip_skip=None, prompt_syntax="a1111")
+                         schedule="discrete", seed=7, width=128, height=128, rng="torch", prompt_syntax="a1111")
     assert pipeline.loaded == [((None,), dict(dtype=None, threads=machine.physical_cores(), tokenizer=None,
                                               lora_dir=None, vae=None, embedding_dir=None,
                                               prompts=[(PROMPT, "")]))]
@@ -101,10 +49,9 @@ def test_every_option_reaches_the_pipeline(pipeline, tmp_path):
               "--vae", "taesd", "--vae-tiling", "on", "--clip-skip", "2",
               "--prompt-syntax", "plain", "--embedding-dir", "."])
     asked, = pipeline.asked
-    asked.pop("callback")
     assert asked == dict(prompt=PROMPT, negative_prompt="blur", steps=3, guidance_scale=2.0, sampler="euler",
-                         schedule="karras", seed=9, width=64, height=72, init_image=None, strength=None, rng="numpy",
-                         vae_tiling="on", preview=None, clip_skip=1, prompt_syntax="plain")
+                         schedule="karras", seed=9, width=64, height=72, rng="numpy", clip_skip=1, prompt_syntax="plain")
+    assert pipeline.made[0].tile == 512 and pipeline.made[0].request.vae_tiling == "on"
     assert pipeline.loaded == [(("model",), dict(dtype="bfloat16", threads=1, tokenizer="folder", lora_dir="loras",
                                                   vae="taesd", embedding_dir=".", prompts=[(PROMPT, "blur")]))]
 
@@ -287,7 +234,7 @@ def test_a_picture_to_start_from_is_scaled_with_a_note(pipeline, tmp_path, capsy
     Image.new("RGB", (60, 40)).save(tmp_path / "in.png")
     assert cli.main([PROMPT, "-i", "in.png", "--strength", "0.6", "-o", "out.png"]) == 0
     asked, = pipeline.asked
-    assert asked["init_image"].size == (60, 40) and asked["strength"] == 0.6
+    assert asked["strength"] == 0.6 and pipeline.made[0].canvas.original.size == (60, 40)
     assert "in.png: its 60x40 pixels are scaled and cut to 128x128" in capsys.readouterr().err
     assert "Denoising strength: 0.6" in settings_in("out.png")
 
@@ -350,18 +297,6 @@ def test_a_command_that_makes_no_sense_ends_with_2_and_one_line(arguments, messa
     assert pipeline.loaded == []
 
 
-def test_choices_are_those_of_the_library():
-    from npdiffusion import request
-    from npdiffusion.diffusion import noise, schedules
-    from npdiffusion.memory import tiles
-    from npdiffusion.text import reading
-    assert (options.SPACINGS, options.PREDICTION_TYPES) == (schedules.SPACINGS, schedules.PREDICTION_TYPES)
-    assert set(options.GENERATORS) == set(noise.GENERATORS)
-    assert options.SYNTAXES == reading.SYNTAXES
-    assert options.LARGEST_SIDE == request.LARGEST_SIDE
-    assert options.TILING == tiles.MODES
-
-
 # ---- notes
 
 @pytest.mark.parametrize(("arguments", "note"), [
@@ -386,8 +321,8 @@ def test_an_option_without_effect_is_noted_once(arguments, note, pipeline, capsy
 
 
 def test_options_without_effect_are_options():
-    known = {action.dest for action in options.build_parser()._actions}
-    assert {name for name, *_ in options.WITHOUT_EFFECT} <= known
+    assert {name for name, *_ in run.NO_EFFECT} <= {*SETTINGS, *run.OPTIONS}
+    assert {name for name, *_ in NO_EFFECT} <= {*SETTINGS}
 
 
 def test_options_with_effect_and_settings_of_another_picture_need_no_note(pipeline, capsys):
@@ -403,12 +338,11 @@ def test_an_option_without_effect_in_a_file_of_prompts_is_noted(pipeline, tmp_pa
     assert [line for line in capsys.readouterr().err.splitlines() if "no effect" in line] == ["--eta has no effect with heun"]
 
 
-def test_settings_are_chosen_once_for_each_picture(pipeline, monkeypatch):
-    from npdiffusion.command import generate
-    chosen, choose = [], generate.choose_settings
-    monkeypatch.setattr(generate, "choose_settings", lambda *arguments: chosen.append(1) or choose(*arguments))
+def test_each_picture_is_resolved_once(pipeline, monkeypatch):
+    resolved, resolve = [], pipeline.resolve
+    monkeypatch.setattr(pipeline, "resolve", lambda *arguments: resolved.append(1) or resolve(*arguments))
     assert cli.main([PROMPT, "-b", "3"]) == 0
-    assert len(chosen) == 3
+    assert len(resolved) == 3
 
 
 def fail_at(pipeline, number, error):
@@ -519,19 +453,6 @@ def test_the_line_about_loading_tells_how_bfloat16_is_multiplied(features, told,
 
 # ---- about
 
-def run_python(*arguments):
-    """A finished process of a fresh interpreter."""
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=120)
-
-
-def modules_after(*arguments):
-    """Names of the modules that a command has imported when it is done, and its output."""
-    program = ("import json, sys; from npdiffusion.command.cli import main; main(sys.argv[1:]);"
-               "print(json.dumps(sorted(sys.modules)))")
-    *lines, modules = run_python("-c", program, *arguments).stdout.splitlines()
-    return set(json.loads(modules)), "\n".join(lines)
-
-
 @pytest.mark.parametrize("option", ["--help", "--version"])
 def test_help_and_version_import_nothing_heavy(option):
     modules, output = modules_after(option)
@@ -594,4 +515,5 @@ def test_info_about_a_damaged_model_is_one_error_line(model_folder, capsys, monk
 
 def test_hyphens_and_underscores_in_names_are_alike():
     asked = options.parse([PROMPT, "--schedule", "align-your-steps", "--sampler", "euler-a", "--prediction-type", "v-prediction"])
-    assert (asked.schedule, asked.sampler, asked.prediction_type) == ("align_your_steps", "euler_a", "v_prediction")
+    request = asked.entries[0].request
+    assert (request.schedule, request.sampler, request.prediction_type) == ("align_your_steps", "euler_a", "v_prediction")

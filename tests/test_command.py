@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 import npdiffusion
 from npdiffusion import command, weights
 from npdiffusion.command import cli
-from tests.test_cli import modules_after
+from tests.processes import modules_after
 
 
 @pytest.mark.parametrize("word", command.SUBCOMMANDS)

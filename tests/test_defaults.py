@@ -1,11 +1,8 @@
 """Models distilled to few steps: recognised, told their guidance, and equal to diffusers' pipelines."""
 import numpy as np
 import pytest
-
-torch = pytest.importorskip("torch")
-diffusers = pytest.importorskip("diffusers")
-
-from diffusers import (  # noqa: E402
+import torch
+from diffusers import (
     DDIMScheduler,
     EulerDiscreteScheduler,
     LCMScheduler,
@@ -13,24 +10,25 @@ from diffusers import (  # noqa: E402
     StableDiffusionPipeline,
     TCDScheduler,
 )
-from PIL import Image  # noqa: E402
+from PIL import Image
 
 from npdiffusion.checkpoints import original_names
-from npdiffusion.diffusion import defaults  # noqa: E402
-from npdiffusion.diffusion.schedules import NoiseSchedule  # noqa: E402
-from npdiffusion.errors import UserError  # noqa: E402
-from npdiffusion.models.conditioning import Conditioning, guidance_embedding  # noqa: E402
-from npdiffusion.models.configs import UNetConfig  # noqa: E402
-from npdiffusion.pipeline import StableDiffusionPipeline as OurPipeline  # noqa: E402
-from tests import references  # noqa: E402
-from tests.differences import agree  # noqa: E402
-from tests.test_pipeline import NEGATIVE, PROMPT, SCHEDULER, levels, pair, their_picture  # noqa: E402, F401
+from npdiffusion.diffusion import defaults
+from npdiffusion.diffusion.schedules import NoiseSchedule
+from npdiffusion.errors import UserError
+from npdiffusion.models.conditioning import Conditioning, guidance_embedding
+from npdiffusion.models.configs import UNetConfig
+from npdiffusion.pipeline import StableDiffusionPipeline as OurPipeline
+from tests import references
+from tests.differences import agree
+from tests.pairs import NEGATIVE, PROMPT, levels, their_picture
+from tests.references import SCHEDULER
 
 WIDTH = 32                            # of the embedded guidance scale; 256 in published models
 
 
 @pytest.fixture(scope="module")
-def distilled(pair):                                                 # noqa: F811
+def distilled(pair):
     """(diffusers' pipeline, ours) with a UNet that takes the guidance scale."""
     theirs = StableDiffusionPipeline(**pair[0].components | {
         "unet": references.torch_unet(**references.TINY_UNET, time_cond_proj_dim=WIDTH),
@@ -73,7 +71,7 @@ def test_a_latent_consistency_model_draws_the_picture_of_diffusers(distilled):
 
 
 @pytest.mark.parametrize("scheduler, sampler, eta", [(LCMScheduler, "lcm", 0.0), (TCDScheduler, "tcd", 0.3)])
-def test_consistency_samplers_with_any_model_draw_the_picture_of_diffusers(pair, scheduler, sampler, eta):        # noqa: F811
+def test_consistency_samplers_with_any_model_draw_the_picture_of_diffusers(pair, scheduler, sampler, eta):
     theirs, ours = pair
     theirs.scheduler = scheduler.from_config(SCHEDULER)
     for steps, guidance in ((4, 1.0), (8, 1.5)):
@@ -84,7 +82,7 @@ def test_consistency_samplers_with_any_model_draw_the_picture_of_diffusers(pair,
         agree("few-step models", f"{sampler} picture, of 255", levels(image), expected, 1)
 
 
-def test_consistency_samplers_draw_the_picture_of_diffusers_from_a_picture(pair):        # noqa: F811
+def test_consistency_samplers_draw_the_picture_of_diffusers_from_a_picture(pair):
     theirs, ours = pair
     start = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
     pipeline = StableDiffusionImg2ImgPipeline(**theirs.components, requires_safety_checker=False)
@@ -99,7 +97,7 @@ def test_consistency_samplers_draw_the_picture_of_diffusers_from_a_picture(pair)
 
 
 @pytest.mark.parametrize("steps", [1, 4])
-def test_turbo_models_draw_the_picture_of_diffusers(pair, steps):        # noqa: F811
+def test_turbo_models_draw_the_picture_of_diffusers(pair, steps):
     theirs, ours = pair
     config = SCHEDULER | {"timestep_spacing": "trailing"}
     theirs.scheduler = EulerDiscreteScheduler.from_config(config)
@@ -112,7 +110,7 @@ def test_turbo_models_draw_the_picture_of_diffusers(pair, steps):        # noqa:
     agree("few-step models", "turbo picture, of 255", levels(image), expected, 1)
 
 
-def test_zero_terminal_snr_with_rescaled_guidance_draws_the_picture_of_diffusers(pair):        # noqa: F811
+def test_zero_terminal_snr_with_rescaled_guidance_draws_the_picture_of_diffusers(pair):
     theirs, ours = pair
     changed = {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction", "timestep_spacing": "trailing"}
     theirs.scheduler = DDIMScheduler.from_config(SCHEDULER | changed)

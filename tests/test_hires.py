@@ -2,22 +2,22 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
+from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline, StableDiffusionPipeline
 from PIL import Image
 
 from npdiffusion.errors import UserError
 from npdiffusion.painting.hires import bilinear
 from tests import references
 from tests.differences import agree
-from tests.test_inpainting import make_pair
-from tests.test_pipeline import NEGATIVE, PROMPT, SAMPLERS, SCHEDULER
+from tests.pairs import NEGATIVE, PROMPT, SAMPLERS, make_pair
+from tests.references import SCHEDULER
 
 SMALL, LARGE = (32, 24), (48, 36)
 
 
 @pytest.fixture(scope="module")
 def ordinary():
-    return make_pair(4)
+    return make_pair()
 
 
 def generator():
@@ -68,7 +68,7 @@ def test_latents_are_enlarged_as_by_torch(size):
 
 
 def test_both_passes_of_an_inpainting_model_equal_diffusers():
-    theirs, ours = make_pair(9)
+    theirs, ours = make_pair(StableDiffusionInpaintPipeline, "ddim", unet=dict(in_channels=9))
 
     def repainted(image, size, **options):                 # all of it, as is done from words alone
         return theirs(PROMPT, negative_prompt=NEGATIVE, image=image, mask_image=Image.new("L", size, 255), width=size[0],
@@ -111,7 +111,7 @@ def test_each_picture_of_a_batch_depends_on_its_own_seed_alone(ordinary):
     (dict(hires="2"), "hires is '2'"), (dict(hires_strength=0), "hires_strength is 0"), (dict(hires_strength=1.5), "hires_strength is 1.5"),
     (dict(hires_steps=-1), "hires_steps is -1"), (dict(hires_upscaler="Latents"), "did you mean latent?"),
     (dict(hires_steps=900), "hires: 900 steps at strength 0.7 are the end of 1285: steps is 1285"),
-    (dict(init_image=Image.new("RGB", (32, 32))), "hires enlarges pictures made from words alone")])
+    (dict(init_image=Image.new("RGB", (32, 32))), "hires: it is for pictures made from words alone")])
 def test_a_second_pass_that_makes_no_sense_is_one_line(ordinary, options, words):
     with pytest.raises(UserError) as error:
         ordinary[1].generate(PROMPT, **dict(steps=2, seed=0, sampler="ddim", hires=2) | options)

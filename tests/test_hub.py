@@ -13,10 +13,11 @@ from safetensors.torch import save_file
 
 from npdiffusion import kernels, loading
 from npdiffusion.checkpoints import hub
-from tests import folders, test_original_names
-from tests.errors import message_of
+from tests import folders
+from tests.errors import message
+from tests.hub_cache import put
+from tests.single_files import original
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HUB_OFFLINE", "XDG_CACHE_HOME")
 
 
@@ -42,24 +43,6 @@ def no_package(monkeypatch):
             raise ImportError(name)
         return plain(name, *arguments, **named)
     monkeypatch.setattr(builtins, "__import__", without)
-
-
-def put(cache, repository, source):
-    """A repository as huggingface_hub stores it: files are links to blobs."""
-    folder = cache / f"models--{repository.replace('/', '--')}"
-    snapshot = folder / "snapshots" / COMMIT
-    (folder / "refs").mkdir(parents=True, exist_ok=True)
-    (folder / "refs" / "main").write_text(COMMIT)
-    (folder / "blobs").mkdir(exist_ok=True)
-    for path in sorted(pathlib.Path(source).rglob("*")):
-        if path.is_file():
-            name = path.relative_to(source)
-            blob = folder / "blobs" / name.as_posix().replace("/", "_")
-            shutil.copy(path, blob)
-            (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
-            (snapshot / name).unlink(missing_ok=True)
-            (snapshot / name).symlink_to(blob)
-    return snapshot
 
 
 class StandIn(types.ModuleType):
@@ -101,10 +84,6 @@ def server(written, tmp_path, monkeypatch):
     module = StandIn({"org/model": folder})
     monkeypatch.setitem(sys.modules, "huggingface_hub", module)
     return module
-
-
-def message(path, **arguments):
-    return message_of(loading.load_parts, path, **arguments)
 
 
 # --- where the cache is ----------------------------------------------------------------------------------------------
@@ -187,7 +166,8 @@ def test_download_takes_what_is_needed_and_nothing_else(server):
 def test_what_was_downloaded_is_in_the_cache(server, monkeypatch):
     loading.load_parts("org/model")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    loading.load_parts("org/model")
+    fetched = list(server.fetched)
+    assert loading.load_parts("org/model")["source"] == "org/model" and server.fetched == fetched
 
 
 def test_download_completes_what_is_cached_in_part(server, cache, written):
@@ -238,7 +218,7 @@ def file(models, tmp_path):
     """A single file without a tokenizer."""
     path = tmp_path / "alone" / "model.safetensors"
     path.parent.mkdir()
-    save_file(test_original_names.original(models), path)
+    save_file(original(models), path)
     return path
 
 
@@ -308,4 +288,4 @@ def test_repository_without_a_tokenizer(file, server, tmp_path):
 
 def test_original_names_opens_no_socket(file):
     folders.write_tokenizer(file.parent)
-    loading.load_parts(file)                              # `cache` above makes whatever uses the network fail
+    assert loading.load_parts(file)["tokenizer"].length == 77          # `cache` above makes whatever uses the network fail

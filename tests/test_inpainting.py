@@ -1,6 +1,4 @@
 """Inpainting against diffusers' own pipeline with the same seed: ordinary models, inpainting models, only the masked part."""
-import json
-import pathlib
 
 import numpy as np
 import pytest
@@ -8,9 +6,7 @@ import torch
 from diffusers import AutoencoderTiny, KDPM2AncestralDiscreteScheduler, StableDiffusionInpaintPipeline, UniPCMultistepScheduler
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image, ImageDraw, ImageFilter
-from transformers import CLIPTokenizer as TorchCLIPTokenizer
 
-from npdiffusion import weights
 from npdiffusion.errors import UserError
 from npdiffusion.models import parameters
 from npdiffusion.models.configs import TinyVAEConfig
@@ -19,40 +15,23 @@ from npdiffusion.painting.canvas import Canvas, circumscribed, region_around
 from npdiffusion.painting.masks import in_latents, prepare, read, repainted
 from npdiffusion.painting.outpainting import extend
 from npdiffusion.pipeline import StableDiffusionPipeline
-from npdiffusion.text.tokenizer import CLIPTokenizer
 from tests import references
 from tests.differences import agree
-from tests.test_pipeline import NEGATIVE, PROMPT, SAMPLERS, SCHEDULE, SCHEDULER
+from tests.pairs import NEGATIVE, PROMPT, SAMPLERS, SCHEDULE, levels, make_pair
+from tests.references import SCHEDULER
 
 WIDTH, HEIGHT = 48, 32
 COMMON = dict(guidance_scale=5.0, width=WIDTH, height=HEIGHT)
 
 
-def make_pair(channels):
-    """(diffusers' inpainting pipeline, ours), tiny, random and equal, with a UNet of that many channels in."""
-    vocabulary = pathlib.Path(weights.__file__).parent / "tokenizer"
-    ids = len(json.loads((vocabulary / "vocab.json").read_text(encoding="utf-8")))
-    theirs = StableDiffusionInpaintPipeline(
-        vae=references.torch_vae(**references.TINY_VAE),
-        unet=references.torch_unet(**references.TINY_UNET | dict(in_channels=channels)),
-        text_encoder=references.torch_text_encoder(**references.TINY_TEXT | dict(
-            vocab_size=ids, bos_token_id=ids - 2, eos_token_id=ids - 1, pad_token_id=ids - 1)),
-        tokenizer=TorchCLIPTokenizer.from_pretrained(vocabulary), scheduler=SAMPLERS["ddim"].from_config(SCHEDULER),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False)
-    theirs.set_progress_bar_config(disable=True)
-    ours = StableDiffusionPipeline(CLIPTokenizer.from_folder(vocabulary), *(
-        references.twin(getattr(theirs, name)) for name in ("text_encoder", "unet", "vae")), SCHEDULE, "tiny")
-    return theirs, ours
-
-
 @pytest.fixture(scope="module")
 def ordinary():
-    return make_pair(4)
+    return make_pair(StableDiffusionInpaintPipeline, "ddim")
 
 
 @pytest.fixture(scope="module")
 def inpainting_model():
-    return make_pair(9)
+    return make_pair(StableDiffusionInpaintPipeline, "ddim", unet=dict(in_channels=9))
 
 
 def picture(width=WIDTH, height=HEIGHT):
@@ -63,10 +42,6 @@ def ellipse(box=(10, 6, 30, 25), width=WIDTH, height=HEIGHT, blur=0):
     mask = Image.new("L", (width, height))
     ImageDraw.Draw(mask).ellipse(box, fill=255)
     return mask.filter(ImageFilter.GaussianBlur(blur)) if blur else mask
-
-
-def levels(image):
-    return np.asarray(image).astype(int)
 
 
 def agree_with_diffusers(what, pair, name, image, mask, steps=6, padding=None, **options):

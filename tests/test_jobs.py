@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from npdiffusion.command import cli
-from npdiffusion.command.options import build_parser
 from npdiffusion.jobs import manifest, prompts_file
+from npdiffusion.jobs.listener import Listener
 from npdiffusion.pictures import images
 from npdiffusion.pictures.sheets import GAP
-from tests.test_cli import PROMPT, FakePipeline, files, pipeline, settings_in  # noqa: F401 (the fixture)
+from tests.fake_pipeline import PROMPT, FakePipeline, files, settings_in
 
 
 def lines(folder="out"):
@@ -23,7 +23,7 @@ def lines(folder="out"):
 
 def rows(text, name="jobs.txt"):
     pathlib.Path(name).write_text(text, encoding="utf-8")
-    return prompts_file.read(name, build_parser())
+    return prompts_file.read(name)
 
 
 # ---- files of prompts
@@ -167,7 +167,7 @@ def test_a_damaged_manifest_is_one_line_with_its_place(line, message, pipeline, 
 def test_a_second_run_in_the_folder_of_another_is_refused(pipeline, tmp_path, capsys):
     (tmp_path / "jobs.txt").write_text("a cat\n")
     (tmp_path / "out").mkdir()
-    with manifest.Manifest(tmp_path / "out"):
+    with manifest.Manifest(tmp_path / "out", Listener()):
         run(code=1)
     assert "another npdiffusion is at work in this folder" in capsys.readouterr().err
     run()
@@ -259,10 +259,10 @@ def colours(path, size, columns):
 @pytest.fixture
 def colourful(pipeline, monkeypatch):
     """Pictures have the colour of their seed and the number of their steps."""
-    def generate(prompt, negative_prompt="", **settings):
-        FakePipeline.generate(pipeline, prompt, negative_prompt, **settings)
-        return [Image.new("RGB", (settings["width"], settings["height"]), (settings["seed"], settings["steps"], 0))]
-    monkeypatch.setattr(pipeline, "generate", generate)
+    def make(resolved, callback, preview):
+        FakePipeline.make(pipeline, resolved, callback, preview)
+        return [Image.new("RGB", resolved.size, (resolved.seeds[0], resolved.steps, 0))]
+    monkeypatch.setattr(pipeline, "make", make)
     return pipeline
 
 
@@ -294,7 +294,7 @@ def test_samplers_are_compared_on_one_sheet(colourful, tmp_path, capsys):
 
 def test_captions_name_what_differs_and_the_seconds(colourful, monkeypatch):
     made = []
-    monkeypatch.setattr("npdiffusion.pictures.sheets.sheet", lambda pictures, captions, columns=None: made.append(captions)
+    monkeypatch.setattr("npdiffusion.jobs.destinations.sheet", lambda pictures, captions, columns=None: made.append(captions)
                         or Image.new("RGB", (8, 8)))
     cli.main([PROMPT, "--compare-samplers", "euler,heun", "--steps", "3"])
     assert [caption.partition(",")[0] for caption in made[0]] == ["euler", "heun"]

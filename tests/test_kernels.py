@@ -7,68 +7,31 @@ import threading
 import numba
 import numpy as np
 import pytest
+import torch
 
 from npdiffusion import kernels
 from npdiffusion.kernels import compiling, fast, reference, threads, winograd, winograd_transforms
 from npdiffusion.kernels.packing import Packed
 from npdiffusion.kernels.patches import Geometry
+from tests.operations import (
+    ATTENTIONS,
+    CONVOLUTIONS,
+    LIMIT,
+    NORMS,
+    PRODUCTS,
+    assert_twin,
+    convolution,
+    doubled,
+    error,
+    queries_keys_values,
+    values,
+)
+from tests.processes import output_of
 
-torch = pytest.importorskip("torch")
 F = torch.nn.functional
 
-LIMIT = 1e-5                                             # largest error over largest value
-CONVOLUTIONS = [                                         # image, (I, O), kernel, stride, padding
-    ((2, 7, 9), (4, 33), 3, 1, (1, 1, 1, 1)),            # conv_in: few channels
-    ((1, 9, 6), (64, 3), 3, 1, (1, 1, 1, 1)),            # conv_out: few outputs
-    ((3, 9, 12), (20, 70), 3, 2, (1, 1, 1, 1)),          # down-sampling of the UNet
-    ((2, 8, 5), (31, 32), 3, 2, (0, 1, 0, 1)),           # down-sampling of the VAE
-    ((3, 5, 7), (48, 100), 1, 1, (0, 0, 0, 0)),
-    ((1, 1, 1), (1, 1), 1, 1, (0, 0, 0, 0)),
-    ((1, 6, 6), (2, 5), (2, 3), 2, (2, 0, 1, 3)),        # more zeros than needed, a kernel that is not square
-    ((1, 24, 25), (320, 96), 3, 1, (1, 1, 1, 1)),        # several blocks of rows and of terms
-    ((2, 9, 14), (64, 100), 3, 1, (1, 1, 1, 1)),         # Winograd: tiles beyond the edge, a panel that is not full
-    ((1, 3, 3), (16, 16), 3, 1, (1, 1, 1, 1)),           # one tile
-    ((3, 6, 5), (32, 48), 3, 1, (0, 2, 3, 0)),           # other paddings
-]
-PRODUCTS = [(1, 1, 1), (2, 320, 1280), (77, 96, 80), (231, 300, 70), (400, 7, 33)]           # rows, in, out
-NORMS = [(1, 16, 16, 64, 32), (3, 7, 5, 96, 32), (2, 3, 1, 8, 4), (1, 1, 1, 6, 3), (1, 70, 33, 40, 8)]
-ATTENTIONS = [                                           # N, T, S, heads, width, causal
-    (2, 64, 77, 3, 40, False), (1, 1, 77, 2, 80, False), (1, 100, 33, 2, 64, False), (2, 70, 70, 1, 160, False),
-    (1, 50, 300, 1, 512, False), (3, 9, 5, 2, 4, False), (1, 33, 257, 2, 13, False), (1, 40, 1, 2, 8, False),
-    (2, 77, 77, 3, 64, True), (1, 200, 200, 2, 8, True), (1, 1, 1, 1, 1, True),
-]
-
-
-def values(*shape, seed=0, scale=1, mean=0):
-    """Normal float32 numbers."""
-    rng = np.random.default_rng([seed, *shape])
-    return (rng.standard_normal(shape) * scale + mean).astype(np.float32)
-
-
-def doubled(x):
-    """float32 → float64, everything else unchanged"""
-    return x.astype(np.float64) if isinstance(x, np.ndarray) and x.dtype == np.float32 else x
-
-
-def error(y, exact):
-    """Largest error over largest value."""
-    assert y.shape == exact.shape
-    return np.abs(y - exact).max() / np.abs(exact).max()
-
-
-def assert_twin(name, *arguments, limit=LIMIT, **options):
-    """The compiled twin gives what the definition gives in float64, in float32, and leaves its arguments alone."""
-    exact = getattr(reference, name)(*map(doubled, arguments), **{k: doubled(v) for k, v in options.items()})
-    given = [*arguments, *options.values()]
-    before = [x.copy() if isinstance(x, np.ndarray) else x for x in given]
-    y = getattr(fast, name)(*arguments, **options)
-    assert y.dtype == np.float32
-    assert error(y, exact) < limit
-    for x, unchanged in zip(given, before):
-        np.testing.assert_array_equal(x, unchanged)
-
-
 # ---- products
+
 
 @pytest.mark.parametrize("rows, inputs, outputs", PRODUCTS)
 def test_linear_matches_torch(rows, inputs, outputs):
@@ -105,13 +68,6 @@ def test_linear_geglu_matches_torch():
     x, weight, bias = values(9, 20), values(34, 20), values(34)
     value, gate = F.linear(*map(torch.from_numpy, map(doubled, (x, weight, bias)))).chunk(2, dim=-1)
     assert error(reference.linear_geglu(x, weight, bias), (value * F.gelu(gate)).numpy()) < LIMIT
-
-
-def convolution(image, channels, kernel):
-    """x, W and a bias for each image"""
-    kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
-    inputs, outputs = channels
-    return values(*image, inputs), values(outputs, inputs, *kernel), values(image[0], outputs)
 
 
 @pytest.mark.parametrize("image, channels, kernel, stride, padding", CONVOLUTIONS)
@@ -272,12 +228,6 @@ def test_softmax_matches_torch():
 
 
 # ---- attention
-
-def queries_keys_values(n, t, s, heads, width):
-    """Scores with a standard deviation of 4, so that attention is far from uniform."""
-    channels = heads * width
-    return values(n, t, channels, scale=4), values(n, s, channels, seed=1), values(n, s, channels, seed=2)
-
 
 @pytest.mark.parametrize("n, t, s, heads, width, causal", ATTENTIONS)
 def test_attention_matches_torch(n, t, s, heads, width, causal):
@@ -446,25 +396,17 @@ def test_warmed_up_kernels_are_cached():
     assert fast.is_cached()
 
 
-def elsewhere(code, **environment):
-    """Run Python code that imports this file in a process of its own; → what it prints"""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def test_another_process_finds_compiled_kernels_on_disk():
     fast.silu(values(10))
     code = "from npdiffusion.kernels import fast; import numpy; fast.silu(numpy.ones(3, 'float32')); print('done')"
-    out = elsewhere(code, NUMBA_DEBUG_CACHE="1")
+    out = output_of(code, NUMBA_DEBUG_CACHE="1")
     assert "data loaded" in out and "data saved" not in out and "done" in out
 
 
 def test_workqueue_survives_two_python_threads():
     """numba's simplest threading layer aborts the process when it is entered twice; a lock prevents that."""
     code = "from tests import test_kernels as t; import numba; print(t.run_concurrently(), numba.threading_layer())"
-    assert elsewhere(code, NUMBA_THREADING_LAYER="workqueue").split() == ["[True,", "True]", "workqueue"]
+    assert output_of(code, NUMBA_THREADING_LAYER="workqueue").split() == ["[True,", "True]", "workqueue"]
 
 
 @pytest.mark.parametrize("chosen, spins", [({}, threads.SPINS["GOMP_SPINCOUNT"]), ({"GOMP_SPINCOUNT": "7"}, "7")])
@@ -500,13 +442,13 @@ def test_other_instruction_sets(cpu, lanes, tmp_path):
     import platform
     if platform.machine() not in ("x86_64", "AMD64"):
         pytest.skip("names x86 processors")
-    out = elsewhere(CHECKS_OF_ONE_CPU, NUMBA_CPU_NAME=cpu, NUMBA_CPU_FEATURES="", NUMBA_CACHE_DIR=str(tmp_path))
+    out = output_of(CHECKS_OF_ONE_CPU, NUMBA_CPU_NAME=cpu, NUMBA_CPU_FEATURES="", NUMBA_CACHE_DIR=str(tmp_path))
     assert out.split() == [str(lanes)]
 
 
 def test_kernels_of_one_cpu_are_not_taken_for_another(tmp_path):
     code = "from npdiffusion.kernels import compiling; print(compiling.cache_folder())"
-    folders = {elsewhere(code, NUMBA_CPU_NAME=cpu, NUMBA_CPU_FEATURES="", NUMBA_CACHE_DIR=str(tmp_path))
+    folders = {output_of(code, NUMBA_CPU_NAME=cpu, NUMBA_CPU_FEATURES="", NUMBA_CACHE_DIR=str(tmp_path))
                for cpu in ("haswell", "generic")}
     assert len(folders) == 2
 

@@ -14,8 +14,9 @@ from npdiffusion.checkpoints import library, safetensors_file
 from npdiffusion.checkpoints.families import check_sizes
 from npdiffusion.command import cli
 from npdiffusion.errors import UserError
-from tests import folders, references, test_original_names
-from tests.test_hub import put
+from tests import folders, references
+from tests.hub_cache import put
+from tests.single_files import original
 
 
 @pytest.fixture(autouse=True)
@@ -30,9 +31,9 @@ def shelf(tmp_path, models):
     folder = tmp_path / "shelf"
     folders.write_model(folder / "folder", models)
     (folder / "anime" / "deep").mkdir(parents=True)
-    save_torch_file(test_original_names.original(models), folder / "anime" / "dream.safetensors")
+    save_torch_file(original(models), folder / "anime" / "dream.safetensors")
     painter = references.torch_unet(**folders.UNET | dict(in_channels=9))
-    save_torch_file(test_original_names.original(models | {"unet": painter}), folder / "inpaint.safetensors")
+    save_torch_file(original(models | {"unet": painter}), folder / "inpaint.safetensors")
     foreign = {
         "a/lora": {"lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k.lora_down.weight": (4, 768)},
         "a/lora-xl": {"lora_unet_x_attn2_to_k.lora_down.weight": (4, 2048)},

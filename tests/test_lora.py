@@ -21,11 +21,12 @@ from npdiffusion.checkpoints import original_names
 from npdiffusion.command import cli
 from npdiffusion.kernels import reference
 from npdiffusion.models import parameters
-from npdiffusion.models.configs import CLIPTextConfig, UNetConfig, VAEConfig
+from npdiffusion.models.configs import UNetConfig
 from npdiffusion.models.unet import UNet2DConditionModel
 from tests import folders, loras, references
 from tests.differences import agree
 from tests.errors import message_of
+from tests.single_files import original
 
 PARTS = ("unet", "text_encoder")
 LINEAR = r".*(attn\d|self_attn)\.(to_q|to_k|to_v|to_out\.0|q_proj|v_proj)"
@@ -360,19 +361,18 @@ def test_four_steps_of_lcm_with_its_lora(models, ours, theirs, file):
 
 def test_unchanged_adapters_cost_nothing(two, ours, monkeypatch):
     ours.load_lora_weights(two[0])
-    monkeypatch.setattr(parameters, "fill", None)
+    filled = []
+    monkeypatch.setattr(parameters, "fill", lambda *arguments, **options: filled.append(arguments))
     ours.adapters.follow("apple")
     ours.set_adapters("ink")
+    assert filled == []
+    ours.set_adapters("ink", 0.5)
+    assert filled
 
 
 def test_a_model_in_one_file(models, theirs, tmp_path, two, same_results):
     """Whose UNet is named otherwise, and whose text encoder has a prefix."""
-    tensors = {}
-    for part, model in models.items():
-        config = {"unet": UNetConfig, "vae": VAEConfig, "text_encoder": CLIPTextConfig}[part].from_dict(
-            model.config.to_dict() if part == "text_encoder" else dict(model.config))
-        spell = original_names.spelling(part, config, ["cond_stage_model.transformer.text_model."])
-        tensors |= {spell(name): tensor for name, tensor in model.state_dict().items()}
+    tensors = original(models)
     path = loras.write(tmp_path / "model.safetensors", tensors)
     folders.write_tokenizer(tmp_path / "tokenizer")
     ours = npdiffusion.load(path)

@@ -5,14 +5,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from npdiffusion.command import cli, options
+from npdiffusion.command import cli
 from npdiffusion.models.configs import VAEConfig
-from npdiffusion.painting import hires, masks
-from tests.test_cli import PROMPT, pipeline, settings_in  # noqa: F401 (a fixture)
+from tests.fake_pipeline import PROMPT, settings_in
 
 
 @pytest.fixture
-def files(pipeline, tmp_path):  # noqa: F811
+def files(pipeline, tmp_path):
     """in.png of 128 × 128 and mask.png of 64 × 64 pixels in the folder at work"""
     Image.new("RGB", (128, 128), "blue").save(tmp_path / "in.png")
     mask = Image.new("L", (64, 64))
@@ -24,7 +23,8 @@ def files(pipeline, tmp_path):  # noqa: F811
 def test_a_mask_reaches_the_pipeline_at_the_size_of_the_picture(files, capsys):
     assert cli.main([PROMPT, "-i", "in.png", "--mask", "mask.png", "--mask-blur", "2", "--invert-mask", "-o", "out.png"]) == 0
     asked, = files.asked
-    assert asked["mask_image"].size == (128, 128) and np.asarray(asked["mask_image"]).mean() == pytest.approx(127.5, abs=1)
+    mask = files.made[0].canvas.mask
+    assert mask.size == (128, 128) and np.asarray(mask).mean() == pytest.approx(127.5, abs=1)
     assert (asked["mask_blur"], asked["invert_mask"], asked["strength"]) == (2, True, 1)
     assert "mask.png: its 64x64 pixels are resized to the picture's 128x128" in capsys.readouterr().err
     assert "Denoising strength: 1, Mask mode: Inpaint not masked, Mask blur: 2, RNG" in settings_in("out.png")
@@ -40,7 +40,7 @@ def test_only_the_masked_part_is_named_as_in_the_web_interface(files, capsys):
 
 def test_no_overlay_reaches_the_pipeline(files):
     assert cli.main([PROMPT, "-i", "in.png", "--mask", "mask.png", "--no-overlay"]) == 0
-    assert files.asked[0]["apply_overlay"] is False
+    assert files.made[0].canvas.overlay is False
 
 
 def test_outpainting_makes_the_picture_larger(files, capsys):
@@ -129,6 +129,3 @@ def test_a_mask_that_cannot_be_read_is_named_before_anything_is_loaded(files, tm
     assert files.loaded == [] and sorted(path.name for path in tmp_path.iterdir()) == ["bad.png", "in.png", "mask.png"]
 
 
-def test_choices_are_those_of_the_library():
-    assert options.UPSCALERS == hires.UPSCALERS and options.LARGEST_SCALE == hires.LARGEST_SCALE
-    assert options.LARGEST_BLUR == masks.LARGEST_BLUR

@@ -1,65 +1,18 @@
 """The whole way, prompt to picture, against diffusers' own pipelines with the same seed."""
-import json
-import pathlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-import torch
-from diffusers import (
-    DDIMScheduler,
-    DDPMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerAncestralDiscreteScheduler,
-    EulerDiscreteScheduler,
-    HeunDiscreteScheduler,
-    PNDMScheduler,
-    StableDiffusionImg2ImgPipeline,
-    StableDiffusionPipeline,
-)
+from diffusers import PNDMScheduler, StableDiffusionImg2ImgPipeline
 from PIL import Image
-from transformers import CLIPTokenizer as TorchCLIPTokenizer
 
-from npdiffusion import kernels, weights
-from npdiffusion.diffusion.schedules import NoiseSchedule
+from npdiffusion import kernels
 from npdiffusion.errors import UserError
 from npdiffusion.memory import estimates
 from npdiffusion.pipeline import StableDiffusionPipeline as OurPipeline
-from npdiffusion.text.tokenizer import CLIPTokenizer
 from tests import references
-
-SCHEDULER = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000, steps_offset=1,
-                 set_alpha_to_one=False, skip_prk_steps=True, clip_sample=False)
-SCHEDULE = NoiseSchedule.from_config(SCHEDULER)
-SAMPLERS = {"ddpm": DDPMScheduler, "ddim": DDIMScheduler, "pndm": PNDMScheduler, "euler": EulerDiscreteScheduler,
-            "euler_a": EulerAncestralDiscreteScheduler, "heun": HeunDiscreteScheduler, "dpm++2m": DPMSolverMultistepScheduler}
-PROMPT, NEGATIVE = "a red apple on a blue background", "a cat, green"
-
-
-@pytest.fixture(scope="module")
-def pair():
-    """(diffusers' pipeline, ours), both tiny, random and equal."""
-    vocabulary = pathlib.Path(weights.__file__).parent / "tokenizer"
-    ids = len(json.loads((vocabulary / "vocab.json").read_text(encoding="utf-8")))
-    theirs = StableDiffusionPipeline(
-        vae=references.torch_vae(**references.TINY_VAE), unet=references.torch_unet(**references.TINY_UNET),
-        text_encoder=references.torch_text_encoder(**references.TINY_TEXT | dict(
-            vocab_size=ids, bos_token_id=ids - 2, eos_token_id=ids - 1, pad_token_id=ids - 1)),
-        tokenizer=TorchCLIPTokenizer.from_pretrained(vocabulary), scheduler=PNDMScheduler.from_config(SCHEDULER),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False)
-    theirs.set_progress_bar_config(disable=True)
-    ours = OurPipeline(CLIPTokenizer.from_folder(vocabulary), *(references.twin(getattr(theirs, name)) for name in
-                                                                ("text_encoder", "unet", "vae")),
-                       SCHEDULE, "tiny")
-    return theirs, ours
-
-
-def levels(image):
-    return np.asarray(image).astype(int)
-
-
-def their_picture(pipeline, seed=7, **options):
-    return levels(pipeline(PROMPT, negative_prompt=NEGATIVE, generator=torch.Generator().manual_seed(seed), **options).images[0])
+from tests.pairs import NEGATIVE, PROMPT, SAMPLERS, SCHEDULE, levels, their_picture
+from tests.references import SCHEDULER
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -163,9 +116,9 @@ def test_callback_sees_every_step(pair):
     (dict(width=50), "multiple of 4"), (dict(height=0), "multiple of 4"), (dict(width=1 << 20), "8192"), (dict(steps=0), "steps"),
     (dict(steps=1001), "steps"), (dict(sampler="eular"), "did you mean euler"), (dict(schedule="magic"), "schedule"),
     (dict(count=0), "count"), (dict(init_image=Image.new("RGB", (32, 32)), strength=0), "strength"), (dict(rng="dice"), "dice"),
-    (dict(seed="x"), "seed"), (dict(seed=2**64 - 1, count=2), f"to {2**64 - 2} for 2 pictures"),
+    (dict(seed="x"), "seed"), (dict(seed=2**64 - 1, count=2), f"with 2 pictures it can be at most {2**64 - 2}"),
     (dict(subseed=2**64, subseed_strength=0.5), "subseed is"),
-    (dict(subseed=2**64 - 1, subseed_strength=0.5, count=2), "subseed is"), (dict(guidance_scale=float("nan")), "guidance_scale")])
+    (dict(subseed=2**64 - 1, subseed_strength=0.5, count=2), "subseed: with 2 pictures"), (dict(guidance_scale=float("nan")), "guidance_scale")])
 def test_a_value_that_cannot_be_used_is_named_in_one_line(pair, options, words):
     with pytest.raises(UserError) as error:
         pair[1].generate(PROMPT, **{"steps": 1, "seed": 0} | options)

@@ -18,8 +18,7 @@ from npdiffusion.pictures import images, preview
 from npdiffusion.pictures.preview import Previews
 from tests import references
 from tests.differences import agree
-from tests.references import channels_first, channels_last, random
-from tests.test_pipeline import SCHEDULER
+from tests.references import SCHEDULER, channels_first, channels_last, random
 
 
 class LinearVAE:
@@ -41,13 +40,13 @@ def test_previews_show_what_diffusers_calls_the_original_sample(name, scheduler,
     theirs.set_timesteps(5)
     plan = NoiseSchedule.from_config(SCHEDULER | options).plan(name, 5, None, None)
     noise = random(1, 4, 6, 4)
-    denoise = Denoiser(lambda x, t: np.tanh(x) * np.float32(t / 1000), plan)
+    denoise = Denoiser(lambda x, t, call: np.tanh(x) * np.float32(t / 1000), plan)
     x = channels_first(noise) * theirs.init_noise_sigma
-    for t, _ in zip(theirs.timesteps, plan.sample(denoise, plan.start(noise, None), None)):
+    for t, (_, x0) in zip(theirs.timesteps, plan.sample(denoise, plan.start(noise, None), None)):
         predicted = torch.tanh(theirs.scale_model_input(x, t)) * (t / 1000)
         step = theirs.step(predicted.float(), t, x)
         expected = channels_last(step.pred_original_sample)
-        agree("preview", f"x̂₀ of {name}", denoise.denoised, expected, 1e-5, relative=True)
+        agree("preview", f"x̂₀ of {name}", x0, expected, 1e-5, relative=True)
         x = step.prev_sample
 
 

@@ -3,18 +3,18 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("diffusers")
-
-from npdiffusion.diffusion import samplers  # noqa: E402
-from npdiffusion.diffusion.denoiser import Denoiser, guided  # noqa: E402
-from npdiffusion.diffusion.samplers import SAMPLERS  # noqa: E402
-from npdiffusion.diffusion.schedules import NoiseSchedule, karras_sigmas  # noqa: E402
-from npdiffusion.errors import UserError  # noqa: E402
-from tests import schedulers  # noqa: E402
-from tests.differences import agree  # noqa: E402
-from tests.schedulers import CONFIG, SHAPE, toy_model  # noqa: E402
+from npdiffusion.diffusion import samplers
+from npdiffusion.diffusion.denoiser import Denoiser
+from npdiffusion.diffusion.guidance import Prediction, guide
+from npdiffusion.diffusion.samplers import SAMPLERS
+from npdiffusion.diffusion.schedules import NoiseSchedule, karras_sigmas
+from npdiffusion.errors import UserError
+from tests import schedulers
+from tests.differences import agree
+from tests.references import SCHEDULER
+from tests.schedulers import SHAPE, toy_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:Should have t")      # torchsde, of a path's ends in float32
 INIT = np.random.default_rng(5).standard_normal(SHAPE, np.float32)
@@ -69,7 +69,7 @@ def compare(name, steps, config, kind="discrete", init=None, strength=None, eta=
     states = list(plan.sample(Denoiser(toy_model, plan), plan.start(noise(), init), noise))
     assert len(states) == len(plan)
     what = f"{name}, {kind}, {config.get('timestep_spacing')}, {steps} steps{'' if init is None else ', image to image'}"
-    agree(part, what, states[-1], expected, limit, relative=True)
+    agree(part, what, states[-1][0], expected, limit, relative=True)
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +84,7 @@ def one_tree_for_both(monkeypatch):
 def test_text_to_image_equals_diffusers(name):
     for i, kind in enumerate(kinds(name)):
         for j, spacing in enumerate(SPACINGS if kind == "discrete" else (SPACINGS[i % 3],)):
-            config = CONFIG | {"timestep_spacing": spacing, "prediction_type": ("epsilon", "v_prediction")[(i + j) % 2]}
+            config = SCHEDULER | {"timestep_spacing": spacing, "prediction_type": ("epsilon", "v_prediction")[(i + j) % 2]}
             for steps in (10, 25):
                 compare(name, steps, config, kind)
 
@@ -92,37 +92,37 @@ def test_text_to_image_equals_diffusers(name):
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_image_to_image_equals_diffusers(name):
     for i, kind in enumerate(kinds(name)):
-        config = CONFIG | {"timestep_spacing": SPACINGS[i % 3], "prediction_type": ("epsilon", "v_prediction")[i % 2]}
+        config = SCHEDULER | {"timestep_spacing": SPACINGS[i % 3], "prediction_type": ("epsilon", "v_prediction")[i % 2]}
         compare(name, (10, 25)[i % 2], config, kind, INIT, 0.75)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_one_two_and_many_steps_equal_diffusers(name):
     for steps in (1, 2, 3, 7) if name in ("lcm", "tcd") else (1, 2, 3, 99):
-        compare(name, steps, CONFIG | {"timestep_spacing": "linspace"})        # where rounding and the last step differ most
+        compare(name, steps, SCHEDULER | {"timestep_spacing": "linspace"})        # where rounding and the last step differ most
 
 
 @pytest.mark.parametrize("name, eta", [("ddim", 0.4), ("ddim", 1.0), ("tcd", 0.3), ("tcd", 1.0)])
 def test_eta_equals_diffusers(name, eta):
-    compare(name, 10, CONFIG, eta=eta)
-    compare(name, 25, CONFIG, eta=eta, init=INIT, strength=0.6)
+    compare(name, 10, SCHEDULER, eta=eta)
+    compare(name, 25, SCHEDULER, eta=eta, init=INIT, strength=0.6)
 
 
 @pytest.mark.parametrize("name", ZERO_SNR)
 def test_zero_terminal_snr_equals_diffusers(name):
-    config = CONFIG | {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction", "timestep_spacing": "trailing"}
+    config = SCHEDULER | {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction", "timestep_spacing": "trailing"}
     for steps in (10, 25):
         compare(name, steps, config)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_spacing_without_an_entry_in_the_file_is_diffusers_default(name):
-    compare(name, 10, CONFIG)
+    compare(name, 10, SCHEDULER)
 
 
 @pytest.mark.parametrize("name", [name for name in SAMPLERS if name not in WITHOUT_SAMPLE])
 def test_a_model_that_predicts_the_sample_equals_diffusers(name):
-    compare(name, 10, CONFIG | {"prediction_type": "sample"})
+    compare(name, 10, SCHEDULER | {"prediction_type": "sample"})
 
 
 # ---- what is known without a reference. For data of one Gaussian, N(0, S²), D(x; σ) = S² x / (S² + σ²), and the
@@ -149,10 +149,10 @@ def error_at_the_end(name, sigmas):
         steps, denoise = time_walk(sigmas)
         if name == "pndm":
             steps.insert(1, (1, *steps[0][1:]))                      # the second look at the first interval
-        *_, end = getattr(samplers, name)(denoise, x / math.hypot(1, sigmas[0]), steps, *[None] * (name == "ddim"))
+        *_, (end, _) = getattr(samplers, name)(denoise, x / math.hypot(1, sigmas[0]), steps, *[None] * (name == "ddim"))
         end = end * math.hypot(1, sigmas[-1])
     else:
-        *_, end = SAMPLERS[name].function(gaussian, x, sigmas)
+        *_, (end, _) = SAMPLERS[name].function(gaussian, x, sigmas)
     return abs(end[0] / math.sqrt((S**2 + sigmas[-1]**2) / (S**2 + sigmas[0]**2)) - 1)
 
 
@@ -180,7 +180,7 @@ DETERMINISTIC = [name for name, sampler in SAMPLERS.items() if sampler.noise is 
 def test_deterministic_samplers_are_exact_for_a_constant_denoiser(name):
     plan = NoiseSchedule(set_alpha_to_one=True).plan(name, 12)
     x = np.random.default_rng(0).standard_normal((1, 2, 2, 4))
-    *_, end = plan.sample(lambda x, level: np.full_like(x, 0.7), plan.start(x), None)
+    *_, (end, _) = plan.sample(lambda x, level: np.full_like(x, 0.7), plan.start(x), None)
     assert np.abs(end - 0.7).max() < 1e-12
 
 
@@ -195,21 +195,21 @@ def test_random_samplers_keep_the_variance_of_the_data(name):
 
     if name == "ddpm":
         steps, denoise = time_walk(sigmas)
-        *_, end = samplers.ddpm(denoise, x, steps, noise)
+        *_, (end, _) = samplers.ddpm(denoise, x, steps, noise)
     else:
-        *_, end = SAMPLERS[name].function(gaussian, x * sigmas[0], sigmas, noise)
+        *_, (end, _) = SAMPLERS[name].function(gaussian, x * sigmas[0], sigmas, noise)
     assert end.std() == pytest.approx(S, rel=0.02)
 
 
 def test_euler_ancestral_equals_ddpm_on_the_same_levels():
-    config = CONFIG | {"timestep_spacing": "trailing"}
+    config = SCHEDULER | {"timestep_spacing": "trailing"}
     schedule = NoiseSchedule.from_config(config)
     x = np.random.default_rng(2).standard_normal(SHAPE)
     ends = []
     for name in ("ddpm", "euler_a"):
         plan = schedule.plan(name, 20, strength=0.5)                 # starts from the same picture on either scale
         noise = Noise(3)
-        *_, end = plan.sample(Denoiser(toy_model, plan), plan.start(x, INIT), noise)
+        *_, (end, _) = plan.sample(Denoiser(toy_model, plan), plan.start(x, INIT), noise)
         ends.append(end)
     assert np.abs(ends[0] - ends[1]).max() < 1e-5 * np.abs(ends[0]).max()
 
@@ -239,7 +239,7 @@ def test_calls_of_the_model(name):
 def test_float32_input_gives_float32_states(name):
     plan = NoiseSchedule(prediction_type="v_prediction").plan(name, 5)
     states = list(plan.sample(Denoiser(toy_model, plan), plan.start(INIT), lambda: INIT))
-    assert {state.dtype for state in states} == {np.dtype("float32")}
+    assert {array.dtype for pair in states for array in pair} == {np.dtype("float32")}
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -247,8 +247,8 @@ def test_the_input_and_the_states_handed_out_are_not_modified(name):
     plan = NoiseSchedule().plan(name, 6)
     x = plan.start(INIT)
     seen = [(x, x.copy())]
-    for state in plan.sample(Denoiser(toy_model, plan), x, lambda: INIT):
-        seen.append((state, state.copy()))
+    for pair in plan.sample(Denoiser(toy_model, plan), x, lambda: INIT):
+        seen += [(array, array.copy()) for array in pair]
     assert all(np.array_equal(state, copy) for state, copy in seen)
 
 
@@ -277,7 +277,7 @@ def test_a_perfect_model_gives_back_the_picture(name, prediction_type):
         a = 1 / (1 + (sigma / alpha)**2) if name == "euler" else a   # between whole time steps σ is interpolated, not ᾱ
         v = math.sqrt(a) * eps - math.sqrt(1 - a) * x0
         model = {"epsilon": eps, "v_prediction": v, "sample": x0}[prediction_type]
-        denoise = Denoiser(lambda x, t: model, plan)
+        denoise = Denoiser(lambda x, t, call: model, plan)
         assert np.abs(denoise(alpha * x0 + sigma * eps, level) - x0).max() < 1e-12
 
 
@@ -285,28 +285,40 @@ def test_the_model_sees_states_of_the_scale_it_was_trained_on():
     plan = NoiseSchedule().plan("euler", 5)
     level = plan.steps[0]
     seen = []
-    Denoiser(lambda x, t: seen.append((x, t)) or x, plan)(np.full((1, 1), 3.0), level)
+    Denoiser(lambda x, t, call: seen.append((x, t)) or x, plan)(np.full((1, 1), 3.0), level)
     assert seen == [(pytest.approx(3 / math.sqrt(1 + level**2)), 999.0)]
 
 
 def test_guidance_moves_from_the_unconditional_to_the_conditional_prediction():
-    def model(context):
-        return lambda x, t: np.concatenate([x, x]) * context.mean(axis=(1, 2))[:, None, None, None]
-
-    predict = guided(model, np.full((2, 7, 3), 5.0), np.full((2, 7, 3), 2.0), 7.5)
-    assert np.allclose(predict(INIT, 1.0), INIT * (2 + 7.5 * (5 - 2)))
+    assert np.allclose(guide(2 * INIT, 5 * INIT, 7.5), INIT * (2 + 7.5 * (5 - 2)))
 
 
 def test_guidance_keeps_float32():
-    context = np.ones((2, 7, 3))
-    predict = guided(lambda context: lambda x, t: np.concatenate([x, x]), context, context, np.float64(7.5))
-    assert predict(INIT, 1.0).dtype == np.float32
+    assert guide(INIT, 2 * INIT, np.float64(7.5)).dtype == np.float32
 
 
-def test_guidance_puts_the_unconditional_half_first():
+def both_halves(x, t, conditioning):
+    """A model that predicts 2 x for the first half, the unconditional one, and 5 x for the other."""
+    return np.concatenate([2 * x, 5 * x])
+
+
+class OneContext:
+    """In place of text.contexts.Contexts: the number of the call."""
+    @staticmethod
+    def conditioning(call):
+        return call
+
+
+def test_a_guided_prediction_takes_the_unconditional_half_first():
+    assert np.allclose(Prediction(both_halves, OneContext, 7.5)(INIT, 1.0, 0), INIT * (2 + 7.5 * (5 - 2)))
+
+
+def test_the_model_gets_the_conditioning_of_each_call():
     seen = []
-    guided(lambda context: seen.extend(context[:, 0, 0]), np.full((2, 7, 3), 5.0), np.full((2, 7, 3), 2.0), 2.0)
-    assert seen == [2, 2, 5, 5]
+    predict = Prediction(lambda x, t, conditioning: seen.append(conditioning) or x, OneContext)
+    plan = NoiseSchedule().plan("heun", 3)
+    list(plan.sample(Denoiser(predict, plan), plan.start(INIT), lambda: INIT))
+    assert seen == [0, 1, 2, 3, 4]                                   # the last step looks once
 
 
 def test_rescaled_guidance_equals_diffusers():
@@ -314,15 +326,14 @@ def test_rescaled_guidance_equals_diffusers():
     unconditional, conditional = np.random.default_rng(6).standard_normal((2, *SHAPE), np.float32)
     plain = unconditional + 7.5 * (conditional - unconditional)
     for share in (0.3, 0.7, 1.0):
-        found = guided(lambda context: lambda x, t: np.concatenate([unconditional, conditional]), np.ones((2, 7, 3)),
-                       np.ones((2, 7, 3)), 7.5, share)(INIT, 1.0)
         expected = rescale_noise_cfg(torch.from_numpy(plain), torch.from_numpy(conditional), share).numpy()
-        agree("samplers", f"guidance rescale {share}", found, expected, 1e-5, relative=True)
+        agree("samplers", f"guidance rescale {share}", guide(unconditional, conditional, 7.5, share), expected, 1e-5,
+              relative=True)
 
 
-def test_a_guidance_scale_below_one_is_no_guidance_as_in_diffusers():
-    context = np.ones((2, 7, 3))
-    assert guided(lambda context: context, context, None, 0.0) is context
+@pytest.mark.parametrize("scale", [0.0, 1.0])
+def test_a_guidance_scale_up_to_one_is_no_guidance_as_in_diffusers(scale):
+    assert Prediction(lambda x, t, conditioning: x, OneContext, scale)(INIT, 1.0, 0) is INIT
 
 
 def test_zero_terminal_snr_is_refused_where_the_noise_is_predicted():
@@ -338,16 +349,9 @@ def test_the_list_of_samplers_tells_the_calls_that_there_are():
         assert ("random," in sampler.description) == (sampler.noise is not None and name not in ("ddim", "tcd"))
 
 
-def test_without_guidance_the_unconditional_half_is_not_computed():
-    context = np.ones((2, 7, 3))
-    assert guided(lambda context: context, context, None, 1.0) is context
-
-
 @pytest.mark.parametrize("share", [np.float64(0.7), np.array(0.7), 1])
 def test_rescaled_guidance_keeps_float32(share):
-    context = np.ones((2, 7, 3))
-    predict = guided(lambda context: lambda x, t: np.concatenate([x, 2 * x]), context, context, 7.5, share)
-    assert predict(INIT, 1.0).dtype == np.float32
+    assert guide(INIT, 2 * INIT, 7.5, share).dtype == np.float32
 
 
 # ---- what goes together

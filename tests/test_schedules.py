@@ -1,6 +1,7 @@
 """Noise schedules: betas and levels against diffusers' schedulers, the settings of a checkpoint's file, errors."""
 import math
 
+import diffusers
 import numpy as np
 import pytest
 
@@ -11,8 +12,6 @@ from npdiffusion.diffusion.schedules.settings import CLASSES
 from npdiffusion.errors import UserError
 from tests import schedulers
 from tests.differences import agree
-
-diffusers = pytest.importorskip("diffusers")
 
 STABLE_DIFFUSION = {                                                 # the scheduler_config.json of Stable Diffusion v1
     "_class_name": "PNDMScheduler", "_diffusers_version": "0.7.0.dev0", "beta_end": 0.012, "beta_start": 0.00085,

@@ -5,7 +5,7 @@ import re
 import pytest
 from PIL import Image
 
-from npdiffusion import __version__
+from npdiffusion import __version__, settings
 from npdiffusion.command import cli
 from npdiffusion.diffusion import samplers
 from npdiffusion.pictures import settings_text
@@ -50,12 +50,6 @@ def test_karras_schedule_and_strength_are_named_as_there():
 
 def test_every_sampler_has_a_name_there():
     assert set(SAMPLERS) >= set(samplers.SAMPLERS)
-
-
-def test_samplers_over_sigmas_always_name_their_schedule():
-    for name, sampler in samplers.SAMPLERS.items():
-        text = parameters("", **{**SETTINGS, "sampler": name})
-        assert ("Schedule type: Uniform" in text) == (name not in settings_text.WITHOUT_SCHEDULE)
 
 
 def test_whole_scale_has_no_decimals_and_another_all_of_them():
@@ -171,7 +165,7 @@ def test_what_stable_diffusion_cpp_writes_is_understood(case):
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_what_is_written_is_read_back(sampler):
     for schedule in ["discrete"] if sampler in settings_text.WITHOUT_SCHEDULE else settings_text.SCHEDULES:
-        for rng in settings_text.GENERATORS:
+        for rng in settings.RNGS:
             given = dict(steps=7, sampler=sampler, schedule=schedule, guidance_scale=0.1 + 0.2, seed=2**64 - 1, width=8,
                          height=8192, model='a, "b": c', strength=1 / 3, rng=rng)
             found = fields(parameters("a\nb: c, d: e, f: g", "(h)", **given))

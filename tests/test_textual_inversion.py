@@ -1,21 +1,14 @@
 """Textual inversion: learnt words, against diffusers' load_textual_inversion."""
-import copy
-import json
-import pathlib
 import re
 import shlex
 
 import numpy as np
 import pytest
 import torch
-from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
 from safetensors.numpy import save_file
-from transformers import CLIPTokenizer as TorchCLIPTokenizer
 
-from npdiffusion import weights
 from npdiffusion.adapters.textual_inversion import LearntWords
 from npdiffusion.command import cli
-from npdiffusion.diffusion.schedules import NoiseSchedule
 from npdiffusion.errors import UserError
 from npdiffusion.models import parameters
 from npdiffusion.pipeline import StableDiffusionPipeline as OurPipeline
@@ -23,31 +16,25 @@ from npdiffusion.text.reading import read
 from npdiffusion.text.tokenizer import CLIPTokenizer
 from tests import references
 from tests.differences import agree
-from tests.test_cli import pipeline  # noqa: F401, a fixture
+from tests.pairs import SCHEDULE, TEXT, VOCABULARY, make_theirs
 
-VOCABULARY = pathlib.Path(weights.__file__).parent / "tokenizer"
 WIDTH = references.TINY_TEXT["hidden_size"]
 
 
 @pytest.fixture(scope="module")
 def text_encoder():
-    ids = len(json.loads((VOCABULARY / "vocab.json").read_text(encoding="utf-8")))
-    return references.torch_text_encoder(**references.TINY_TEXT | dict(
-        vocab_size=ids, bos_token_id=ids - 2, eos_token_id=ids - 1, pad_token_id=ids - 1))
+    return references.torch_text_encoder(**TEXT)
 
 
 @pytest.fixture
-def theirs(text_encoder):
-    """diffusers' pipeline, with a text encoder of its own: to learn and to forget changes the size of its table."""
-    return StableDiffusionPipeline(
-        vae=references.torch_vae(**references.TINY_VAE), unet=references.torch_unet(**references.TINY_UNET),
-        text_encoder=copy.deepcopy(text_encoder), tokenizer=TorchCLIPTokenizer.from_pretrained(VOCABULARY),
-        scheduler=EulerDiscreteScheduler(), safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+def theirs():
+    """diffusers' pipeline of this test alone: to learn and to forget changes the size of its text encoder's table."""
+    return make_theirs()
 
 
 @pytest.fixture
 def ours(text_encoder):
-    return OurPipeline(CLIPTokenizer.from_folder(VOCABULARY), references.twin(text_encoder), None, None, NoiseSchedule(), "tiny")
+    return OurPipeline(CLIPTokenizer.from_folder(VOCABULARY), references.twin(text_encoder), None, None, SCHEDULE, "tiny")
 
 
 def vectors(count, width=WIDTH, dtype=np.float32):
@@ -203,7 +190,7 @@ def test_a_word_that_is_not_loaded_cannot_be_unloaded(ours):
         ours.unload_textual_inversion("cat")
 
 
-def test_a_broken_word_is_one_line_before_the_model_is_loaded(pipeline, tmp_path, capsys):  # noqa: F811
+def test_a_broken_word_is_one_line_before_the_model_is_loaded(pipeline, tmp_path, capsys):
     save_file({"emb_params": vectors(1), "more": vectors(1)}, tmp_path / "zigzag.safetensors")
     assert cli.main(["a red apple", "--embedding-dir", str(tmp_path), "-o", "fine.png"]) == 0
     assert cli.main(["a red apple", "-n", "Zigzag", "--embedding-dir", str(tmp_path)]) == 1

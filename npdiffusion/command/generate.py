@@ -1,137 +1,100 @@
 """Pictures from a prompt and options: npdiffusion "a red apple" --steps 20 --seed 1 -o apple.png
 
-    options → one set of options for each picture → image and settings → file
+    options → a list of entries, one for each picture → jobs/render.py → files
 
-Whatever can be found wrong is found before the model is loaded. Each picture is in its file before the next one is
-begun, so that an error or Ctrl-C loses only the one at work.
+Whatever can be found wrong is found before the model is loaded.
 """
 import os
 import time
 
 import npdiffusion
-from npdiffusion.command.inputs import INPUTS, final_size, open_inputs, painting_settings, tell_about_inputs, working_size
 from npdiffusion.command.options import parse, without_effect  # noqa: F401 (a command has `parse` and `run`, see cli.py)
 from npdiffusion.command.prepare import compile_kernels, precision, set_up
 from npdiffusion.command.previews import find_previews, start_previews
 from npdiffusion.command.talk import Progress, print_line, say
 from npdiffusion.errors import UserError
-from npdiffusion.jobs.destinations import Files, OneSheet, find_output, model_name, write_grid
-from npdiffusion.jobs.manifest import Manifest
-
-SAMPLING = ("eta", "guidance_rescale", "subseed", "subseed_strength", "timestep_spacing", "prediction_type",
-            "rescale_betas_zero_snr")                # arguments of `generate` that are left out unless they are given
+from npdiffusion.jobs.listener import Listener
+from npdiffusion.settings import ON_COMMAND_LINE
 
 
 def run(options):
-    """Make the pictures that are asked for and tell about it, or print what --info asks for."""
+    """Make the pictures that are asked for and report on it, or print what --info asks for."""
     if options.info:
         return show_info(options)
     start = time.perf_counter()
     backend, threads = set_up(options)
-    with destination(options) as place:
-        left = place.left(options.pictures)
-        fill_wildcards(options.pictures, options.wildcards)
-        check_adapters(left, options.lora_dir)
-        check_words(left, options.embedding_dir)
-        for picture in {inputs_of(picture): picture for picture in left}.values():
-            open_inputs(picture)
+    from npdiffusion.jobs.destinations import write_grid
+    from npdiffusion.jobs.render import render
+    reporter, entries = Reporter(options), options.entries
+    with destination(options, reporter) as place:
+        left = place.left(entries)
+        fill_wildcards(entries, options.wildcards)
+        check_files(left, options)
         if options.prompts is not None:
-            done = len(options.pictures) - len(left)
-            say(f"{options.prompts}: {len(options.pictures)} pictures, {done} are there already")
+            say(f"{options.prompts}: {len(entries)} pictures, {len(entries) - len(left)} are there already")
         tiny = find_previews(options, place.folder)
         if left:
             pipeline, seconds = load(options, backend, threads, left, tiny)
-            previews = start_previews(options, tiny, pipeline)
-            steps = make_all(pipeline, left, len(options.pictures), place, seconds, previews)
+            previews = reporter.previews = start_previews(options, tiny, pipeline)
+            spent, steps = render(pipeline, left, len(entries), place, reporter, options.model, options.vae,
+                                  not options.no_metadata, previews)
         if options.grid:
-            first = options.pictures[0].path
+            first = entries[0].path
             name = "grid.png" if options.prompts is not None else f"{first.stem}-grid.png"
-            write_grid(options.pictures, first.parent, name, left)
+            write_grid(entries, first.parent, name, left, reporter)
     if left:
-        tell_times(seconds | {"total": time.perf_counter() - start}, steps)
+        tell_times(seconds | spent | {"total": time.perf_counter() - start}, steps)
     return 0
 
 
-def destination(options):
+def destination(options, listener):
     """Where pictures go: each to its file, also to a manifest, or all to one sheet"""
+    from npdiffusion.jobs.destinations import Files, OneSheet, find_output
+    from npdiffusion.jobs.manifest import Manifest
     folder, name = find_output(options.output)
     if options.compare_samplers is not None:
-        return OneSheet(folder, name, len(options.compare_samplers))
+        return OneSheet(folder, name, len(options.compare_samplers), listener)
     if options.prompts is None:
-        return Files(folder, name)
+        return Files(folder, name, listener)
     if name is not None:
         raise UserError(f"--output: with --prompts it is a folder (to have {options.output} created, end it in /)")
-    return Manifest(folder)
+    return Manifest(folder, listener)
 
 
-def make_all(pipeline, pictures, total, place, seconds, previews=None):
-    """Make pictures, the last ones of `total`, and save each; their times are added to `seconds` → number of steps"""
-    steps, previous, told, noted = 0, None, None, set()
-    for number, picture in enumerate(pictures, start=total - len(pictures) + 1):
-        start = time.perf_counter()
-        others = inputs_of(picture) != previous
-        if others:
-            inputs, previous = open_inputs(picture), inputs_of(picture)
-        settings = choose_settings(picture, pipeline, inputs)
-        if others:
-            tell_about_inputs(picture, inputs, settings)
-        told = tell_about_defaults(picture, pipeline, told)
-        for line in without_effect(picture, settings):
-            if line not in noted:
-                noted.add(line)
-                say(line)
-        which = f"picture {number} of {total}: " if total > 1 else ""
-        image, text, done = make(pipeline, picture, settings, inputs, which, previews)
-        steps += done
-        for stage, duration in pipeline.timings.items():
-            if stage != "encoding" or picture.init_image is not None:
-                seconds[stage] = seconds.get(stage, 0) + duration
-        place.save(image, text, picture, {
-            "seed": picture.seed, "prompt": picture.prompt, "negative_prompt": picture.negative_prompt,
-            "model": model_name(picture.model),
-            "settings": {name: value for name, value in settings.items() if value is not None},
-            "seconds": round(time.perf_counter() - start, 3)})
-    return steps
-
-
-def fill_wildcards(pictures, folder):
+def fill_wildcards(entries, folder):
     """Choose the words that __name__ stands for, by each picture's seed."""
     if folder is not None:
         from npdiffusion.jobs.wildcards import Wildcards
         wildcards = Wildcards(folder)
-        for picture in pictures:
-            texts = picture.prompt, picture.negative_prompt
-            picture.prompt, picture.negative_prompt = wildcards.expand(picture.seed, *texts)
+        for entry in entries:
+            request = entry.request
+            prompt, negative_prompt = wildcards.expand(request.seed, request.prompt, request.negative_prompt)
+            entry.request = request.changed(prompt=prompt, negative_prompt=negative_prompt)
 
 
-def inputs_of(options):
-    """What `open_inputs` and `tell_about_inputs` depend on."""
-    return tuple(getattr(options, name) for name in INPUTS)
-
-
-def check_adapters(pictures, lora_dir):
-    """UserError for a folder that isn't there, and for an adapter that no file can be found for."""
+def check_files(entries, options):
+    """UserError for what pictures need and can't be used: adapters and learnt words in prompts, pictures to start from."""
     from npdiffusion.adapters import folder, tags
-    if lora_dir is not None and not os.path.isdir(os.path.expanduser(lora_dir)):
-        raise UserError(f"--lora-dir: there is no folder {lora_dir}")
-    for name in sorted({name for picture in pictures for name, _ in tags.take(picture.prompt)[1]}):
-        folder.find(lora_dir, name)
-
-
-def check_words(pictures, embedding_dir):
-    """UserError for a learnt word in a prompt whose file can't be used."""
     from npdiffusion.adapters.textual_inversion import LearntWords
+    from npdiffusion.painting.canvas import open_inputs
+    requests = [entry.request for entry in entries]
+    if options.lora_dir is not None and not os.path.isdir(os.path.expanduser(options.lora_dir)):
+        raise UserError(f"--lora-dir: there is no folder {options.lora_dir}")
+    for name in sorted({name for request in requests for name, _ in tags.take(request.prompt)[1]}):
+        folder.find(options.lora_dir, name)
     words = LearntWords()
-    if embedding_dir is not None:
-        if not os.path.exists(os.path.expanduser(embedding_dir)):      # a file is taken too
-            raise UserError(f"--embedding-dir: there is no folder {embedding_dir}")
-        words.add(embedding_dir)
-    for picture in pictures:
-        for prompt in picture.prompt, picture.negative_prompt:
+    if options.embedding_dir is not None:
+        if not os.path.exists(os.path.expanduser(options.embedding_dir)):      # a file is taken too
+            raise UserError(f"--embedding-dir: there is no folder {options.embedding_dir}")
+        words.add(options.embedding_dir)
+    for request in requests:
+        for prompt in request.prompt, request.negative_prompt:
             list(words.split(prompt))
+    for request in {(request.init_image, request.mask_image): request for request in requests}.values():
+        open_inputs(request)
 
 
-def load(options, backend, threads, pictures, tiny=None):
+def load(options, backend, threads, entries, tiny=None):
     """The pipeline, kernels compiled → pipeline, {stage: seconds}; tiny: TAESD for previews, as `find_previews` has it"""
     weights = f"within {options.max_memory}" if options.max_memory else precision(options.dtype or "float32")
     say(f"loading {options.model or 'the embedded model'}, {backend} backend, {weights}, "
@@ -139,8 +102,8 @@ def load(options, backend, threads, pictures, tiny=None):
     start = time.perf_counter()
     pipeline = npdiffusion.load(find_model(options), dtype=options.dtype, threads=threads, tokenizer=options.tokenizer,
                                 lora_dir=options.lora_dir, vae=options.vae, embedding_dir=options.embedding_dir,
-                                prompts=[(picture.prompt, picture.negative_prompt) for picture in pictures],
-                                **budget_settings(options, pictures, tiny))
+                                prompts=[(entry.request.prompt, entry.request.negative_prompt) for entry in entries],
+                                **budget_settings(options, entries, tiny))
     loaded = time.perf_counter()
     seconds = {"loading": loaded - start}
     budget = pipeline.budget if options.max_memory else None
@@ -152,14 +115,17 @@ def load(options, backend, threads, pictures, tiny=None):
     return pipeline, seconds
 
 
-def budget_settings(options, pictures, tiny=None):
+def budget_settings(options, entries, tiny=None):
     """The arguments of `load` that --max-memory leads to: the picture that needs most matters, of those to be made."""
     if options.max_memory is None:
         return {}
-    kinds = {(inputs_of(picture), picture.hires): picture for picture in pictures}.values()
-    guided = any(picture.guidance_scale is None or picture.guidance_scale > 1 for picture in pictures)
-    return {"max_memory": options.max_memory, "vae_tiling": options.vae_tiling, "images": 2 if guided else 1,
-            "size": lambda customary, reduction: [final_size(picture, customary, reduction) for picture in kinds],
+    from npdiffusion.request import largest_size
+    requests = [entry.request for entry in entries]
+    guided = any(request.guidance_scale is None or request.guidance_scale > 1 for request in requests)
+    kinds = {(request.init_image, request.outpaint, request.padding_mask_crop, request.width, request.height,
+              request.hires): request for request in requests}.values()
+    return {"max_memory": options.max_memory, "vae_tiling": requests[0].vae_tiling, "images": 2 if guided else 1,
+            "size": lambda trained, reduction: [largest_size(request, trained, reduction) for request in kinds],
             "preview_vae": tiny and tiny.model}
 
 
@@ -169,47 +135,74 @@ def find_model(options):
     return library.resolve(options.model, options.model_dir)
 
 
-def choose_settings(options, pipeline, inputs):
-    """The arguments of `generate` that the picture's text names too, those that the model decides included."""
-    width, height = working_size(options, inputs, pipeline.size, pipeline.vae.config.reduction)
-    sampler = options.sampler or pipeline.default_sampler
-    asked = pipeline.defaults(options.sampler)
-    guidance = asked.guidance_scale if options.guidance_scale is None else options.guidance_scale
-    given = {name: getattr(options, name) for name in SAMPLING if getattr(options, name) not in (None, False)}
-    return dict(steps=options.steps or asked.steps, sampler=sampler, guidance_scale=guidance, seed=options.seed,
-                rng=options.rng, schedule=options.schedule or pipeline.schedule.default_kind(sampler), **given,
-                width=width, height=height, clip_skip=options.clip_skip,
-                strength=None if options.init_image is None else options.strength,
-                prompt_syntax=options.prompt_syntax, **painting_settings(options))
+class Reporter(Listener):
+    """Writes what happens: lines and a bar on stderr, the names of files on stdout."""
+    def __init__(self, options):
+        self.options, self.previews, self.bar = options, None, None
+        self.inputs, self.defaults, self.noted = None, None, set()        # what has been said of them
+
+    def begins(self, number, total, entry, resolved, inputs):
+        if self.inputs != inputs_of(entry.request):
+            self.inputs = inputs_of(entry.request)
+            tell_scaling(entry.request, resolved, inputs)
+        self.defaults = tell_defaults(resolved, self.defaults)
+        for line in without_effect(self.options, entry, resolved):
+            if line not in self.noted:
+                self.noted.add(line)
+                say(line)
+        size = "{}x{} pixels".format(*resolved.size)
+        if resolved.request.hires:
+            size += f", again at {resolved.request.hires:g} times that size"
+        which = f"picture {number} of {total}: " if total > 1 else ""
+        steps = resolved.planned
+        say(f"{which}seed {entry.request.seed}, {size}, {steps} step{'s' * (steps > 1)} of {resolved.sampler}")
+        self.bar = Progress("step", steps)
+        self.bar.__enter__()
+
+    def step(self, done, total, latents):
+        self.bar(done, total)
+
+    def ends(self, entry):
+        self.bar.__exit__()
+        if self.previews and self.previews.saved_strip:
+            say(f"all steps are in {self.previews.saved_strip}")
+
+    def saved(self, path):
+        print_line(path)
+
+    def note(self, text):
+        say(text)
 
 
-def make(pipeline, options, settings, inputs, which="", previews=None):
-    """One picture → PIL image, text of its settings or None, number of steps; `which` begins the line that tells it"""
-    from npdiffusion.pictures.settings_text import parameters
-    steps = settings["steps"]
-    planned = steps if options.init_image is None else int(steps * options.strength)
-    size = f"{settings['width']}x{settings['height']} pixels"
-    if options.hires:
-        planned += options.hires_steps or steps
-        size += f", again at {options.hires:g} times that size"
-    say(f"{which}seed {options.seed}, {size}, {planned} step{'s' * (planned > 1)} of {settings['sampler']}")
-    with Progress("step", planned) as progress:
-        image, = pipeline.generate(options.prompt, options.negative_prompt, callback=progress, **settings, **inputs,
-                                   vae_tiling=options.vae_tiling, preview=previews)
-    if previews and previews.saved_strip:
-        say(f"all steps are in {previews.saved_strip}")
-    models = {"model": model_name(options.model), "vae": None if options.vae is None else model_name(options.vae)}
-    text = None if options.no_metadata else parameters(options.prompt, options.negative_prompt, **models, **settings,
-                                                       hashes=pipeline.adapters.hashes())
-    return image, text, progress.done
+def inputs_of(request):
+    """What `tell_scaling` depends on."""
+    names = "init_image", "mask_image", "apply_overlay", "outpaint", "padding_mask_crop", "width", "height"
+    return tuple(getattr(request, name) for name in names)
 
 
-def tell_about_defaults(options, pipeline, told=None):
-    """Say what a model for few steps is asked for, where the options leave it open → what is said, or was `told` last"""
-    asked = pipeline.defaults(options.sampler)
-    what = [f"{asked.steps} steps"] * (options.steps is None)
-    what += [f"guidance scale {asked.guidance_scale:g}"] * (options.guidance_scale is None)
-    line = f"{asked.reason}: {' and '.join(what)} (--steps and --cfg-scale choose others)" if asked.reason and what else told
+def tell_scaling(request, resolved, inputs):
+    """Say what is done with the size of the picture that is painted on."""
+    if inputs.picture is None:
+        return
+    from npdiffusion.request import extended_size
+    size, wanted = extended_size(request, inputs.picture.size), "{}x{}".format(*resolved.size)
+    if request.padding_mask_crop is not None:
+        say(f"{request.init_image}: what is masked, and {request.padding_mask_crop} pixels around it, is painted at {wanted}")
+    elif size != resolved.size:
+        before = "{}x{}".format(*inputs.picture.size)
+        extended = ", extended to {}x{},".format(*size) if request.outpaint else ""
+        say(f"{request.init_image}: its {before} pixels{extended} are scaled and cut to {wanted}")
+
+
+def tell_defaults(resolved, told=None):
+    """Say what a model for few steps is asked for where the options leave it open → what is said, or was `told` last"""
+    request = resolved.request
+    what = [f"{resolved.steps} steps"] * (request.steps is None)
+    what += [f"guidance scale {resolved.guidance_scale:g}"] * (request.guidance_scale is None)
+    if not resolved.reason or not what:
+        return told
+    line = (f"{resolved.reason}: {' and '.join(what)} ({ON_COMMAND_LINE.steps} and {ON_COMMAND_LINE.guidance_scale} "
+            "choose others)")
     if line != told:
         say(line)
     return line

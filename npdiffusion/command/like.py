@@ -3,15 +3,15 @@
 What the command line names itself goes first. What can't be followed is said, in a note each: a setting without an
 option, a value that the option doesn't take, a model that isn't here, a picture to start from.
 """
-import argparse
-
 from npdiffusion.command.talk import one_line, printable, say
 from npdiffusion.diffusion import samplers
 from npdiffusion.errors import UserError
 from npdiffusion.pictures import settings_text
+from npdiffusion.settings import SETTINGS
+from npdiffusion.settings.kinds import Unfit
 
 
-def read(path, parser, given):
+def read(path, given):
     """{option: value} of what is inside a file and not among `given`, the options of the command line
 
     UserError if there is nothing inside, or it can't be read, or none of the settings can be followed.
@@ -27,12 +27,11 @@ def read(path, parser, given):
     for name, value in texts.items():
         if name not in given:
             try:
-                found[name] = parser.value(name, value)
-            except KeyError:
-                notes[settings_text.key_of(name)] = "there is no such option here"
-            except argparse.ArgumentTypeError as error:
+                found[name] = SETTINGS[name].kind.read(value) if name in SETTINGS else value
+            except Unfit as error:
                 notes[settings_text.key_of(name)] = error
-    found = {name: value for name, value in found.items() if value is not False}       # what isn't switched on
+    random = [name for name in ("seed", "subseed") if name in found and found[name] is None]
+    found = {name: value for name, value in found.items() if value is not None and value is not False}
     check_models(found, given, notes)
     check_start(found, given, notes)
     check_schedule(found, given, pairs)
@@ -41,8 +40,7 @@ def read(path, parser, given):
     written = {key.casefold() for key in pairs}
     if not any(settings_text.key_of(name).casefold() in written for name in texts if name in found or name in given):
         raise UserError(f"{path}: none of the settings inside can be used: {'; '.join(lines[:3])}")
-    lines += [f"{settings_text.key_of(name)}: -1 stands for a random one"
-              for name in ("seed", "subseed") if found.get(name) == -1]
+    lines += [f"{settings_text.key_of(name)}: -1 stands for a random one" for name in random]
     for line in lines:
         say(f"{path}: {line}")
     return found
@@ -53,12 +51,9 @@ def settings(path):
 
     What can't be followed is said on stderr. UserError as from `read`.
     """
-    from npdiffusion.command.options import build_parser
-    found = read(path, build_parser(), {})
+    found = read(path, {})
     model = {"path_or_id": found.pop("model", None), "vae": found.pop("vae", None)}
-    if found.get("rescale_betas_zero_snr"):
-        found.setdefault("timestep_spacing", "trailing")         # as the command does
-    return {name: None if value == -1 and "seed" in name else value for name, value in found.items()}, model
+    return found, model
 
 
 def check_models(found, given, notes):
@@ -76,16 +71,15 @@ def check_models(found, given, notes):
 
 def check_start(found, given, notes):
     """Take out what needs a picture to start from, or a mask, if that isn't given; and what doesn't go with one."""
-    from npdiffusion.command.options import NEEDED
     if "init_image" in given and found.pop("hires", None):
         notes["Hires upscale"] = "it is for pictures made from words alone"
-    for name, _, others in NEEDED:
-        if name in found and not any(other in found or other in given for other in others):
+    for name, row in SETTINGS.items():
+        if name in found and row.needs and not any(other in found or other in given for other in row.needs):
             del found[name]
-            mask = "mask_image" in others
+            mask = "mask_image" in row.needs
             what = "a mask, to be given with --mask-image" if mask else "another picture, to be given with -i"
-            if "hires" not in others:
-                notes[settings_text.key_of(name)] = f"it was made from {what}"
+            if "hires" not in row.needs:
+                notes[row.key] = f"it was made from {what}"
 
 
 def check_schedule(found, given, pairs):

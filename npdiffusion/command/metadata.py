@@ -2,6 +2,7 @@
 from npdiffusion.command.parser import Parser
 from npdiffusion.command.talk import explain, print_line, printable, say
 from npdiffusion.errors import UserError
+from npdiffusion.settings.run import OPTIONS
 
 
 def parse(arguments):
@@ -10,7 +11,7 @@ def parse(arguments):
                     description="Print the settings that are inside pictures, as npdiffusion, AUTOMATIC1111's web "
                                 "interface and stable-diffusion.cpp write them.")
     parser.add_argument("files", metavar="FILE", nargs="+", help="PNG, JPEG or WebP files with settings inside")
-    parser.add_argument("-v", "--verbose", action="store_true", help="all warnings, and where an error comes from")
+    parser.add(OPTIONS["verbose"])
     return parser.read(arguments)
 
 

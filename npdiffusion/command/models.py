@@ -1,6 +1,7 @@
 """npdiffusion models: list the models that are here, with family, precision and size; no weights are read."""
 from npdiffusion.command.parser import Parser
 from npdiffusion.command.talk import print_line, printable
+from npdiffusion.settings.run import OPTIONS
 
 
 def parse(arguments):
@@ -8,8 +9,8 @@ def parse(arguments):
     parser = Parser(prog="npdiffusion models", usage="npdiffusion models [options]", allow_abbrev=False,
                     description="List the models that are here: name for -m, family, precision and size. Other files "
                                 "of weights follow, with what they are. Only tables of contents are read.")
-    parser.add_argument("--model-dir", metavar="DIR", help="folder of models (default: $NPDIFFUSION_MODELS)")
-    parser.add_argument("-v", "--verbose", action="store_true", help="all warnings, and where an error comes from")
+    parser.add(OPTIONS["model_dir"], help="folder of models (default: $NPDIFFUSION_MODELS)")
+    parser.add(OPTIONS["verbose"])
     return parser.read(arguments)
 
 

@@ -6,7 +6,6 @@
 import pathlib
 
 from npdiffusion.errors import UserError
-from npdiffusion.jobs.destinations import OTHER_FORMATS
 
 TAESD = "madebyollin/taesd"
 
@@ -39,6 +38,7 @@ def find_previews(options, folder):
 
 def check_name(option, path):
     """The path, with .png if it had no suffix; UserError for a name that can't be that of a PNG file."""
+    from npdiffusion.jobs.destinations import OTHER_FORMATS
     if path.name == "" or path.is_dir():
         raise UserError(f"{option}: {path} is a folder, a file was expected")
     if path.name.lower().endswith(OTHER_FORMATS):
@@ -72,7 +72,7 @@ def start_previews(options, part, pipeline):
     def tile(width, height):
         if part is not None:                             # TAESD takes so little memory that it needs none
             return None
-        return (pipeline.budget or tiles).choose(pipeline.vae.config, width, height, options.vae_tiling)
+        return (pipeline.budget or tiles).choose(pipeline.vae.config, width, height, options.entries[0].request.vae_tiling)
 
     return Previews(options.preview, pipeline.vae if part is None else part.model, options.preview_path,
                     options.preview_every, options.steps_strip, tile)

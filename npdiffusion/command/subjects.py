@@ -9,9 +9,9 @@ import shutil
 import sys
 import textwrap
 
-from npdiffusion import kernels
-from npdiffusion.command.parser import Parser, one_of, whole
+from npdiffusion.command.parser import Parser
 from npdiffusion.command.talk import Progress, print_line
+from npdiffusion.settings.run import OPTIONS
 
 STEPS, SAMPLER = 10, "dpm++2m"        # for which weights/README.md has the figures
 SIDE, COLUMNS = 64, 16                # pixels of a picture on the sheet, pictures in a row
@@ -23,13 +23,9 @@ def parse(arguments):
     parser = Parser(prog="npdiffusion subjects", usage="npdiffusion subjects [options]", allow_abbrev=False,
                     description="List what the embedded model can draw: subjects, grounds, colours, sizes, places. Words "
                                 "that are not in the list mean nothing to it.")
-    parser.add_argument("-o", "--output", metavar="FILE",
-                        help="draw a picture of each instead, on one sheet, a PNG file; takes a minute or two")
-    parser.add_argument("-t", "--threads", metavar="N", type=whole(1, 4096),
-                        help="how many cores work (default: the physical cores)")
-    parser.add_argument("--backend", metavar="NAME", type=one_of(kernels.BACKENDS),
-                        help="numba or numpy (default: $NPDIFFUSION_BACKEND, or numba)")
-    parser.add_argument("-v", "--verbose", action="store_true", help="all warnings, and where an error comes from")
+    parser.add(OPTIONS["output"], help="draw a picture of each instead, on one sheet, a PNG file; takes a minute or two")
+    for name in "threads", "backend", "verbose":
+        parser.add(OPTIONS[name])
     return parser.read(arguments, positional="word")
 
 

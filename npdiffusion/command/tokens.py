@@ -8,12 +8,11 @@
            320  a
           2463  mat
 """
-from npdiffusion.command.options import SYNTAXES
-from npdiffusion.command.parser import Parser, one_of, text, whole
+from npdiffusion.command.parser import Parser, reader
 from npdiffusion.command.talk import print_line
-from npdiffusion.diffusion import samplers
+from npdiffusion.settings import SETTINGS, STEPS, SYNTAXES
+from npdiffusion.settings.run import OPTIONS
 
-MOST_STEPS = 1000
 CONTEXTS = 6               # different texts that are shown token by token
 
 
@@ -22,20 +21,15 @@ def parse(arguments):
     parser = Parser(prog="npdiffusion tokens", usage='npdiffusion tokens "prompt" [options]', allow_abbrev=False,
                     description="Show how a prompt is scheduled, weighted, and split into tokens and chunks; the "
                                 "weights of the model are not loaded.")
-    parser.add_argument("prompt", type=text, help="the text, in quotes")
-    parser.add_argument("-n", "--negative-prompt", metavar="TEXT", type=text, help="show this one too")
-    parser.add_argument("--steps", metavar="N", type=whole(1, MOST_STEPS), default=50,
-                        help="that [from:to:when] counts (default: 50)")
-    parser.add_argument("--sampler", metavar="NAME", type=one_of(samplers.SAMPLERS),
-                        help="some call the model twice a step")
-    parser.add_argument("--prompt-syntax", metavar="NAME", type=one_of(SYNTAXES), default="a1111",
-                        help=f"{' or '.join(SYNTAXES)} (default: a1111)")
-    parser.add_argument("--embedding-dir", metavar="DIR", help="folder with learnt words (textual inversion)")
-    parser.add_argument("-m", "--model", metavar="MODEL", help="whose tokenizer (default: the embedded model's)")
-    parser.add_argument("--model-dir", metavar="DIR",
-                        help="folder of models, which -m can name without their path (default: $NPDIFFUSION_MODELS)")
-    parser.add_argument("--tokenizer", metavar="PATH", help="folder with vocab.json and merges.txt, or an id")
-    parser.add_argument("-v", "--verbose", action="store_true", help="all warnings, and where an error comes from")
+    parser.add_argument("prompt", type=reader(SETTINGS["prompt"].kind), help="the text, in quotes")
+    parser.add(SETTINGS["negative_prompt"], default=None, help="show this one too")
+    parser.add(SETTINGS["steps"], default=STEPS, help=f"that [from:to:when] counts (default: {STEPS})")
+    parser.add(SETTINGS["sampler"], help="some call the model twice a step")
+    parser.add(SETTINGS["prompt_syntax"], help=f"{' or '.join(SYNTAXES)} (default: {SETTINGS['prompt_syntax'].default})")
+    parser.add(OPTIONS["embedding_dir"], help="folder with learnt words (textual inversion)")
+    parser.add(OPTIONS["model"], help="whose tokenizer (default: the embedded model's)")
+    for name in "model_dir", "tokenizer", "verbose":
+        parser.add(OPTIONS[name])
     return parser.read(arguments)
 
 

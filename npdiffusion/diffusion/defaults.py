@@ -11,7 +11,9 @@ nothing: models with zero terminal SNR have it too, and those predict v.
 """
 from typing import NamedTuple
 
-STEPS, FEW = 50, 4
+from npdiffusion.settings import STEPS
+
+FEW = 4
 CUSTOMARY_GUIDANCE = 7.5              # what users of SD v1 expect where the checkpoint says nothing
 EMBEDDED_GUIDANCE = 8.5               # diffusers' for latent consistency models
 CONSISTENCY = ("lcm", "tcd")

@@ -1,5 +1,7 @@
-"""Lists of pictures: which are asked for, where they go, which are done.
+"""Lists of pictures, the same for a command, a server and a cluster: which are asked for, where they go, which are done.
 
-    prompts_file.py   a picture for each line      wildcards.py   __words__ chosen at random
-    destinations.py   names of files, sheets       manifest.py    what is done of a long run
+    entries.py        one picture of a list            prompts_file.py   lists in files
+    render.py         making them, one by one          wildcards.py      __words__ chosen at random
+    destinations.py   names of files, sheets           manifest.py       what is done of a long run
+    listener.py       who hears of it: nothing in this room prints
 """

@@ -3,9 +3,10 @@ import os
 import pathlib
 import re
 
-from npdiffusion.command.talk import print_line, say
 from npdiffusion.errors import UserError
-from npdiffusion.jobs.prompts_file import PER_PICTURE
+from npdiffusion.pictures import images, text_inside
+from npdiffusion.pictures.sheets import sheet
+from npdiffusion.settings import SETTINGS
 
 OTHER_FORMATS = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ppm")
 LONGEST_NAME = 200                    # bytes of a file name that is given
@@ -17,7 +18,6 @@ def find_output(output):
 
     UserError unless files can be written there. A folder that ends in a slash is created.
     """
-    from npdiffusion.pictures.images import check_folder
     if output == "":
         raise UserError("--output: the name is empty")
     folder, name = pathlib.Path(output or "."), None
@@ -35,40 +35,40 @@ def find_output(output):
         name = name if name.lower().endswith(".png") else name + ".png"
         if len(os.fsencode(name)) > LONGEST_NAME:
             raise UserError(f"--output: the file name is too long, at most {LONGEST_NAME} bytes are allowed")
-    check_folder(folder)
+    images.check_folder(folder)
     return folder, name
 
 
 class Files:
     """Each picture in a file of its own; an existing file is kept, and the new one gets a number."""
-    def __init__(self, folder, name):
-        self.folder, self.name, self.saved, self.count = folder, name, [], 0
+    def __init__(self, folder, name, listener):
+        self.folder, self.name, self.listener, self.saved, self.count = folder, name, listener, [], 0
 
     def __enter__(self):
         return self
 
     def __exit__(self, *exception):
         if 0 < len(self.saved) < self.count:
-            say(f"{len(self.saved)} of {self.count} pictures are saved")
+            self.listener.note(f"{len(self.saved)} of {self.count} pictures are saved")
 
-    def left(self, pictures):
+    def left(self, entries):
         """Those that are to be made: all."""
-        self.count = len(pictures)
-        return pictures
+        self.count = len(entries)
+        return entries
 
-    def save(self, image, text, picture, entry):
-        """Write a picture and the text of its settings, if that isn't None; print its path and set `picture.path`."""
-        wanted = self.folder / (self.name or default_name(picture.prompt, picture.seed))
-        picture.path = write(image, text, wanted)
-        if picture.path != wanted and wanted not in self.saved:
-            say(f"{wanted} is there already and stays as it is, the picture goes to {picture.path}")
-        self.saved.append(picture.path)
+    def save(self, image, text, entry, record):
+        """Write a picture, and the text of its settings unless that is None; set `entry.path`."""
+        wanted = self.folder / (self.name or default_name(entry.request.prompt, entry.request.seed))
+        entry.path = write(image, text, wanted, self.listener)
+        if entry.path != wanted and wanted not in self.saved:
+            self.listener.note(f"{wanted} is there already and stays as it is, the picture goes to {entry.path}")
+        self.saved.append(entry.path)
 
 
 class OneSheet:
     """All pictures on one sheet, with what differs between them and the seconds that each took below it."""
-    def __init__(self, folder, name, columns):
-        self.folder, self.name, self.columns, self.made, self.count = folder, name, columns, [], 0
+    def __init__(self, folder, name, columns, listener):
+        self.folder, self.name, self.columns, self.listener, self.made, self.count = folder, name, columns, listener, [], 0
 
     def __enter__(self):
         return self
@@ -77,49 +77,47 @@ class OneSheet:
         """Write the sheet; if something went wrong, with the pictures that there are."""
         if self.made:
             if len(self.made) < self.count:
-                say(f"{len(self.made)} of {self.count} pictures are on the sheet")
-            from npdiffusion.pictures.sheets import sheet
-            images, pictures, seconds = zip(*self.made)
-            captions = [f"{caption}, {time:.2f} s" for caption, time in zip(differences(pictures), seconds)]
-            first = pictures[0]
+                self.listener.note(f"{len(self.made)} of {self.count} pictures are on the sheet")
+            images, entries, seconds = zip(*self.made)
+            captions = [f"{caption}, {time:.2f} s" for caption, time in zip(differences(entries), seconds)]
+            first = entries[0].request
             name = self.name or default_name(first.prompt, first.seed).removesuffix(".png") + "-samplers.png"
-            write(sheet(images, captions, self.columns), None, self.folder / name)
+            write(sheet(images, captions, self.columns), None, self.folder / name, self.listener)
 
-    def left(self, pictures):
+    def left(self, entries):
         """Those that are to be made: all."""
-        self.count = len(pictures)
-        return pictures
+        self.count = len(entries)
+        return entries
 
-    def save(self, image, text, picture, entry):
+    def save(self, image, text, entry, record):
         """Keep a picture for the sheet."""
-        self.made.append((image, picture, entry["seconds"]))
+        self.made.append((image, entry, record["seconds"]))
 
 
-def write_grid(pictures, folder, name, made):
+def write_grid(entries, folder, name, made, listener):
     """--grid: a sheet of pictures that have their paths; not again if none was `made` now and it is there."""
-    from npdiffusion.pictures.sheets import sheet
     if made or not (folder / name).exists():
-        write(sheet([picture.path for picture in pictures], differences(pictures)), None, folder / name)
+        write(sheet([entry.path for entry in entries], differences(entries)), None, folder / name, listener)
 
 
-def write(image, text, wanted):
-    """Write a picture, with a text inside unless it is None, under a free name; print and return its path."""
-    from npdiffusion.pictures import images, text_inside
+def write(image, text, wanted, listener):
+    """Write a picture, with a text inside unless it is None, under a free name; return its path."""
     path = images.save_png(image, wanted, None if text is None else text_inside.png_info(text))
-    print_line(path)
+    listener.saved(path)
     return path
 
 
-def differences(pictures):
+def differences(entries):
     """A caption for each: the prompt, sampler, seed, … unless they are the same for all"""
-    ways = {name: [getattr(picture, name) for picture in pictures] for name in PER_PICTURE if name != "batch_count"}
+    ways = {name: [getattr(entry.request, name) for entry in entries] for name, row in SETTINGS.items()
+            if row.per_picture and name != "count"}
     ways = {name: values for name, values in ways.items() if any(value != values[0] for value in values)}
     return [", ".join(spelled(name, values[i]) for name, values in ways.items() if values[i] not in (None, ""))
-            for i in range(len(pictures))]
+            for i in range(len(entries))]
 
 
 def spelled(name, value):
-    """An option in a caption."""
+    """A setting in a caption."""
     if name in ("prompt", "sampler", "schedule", "init_image", "mask_image"):
         return str(value)
     return f"{value} steps" if name == "steps" else f"{name.replace('_', ' ')} {value}"

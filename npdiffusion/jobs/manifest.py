@@ -14,17 +14,17 @@ import json
 import os
 import pathlib
 
-from npdiffusion.command.talk import print_line
 from npdiffusion.errors import UserError
 from npdiffusion.jobs.destinations import default_name
+from npdiffusion.pictures import images, text_inside
 
 NAME = "manifest.jsonl"
 
 
 class Manifest:
     """The manifest of a folder, locked as long as it is open. UserError if another process has it, or it is damaged."""
-    def __init__(self, folder):
-        self.folder, self.path = pathlib.Path(folder), pathlib.Path(folder, NAME)
+    def __init__(self, folder, listener):
+        self.folder, self.path, self.listener = pathlib.Path(folder), pathlib.Path(folder, NAME), listener
         try:
             self.file = open(self.path, "a+b")
         except OSError as error:
@@ -37,8 +37,7 @@ class Manifest:
             raise
 
     def __enter__(self):
-        from npdiffusion.pictures.images import remove_leftovers
-        remove_leftovers(self.folder)
+        images.remove_leftovers(self.folder)
         return self
 
     def __exit__(self, *exception):
@@ -76,39 +75,38 @@ class Manifest:
             lines.append(entry)
         return lines
 
-    def left(self, pictures):
-        """Those that are not done. Each of `pictures`, done or not, that has a line gets its seed and its `path`."""
+    def left(self, entries):
+        """Those that are not done. Each of `entries`, done or not, that has a line gets its seed and its `path`."""
         waiting, left = {}, []
-        for entry in reversed(self.lines):
-            waiting.setdefault(json.dumps(entry["asked"], sort_keys=True), []).append(entry)
-        for picture in pictures:
-            same = waiting.get(json.dumps(picture.asked, sort_keys=True))
+        for line in reversed(self.lines):
+            waiting.setdefault(json.dumps(line["asked"], sort_keys=True), []).append(line)
+        for entry in entries:
+            same = waiting.get(json.dumps(entry.asked, sort_keys=True))
             if same:
-                entry = same.pop()
-                picture.seed, picture.path = entry["seed"], self.folder / entry["file"]
-            if picture.path is None or not os.path.lexists(picture.path):
-                left.append(picture)
+                line = same.pop()
+                entry.request, entry.path = entry.request.changed(seed=line["seed"]), self.folder / line["file"]
+            if entry.path is None or not os.path.lexists(entry.path):
+                left.append(entry)
         return left
 
-    def save(self, image, text, picture, entry):
-        """Write a picture under its name, its line before that unless it has one; print the path, set `picture.path`.
+    def save(self, image, text, entry, record):
+        """Write a picture under its name, its line before that unless it has one, and set `entry.path`.
 
-        image: PIL image; text: of its settings, for inside the file, or None; entry: {key: value} of the line
+        image: PIL image; text: of its settings, for inside the file, or None; record: {key: value} of the line
         Raises UserError if the picture or the line can't be written; then the picture isn't there under its name.
         """
-        from npdiffusion.pictures import images, text_inside
         info = None if text is None else text_inside.png_info(text)
-        wanted, before, taken = picture.path, None, ()
+        wanted, before, taken = entry.path, None, ()
         if wanted is None:
-            wanted = self.folder / default_name(picture.prompt, picture.seed)
+            wanted = self.folder / default_name(entry.request.prompt, entry.request.seed)
             taken = {line["file"] for line in self.lines}
-            before = lambda path: self.add({"file": path.name} | entry | {"asked": picture.asked})      # noqa: E731
-        picture.path = images.save_png(image, wanted, info, taken, before)
-        print_line(picture.path)
+            before = lambda path: self.add({"file": path.name} | record | {"asked": entry.asked})      # noqa: E731
+        entry.path = images.save_png(image, wanted, info, taken, before)
+        self.listener.saved(entry.path)
 
-    def add(self, entry):
+    def add(self, line):
         """Append a line; it is on the disk when this returns."""
-        self.file.write(json.dumps(entry, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
+        self.file.write(json.dumps(line, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
         self.file.flush()
         os.fsync(self.file.fileno())
-        self.lines.append(entry)
+        self.lines.append(line)

@@ -7,7 +7,6 @@
 What a line names goes before what the command line does. Only options that are a picture's own can be named: those that
 its text of settings has, its prompts, the picture it starts from, and how many are made.
 """
-import argparse
 import csv
 import io
 import pathlib
@@ -16,41 +15,40 @@ import shlex
 
 from npdiffusion.checkpoints import text_files
 from npdiffusion.errors import UserError, nearest
-from npdiffusion.pictures import settings_text
+from npdiffusion.settings import SETTINGS
+from npdiffusion.settings.kinds import Switch, Unfit
+from npdiffusion.settings.run import OPTIONS
 
-PER_PICTURE = ("prompt", "negative_prompt", "init_image", "mask_image", "apply_overlay", "width", "height",
-               "batch_count", *(setting.name for setting in settings_text.SETTINGS
-                                if setting.name not in ("size", "model", "vae", "inpaint_area")))
 LARGEST_FILE = 16 << 20               # bytes
 MOST_PICTURES = 100_000
 FIRST_OPTION = re.compile(r"(?:^|\s)--[A-Za-z]")
 
 
-def read(path, parser):
-    """What each line asks for: [(where, {option: value})]. UserError with file and line for what makes no sense."""
+def read(path):
+    """What each line asks for: [(where, {setting: value})]. UserError with file and line for what makes no sense."""
     path = pathlib.Path(path)
     text = text_files.read(path, LARGEST_FILE)
-    known = options_of(parser)
+    known = names()
 
     def find(what, word, number):
-        """The option that a word in a line of that number names"""
-        return known.get(plain(word)) or refuse(what, word, parser, known, f"{path}, line {number}")
+        """The setting that a word in a line of that number names"""
+        return known.get(plain(word)) or refuse(what, word, known, f"{path}, line {number}")
     rows = []
     for number, found in (from_csv if path.suffix.lower() == ".csv" else from_lines)(text, path, find):
         where = f"{path}, line {number}"
-        rows.append((where, {name: convert(name, word, text, parser, where) for name, word, text in found}))
+        rows.append((where, {name: convert(name, word, text, where) for name, word, text in found}))
     if not rows:
         raise UserError(f"{path}: there is no prompt in it")
-    if sum(row.get("batch_count", 1) for _, row in rows) > MOST_PICTURES:
+    if sum(row.get("count", 1) for _, row in rows) > MOST_PICTURES:
         raise UserError(f"{path}: it asks for more than {MOST_PICTURES} pictures")
     return rows
 
 
-def options_of(parser):
-    """{how an option may be written in a file: its name} for those that a picture may have of its own"""
-    actions = [action for action in parser._actions if action.dest in PER_PICTURE]
-    return {plain(word): action.dest for action in actions
-            for word in (*action.option_strings, *[action.dest] * (action.const is not False))}      # not apply_overlay
+def names():
+    """{how a setting may be written in a file: its name} for those that a picture may have of its own"""
+    rows = [row for row in SETTINGS.values() if row.per_picture]
+    return {plain(word): row.name for row in rows
+            for word in (*row.options, *[row.name] * (row.kind != Switch(off=True)))}
 
 
 def plain(word):
@@ -58,18 +56,20 @@ def plain(word):
     return word.strip().lower().lstrip("-").replace("-", "_").replace(" ", "_")
 
 
-def refuse(what, word, parser, known, where):
+def refuse(what, word, known, where):
     """UserError for an option that a picture can't have of its own, or that there isn't; what: option or column"""
-    if plain(word) in {plain(option) for action in parser._actions for option in action.option_strings}:
+    if plain(word) in {plain(option) for row in (*SETTINGS.values(), *OPTIONS.values()) for option in row.options}:
         raise UserError(f"{where}: {word} is for all pictures, so it belongs on the command line")
     raise UserError(f"{where}: unknown {what} {word[:40]!r}{nearest(plain(word), known, ', did you mean {}?')}")
 
 
-def convert(name, word, text, parser, where):
-    """The value of an option, which is called `word` in the file"""
+def convert(name, word, text, where):
+    """The value of a setting, which is called `word` in the file"""
     try:
-        return parser.value(name, text)
-    except argparse.ArgumentTypeError as error:
+        if text == "help" and SETTINGS[name].shown:
+            raise Unfit("'help' is for the command line")
+        return SETTINGS[name].kind.read(text)
+    except Unfit as error:
         raise UserError(f"{where}: {word}: {error}") from None
 
 

@@ -1,6 +1,5 @@
 """What fits, and what to do so that it fits.
 
     estimates.py   how much a model and a picture need, how much there is      budget.py   --max-memory
-    tiles.py       size of the autoencoder's tiles                             amounts.py  "4GB"
-    malloc.py      memory that one array leaves is the next one's place
+    tiles.py       size of the autoencoder's tiles                             malloc.py   memory used again
 """

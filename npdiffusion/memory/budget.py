@@ -20,7 +20,6 @@ import numpy as np
 from npdiffusion import kernels
 from npdiffusion.errors import UserError
 from npdiffusion.memory import estimates, tiles
-from npdiffusion.memory.amounts import amount  # noqa: F401 (what a limit may be)
 from npdiffusion.models import flops, parameters
 from npdiffusion.models import on_disk as streaming
 from npdiffusion.models.on_disk import OnDisk

@@ -1,8 +1,8 @@
 """How large the tiles are in which the autoencoder takes a picture, if it takes it in tiles at all (models/tiling.py)."""
 from npdiffusion.errors import UserError, nearest
 from npdiffusion.memory import estimates
+from npdiffusion.settings import TILING
 
-MODES = ("auto", "on", "off")
 LARGEST_WHOLE = 2e9                   # bytes that coding a picture in one piece may take if nobody asks for tiles
 
 
@@ -13,8 +13,8 @@ def choose(config, width, height, mode="auto"):
     "auto": such tiles where one piece would take more than LARGEST_WHOLE, or more than there is.
     UserError for another mode.
     """
-    if mode not in MODES:
-        raise UserError(f"vae_tiling is {mode!r}: {nearest(mode, MODES)}known are {', '.join(MODES)}")
+    if mode not in TILING:
+        raise UserError(f"vae_tiling is {mode!r}: {nearest(mode, TILING)}known are {', '.join(TILING)}")
     step = 4 * config.reduction
     tile = max(step, config.sample_size // step * step)
     if mode == "auto":

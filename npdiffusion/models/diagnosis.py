@@ -12,10 +12,14 @@ from npdiffusion.models.parameters import modules
 
 def finite(model, name, *arguments, method="__call__"):
     """model(*arguments), or another method's result; UserError that names the layer if some of it is not finite."""
-    call = getattr(model, method)
-    result = call(*arguments)
-    if np.isfinite(result).all():
-        return result
+    result = getattr(model, method)(*arguments)
+    if not np.isfinite(result).all():
+        explain(model, name, [arguments], method)
+    return result
+
+
+def explain(model, name, calls, method="__call__"):
+    """Repeat calls of a model whose results were not finite, [arguments, ...], and raise the UserError that names the layer."""
     layers = {id(layer.weight): f"{name}.{path}" for path, layer in modules(model) if hasattr(layer, "weight")}
     passed, found = [f"the input of {name}"], []
 
@@ -26,8 +30,11 @@ def finite(model, name, *arguments, method="__call__"):
         if layer:
             passed.append(layer)
 
-    with kernels.watched(watch):
-        call(*arguments)
+    for arguments in calls:
+        with kernels.watched(watch):
+            getattr(model, method)(*arguments)
+        if found:
+            break
     where = found[0] if found else passed[-1]
     raise UserError(f"a value that is not finite (NaN or infinity) first appears in {where}; the weights are damaged, or "
                     "too large for float32 at this input")

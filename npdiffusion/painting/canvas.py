@@ -7,43 +7,57 @@ The second one gives a small part all the model's pixels: diffusers' `padding_ma
 AUTOMATIC1111's web interface. Either way what was painted is pasted over the original through the mask, so that pixels
 where the mask is black stay as they were, bit for bit; the VAE alone would change them a little.
 """
-import numbers
+from typing import NamedTuple
 
 from PIL import Image
 
 from npdiffusion.errors import UserError
 from npdiffusion.painting import masks, outpainting
 from npdiffusion.pictures.images import LARGEST_PICTURE, fit, rgb, to_array
+from npdiffusion.settings import LARGEST_SIDE, SETTINGS
 
 LANCZOS = Image.Resampling.LANCZOS
-LARGEST_SIDE = 8192          # pixels, of a picture that is extended or enlarged
 
 
-def originals(init_image, mask_image=None, mask_blur=None, invert_mask=False, outpaint=None, step=8):
-    """What a user gave, see `StableDiffusionPipeline.generate` → picture (RGB) and mask (mode L) of one size, or None
+class Inputs(NamedTuple):
+    """The pictures that a request names, opened: RGB, and a mask of the same size (mode L); or None"""
+    picture: Image.Image | None = None
+    mask: Image.Image | None = None
 
-    step: what the sides of outpainting must be multiples of. UserError for what can't be read or doesn't go together.
-    """
-    if init_image is None:
-        for name, value, what in (("mask_image", mask_image, "where a picture is repainted"),
-                                  ("outpaint", outpaint, "by how much a picture is extended")):
+
+def open_inputs(request):
+    """The pictures that a `settings.Request` names → Inputs. UserError for what can't be read or doesn't go together."""
+    if request.init_image is None:
+        for name, value in (("mask_image", request.mask_image), ("outpaint", request.outpaint)):
             if value is not None:
-                raise UserError(f"{name} says {what}: init_image, the picture, is missing")
+                raise UserError(f"{name} says {SETTINGS[name].says}: init_image, the picture, is missing")
+        return Inputs()
+    picture = rgb(request.init_image)
+    return Inputs(picture, None if request.mask_image is None else masks.read(request.mask_image, picture.size))
+
+
+def originals(request, inputs=None, step=8):
+    """What is painted on → picture (RGB) and mask (mode L) of one size, or None: extended, the mask inverted and feathered
+
+    inputs: what `open_inputs` gives, if it has been called; step: what the sides of outpainting must be multiples of
+    UserError for what can't be read or doesn't go together.
+    """
+    picture, mask = inputs or open_inputs(request)
+    if picture is None:
         return None, None
-    sides = None if outpaint is None else outpainting.read(outpaint, step, LARGEST_SIDE)
-    picture = rgb(init_image)
-    if mask_image is None and not sides:
+    sides = None if request.outpaint is None else outpainting.read(request.outpaint, step, LARGEST_SIDE)
+    if mask is None and not sides:
         return picture, None
-    mask = None
-    if mask_image is not None:
-        mask = masks.prepare(masks.read(mask_image, picture.size), invert=invert_mask)
+    blur = request.mask_blur
+    if mask is not None:
+        mask = masks.prepare(mask, invert=request.invert_mask)
     if sides:
         larger = outpainting.extended(picture.size, **sides)
         if max(larger) > LARGEST_SIDE:
             raise UserError("outpaint: the picture would have {}x{} pixels, allowed are {} a side".format(*larger, LARGEST_SIDE))
         picture, mask = outpainting.extend(picture, mask, **sides)
-        mask_blur = outpainting.CUSTOMARY_BLUR if mask_blur is None else mask_blur
-    return picture, masks.prepare(mask, mask_blur or 0)
+        blur = outpainting.CUSTOMARY_BLUR if blur is None else blur
+    return picture, masks.prepare(mask, blur or 0)
 
 
 class Canvas:
@@ -53,11 +67,11 @@ class Canvas:
     mask      PIL image (mode L) of the same size, or None: all of it is painted
     padding   pixels around the mask that are looked at too, or None for the whole picture
     overlay   whether the original is pasted back where the mask is black
-    UserError for a padding that is out of range, has no mask, or no overlay.
+    UserError for a padding without a mask.
     """
     def __init__(self, picture, mask, width, height, padding=None, overlay=True):
-        if padding is not None:
-            check_padding(padding, mask, overlay)
+        if padding is not None and mask is None:
+            raise UserError("padding_mask_crop says how much around the mask is looked at: mask_image is missing")
         self.size = width, height
         self.original, self.original_mask, self.region, self.overlay = picture, mask, None, overlay
         if picture is None:
@@ -84,16 +98,6 @@ class Canvas:
             return painted
         # What the latents repaint, m ≥ 1/2, is shown fully, and the transition lies outside: min(2m, 1)
         return Image.composite(painted, self.picture, self.mask.point(lambda level: min(2 * level, 255)))
-
-
-def check_padding(padding, mask, overlay):
-    """UserError for a padding out of range or without sense."""
-    if isinstance(padding, bool) or not isinstance(padding, numbers.Integral) or not 0 <= padding <= LARGEST_SIDE:
-        raise UserError(f"padding_mask_crop is {padding!r}: it must be a number of pixels from 0 to {LARGEST_SIDE}")
-    if mask is None:
-        raise UserError("padding_mask_crop says how much around the mask is looked at: mask_image is missing")
-    if not overlay:
-        raise UserError("padding_mask_crop needs the original to paste the part into: leave apply_overlay true")
 
 
 def region_around(mask, width, height, padding):

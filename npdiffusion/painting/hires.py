@@ -9,72 +9,57 @@ pass does all of its steps, as the end of a schedule of steps / strength, and st
 N images, h × w latent pixels, C channels (last).
 """
 import math
-import numbers
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from npdiffusion.errors import UserError, nearest
+from npdiffusion.diffusion.schedules import Plan
+from npdiffusion.errors import UserError
 from npdiffusion.painting import inpainting
-from npdiffusion.painting.canvas import LARGEST_SIDE, Canvas
+from npdiffusion.painting.canvas import Canvas
 from npdiffusion.pictures.images import to_array, to_images
+from npdiffusion.settings import LARGEST_SIDE
 
-UPSCALERS = ("latent", "lanczos")
-STRENGTH = 0.7
-LARGEST_SCALE = 8.0
 MOST_STRENGTH = 0.999                 # of the web interface, so that a little of the first picture is always left
 
 
-class SecondPass:
-    """What follows a picture on `canvas`: a larger canvas, the plan of the sampler, and where it starts.
-
-    make_plan(steps, strength=…)   the plan of a sampler, see schedules.py
-    scale          of width and height, which are rounded to multiples of the VAE's reduction
-    strength       how much of the noise is added again
-    steps          that are really done
-    upscaler       "latent": bilinear, without antialiasing; "lanczos": as a picture
-    UserError for values out of range, and for a canvas that is not blank.
-    """
-    def __init__(self, canvas, make_plan, reduction, scale, strength, steps, upscaler):
-        self.check(scale, strength, steps, upscaler)
-        if canvas.picture is not None:
-            raise UserError("hires enlarges pictures made from words alone: with init_image, choose a larger width and height")
-        self.canvas = Canvas(None, None, *enlarged(canvas.size, scale, reduction))
-        if max(self.canvas.size) > LARGEST_SIDE:
-            raise UserError("hires is {:g}: the picture would have {}x{} pixels, allowed are {} a side".format(
-                scale, *self.canvas.size, LARGEST_SIDE))
-        total = max(int(steps / min(strength, MOST_STRENGTH)), steps)
-        try:
-            self.plan = make_plan(total, strength=min((steps + 0.5) / total, 1.0))       # + 0.5: int() shall not lose one
-        except UserError as error:
-            raise UserError(f"hires: {steps} steps at strength {strength:g} are the end of {total}: {error}") from None
-        self.upscaler = upscaler
-
-    @staticmethod
-    def check(scale, strength, steps, upscaler):
-        for name, value, low, high in (("hires", scale, 1, LARGEST_SCALE), ("hires_strength", strength, 0, 1)):
-            if isinstance(value, bool) or not isinstance(value, numbers.Real) or not low < value <= high:
-                raise UserError(f"{name} is {value!r}: it must be a number above {low} and up to {high:g}")
-        if isinstance(steps, bool) or not isinstance(steps, numbers.Integral) or steps < 1:
-            raise UserError(f"hires_steps is {steps!r}: it must be a whole number from 1 on")
-        if upscaler not in UPSCALERS:
-            hint = nearest(upscaler, UPSCALERS)
-            raise UserError(f"unknown hires_upscaler {upscaler!r}: {hint}known are {', '.join(UPSCALERS)}")
+class SecondPass(NamedTuple):
+    """What follows a picture: a larger canvas, the plan of the sampler, the steps asked for, and how latents are enlarged."""
+    canvas: Canvas
+    plan: Plan
+    steps: int
+    upscaler: str                     # "latent": bilinear, without antialiasing; "lanczos": as a picture
 
     def start(self, vae, unet, latents, draw, tile=None):
-        """latents (N, h, w, C): what the first pass made → Start
-
-        draw: a noise.LatentNoise of the larger size     tile: of the autoencoder, see memory/tiles.py
-        """
+        """latents (N, h, w, C): what the first pass made; draw: a noise.LatentNoise of the larger size → Start"""
         width, height = self.canvas.size
         if self.upscaler == "latent":
             z = bilinear(latents, height // vae.config.reduction, width // vae.config.reduction)
         else:
             pictures = [to_images(vae.decode(one[None], tile))[0] for one in latents]
             larger = [picture.resize((width, height), Image.Resampling.LANCZOS) for picture in pictures]
-            images = np.stack([to_array(picture, width, height) for picture in larger])
-            z = vae.latents(images, draw.posterior, tile)
+            z = vae.latents(np.stack([to_array(picture, width, height) for picture in larger]), draw.posterior, tile)
         return inpainting.begin(vae, unet, self.plan, self.canvas, draw, z, tile=tile)
+
+
+def second_pass(request, canvas, make_plan, reduction, steps):
+    """The second pass that a request asks for, after one of `steps` on `canvas` → SecondPass
+
+    make_plan(steps, strength=…): the plan of a sampler      reduction: of the VAE, of which sides are rounded to multiples
+    UserError if the picture becomes too large, or the schedule has no room for the steps.
+    """
+    larger = Canvas(None, None, *enlarged(canvas.size, request.hires, reduction))
+    if max(larger.size) > LARGEST_SIDE:
+        raise UserError("hires is {:g}: the picture would have {}x{} pixels, allowed are {} a side".format(
+            request.hires, *larger.size, LARGEST_SIDE))
+    steps, strength = request.hires_steps or steps, request.value("hires_strength")
+    total = max(int(steps / min(strength, MOST_STRENGTH)), steps)
+    try:
+        plan = make_plan(total, strength=min((steps + 0.5) / total, 1.0))       # + 0.5: int() shall not lose one
+    except UserError as error:
+        raise UserError(f"hires: {steps} steps at strength {strength:g} are the end of {total}: {error}") from None
+    return SecondPass(larger, plan, steps, request.value("hires_upscaler"))
 
 
 def enlarged(size, scale, reduction):

@@ -14,65 +14,64 @@ each step where this changes what the denoiser sees and says; samplers work on e
 
 N images, H × W latent pixels, C channels (last); float32.
 """
+from typing import NamedTuple
+
 import numpy as np
 
+from npdiffusion.diffusion.schedules import Plan
 from npdiffusion.painting import masks
+from npdiffusion.painting.canvas import Canvas
 
 
-class Start:
-    """The first state of a sampler; `predictor` and `denoiser` wrap those of a pipeline, `finish` the last state.
+class Known:
+    """The part of a picture that is kept, for models that weren't trained for inpainting.
 
-    latents       (N, H, W, C)
-    known         for ordinary models with a mask: (plan, mask (1, H, W, 1), z and ε like latents)
-    conditioning  for inpainting models: m and z_masked (N or 1, H, W, 1 + C)
+    mask   (1, H, W, 1), 1 where it is repainted       z, noise   latents of the picture and ε, (N, H, W, C)
     """
-    def __init__(self, latents, known=None, conditioning=None):
-        self.latents, self.known, self.conditioning = latents, known, conditioning
+    def __init__(self, mask, z, noise):
+        self.mask, self.z, self.noise = mask, z, noise
 
-    def predictor(self, model):
-        """model: context → predict(x, t), see denoiser.py; the same for x without what an inpainting model is told."""
-        if self.conditioning is None:
-            return model
+    def under_noise(self, x, alpha, sigma):
+        """m x + (1 − m) (α z + σ ε), all (N, H, W, C)"""
+        return self.mask * x + (1 - self.mask) * (alpha * self.z + sigma * self.noise)
 
-        def with_conditioning(context):
-            predict = model(context)
-            told = np.broadcast_to(self.conditioning, (*self.latents.shape[:3], self.conditioning.shape[-1]))
-            return lambda x, t: predict(np.concatenate([x, told], axis=-1), t)
-        return with_conditioning
+    def clean(self, x0):
+        """m x̂₀ + (1 − m) z, all (N, H, W, C)"""
+        return self.mask * x0 + (1 - self.mask) * self.z
 
-    def denoiser(self, denoise):
-        """denoise: (x, level) → x̂₀; the same with what is kept put in its place."""
-        if self.known is None:
-            return denoise
-        plan, mask, z, noise = self.known
-        first = next(iter(plan.levels))
 
-        def inpainted(x, level):
-            if level != first:                               # the first state is as it should be: noise alone at strength 1
-                _, alpha, sigma = plan.levels[level]
-                x = mask * x + (1 - mask) * (alpha * z + sigma * noise)
-            return mask * denoise(x, level) + (1 - mask) * z
-        return inpainted
+class Start(NamedTuple):
+    """Where a sampler starts: its first state (N, H, W, C), and what is known on its way.
+
+    known   for ordinary models with a mask      told   for inpainting models: m and z_masked (N or 1, H, W, 1 + C)
+    """
+    latents: np.ndarray
+    known: Known | None = None
+    told: np.ndarray | None = None
 
     def finish(self, latents):
         """The sampler's last state, kept parts without a trace of noise."""
-        if self.known is None:
-            return latents
-        _, mask, z, _ = self.known
-        return mask * latents + (1 - mask) * z
+        return self.known.clean(latents) if self.known else latents
 
 
-def start(vae, unet, plan, canvas, strength, draw, tile=None):
-    """Where to start on a canvas → Start
+class FirstPass(NamedTuple):
+    """A canvas, the plan of the sampler on it, the steps asked for, and how far to leave the canvas' picture, if it has one."""
+    canvas: Canvas
+    plan: Plan
+    steps: int
+    strength: float | None
 
-    plan: of the sampler; strength: how much of it there is; draw: a noise.LatentNoise; tile: of the VAE
-    At strength 1 inpainting starts from noise alone, image to image from a picture that is lost in it, as in diffusers.
-    """
-    for_inpainting = canvas.mask is not None or inpainting_model(vae, unet)
-    if canvas.picture is None or strength == 1 and inpainting_model(vae, unet):
-        return begin(vae, unet, plan, canvas, draw, tile=tile)
-    z = vae.latents(canvas.image, draw.posterior, tile)
-    return begin(vae, unet, plan, canvas, draw, z, strength == 1 and for_inpainting, tile)
+    def start(self, vae, unet, latents, draw, tile=None):
+        """Where to start → Start      latents: None, nothing precedes this pass; draw: a noise.LatentNoise
+
+        At strength 1 inpainting starts from noise alone, image to image from a picture that is lost in it, as in diffusers.
+        """
+        whole = self.strength == 1
+        if self.canvas.picture is None or whole and inpainting_model(vae, unet):
+            return begin(vae, unet, self.plan, self.canvas, draw, tile=tile)
+        z = vae.latents(self.canvas.image, draw.posterior, tile)
+        from_noise = whole and (self.canvas.mask is not None or inpainting_model(vae, unet))
+        return begin(vae, unet, self.plan, self.canvas, draw, z, from_noise, tile)
 
 
 def begin(vae, unet, plan, canvas, draw, z=None, from_noise=False, tile=None):
@@ -84,12 +83,12 @@ def begin(vae, unet, plan, canvas, draw, z=None, from_noise=False, tile=None):
     noise = draw.start()
     latents = plan.start(noise, None if from_noise else z)
     if inpainting_model(vae, unet):
-        return Start(latents, conditioning=conditioning(vae, canvas, draw.posterior, tile))
+        return Start(latents, told=conditioning(vae, canvas, draw.posterior, tile))
     if canvas.mask is None:
         return Start(latents)
     if vae.samples:
         draw.posterior()
-    return Start(latents, known=(plan, masks.in_latents(canvas.mask, vae.config.reduction), z, noise))
+    return Start(latents, Known(masks.in_latents(canvas.mask, vae.config.reduction), z, noise))
 
 
 def inpainting_model(vae, unet):

@@ -5,7 +5,6 @@
 Pixels take grey as it is, for soft transitions. Latents know only yes and no: a latent pixel is repainted if m ≥ 1/2 at
 the top left of the f × f pixels that it stands for, as in diffusers' inpainting.
 """
-import numbers
 import warnings
 
 import numpy as np
@@ -13,8 +12,6 @@ from PIL import Image, ImageFilter, ImageOps
 
 from npdiffusion.errors import UserError
 from npdiffusion.pictures.images import look_into, to_rgb
-
-LARGEST_BLUR = 1000          # pixels
 
 
 def read(mask, size, name="mask_image"):
@@ -49,10 +46,7 @@ def to_grey(image):
 
 
 def prepare(mask, blur=0, invert=False):
-    """A mask of mode L, inverted, then feathered: a Gaussian of standard deviation `blur` pixels. UserError for a blur
-    out of range."""
-    if isinstance(blur, bool) or not isinstance(blur, numbers.Real) or not 0 <= blur <= LARGEST_BLUR:
-        raise UserError(f"mask_blur is {blur!r}: it must be a number of pixels from 0 to {LARGEST_BLUR}")
+    """A mask of mode L, inverted, then feathered: a Gaussian of standard deviation `blur` pixels."""
     if invert:
         mask = ImageOps.invert(mask)
     return mask.filter(ImageFilter.GaussianBlur(blur)) if blur else mask

@@ -20,8 +20,7 @@ from npdiffusion.memory import tiles
 from npdiffusion.models.configs import TinyVAEConfig, VAEConfig
 from npdiffusion.pictures.images import replace_png, save_png, to_images
 from npdiffusion.pictures.sheets import sheet
-
-KINDS = ("linear", "taesd", "vae")
+from npdiffusion.settings.run import PREVIEWS
 
 V1_WEIGHTS = np.array([[0.298, 0.207, 0.208], [0.187, 0.286, 0.173], [-0.158, 0.189, 0.264], [-0.184, -0.271, -0.473]],
                       np.float32)                        # (C, 3), to values in [−1, 1]
@@ -31,7 +30,7 @@ FIELDS, FIELD = 64, 6                                    # how many colours the 
 class Previews:
     """To be given to `generate` as `preview`: keeps and writes a picture of x̂₀ every few steps.
 
-    kind    one of KINDS     vae: the autoencoder of the model, or TAESD for "taesd"
+    kind    one of PREVIEWS     vae: the autoencoder of the model, or TAESD for "taesd"
     path    a PNG file that is written anew each time, all at once; None writes none
     every   how many steps there are from one to the next; the last step has one as well
     strip   a PNG file for all of them as one sheet after the last step; a file that is there already stays, and the
@@ -40,8 +39,8 @@ class Previews:
     images, steps   what was made since step 1, of the first picture of a batch, and after which steps
     """
     def __init__(self, kind, vae, path=None, every=1, strip=None, tile=None):
-        if kind not in KINDS:
-            raise UserError(f"preview is {kind!r}: {nearest(kind, KINDS)}known are {', '.join(KINDS)}")
+        if kind not in PREVIEWS:
+            raise UserError(f"preview is {kind!r}: {nearest(kind, PREVIEWS)}known are {', '.join(PREVIEWS)}")
         if every < 1:
             raise UserError(f"preview_every is {every}: it must be 1 or more")
         self.decode = Linear(vae) if kind == "linear" else Decoder(vae, tile)

@@ -12,97 +12,63 @@ name its RNG comes from the web interface's default, the numbers that a GPU draw
 """
 import json
 import re
-from dataclasses import dataclass, field
 
 from npdiffusion import __version__
+from npdiffusion.settings import SETTINGS
 
 NEGATIVE = "Negative prompt:"
 PAIR = re.compile(r'(\w[\w \-/]{1,60}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')       # as the web interface finds them
 LONGEST_LINE = 65536                  # characters; more can't be settings
 FEWEST_PAIRS = 3                      # that make the last line one of settings, not of the prompt
 
-SAMPLERS = {                          # ours → that of the web interface, which knows PNDM as PLMS
-    "ddpm": "DDPM", "ddim": "DDIM", "pndm": "PLMS", "lms": "LMS", "euler": "Euler", "euler_a": "Euler a",
-    "heun": "Heun", "dpm2": "DPM2", "dpm2_a": "DPM2 a", "dpm++2m": "DPM++ 2M", "dpm++2m_sde": "DPM++ 2M SDE",
-    "dpm++sde": "DPM++ SDE", "unipc": "UniPC", "deis": "DEIS", "lcm": "LCM", "tcd": "TCD",
-}
-SCHEDULES = {"discrete": "Uniform", "karras": "Karras", "exponential": "Exponential", "sgm_uniform": "SGM Uniform",
-             "beta": "Beta", "align_your_steps": "Align Your Steps"}
 WITHOUT_SCHEDULE = ("ddpm", "ddim", "pndm", "lcm", "tcd")      # they keep to the training's time steps: little choice
 AUTOMATIC = {"dpm++2m": "karras", "dpm++sde": "karras", "dpm2": "karras", "dpm2_a": "karras",
              "dpm++2m_sde": "exponential"}       # what "Automatic" stands for there; Uniform for all others
-GENERATORS = {"torch": "CPU", "numpy": "NumPy", "a1111": "NV"}      # "NV" is what a GPU draws, wherever it is run
 SD_CPP = "stable-diffusion.cpp"       # its Version
 OTHER_GENERATORS = {"gpu": "a1111", "cuda": "a1111"}
+SAMPLERS, SCHEDULES = SETTINGS["sampler"].values, SETTINGS["schedule"].values       # ours → theirs
 
+# What isn't a setting of the picture itself, and follows one there: in the order in which the text is written.
+AFTER = {"Seed": ("Size", "Model", "VAE")}
+BEFORE = {"Masked area padding": ("Inpaint area",)}
+MODELS = {"model": "Model", "vae": "VAE"}       # options that aren't a picture's own
 
-@dataclass(frozen=True)
-class Setting:
-    """One `key: value` pair. A new option that changes pictures needs a line in SETTINGS to be written and read."""
-    name: str                         # of the option, and of generate's argument
-    key: str                          # in the text
-    values: dict = field(default_factory=dict)      # those with another name there: ours → theirs
-
-
-SETTINGS = (                          # in the order in which they are written
-    Setting("steps", "Steps"),
-    Setting("sampler", "Sampler", SAMPLERS),
-    Setting("schedule", "Schedule type", SCHEDULES),
-    Setting("guidance_scale", "CFG scale"),
-    Setting("seed", "Seed"),
-    Setting("size", "Size"),          # width and height
-    Setting("model", "Model"),
-    Setting("vae", "VAE"),
-    Setting("hires_strength", "Denoising strength"),        # only one of the two, since hires fix has no picture to
-    Setting("strength", "Denoising strength"),              # start from; read as this one at first
-    Setting("invert_mask", "Mask mode", {True: "Inpaint not masked", False: "Inpaint masked"}),
-    Setting("mask_blur", "Mask blur"),
-    Setting("inpaint_area", "Inpaint area"),                # follows from the next
-    Setting("padding_mask_crop", "Masked area padding"),
-    Setting("outpaint", "Outpaint"),                        # of our own
-    Setting("hires", "Hires upscale"),
-    Setting("hires_steps", "Hires steps"),
-    Setting("hires_upscaler", "Hires upscaler", {"latent": "Latent", "lanczos": "Lanczos"}),
-    Setting("rng", "RNG", GENERATORS),
-    Setting("clip_skip", "Clip skip"),
-    Setting("prompt_syntax", "Prompt syntax"),
-    Setting("subseed", "Variation seed"),
-    Setting("subseed_strength", "Variation seed strength"),
-    Setting("eta", "Eta DDIM"),
-    Setting("guidance_rescale", "CFG rescale"),
-    Setting("timestep_spacing", "Timestep spacing"),
-    Setting("prediction_type", "Prediction type"),
-    Setting("rescale_betas_zero_snr", "Noise Schedule", {True: "Zero Terminal SNR", False: "Default"}),
-)
-WITHOUT_INFLUENCE = ("Version", "Model hash", "VAE hash", "Lora hashes", "TI hashes", "Init image hash", "Batch size",
+WITHOUT_INFLUENCE = ("Version", "Size", "Inpaint area", "Model hash", "VAE hash", "Lora hashes", "TI hashes", "Init image hash", "Batch size",
                      "Batch pos", "User", "Guidance", "Unet", "TE", "Template", "Negative Template")
 
 
 # ---- writing
 
-def parameters(prompt, negative_prompt="", *, width, height, hashes=None, **settings):
-    """The text for one picture. Names and values of settings are ours, see SETTINGS; what is None is left out.
+def parameters(prompt, negative_prompt="", *, width, height, model=None, vae=None, hashes=None, **settings):
+    """The text for one picture. Settings by their names in `settings.Request`; what is None is left out.
 
     hashes: {key: text} of files that took part, which are for people and catalogues, and not read back
     """
-    unknown = settings.keys() - {setting.name for setting in SETTINGS}
+    unknown = [name for name in settings if name not in SETTINGS or SETTINGS[name].key is None]
     if unknown:
         raise TypeError(f"settings that the text has no key for: {', '.join(sorted(unknown))}")
-    values = settings | {"size": f"{width}x{height}"}
+    pairs = dict.fromkeys(keys())
+    for name, value in settings.items():
+        row = SETTINGS[name]
+        if value is not None:
+            pairs[row.key] = row.values.get(value, row.kind.write(value))
+    pairs |= {"Size": f"{width}x{height}", "Model": model, "VAE": vae}
     if settings.get("padding_mask_crop") is not None:
-        values["inpaint_area"] = "Only masked"
-    if values.get("sampler") in WITHOUT_SCHEDULE and values.get("schedule") == "discrete":
-        values["schedule"] = None
-    if values.get("clip_skip"):       # layers that are left out; the web interface counts from 1, none
-        values["clip_skip"] += 1
-    if values.get("prompt_syntax") == "a1111":
-        values["prompt_syntax"] = None
-    pairs = {setting.key: setting.values.get(values[setting.name], values[setting.name])
-             for setting in SETTINGS if values.get(setting.name) is not None}
+        pairs["Inpaint area"] = "Only masked"
+    if settings.get("sampler") in WITHOUT_SCHEDULE and settings.get("schedule") == "discrete":
+        pairs["Schedule type"] = None
+    if settings.get("prompt_syntax") == SETTINGS["prompt_syntax"].default:
+        pairs["Prompt syntax"] = None
     pairs |= (hashes or {}) | {"Version": f"npdiffusion {__version__}"}
     lines = [prompt, f"{NEGATIVE} {negative_prompt}"] if negative_prompt else [prompt]
-    lines.append(", ".join(f"{key}: {quote(value)}" for key, value in pairs.items()))
+    lines.append(", ".join(f"{key}: {quote(value)}" for key, value in pairs.items() if value is not None))
     return "\n".join(lines).strip()
+
+
+def keys():
+    """The keys of the text in the order in which they are written."""
+    for key in dict.fromkeys(row.key for row in SETTINGS.values() if row.key):
+        yield from (*BEFORE.get(key, ()), key, *AFTER.get(key, ()))
 
 
 def quote(value):
@@ -143,21 +109,20 @@ def to_options(pairs):
 
     Whether an option takes the text isn't looked at.
     """
-    by_key = {setting.key.casefold(): setting for setting in SETTINGS}
     options, unknown = {}, {}
     for key, value in pairs.items():
+        name = NAMES.get(key.casefold())
         if key == "Eta" and pairs.get("Version") == SD_CPP and set(value) <= {*"0."}:
             continue                  # is there whatever the sampler is
-        setting = by_key.get(key.casefold())
-        if setting is None and key not in WITHOUT_INFLUENCE:
-            unknown[key] = value
-        elif setting is not None and value:
-            options[setting.name] = ours(value, setting.values)
-    if "size" in options:
-        options["width"], _, options["height"] = options.pop("size").partition("x")
+        if key.casefold() == "size" and value:
+            options["width"], _, options["height"] = value.partition("x")
+        elif name is None:
+            if key not in WITHOUT_INFLUENCE:
+                unknown[key] = value
+        elif value:
+            options[name] = ours(value, SETTINGS[name].values) if name in SETTINGS else value
     if not pairs:
         return options, unknown
-    options.pop("inpaint_area", None)
     if "hires" in options and "strength" in options:
         options["hires_strength"] = options.pop("strength")
     if "sampler" in options:
@@ -171,7 +136,12 @@ def to_options(pairs):
 
 def key_of(name):
     """The key in the text for an option."""
-    return "Size" if name in ("width", "height") else next(setting.key for setting in SETTINGS if setting.name == name)
+    return "Size" if name in ("width", "height") else MODELS.get(name) or SETTINGS[name].key
+
+
+# From a key, in lower case, to the option; of two with one key the first.
+NAMES = {row.key.casefold(): name for name, row in reversed(SETTINGS.items()) if row.key} | {
+    key.casefold(): name for name, key in MODELS.items()}
 
 
 def read_sampler(options):
@@ -195,5 +165,5 @@ def split_sampler(text):
 
 def ours(text, values):
     """Our name for a value, in whatever case it is written; the text itself if it has none."""
-    names = {theirs.casefold(): name for name, theirs in values.items()} | {name: name for name in values}
+    names = {theirs.casefold(): str(name) for name, theirs in values.items()} | {str(name): str(name) for name in values}
     return names.get(text.casefold(), text)

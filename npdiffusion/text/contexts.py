@@ -4,11 +4,11 @@ A prompt that changes with the steps has several contexts that take turns. Calls
 pair of contexts, prompt and negative prompt, is prepared once, however often its turn comes: so keys and values are
 computed once for it, as for a prompt that stays the same.
 """
-import itertools
 from collections import Counter
 
 import numpy as np
 
+from npdiffusion.models.conditioning import Conditioning
 from npdiffusion.text import chunks
 from npdiffusion.text.emphasis import emphasise
 from npdiffusion.text.reading import padded
@@ -19,36 +19,35 @@ MOST_KEPT = 16             # pairs of contexts of one chunk that stay prepared; 
 class Contexts:
     """Contexts of one or two Readings, the prompt and the negative prompt, with the same number n of chunks.
 
-    text_encoder: from ids (1, 77) and [(position, vector), ...] to hidden states (1, 77, X)
+    text_encoder   from ids (1, 77) and [(position, vector), ...] to hidden states (1, 77, X)
+    count          how many pictures are made at once, each with these contexts
+    timestep_cond  (1, D), the guidance scale as models are told it that guidance is distilled into; or None
     """
-    def __init__(self, readings, tokenizer, text_encoder):
+    def __init__(self, readings, tokenizer, text_encoder, count=1, timestep_cond=None):
+        self.count, self.timestep_cond = count, timestep_cond
         self.length = max(len(found) for reading in readings for found in reading.chunks.values())
         alike = [padded(reading, self.length) for reading in readings]     # or refused, before any is encoded
         self.schedules = [encode(reading, tokenizer, text_encoder) for reading in alike]
+        self._prepared = {}
 
     def at(self, call):
-        """Those that are in force at a call of the model, counted from 0: a list of one or two (1, 77 n, X)"""
+        """The context of each Reading at a call of the model, counted from 0: one or two arrays (1, 77 n, X)"""
         return [next((context for last, context in schedule if call <= last), schedule[-1][1])
                 for schedule in self.schedules]
 
-    def by_call(self, make, count=1):
-        """predict(x, t) for one picture's, or one batch's, way through all steps
+    def conditioning(self, call):
+        """What the UNet gets at a call of the model, counted from 0: contexts (M, 77 n, X), the negative prompt's first
 
-        make    from one or two contexts, each repeated for `count` pictures, (count, 77 n, X), to predict(x, t)
+        The same object for the same contexts, so that keys and values are computed once for them.
         """
-        calls, made = itertools.count(), {}
-        most = max(1, MOST_KEPT // (self.length * count))
-
-        def predict(x, t):
-            contexts = self.at(next(calls))
-            pair = tuple(map(id, contexts))
-            if pair not in made:
-                if len(made) == most:
-                    del made[next(iter(made))]
-                made[pair] = make(*(np.repeat(context, count, axis=0) for context in contexts))
-            return made[pair](x, t)
-
-        return predict
+        contexts = self.at(call)
+        pair = tuple(map(id, contexts))
+        if pair not in self._prepared:
+            if len(self._prepared) == max(1, MOST_KEPT // (self.length * self.count)):
+                del self._prepared[next(iter(self._prepared))]
+            states = [np.repeat(context, self.count, axis=0) for context in reversed(contexts)]
+            self._prepared[pair] = Conditioning(np.concatenate(states), self.timestep_cond)
+        return self._prepared[pair]
 
 
 def encode(reading, tokenizer, text_encoder):

@@ -18,10 +18,11 @@ import re
 import warnings
 from dataclasses import dataclass
 
+from npdiffusion.diffusion.samplers import SAMPLERS
+
 TOKEN = re.compile(r"\\.|[^\\\[\]():|]+|[\[\]():|]")
 NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 DEEPEST = 50               # brackets in brackets: what is deeper is text
-TWO_CALLS = ("heun", "dpm2", "dpm2_a", "dpm++sde")       # samplers that call the model twice a step
 
 
 class PromptNote(UserWarning):
@@ -43,8 +44,8 @@ class Alternation:
 
 
 def calls(sampler, steps):
-    """How many calls of the model a prompt's numbers of steps and shares are counted in; sampler: its name"""
-    return steps * (2 if sampler in TWO_CALLS else 1)
+    """How many calls of the model a prompt's numbers of steps and shares are counted in; sampler: its name, or None"""
+    return steps * (SAMPLERS[sampler].calls if sampler else 1)
 
 
 def schedule(prompt, steps, earlier=None):

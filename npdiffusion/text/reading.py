@@ -4,10 +4,10 @@ import warnings
 from typing import NamedTuple
 
 from npdiffusion.errors import UserError, nearest
+from npdiffusion.settings import SYNTAXES
 from npdiffusion.text import chunks, editing, emphasis
 from npdiffusion.text.editing import PromptNote
 
-SYNTAXES = ("a1111", "plain")
 AND_WORD = re.compile(r"\bAND\b")
 MOST_CHUNKS = 1000         # of all texts of a prompt: hidden states of one are 0.24 MB in v1
 

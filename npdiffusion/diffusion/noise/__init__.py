@@ -15,6 +15,7 @@ from npdiffusion.diffusion.noise.philox import PhiloxGenerator
 from npdiffusion.diffusion.noise.seeds import wrapped
 from npdiffusion.diffusion.noise.torch_numbers import TorchGenerator
 from npdiffusion.errors import UserError
+from npdiffusion.settings import RNGS
 
 
 class NumpyGenerator:
@@ -31,7 +32,7 @@ class NumpyGenerator:
         return self._generator.standard_normal(shape, dtype=np.float32)
 
 
-GENERATORS = {"torch": TorchGenerator, "a1111": PhiloxGenerator, "numpy": NumpyGenerator}
+GENERATORS = dict(zip(RNGS, (TorchGenerator, PhiloxGenerator, NumpyGenerator)))
 
 
 def generator(kind, seed):

@@ -1,6 +1,7 @@
 """Samplers: from noise to a picture, given a denoiser and a list of noise levels.
 
-Each is a generator that yields the state after every step, so previews, progress and stopping belong to the caller.
+Each is a generator that yields the state after every step, and the x̂₀ that led there, the latest where there were two;
+so previews, progress and stopping belong to the caller.
 Two families, by the scale of their state (see denoiser.py):
 
     ddpm  ddim  pndm  lcm  tcd     x = √ᾱ_t x₀ + √(1 − ᾱ_t) ε     walk over time steps: (t, ᾱ_t, ᾱ_{t−1}) for each step
@@ -47,8 +48,10 @@ class Sampler:
     schedules: tuple                  # names in SCHEDULES that it can walk over
     noise: str | None                 # None: it draws none, "fresh": as often as it likes, "path": increments of a path
     order: str                        # with which the error falls: 2 means to a quarter with twice the steps
-    calls: str                        # of the model per step
+    calls: int                        # of the model per step
     summary: str
+    first: int = 0                    # calls that the first step needs beside these
+    options: tuple = ()               # further arguments of the function, see `NoiseSchedule.plan`
 
     @property
     def over_sigmas(self):
@@ -63,33 +66,37 @@ class Sampler:
     @property
     def takes_eta(self):
         """Whether it adds as much noise as it is told to; the others ignore eta."""
-        return self.levels in ("ddim", "tcd")
+        return "eta" in self.options
 
     @property
     def description(self):
         """One line of a list: deterministic or not, order, calls, what it is"""
         kind = "random" if self.noise else "deterministic"
         kind = "deterministic (random with --eta)" if self.takes_eta else kind
-        return f"{kind}, order {self.order}, {self.calls} per step: {self.summary}"
+        calls = f"{self.calls} call{'s' * (self.calls > 1)}" + (f" ({self.first} more at first)" if self.first else "")
+        return f"{kind}, order {self.order}, {calls} per step: {self.summary}"
 
 
 SAMPLERS = {
-    "ddpm": Sampler(ddpm, "ddpm", EVEN, "fresh", "1", "1 call", "the training's noise taken back; wants many steps"),
-    "ddim": Sampler(ddim, "ddim", EVEN, "fresh", "1", "1 call", "to the picture, and part of the way back"),
-    "pndm": Sampler(pndm, "pndm", EVEN, None, "2-4", "1 call (1 more at first)", "Stable Diffusion v1's own, PLMS"),
-    "lms": Sampler(lms, "k-diffusion", ALL, None, "4", "1 call", "a cubic through the last four slopes"),
-    "euler": Sampler(euler, "k-diffusion", ALL, None, "1", "1 call", "the plainest; smooth pictures"),
-    "euler_a": Sampler(euler_a, "k-diffusion", ALL, "fresh", "1", "1 call", "Euler with fresh noise in each step"),
-    "heun": Sampler(heun, "k-diffusion", ALL, None, "2", "2 calls", "the mean of the slopes at both ends"),
-    "dpm2": Sampler(dpm2, "dpm2", ALL, None, "2", "2 calls", "the slope at mid-step"),
-    "dpm2_a": Sampler(dpm2_a, "dpm2", ALL, "fresh", "1", "2 calls", "dpm2 with fresh noise in each step"),
-    "dpm++2m": Sampler(dpmpp_2m, "dpm-solver", ALL, None, "2", "1 call", "good in 20 to 30 steps, with karras"),
-    "dpm++2m_sde": Sampler(dpmpp_2m_sde, "dpm-solver", ALL, "path", "1", "1 call", "dpm++2m with fresh noise"),
-    "dpm++sde": Sampler(dpmpp_sde, "k-diffusion", ALL, "path", "1", "2 calls", "fresh noise, two looks a step"),
-    "unipc": Sampler(unipc, "dpm-solver", ALL, None, "3", "1 call", "dpm++2m, each step corrected by the next call"),
-    "deis": Sampler(deis, "deis", ALL, None, "2", "1 call", "a line through two slopes, in the logarithm of the noise"),
-    "lcm": Sampler(lcm, "lcm", ("discrete",), "fresh", "1", "1 call", "for LCM models and LCM-LoRA, 2 to 8 steps"),
-    "tcd": Sampler(tcd, "tcd", ("discrete",), "fresh", "1", "1 call", "for TCD models and TCD-LoRA, 4 to 8 steps"),
+    "ddpm": Sampler(ddpm, "ddpm", EVEN, "fresh", "1", 1, "the training's noise taken back; wants many steps"),
+    "ddim": Sampler(ddim, "ddim", EVEN, "fresh", "1", 1, "to the picture, and part of the way back", options=("eta",)),
+    "pndm": Sampler(pndm, "pndm", EVEN, None, "2-4", 1, "Stable Diffusion v1's own, PLMS", first=1,
+                    options=("velocity",)),
+    "lms": Sampler(lms, "k-diffusion", ALL, None, "4", 1, "a cubic through the last four slopes"),
+    "euler": Sampler(euler, "k-diffusion", ALL, None, "1", 1, "the plainest; smooth pictures"),
+    "euler_a": Sampler(euler_a, "k-diffusion", ALL, "fresh", "1", 1, "Euler with fresh noise in each step"),
+    "heun": Sampler(heun, "k-diffusion", ALL, None, "2", 2, "the mean of the slopes at both ends"),
+    "dpm2": Sampler(dpm2, "dpm2", ALL, None, "2", 2, "the slope at mid-step"),
+    "dpm2_a": Sampler(dpm2_a, "dpm2", ALL, "fresh", "1", 2, "dpm2 with fresh noise in each step"),
+    "dpm++2m": Sampler(dpmpp_2m, "dpm-solver", ALL, None, "2", 1, "good in 20 to 30 steps, with karras"),
+    "dpm++2m_sde": Sampler(dpmpp_2m_sde, "dpm-solver", ALL, "path", "1", 1, "dpm++2m with fresh noise"),
+    "dpm++sde": Sampler(dpmpp_sde, "k-diffusion", ALL, "path", "1", 2, "fresh noise, two looks a step"),
+    "unipc": Sampler(unipc, "dpm-solver", ALL, None, "3", 1, "dpm++2m, each step corrected by the next call"),
+    "deis": Sampler(deis, "deis", ALL, None, "2", 1, "a line through two slopes, in the logarithm of the noise",
+                    options=("lower_order_final",)),
+    "lcm": Sampler(lcm, "lcm", ("discrete",), "fresh", "1", 1, "for LCM models and LCM-LoRA, 2 to 8 steps",
+                   options=("timestep_scaling",)),
+    "tcd": Sampler(tcd, "tcd", ("discrete",), "fresh", "1", 1, "for TCD models and TCD-LoRA, 4 to 8 steps", options=("eta",)),
 }
 
 
@@ -107,8 +114,13 @@ def find_schedule(name):
 def check_pair(name, schedule):
     """UserError unless the sampler of that name can walk over the schedule of that name."""
     if schedule not in SAMPLERS[name].schedules:
-        offered = ", ".join(other for other, sampler in SAMPLERS.items() if schedule in sampler.schedules)
-        raise UserError(f"{name} walks over the time steps of the training: the {schedule} schedule is for {offered}")
+        raise UserError(why_not(name, schedule))
+
+
+def why_not(name, schedule):
+    """Why a sampler can't walk over a schedule, and which samplers can."""
+    offered = ", ".join(other for other, sampler in SAMPLERS.items() if schedule in sampler.schedules)
+    return f"{name} walks over the time steps of the training: the {schedule} schedule is for {offered}"
 
 
 def _look_up(name, known, what):

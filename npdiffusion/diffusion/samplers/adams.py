@@ -13,10 +13,11 @@ def lms(denoise, x, sigmas):
     seen, slopes = [], []                                        # the newest first
     for sigma, sigma_next in pairwise(sigmas):
         seen = [sigma, *seen[:3]]
-        slopes = [(x - denoise(x, sigma)) / sigma, *slopes[:3]]
+        x0 = denoise(x, sigma)
+        slopes = [(x - x0) / sigma, *slopes[:3]]
         weights = (_integral(seen, j, sigma_next) for j in range(len(seen)))
         x = x + sum(weight * slope for weight, slope in zip(weights, slopes))
-        yield x
+        yield x, x0
 
 
 def _integral(nodes, j, end):
@@ -42,7 +43,8 @@ def deis(denoise, x, sigmas, lower_order_final):
     sigma_prev = slope_prev = None
     for i, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
         last = i == len(sigmas) - 2
-        slope = (x - denoise(x, sigma)) / sigma
+        x0 = denoise(x, sigma)
+        slope = (x - x0) / sigma
         if slope_prev is None or (last and lower_order_final):
             x = x + (sigma_next - sigma) * slope
         else:
@@ -51,4 +53,4 @@ def deis(denoise, x, sigmas, lower_order_final):
             weight = antiderivative(sigma_next) - antiderivative(sigma)
             x = x + weight * slope + (sigma_next - sigma - weight) * slope_prev
         sigma_prev, slope_prev = sigma, slope
-        yield x / hypot(1, sigma_next) if last else x
+        yield (x / hypot(1, sigma_next) if last else x), x0

@@ -20,10 +20,11 @@ def lcm(denoise, x, steps, noise, timestep_scaling=10.0):
     for t, a, a_prev in steps:
         s = timestep_scaling * t
         size = s**2 + SIGMA_DATA**2
-        x = SIGMA_DATA**2 / size * x + s / sqrt(size) * denoise(x, t)
+        x0 = denoise(x, t)
+        x = SIGMA_DATA**2 / size * x + s / sqrt(size) * x0
         if a_prev < 1:
             x = sqrt(a_prev) * x + sqrt(1 - a_prev) * noise()
-        yield x
+        yield x, x0
 
 
 def tcd(denoise, x, steps, noise, eta=0.0):
@@ -38,4 +39,4 @@ def tcd(denoise, x, steps, noise, eta=0.0):
         x = sqrt(a_s) * x0 + sqrt(1 - a_s) * eps
         if eta > 0 and i < len(steps) - 1:
             x = sqrt(a_prev / a_s) * x + sqrt(1 - a_prev / a_s) * noise()
-        yield x
+        yield x, x0

@@ -16,7 +16,7 @@ def ddpm(denoise, x, steps, noise):
         x = sqrt(a_prev) * beta / (1 - a) * x0 + sqrt(1 - beta) * (1 - a_prev) / (1 - a) * x
         if a_prev < 1:
             x = x + sqrt((1 - a_prev) / (1 - a) * beta) * noise()
-        yield x
+        yield x, x0
 
 
 def ddim(denoise, x, steps, noise, eta=0.0):
@@ -31,4 +31,4 @@ def ddim(denoise, x, steps, noise, eta=0.0):
         x = sqrt(a_prev) * x0 + sqrt(1 - a_prev - sigma**2) * eps
         if sigma > 0:
             x = x + sigma * noise()
-        yield x
+        yield x, x0

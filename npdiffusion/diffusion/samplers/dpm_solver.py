@@ -21,9 +21,10 @@ def dpmpp_2m(denoise, x, sigmas):
     """
     history = _History()
     for sigma, sigma_next in pairwise(sigmas):
-        mean = history.extrapolated(denoise(x, sigma), sigma, sigma_next)
+        x0 = denoise(x, sigma)
+        mean = history.extrapolated(x0, sigma, sigma_next)
         x = sigma_next / sigma * x + (1 - sigma_next / sigma) * mean
-        yield x
+        yield x, x0
 
 
 def dpmpp_2m_sde(denoise, x, sigmas, noise):
@@ -33,12 +34,13 @@ def dpmpp_2m_sde(denoise, x, sigmas, noise):
     """
     history = _History()
     for sigma, sigma_next in pairwise(sigmas):
-        mean = history.extrapolated(denoise(x, sigma), sigma, sigma_next)
+        x0 = denoise(x, sigma)
+        mean = history.extrapolated(x0, sigma, sigma_next)
         kept = (sigma_next / sigma) ** 2                         # e^{−2h}
         x = kept * x + (1 - kept) * mean
         if sigma_next > 0:
             x = x + sigma_next * sqrt(1 - kept) * noise(sigma, sigma_next)
-        yield x
+        yield x, x0
 
 
 class _History:
@@ -61,19 +63,20 @@ def dpmpp_sde(denoise, x, sigmas, noise):
     Lu et al. 2022, arXiv:2211.01095 (SDE-DPM-Solver++), in k-diffusion's form with r = 1/2. Both steps follow one path,
     so that the noise of the whole way is that of the first half and that of the second.
     """
-    def advance(x, denoised, sigma, sigma_next, z):
+    def advance(x, x0, sigma, sigma_next, z):
         sigma_down, sigma_up = split(sigma, sigma_next)
         kept = sigma_down / sigma
-        return kept * x + (1 - kept) * denoised + sigma_up * z
+        return kept * x + (1 - kept) * x0 + sigma_up * z
 
     for sigma, sigma_next in pairwise(sigmas):
-        denoised = denoise(x, sigma)
+        x0 = denoise(x, sigma)
         if sigma_next == 0:
-            x = denoised
+            x = x0
         else:
             middle = sqrt(sigma * sigma_next)
             z = noise(sigma, middle)
-            x_mid = advance(x, denoised, sigma, middle, z)
+            x_mid = advance(x, x0, sigma, middle, z)
+            x0 = denoise(x_mid, Between(middle))
             z = sqrt(sigma - middle) * z + sqrt(middle - sigma_next) * noise(middle, sigma_next)
-            x = advance(x, denoise(x_mid, Between(middle)), sigma, sigma_next, z / sqrt(sigma - sigma_next))
-        yield x
+            x = advance(x, x0, sigma, sigma_next, z / sqrt(sigma - sigma_next))
+        yield x, x0

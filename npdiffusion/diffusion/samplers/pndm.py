@@ -21,10 +21,10 @@ def pndm(denoise, x, steps, velocity=False):
     entries are n calls and give n − 1 states.
     velocity: the model predicts v. diffusers then extrapolates v in place of ε, which gives other numbers.
     """
-    def slope(x, t, a):                                      # ε, or v = √ᾱ ε − √(1 − ᾱ) x₀
+    def slope(x, t, a):                                      # ε, or v = √ᾱ ε − √(1 − ᾱ) x₀; and x̂₀
         x0 = denoise(x, t)
         eps = (x - sqrt(a) * x0) / sqrt(1 - a)
-        return sqrt(a) * eps - sqrt(1 - a) * x0 if velocity else eps
+        return (sqrt(a) * eps - sqrt(1 - a) * x0 if velocity else eps), x0
 
     def phi(x, slope, a, a_prev):
         eps = sqrt(a) * slope + sqrt(1 - a) * x if velocity else slope
@@ -32,15 +32,18 @@ def pndm(denoise, x, steps, velocity=False):
         return sqrt(a_prev) * x0 + sqrt(1 - a_prev) * eps
 
     (t, a, a_prev), *steps = steps
-    recent = [slope(x, t, a)]                                # the newest first
-    x_far = phi(x, recent[0], a, a_prev)
+    first, x0 = slope(x, t, a)
+    x_far = phi(x, first, a, a_prev)
     if steps:
         (t, a, a_prev), *steps = steps
-        x_far = phi(x, (recent[0] + slope(x_far, t, a_prev)) / 2, a, a_prev)
+        second, x0 = slope(x_far, t, a_prev)
+        x_far = phi(x, (first + second) / 2, a, a_prev)
     x = x_far
-    yield x
+    yield x, x0
 
+    recent = [first]                                         # slopes, the newest first
     for t, a, a_prev in steps:
-        recent = [slope(x, t, a), *recent[:3]]
+        newest, x0 = slope(x, t, a)
+        recent = [newest, *recent[:3]]
         x = phi(x, sum(w * s for w, s in zip(ADAMS_BASHFORTH[len(recent) - 1], recent)), a, a_prev)
-        yield x
+        yield x, x0

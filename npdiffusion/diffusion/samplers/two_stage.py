@@ -14,13 +14,15 @@ from npdiffusion.diffusion.samplers.between import Between
 def heun(denoise, x, sigmas):
     """The trapezoidal rule, its far end found by an Euler step.      Karras et al. 2022, arXiv:2206.00364, alg. 1"""
     for sigma, sigma_next in pairwise(sigmas):
-        slope = (x - denoise(x, sigma)) / sigma
+        x0 = denoise(x, sigma)
+        slope = (x - x0) / sigma
         x_next = x + (sigma_next - sigma) * slope
         if sigma_next > 0:
-            slope_next = (x_next - denoise(x_next, sigma_next)) / sigma_next
+            x0 = denoise(x_next, sigma_next)
+            slope_next = (x_next - x0) / sigma_next
             x_next = x + (sigma_next - sigma) * (slope + slope_next) / 2
         x = x_next
-        yield x
+        yield x, x0
 
 
 def dpm2(denoise, x, sigmas):
@@ -31,24 +33,26 @@ def dpm2(denoise, x, sigmas):
     In k-diffusion's form, whose second slope acts along the whole interval of σ.
     """
     for sigma, sigma_next in pairwise(sigmas):
-        x = _midpoint(denoise, x, sigma, sigma_next)
-        yield x
+        x, x0 = _midpoint(denoise, x, sigma, sigma_next)
+        yield x, x0
 
 
 def dpm2_a(denoise, x, sigmas, noise):
     """Ancestral: dpm2 down to σ_down, then fresh noise of size σ_up (see ancestral.py).      k-diffusion"""
     for sigma, sigma_next in pairwise(sigmas):
         sigma_down, sigma_up = split(sigma, sigma_next)
-        x = _midpoint(denoise, x, sigma, sigma_down)
+        x, x0 = _midpoint(denoise, x, sigma, sigma_down)
         if sigma_up > 0:
             x = x + sigma_up * noise()
-        yield x
+        yield x, x0
 
 
 def _midpoint(denoise, x, sigma, sigma_next):
-    slope = (x - denoise(x, sigma)) / sigma
+    x0 = denoise(x, sigma)
+    slope = (x - x0) / sigma
     if sigma_next > 0:
         middle = sqrt(sigma * sigma_next)
         x_mid = x + (middle - sigma) * slope
-        slope = (x_mid - denoise(x_mid, Between(middle))) / middle
-    return x + (sigma_next - sigma) * slope
+        x0 = denoise(x_mid, Between(middle))
+        slope = (x_mid - x0) / middle
+    return x + (sigma_next - sigma) * slope, x0

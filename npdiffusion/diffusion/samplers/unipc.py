@@ -15,39 +15,39 @@ def unipc(denoise, x, sigmas):
     The last step is of order 1: its h is not finite.
     """
     step = None               # what the corrector takes again: (σ, σ_next, x, D, D_prev, r)
-    h_prev = denoised_prev = None
+    h_prev = x0_prev = None
     for sigma, sigma_next in pairwise(sigmas):
-        denoised = denoise(x, sigma)
+        x0 = denoise(x, sigma)
         if step is not None:
-            x = _corrected(*step, denoised)
+            x = _corrected(*step, x0)
         r = None
         if sigma_next > 0:
             h = log(sigma / sigma_next)
             r = None if h_prev is None else -h_prev / h
             h_prev = h
-        step = sigma, sigma_next, x, denoised, denoised_prev, r
+        step = sigma, sigma_next, x, x0, x0_prev, r
         x = _predicted(*step)
-        denoised_prev = denoised
-        yield x
+        x0_prev = x0
+        yield x, x0
 
 
-def _predicted(sigma, sigma_next, x, denoised, denoised_prev, r):
+def _predicted(sigma, sigma_next, x, x0, x0_prev, r):
     """UniP: ρ = 1/2, which makes it dpm++2m's step"""
     if r is not None:
-        denoised = denoised + (denoised_prev - denoised) / (2 * r)
-    return sigma_next / sigma * x + (1 - sigma_next / sigma) * denoised
+        x0 = x0 + (x0_prev - x0) / (2 * r)
+    return sigma_next / sigma * x + (1 - sigma_next / sigma) * x0
 
 
-def _corrected(sigma, sigma_next, x, denoised, denoised_prev, r, denoised_next):
+def _corrected(sigma, sigma_next, x, x0, x0_prev, r, x0_next):
     """UniC: with D at the far end; ρ solves Σ_k ρ_k r_k^{n−1} = n! φ_{n+1}(h) h / B(h), equation 8, n = 1 and 2"""
-    change = denoised_next - denoised
+    change = x0_next - x0
     if r is None:
-        bent = denoised + change / 2
+        bent = x0 + change / 2
     else:
         h = log(sigma / sigma_next)
         shrunk = expm1(-h)
         first = (shrunk / -h - 1) / shrunk
         second = 2 * ((shrunk / -h - 1) / -h - 1 / 2) / shrunk
         rho = (first - second) / (1 - r)
-        bent = denoised + rho / r * (denoised_prev - denoised) + (first - rho) * change
+        bent = x0 + rho / r * (x0_prev - x0) + (first - rho) * change
     return sigma_next / sigma * x + (1 - sigma_next / sigma) * bent

@@ -37,7 +37,7 @@ class Plan:
         return first.alpha * init + first.sigma * noise
 
     def sample(self, denoise, x, noise):
-        """Yields the state after each step, an array like x; the last one is x₀.
+        """Yields after each step the state and the x̂₀ that led there, arrays like x; the last state is x₀.
 
         noise() gives N(0, 1) like x. For samplers that take increments of a path, noise.path(σ_max, σ_min) makes
         noise(σ, σ_next) of it, if there is such an attribute (see noise.LatentNoise).

@@ -1,7 +1,7 @@
 """The settings of a checkpoint's scheduler_config.json, under diffusers' names, checked; and the plan made from them.
 
     plan = NoiseSchedule.from_config(config).plan("dpm++2m", steps=25)
-    for x in plan.sample(Denoiser(predict, plan), plan.start(noise()), noise): ...
+    for x, x0 in plan.sample(Denoiser(predict, plan), plan.start(noise()), noise): ...
 """
 import math
 from dataclasses import dataclass, fields, replace
@@ -14,10 +14,9 @@ from npdiffusion.diffusion import samplers
 from npdiffusion.diffusion.schedules import betas, levels
 from npdiffusion.diffusion.schedules.plan import Plan
 from npdiffusion.errors import UserError
+from npdiffusion.settings import PREDICTION_TYPES, SPACINGS
 
 KINDS = tuple(samplers.SCHEDULES)
-SPACINGS = ("linspace", "leading", "trailing")
-PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 CLASSES = {                                                  # diffusers' class in scheduler_config.json → our name
     "DDPMScheduler": "ddpm", "DDPMParallelScheduler": "ddpm", "DDIMScheduler": "ddim", "DDIMParallelScheduler": "ddim",
@@ -187,11 +186,10 @@ class NoiseSchedule:
         if self.prediction_type == "epsilon" and any(level.alpha == 0 for level in visited.values()):
             raise UserError(f"with zero terminal SNR {name} starts where the noise that a model predicts tells nothing "
                             "of the picture: a model trained so predicts v (prediction_type v_prediction)")
-        options = {"ddim": {"eta": float(eta)}, "tcd": {"eta": float(eta)},
-                   "lcm": {"timestep_scaling": self.timestep_scaling},
-                   "pndm": {"velocity": self.prediction_type == "v_prediction"},
-                   "deis": {"lower_order_final": steps < FEW_STEPS}}.get(name, {})
-        return Plan(method, walk, visited, scale, count, self.prediction_type, options)
+        options = {"eta": float(eta), "timestep_scaling": self.timestep_scaling, "lower_order_final": steps < FEW_STEPS,
+                   "velocity": self.prediction_type == "v_prediction"}
+        return Plan(method, walk, visited, scale, count, self.prediction_type,
+                    {option: options[option] for option in method.options})
 
 
 def _last_steps(steps, strength):

@@ -1,0 +1,44 @@
+"""Making the pictures of a list, one after the other, for whoever asks: the command, a server, a worker.
+
+    entry → resolved for the model → picture → its place, with its settings inside
+
+Nothing is printed here; a `listener.Listener` hears what happens. Each picture is in its place before the next one is begun, so
+that an error or Ctrl-C loses only the one at work.
+"""
+import time
+
+from npdiffusion.jobs.destinations import model_name
+from npdiffusion.painting.canvas import open_inputs
+from npdiffusion.pictures.settings_text import parameters
+
+
+def render(pipeline, entries, total, place, listener, model=None, vae=None, metadata=True, previews=None):
+    """Make the pictures of `entries`, the last ones of `total` → {stage: seconds}, number of steps
+
+    place: where they go, see destinations.py and manifest.py      model, vae: how they are called in the text inside
+    metadata: whether there is such a text      previews: see pictures/preview.py, or None
+    Raises UserError for what this model can't make.
+    """
+    seconds, steps, inputs, opened = {}, 0, None, None
+    names = {"model": model_name(model), "vae": None if vae is None else model_name(vae)}
+    for number, entry in enumerate(entries, start=total - len(entries) + 1):
+        start, request = time.perf_counter(), entry.request
+        if opened != (request.init_image, request.mask_image):
+            inputs, opened = open_inputs(request), (request.init_image, request.mask_image)
+        resolved = pipeline.resolve(request, inputs)
+        listener.begins(number, total, entry, resolved, inputs)
+        try:
+            image, = pipeline.make(resolved, listener.step, previews)
+        finally:
+            listener.ends(entry)
+        steps += resolved.planned
+        for stage, duration in pipeline.timings.items():
+            if stage != "encoding" or request.init_image is not None:
+                seconds[stage] = seconds.get(stage, 0) + duration
+        settings = resolved.settings()
+        text = parameters(request.prompt, request.negative_prompt, **names, **settings,
+                          hashes=pipeline.adapters.hashes()) if metadata else None
+        place.save(image, text, entry, {
+            "seed": request.seed, "prompt": request.prompt, "negative_prompt": request.negative_prompt,
+            "model": names["model"], "settings": settings, "seconds": round(time.perf_counter() - start, 3)})
+    return seconds, steps
