@@ -180,7 +180,8 @@ def locate(path_or_id, model_dir=None):
 def open_folder(folder):
     """A model in diffusers layout → {name: Part}, NoiseSchedule"""
     index = folder / "model_index.json"
-    families.check_class(read_json(index).get("_class_name") if index.exists() else None, folder)
+    pipeline_class = read_json(index).get("_class_name") if index.exists() else None
+    families.check_class(pipeline_class, folder)
     missing = [name for name in (*MODELS, "tokenizer", "scheduler") if not (folder / name).is_dir()]
     if missing:
         hint = ""
@@ -193,7 +194,7 @@ def open_folder(folder):
     settings = {name: read_json(folder / name / "config.json") for name in MODELS}
     check_family(settings, folder)
     scheduler_config = folder / "scheduler" / "scheduler_config.json"
-    schedule = NoiseSchedule.from_config(read_json(scheduler_config), scheduler_config)
+    schedule = NoiseSchedule.from_config(read_json(scheduler_config), scheduler_config, pipeline_class)
     parts = {}
     for name, (config, model) in MODELS.items():
         if name == "vae":

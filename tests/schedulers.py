@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from diffusers.schedulers import AysSchedules
 
-from npdiffusion.diffusion.schedules.settings import CLASSES
+from npdiffusion.diffusion.schedules.scheduler_file import CLASSES
 
 diffusers.logging.set_verbosity_error()                              # it tells of each setting that a class ignores
 
@@ -26,6 +26,38 @@ def toy_model(x, t, call=0):
     grid = np.linspace(-1, 1, x.size, dtype=np.float32).reshape(x.shape)
     phase = float(t) / 300
     return 0.8 * x + 0.5 * np.tanh(1.5 * x - grid + math.sin(phase)) - 0.3 * np.sin(2 * x + phase)
+
+
+class Noise:
+    """N(0, 1) of torch's generator; or the increments that a scheduler takes from its Brownian tree, at its own σ."""
+    def __init__(self, seed, scheduler=None):
+        self.generator, self.tree = torch.Generator().manual_seed(seed), None
+        if scheduler is not None:
+            self.tree = scheduler.noise_sampler
+            times = scheduler.sigmas[scheduler.sigmas > 0].unique().log().neg()          # in float32, as it asks for them
+            self.known = torch.cat([times, times[1:] + (times[:-1] - times[1:]) * 0.5]).neg().exp().numpy()
+
+    def __call__(self):
+        return torch.randn(SHAPE, generator=self.generator).numpy()
+
+    def path(self, *ends):
+        if self.tree is None:
+            return lambda *interval: self()
+        return lambda *interval: self.tree(*map(self.nearest, interval)).numpy()
+
+    def nearest(self, sigma):
+        """The scheduler's own float32 for a σ of ours, which is the same but for rounding."""
+        found = self.known[np.abs(self.known - sigma).argmin()]
+        assert abs(found - sigma) <= 1e-4 * sigma
+        return torch.tensor(found)
+
+
+def seed_trees(monkeypatch):
+    """DPMSolverSDEScheduler draws from a Brownian tree of its own (torchsde), which gets a seed here."""
+    from diffusers.schedulers import scheduling_dpmsolver_sde
+    make = scheduling_dpmsolver_sde.BrownianTreeNoiseSampler
+    monkeypatch.setattr(scheduling_dpmsolver_sde, "BrownianTreeNoiseSampler",
+                        lambda x, low, high, seed: make(x, low, high, 7 if seed is None else seed))
 
 
 def make(name, config, kind="discrete"):

@@ -14,7 +14,7 @@ from npdiffusion.errors import UserError
 from tests import schedulers
 from tests.differences import agree
 from tests.references import SCHEDULER
-from tests.schedulers import SHAPE, toy_model
+from tests.schedulers import SHAPE, Noise, toy_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:Should have t")      # torchsde, of a path's ends in float32
 INIT = np.random.default_rng(5).standard_normal(SHAPE, np.float32)
@@ -31,30 +31,6 @@ def kinds(name):
     return [kind for kind in SAMPLERS[name].schedules
             if kind in ("discrete", "sgm_uniform") or (kind != "align_your_steps" and name not in WITHOUT_SIGMAS)
             or (kind == "align_your_steps" and name in WITH_TIMES)]
-
-
-class Noise:
-    """N(0, 1) of torch's generator; or the increments that a scheduler takes from its Brownian tree, at its own σ."""
-    def __init__(self, seed, scheduler=None):
-        self.generator, self.tree = torch.Generator().manual_seed(seed), None
-        if scheduler is not None:
-            self.tree = scheduler.noise_sampler
-            times = scheduler.sigmas[scheduler.sigmas > 0].unique().log().neg()          # in float32, as it asks for them
-            self.known = torch.cat([times, times[1:] + (times[:-1] - times[1:]) * 0.5]).neg().exp().numpy()
-
-    def __call__(self):
-        return torch.randn(SHAPE, generator=self.generator).numpy()
-
-    def path(self, *ends):
-        if self.tree is None:
-            return lambda *interval: self()
-        return lambda *interval: self.tree(*map(self.nearest, interval)).numpy()
-
-    def nearest(self, sigma):
-        """The scheduler's own float32 for a σ of ours, which is the same but for rounding."""
-        found = self.known[np.abs(self.known - sigma).argmin()]
-        assert abs(found - sigma) <= 1e-4 * sigma
-        return torch.tensor(found)
 
 
 def compare(name, steps, config, kind="discrete", init=None, strength=None, eta=0.0, seed=0, limit=1e-4, part="samplers"):
@@ -74,10 +50,7 @@ def compare(name, steps, config, kind="discrete", init=None, strength=None, eta=
 
 @pytest.fixture(autouse=True)
 def one_tree_for_both(monkeypatch):
-    """DPMSolverSDEScheduler draws from a Brownian tree of its own (torchsde), seeded here."""
-    from diffusers.schedulers import scheduling_dpmsolver_sde
-    make = scheduling_dpmsolver_sde.BrownianTreeNoiseSampler
-    monkeypatch.setattr(scheduling_dpmsolver_sde, "BrownianTreeNoiseSampler", lambda x, low, high, seed: make(x, low, high, 7))
+    schedulers.seed_trees(monkeypatch)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

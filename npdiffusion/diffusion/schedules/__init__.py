@@ -7,7 +7,7 @@ scheduler_config.json; σ, the noise on an x₀ of unscaled size, is that of Kar
 
     settings.py   NoiseSchedule: a checkpoint's settings      levels.py   the levels of each family of samplers
     betas.py      β and ᾱ over the training's time steps      sigmas.py   rules by which σ goes down
-    plan.py       Plan: what one run of a sampler visits
+    plan.py       Plan: what one run of a sampler visits      scheduler_file.py   what counts of scheduler_config.json
 
 T time steps 0 … T−1 of the training; schedules are float64 arrays, and the levels handed to samplers Python floats.
 """

@@ -52,8 +52,6 @@ def pndm(schedule, asked):
     Image to image leaves out the first calls and starts afresh: what is then the second, wherever it lies, is taken
     for that look.
     """
-    if not schedule.skip_prk_steps:
-        raise UserError("skip_prk_steps is false: pndm starts without Runge-Kutta steps, choose another sampler")
     stride = schedule.num_train_timesteps // asked.steps
     t = times(schedule, asked.steps, asked.spacing)
     t = (t[:1] + t[1:2] + t[1:])[asked.skipped:]

@@ -11,36 +11,14 @@ from numbers import Integral, Real
 import numpy as np
 
 from npdiffusion.diffusion import samplers
-from npdiffusion.diffusion.schedules import betas, levels
+from npdiffusion.diffusion.schedules import betas, levels, scheduler_file
 from npdiffusion.diffusion.schedules.plan import Plan
 from npdiffusion.errors import UserError
 from npdiffusion.settings import PREDICTION_TYPES, SPACINGS
 
 KINDS = tuple(samplers.SCHEDULES)
 
-CLASSES = {                                                  # diffusers' class in scheduler_config.json → our name
-    "DDPMScheduler": "ddpm", "DDPMParallelScheduler": "ddpm", "DDIMScheduler": "ddim", "DDIMParallelScheduler": "ddim",
-    "PNDMScheduler": "pndm", "LMSDiscreteScheduler": "lms", "EulerDiscreteScheduler": "euler",
-    "EulerAncestralDiscreteScheduler": "euler_a", "HeunDiscreteScheduler": "heun", "KDPM2DiscreteScheduler": "dpm2",
-    "KDPM2AncestralDiscreteScheduler": "dpm2_a", "DPMSolverMultistepScheduler": "dpm++2m",
-    "DPMSolverSDEScheduler": "dpm++sde", "UniPCMultistepScheduler": "unipc", "DEISMultistepScheduler": "deis",
-    "LCMScheduler": "lcm", "TCDScheduler": "tcd",
-}
-VARIANTS = {"solver_order": (2,), "solver_type": ("midpoint", "bh2", "logrho"),      # of multistep solvers: ours
-            "algorithm_type": ("dpmsolver++", "sde-dpmsolver++", "deis")}
 USED_BY = {"use_karras_sigmas": "karras", "use_exponential_sigmas": "exponential", "use_beta_sigmas": "beta"}
-# What diffusers takes where a file is silent: most classes, some, and two.
-FILE_DEFAULTS = {"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear", "steps_offset": 0}
-SD_DEFAULTS = FILE_DEFAULTS | {"beta_start": 0.00085, "beta_end": 0.012}
-CLASS_DEFAULTS = {
-    "LCMScheduler": SD_DEFAULTS | {"beta_schedule": "scaled_linear"}, "HeunDiscreteScheduler": SD_DEFAULTS,
-    "TCDScheduler": SD_DEFAULTS | {"beta_schedule": "scaled_linear"}, "KDPM2DiscreteScheduler": SD_DEFAULTS,
-    "KDPM2AncestralDiscreteScheduler": SD_DEFAULTS, "DPMSolverSDEScheduler": SD_DEFAULTS,
-}
-ONLY = {                                                     # each changes the picture; another value is an error
-    "thresholding": False, "use_lu_lambdas": False, "use_flow_sigmas": False, "final_sigmas_type": "zero",
-    "interpolation_type": "linear", "timestep_type": "discrete",
-}
 FEW_STEPS = 15                                               # where the last step of deis is of first order
 LEAST_ALPHA = 2.0**-24                                       # for ᾱ = 0 where one divides by it, as in diffusers
 
@@ -60,42 +38,50 @@ class NoiseSchedule:
     timestep_spacing: str | None = None
     steps_offset: int = 1                                    # of leading spacing
     set_alpha_to_one: bool | None = None                     # ᾱ after the last step: 1, or else ᾱ₀
-    skip_prk_steps: bool = True
     use_karras_sigmas: bool = False
     use_exponential_sigmas: bool = False
     use_beta_sigmas: bool = False
     rescale_betas_zero_snr: bool = False                     # nothing of the picture is left at the last time step
     original_inference_steps: int = 50                       # of lcm and tcd: time steps of the distillation
     timestep_scaling: float = 10.0                           # of lcm
-    algorithm_type: str = "dpmsolver++"                      # of multistep solvers, as the next two
-    solver_order: int = 2
-    solver_type: str = "midpoint"
+    # The checkpoint's own sampler, see scheduler_file.read:
     class_name: str = "PNDMScheduler"
+    own_sampler: str | None = "pndm"
+    variant: str = ""
+    ignored: tuple = ()
 
     @classmethod
-    def from_config(cls, config, source="scheduler_config.json"):
-        """config: the file's dictionary. Raises UserError naming `source` and the field that can't be used."""
+    def from_config(cls, config, source="scheduler_config.json", pipeline=None):
+        """The settings of a file, with what diffusers' pipelines correct in old ones, see scheduler_file.py
+
+        config: the file's dictionary; pipeline: the class in the model_index.json beside it, or None
+        Raises UserError naming `source` and the field that can't be used.
+        """
         if not isinstance(config, dict):
             raise UserError(f"{source}: it must hold an object of settings, not a {type(config).__name__}")
-        known = {field.name: config[field.name] for field in fields(cls) if config.get(field.name) is not None}
+        settings = scheduler_file.read(config, pipeline)
         try:
-            for field, only in ONLY.items():
-                _need(config.get(field) in (only, None), field, config.get(field), repr(only))
-            name = str(config.get("_class_name") or "PNDMScheduler")
-            return cls(**CLASS_DEFAULTS.get(name, FILE_DEFAULTS) | known | {"class_name": name})
+            return cls(**{field.name: settings[field.name] for field in fields(cls) if field.name in settings})
         except UserError as error:
             raise UserError(f"{source}: {error}") from None
 
     def changed(self, **settings):
         """The same but for these fields; None leaves a field as it is. UserError for a value without sense."""
         given = {name: value for name, value in settings.items() if value is not None}
-        return replace(self, **given) if given else self
+        ignored = tuple(name for name in self.ignored if name not in given)
+        return replace(self, **given, ignored=ignored) if given else self
+
+    def of(self, sampler):
+        """The settings for the sampler of that name; the checkpoint's own ignores those that its class lacks."""
+        if sampler != self.own_sampler or not self.ignored:
+            return self
+        return replace(self, **dict.fromkeys(self.ignored, False), ignored=())
 
     def __post_init__(self):
         T = self.num_train_timesteps
         _need(_is(T, Integral) and 1 <= T <= 100_000, "num_train_timesteps", T, "a whole number from 1 to 100000")
-        _need(_is(self.steps_offset, Integral) and 0 <= self.steps_offset < T, "steps_offset", self.steps_offset,
-              f"a whole number from 0 to {T - 1}")
+        _need(_is(self.steps_offset, Integral) and 0 <= self.steps_offset <= T, "steps_offset", self.steps_offset,
+              f"a whole number from 0 to {T}")
         _need(self.prediction_type in PREDICTION_TYPES, "prediction_type", self.prediction_type,
               " or ".join(PREDICTION_TYPES))
         _need(self.timestep_spacing in (*SPACINGS, None), "timestep_spacing", self.timestep_spacing,
@@ -105,7 +91,7 @@ class NoiseSchedule:
               "a whole number from 1 on")
         _need(_is(self.timestep_scaling, Real) and self.timestep_scaling > 0, "timestep_scaling", self.timestep_scaling,
               "a number above 0")
-        for field in ("set_alpha_to_one", "skip_prk_steps", "rescale_betas_zero_snr", *USED_BY):
+        for field in ("set_alpha_to_one", "rescale_betas_zero_snr", *USED_BY):
             _need(getattr(self, field) in (True, False, None), field, getattr(self, field), "true or false")
         if self.trained_betas is not None:
             given = self.trained_betas
@@ -147,18 +133,15 @@ class NoiseSchedule:
     @property
     def default_sampler(self):
         """The name of the sampler that the checkpoint was saved with. Raises UserError if it isn't among ours."""
-        name, variant = CLASSES.get(self.class_name), ""
-        if self.class_name.endswith("MultistepScheduler"):
-            variant = next((f" with {field} {getattr(self, field)}" for field, ours in VARIANTS.items()
-                            if getattr(self, field) not in ours), "")
-        if name is None or variant:
-            raise UserError(f"the checkpoint's own sampler, {self.class_name}{variant}, isn't offered here: "
+        if self.own_sampler is None or self.variant:
+            raise UserError(f"the checkpoint's own sampler, {self.class_name}{self.variant}, isn't offered here: "
                             f"name one of {', '.join(samplers.SAMPLERS)}")
-        return "dpm++2m_sde" if name == "dpm++2m" and self.algorithm_type == "sde-dpmsolver++" else name
+        return self.own_sampler
 
     def default_kind(self, sampler):
         """The kind of σ that the checkpoint's file asks for if the sampler of that name can, else "discrete"."""
-        asked = next((kind for field, kind in USED_BY.items() if getattr(self, field)), "discrete")
+        used = self.of(sampler)
+        asked = next((kind for field, kind in USED_BY.items() if getattr(used, field)), "discrete")
         return asked if asked in samplers.find(sampler).schedules else "discrete"
 
     def plan(self, sampler=None, steps=50, kind=None, strength=None, eta=0.0):
@@ -171,6 +154,7 @@ class NoiseSchedule:
         Raises UserError for an unknown sampler or kind, and for numbers out of range.
         """
         name = self.default_sampler if sampler is None else sampler
+        used = self.of(name)
         method = samplers.find(name)
         kind = self.default_kind(name) if kind is None else samplers.find_schedule(kind)
         samplers.check_pair(name, kind)
@@ -182,7 +166,7 @@ class NoiseSchedule:
         count = steps if strength is None else _last_steps(steps, strength)
         spacing = "trailing" if kind == "sgm_uniform" else self.timestep_spacing or method.spacing
         asked = levels.Asked(steps, steps - count, spacing, kind, float(eta))
-        walk, visited, scale = levels.RULES[method.levels](self, asked)
+        walk, visited, scale = levels.RULES[method.levels](used, asked)
         if self.prediction_type == "epsilon" and any(level.alpha == 0 for level in visited.values()):
             raise UserError(f"with zero terminal SNR {name} starts where the noise that a model predicts tells nothing "
                             "of the picture: a model trained so predicts v (prediction_type v_prediction)")
