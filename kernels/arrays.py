@@ -4,7 +4,6 @@ NumPy has no bfloat16: an array of uint16 holds its bits.
 """
 import numpy as np
 
-NOTHING = np.zeros(1, np.float32)                        # stands for a missing bias or residual; never read
 CACHE_LINE = 16                                         # floats in 64 bytes, which also is the longest vector
 
 

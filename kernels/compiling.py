@@ -39,6 +39,12 @@ halves_in = types.Array(types.uint16, 1, "C", readonly=True)        # bfloat16, 
 halves_out = types.Array(types.uint16, 1, "C")
 integers_out = types.Array(types.int64, 1, "C")
 
+
+def named(fields):
+    """The type of a NamedTuple of whole numbers, which kernels read by name."""
+    return types.NamedUniTuple(size, len(fields._fields), fields)
+
+
 _kernels = []
 _lock = threading.Lock()
 

@@ -9,9 +9,9 @@ processing".
 """
 import numpy as np
 
-from . import winograd
-from .arrays import float32, shaped
-from .matmul import checked_bias, product
+from . import epilogue, winograd
+from .arrays import float32
+from .matmul import product
 from .packing import packed
 from .patches import Geometry
 from .reference import upsample_nearest
@@ -26,12 +26,11 @@ def conv2d(x, weight, bias=None, stride=1, padding=(0, 0, 0, 0), residual=None):
     x, weight = float32(x, "x"), packed(weight)
     images, height, width, _ = x.shape
     geometry = _geometry(x, height, width, weight, stride, padding)
-    rows, outputs = images * geometry.out_height * geometry.out_width, weight.shape[0]
+    outputs = weight.shape[0]
     y = np.empty((images, geometry.out_height, geometry.out_width, outputs), np.float32)
     if not winograd.suits(geometry, weight):
-        return product(x, geometry, rows, weight, bias, residual, y)
-    residual = None if residual is None else shaped(residual, y.shape, "residual")
-    return winograd.convolve(x, geometry, weight, *checked_bias(bias, images, outputs), residual, y)
+        return product(x, geometry, images * geometry.out_pixels, weight, bias, residual, y)
+    return winograd.convolve(x, geometry, weight, *epilogue.checked(bias, residual, images, outputs, y.shape), y)
 
 
 def upsample_conv2d(x, weight, bias, height, width):
@@ -45,7 +44,7 @@ def upsample_conv2d(x, weight, bias, height, width):
     if not winograd.suits(geometry, weight):
         return conv2d(upsample_nearest(x, height, width), weight, bias, padding=(1, 1, 1, 1))
     y = np.empty((len(x), height, width, outputs), np.float32)
-    return winograd.convolve(x, geometry, weight, *checked_bias(bias, len(x), outputs), None, y)
+    return winograd.convolve(x, geometry, weight, *epilogue.checked(bias, None, len(x), outputs, y.shape), y)
 
 
 def _geometry(x, height, width, weight, stride, padding):

@@ -19,6 +19,7 @@ In bfloat16 both products take words of two terms (`bfloat16`): K's are neighbou
 keys, which `pair` prepares once for all queries; Q is rounded when it is scaled, and 2^(P − m) when it is computed.
 """
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numba import prange, types
@@ -26,7 +27,7 @@ from numba import prange, types
 from . import threads
 from .arrays import flat, float32
 from .bfloat16 import HAS_DOT, narrowed, store_factor
-from .compiling import floats_in, floats_out, halves_in, halves_out, inlined, integers_out, kernel, kernels_for, size
+from .compiling import floats_in, floats_out, halves_in, halves_out, inlined, integers_out, kernel, kernels_for, named, size
 from .memory import load, next_job, store
 from .microkernel import LANES, PRODUCT, make_tile
 from .running_softmax import LOWEST, make_softmax_step
@@ -62,28 +63,39 @@ def attention(q, k, v, heads, causal=False, dtype="float32"):
         raise ValueError(f"causal attention needs as many keys as queries, not {keys} and {queries}")
     y = np.empty(q.shape, np.float32)
     width = channels // heads
+    sizes = Sizes(images, queries, keys, heads, width)
     k, v, parallel = flat(k), flat(v), images * queries * keys * channels > _SMALL
     dtype = dtype if dtype in attend else "float32"
     if dtype == "bfloat16":
         k_words = threads.working_memory("keys", images * keys * heads * -(-width // 2)).view(np.uint16)
         v_words = threads.working_memory("values", images * -(-keys // 2) * channels).view(np.uint16)
-        threads.launch(pair, images, keys, heads, width, k, v, k_words, v_words, parallel=parallel)
+        threads.launch(pair, sizes, k, v, k_words, v_words, parallel=parallel)
         k, v = k_words, v_words
-    threads.launch(attend[dtype], images, queries, keys, heads, width, causal, flat(q), k, v, flat(y),
+    threads.launch(attend[dtype], sizes, causal, flat(q), k, v, flat(y),
                    parallel=parallel, scratch=(2 * (width + 1) + KEYS + 3) * QUERIES)
     return y
 
 
-@kernel(size, integers_out, size, size, size, size, floats_in, floats_in, halves_out, halves_out, dtype="bfloat16")
-def pair(thread_count, counter, images, keys, heads, width, k, v, k_words, v_words):
+class Sizes(NamedTuple):
+    """Of an attention."""
+    images: int
+    queries: int
+    keys: int
+    heads: int
+    width: int                                           # of a head
+
+
+@kernel(size, integers_out, named(Sizes), floats_in, floats_in, halves_out, halves_out, dtype="bfloat16")
+def pair(thread_count, counter, sizes, k, v, k_words, v_words):
     """K as (N, h, S, ⌈D/2⌉) and V as (N, h, ⌈S/2⌉, D) words of two bfloat16; an odd end is filled up by zeros.
 
     A head's keys follow each other, so a block of them takes few lines of the cache. A job is two keys of an image.
     """
+    keys, heads, width = sizes.keys, sizes.heads, sizes.width
     channels, k_width, pairs = heads * width, (width + 1) // 2 * 2, (keys + 1) // 2
     for _ in prange(thread_count):
         job = next_job(counter)
-        while job < images * pairs:
+        while job < sizes.images * pairs:
             image, pair = divmod(job, pairs)
             for half in range(2):
                 key = 2 * pair + half
@@ -102,26 +114,26 @@ def pair(thread_count, counter, images, keys, heads, width, k, v, k_words, v_wor
 
 
 def _signature(factors):
-    return (size, integers_out, size, size, size, size, size, types.boolean, floats_in, factors, factors, floats_out,
-            floats_out, size)
+    return (size, integers_out, named(Sizes), types.boolean, floats_in, factors, factors, floats_out, floats_out, size)
 
 
 @kernels_for(float32=_signature(floats_in), **({"bfloat16": _signature(halves_in)} if HAS_DOT else {}))
-def attend(thread_count, counter, images, queries, keys, heads, width, causal, q, k, v, y, memory, share):
+def attend(thread_count, counter, sizes, causal, q, k, v, y, memory, share):
     """Jobs go through the queries of a head first: threads that run at the same time read the same keys."""
-    blocks = (queries + QUERIES - 1) // QUERIES
+    blocks = (sizes.queries + QUERIES - 1) // QUERIES
     for thread in prange(thread_count):
         job = next_job(counter)
-        while job < images * heads * blocks:
+        while job < sizes.images * sizes.heads * blocks:
             head, block = divmod(job, blocks)
-            _attend_block(head // heads, head % heads, block * QUERIES, queries, keys, heads, width, causal,
-                          q, k, v, y, memory, thread * share)
+            _attend_block(head // sizes.heads, head % sizes.heads, block * QUERIES, sizes, causal, q, k, v, y,
+                          memory, thread * share)
             job = next_job(counter)
 
 
 @inlined
-def _attend_block(image, head, first, queries, keys, heads, width, causal, q, k, v, y, memory, query):
+def _attend_block(image, head, first, sizes, causal, q, k, v, y, memory, query):
     """Queries first … first + QUERIES − 1 of one head; memory[query:] holds Qᵀ, Oᵀ, P, then m, l, a factor per lane."""
+    keys, heads, width = sizes.keys, sizes.heads, sizes.width
     terms = 4 // k.itemsize                              # of a word: 1 float32 or 2 bfloat16
     channels = heads * width
     k_row, v_row = (channels, channels) if terms == 1 else ((width + 1) // 2, width)      # words from a row to the next
@@ -129,8 +141,8 @@ def _attend_block(image, head, first, queries, keys, heads, width, causal, q, k,
     score = output + width * QUERIES
     maximum = score + KEYS * QUERIES
     total, factor = maximum + QUERIES, maximum + 2 * QUERIES
-    lanes = min(QUERIES, queries - first)
-    q_row = (image * queries + first) * channels + head * width
+    lanes = min(QUERIES, sizes.queries - first)
+    q_row = (image * sizes.queries + first) * channels + head * width
 
     _transpose_queries(q, q_row, channels, lanes, width, memory, query, k)
     for lane in range(QUERIES):

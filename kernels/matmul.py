@@ -21,15 +21,16 @@ and y are float32. The code below is compiled for both and counts terms; where t
 
 Goto & van de Geijn 2008, "Anatomy of high-performance matrix multiplication".
 """
-import numpy as np
-from numba import prange, types
+from typing import NamedTuple
 
-from . import threads
-from .activations import gelu_of
-from .arrays import NOTHING, flat, float32, shaped
+import numpy as np
+from numba import prange
+
+from . import epilogue, threads
+from .arrays import flat, float32
 from .bfloat16 import factors_per_word
-from .compiling import floats_in, floats_out, halves_in, inlined, integers_out, kernels_for, size
-from .memory import load, next_job, store
+from .compiling import floats_in, floats_out, halves_in, inlined, integers_out, kernels_for, named, size
+from .memory import next_job
 from .microkernel import PRODUCT, make_tile
 from .packing import packed, packed_depth
 from .patches import Geometry, gather, rows_of_a_matrix
@@ -79,31 +80,16 @@ def product(x, geometry, rows, weight, bias, residual, y, gated=False):
         raise ValueError(f"a weight of shape {weight.shape} does not fit an input of {geometry.channels} channels")
     if y.size == 0:
         return y
-    bias, bias_per_image = checked_bias(bias, rows // (geometry.out_height * geometry.out_width), outputs)
-    has_residual = residual is not None
-    residual = shaped(residual, y.shape, "residual") if has_residual else NOTHING
-
-    result_columns = y.shape[-1]
+    bias, residual = epilogue.checked(bias, residual, rows // geometry.out_pixels, outputs, y.shape)
+    columns = y.shape[-1]
     small = rows * outputs * depth < _SMALL
-    tiles, panels = _job_size(rows, result_columns, 1 if small else threads.get_threads(), MAX_PANELS // (1 + gated))
+    tiles, panels = _job_size(rows, columns, 1 if small else threads.get_threads(), MAX_PANELS // (1 + gated))
     block_rows = tiles * TILE_ROWS
     width = (panels + (panels + 1 if gated else 0)) * COLUMNS    # a gate that begins inside a panel touches one more
-    threads.launch(multiply[weight.dtype], rows, outputs, result_columns, depth, block_rows, panels, width,
-                   tuple(geometry), flat(x), weight.panels, bias, bias_per_image, has_residual, residual, flat(y),
+    threads.launch(multiply[weight.dtype], Sizes(rows, outputs, columns, depth, block_rows, panels * COLUMNS, width),
+                   geometry, flat(x), weight.panels, bias, residual, flat(y),
                    parallel=not small, scratch=block_rows * (DEPTH + width))
     return y
-
-
-def checked_bias(bias, images, outputs):
-    """Flat array, and whether each image has its own, of a bias that is None, (outputs,) or (images, outputs)
-
-    ValueError for another shape. None becomes zeros: adding them costs less than a second kind of output pass.
-    """
-    if bias is None:
-        return np.zeros(outputs, np.float32), False
-    if bias.ndim == 1:
-        return shaped(bias, (outputs,), "bias"), False
-    return shaped(bias, (images, outputs), "bias"), True
 
 
 def _job_size(rows, columns, thread_count, max_panels):
@@ -120,50 +106,58 @@ def _job_size(rows, columns, thread_count, max_panels):
     return -(-all_tiles // row_parts), -(-all_panels // column_parts)
 
 
+class Sizes(NamedTuple):
+    """Of a product and of its jobs."""
+    rows: int                                            # of x and y
+    outputs: int                                         # of the weight
+    columns: int                                         # of y: half the outputs with a gate
+    depth: int
+    block_rows: int                                      # of a job
+    block_columns: int
+    width: int                                           # of C in working memory, where a gate stands beside its value
+
+
 def _signature(panels):
-    return (size, integers_out, size, size, size, size, size, size, size, types.UniTuple(size, len(Geometry._fields)),
-            floats_in, panels, floats_in, types.boolean, types.boolean, floats_in, floats_out, floats_out, size)
+    return (size, integers_out, named(Sizes), named(Geometry), floats_in, panels, floats_in, floats_in, floats_out,
+            floats_out, size)
 
 
 @kernels_for(float32=_signature(floats_in), bfloat16=_signature(halves_in))
-def multiply(thread_count, counter, rows, outputs, result_columns, depth, block_rows, block_panels, width, geometry,
-             x, panels, bias, bias_per_image, has_residual, residual, y, memory, share):
+def multiply(thread_count, counter, sizes, geometry, x, panels, bias, residual, y, memory, share):
     """Jobs go down the rows first: threads that run at the same time read the same panels."""
-    row_blocks = (rows + block_rows - 1) // block_rows
-    block_columns = block_panels * COLUMNS
-    jobs = row_blocks * ((result_columns + block_columns - 1) // block_columns)
+    row_blocks = (sizes.rows + sizes.block_rows - 1) // sizes.block_rows
+    jobs = row_blocks * ((sizes.columns + sizes.block_columns - 1) // sizes.block_columns)
     for thread in prange(thread_count):
         job = next_job(counter)
         while job < jobs:
-            first = job % row_blocks * block_rows
-            column = job // row_blocks * block_columns
-            _block(first, min(first + block_rows, rows), column, min(column + block_columns, result_columns), outputs,
-                   result_columns, depth, geometry, x, panels, bias, bias_per_image, has_residual, residual, y, memory,
-                   thread * share, thread * share + block_rows * DEPTH, width)
+            first = job % row_blocks * sizes.block_rows
+            column = job // row_blocks * sizes.block_columns
+            _block(first, min(first + sizes.block_rows, sizes.rows), column,
+                   min(column + sizes.block_columns, sizes.columns), sizes, geometry, x, panels, bias, residual, y,
+                   memory, thread * share, thread * share + sizes.block_rows * DEPTH)
             job = next_job(counter)
 
 
 @inlined
-def _block(first, last, column, end, outputs, result_columns, depth, geometry, x, panels, bias, bias_per_image,
-           has_residual, residual, y, memory, a, c, width):
-    """Rows first … last − 1, columns column … end − 1 of y. A begins at memory[a], C at memory[c] with rows of `width`.
+def _block(first, last, column, end, sizes, geometry, x, panels, bias, residual, y, memory, a, c):
+    """Rows first … last − 1, columns column … end − 1 of y. A begins at memory[a], C at memory[c].
 
-    With a gate (fewer result columns than outputs) C holds the panels of the values, then those of the gates.
+    With a gate (fewer columns than outputs) C holds the panels of the values, then those of the gates.
     """
-    gated = result_columns < outputs
+    gated, width = sizes.columns < sizes.outputs, sizes.width
     value_panel, value_panels = column // COLUMNS, (end - column + COLUMNS - 1) // COLUMNS
     gate_panel, all_panels = 0, value_panels
     if gated:
-        gate_panel = (result_columns + column) // COLUMNS
-        all_panels += (result_columns + end - 1) // COLUMNS - gate_panel + 1
+        gate_panel = (sizes.columns + column) // COLUMNS
+        all_panels += (sizes.columns + end - 1) // COLUMNS - gate_panel + 1
     whole = (last - first + TILE_ROWS - 2 * TAIL_ROWS - 1) // TILE_ROWS * TILE_ROWS      # a larger rest fills a tile
     block_terms = DEPTH * factors_per_word(panels)
-    for k0 in range(0, depth, block_terms):
-        terms = min(block_terms, depth - k0)
+    for k0 in range(0, sizes.depth, block_terms):
+        terms = min(block_terms, sizes.depth - k0)
         gather(x, geometry, first, last, k0, k0 + terms, memory, a, DEPTH, panels)
         for p in range(all_panels):
             panel = value_panel + p if p < value_panels else gate_panel + p - value_panels
-            b = (panel * packed_depth(depth, panels) + k0) * COLUMNS
+            b = (panel * packed_depth(sizes.depth, panels) + k0) * COLUMNS
             target = c + p * COLUMNS
             for row in range(0, whole, TILE_ROWS):
                 full_tile(memory, a + row * DEPTH, DEPTH, 1, panels, b,
@@ -172,20 +166,11 @@ def _block(first, last, column, end, outputs, result_columns, depth, geometry, x
                 tail_tile(memory, a + row * DEPTH, DEPTH, 1, panels, b,
                           memory, target + row * width, width, terms, k0 > 0)
 
-    image_rows = geometry[-2] * geometry[-1]             # out_height · out_width
     for m in range(first, last):
-        source = c + (m - first) * width
-        target = m * result_columns + column
-        shift = column + (m // image_rows * outputs if bias_per_image else 0)
+        sums, target = c + (m - first) * width, m * sizes.columns + column
+        shift = epilogue.bias_of(m // (geometry.out_height * geometry.out_width), sizes.outputs, bias) + column
         if gated:
-            gate = source + value_panels * COLUMNS + (result_columns + column) % COLUMNS
-            for i in range(end - column):
-                value = load(memory, source + i) + load(bias, shift + i)
-                gate_input = load(memory, gate + i) + load(bias, shift + result_columns + i)
-                store(y, target + i, value * gelu_of(gate_input))
-        elif has_residual:
-            for i in range(end - column):
-                store(y, target + i, load(memory, source + i) + load(bias, shift + i) + load(residual, target + i))
+            gates = sums + value_panels * COLUMNS + (sizes.columns + column) % COLUMNS
+            epilogue.write_gated(memory, sums, gates, end - column, bias, shift, shift + sizes.columns, y, target)
         else:
-            for i in range(end - column):
-                store(y, target + i, load(memory, source + i) + load(bias, shift + i))
+            epilogue.write(memory, sums, end - column, bias, shift, residual, y, target)

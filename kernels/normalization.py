@@ -12,6 +12,7 @@ and runs of pixels are merged by  M₂ = M₂ₐ + M₂ᵦ + (μᵦ − μₐ)²
 passes over the image: partial statistics of some bands of pixels, then each band is normalised with the merged ones.
 """
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numba import prange, types
@@ -19,7 +20,7 @@ from numba import prange, types
 from . import threads
 from .activations import silu_of
 from .arrays import flat, float32, shaped
-from .compiling import floats_in, floats_out, inlined, integers_out, kernel, reordered, size
+from .compiling import floats_in, floats_out, inlined, integers_out, kernel, named, reordered, size
 from .memory import load, next_job, store
 
 _RUN = 32                                                # pixels whose sums are taken in float32
@@ -57,9 +58,10 @@ def _group_norm(x, weight, bias, groups, eps, with_silu):
     band = -(-pixels // bands)
     bands = -(-pixels // band)
     partial = np.empty(images * bands * groups * 2, np.float64)          # (N, bands, groups): mean, M₂
+    sizes = Sizes(images, pixels, channels, groups, bands, band)
     for normalize in (False, True):
-        threads.launch(group_norm_bands, images, pixels, channels, groups, bands, band, eps, normalize, with_silu,
-                       flat(x), weight, bias, partial, flat(y), parallel=parallel, scratch=3 * channels)
+        threads.launch(group_norm_bands, sizes, eps, normalize, with_silu, flat(x), weight, bias, partial, flat(y),
+                       parallel=parallel, scratch=3 * channels)
     return y
 
 
@@ -74,24 +76,33 @@ def layer_norm(x, weight, bias, eps):
     return y
 
 
-@kernel(size, integers_out, size, size, size, size, size, size, types.float64, types.boolean, types.boolean, floats_in,
-        floats_in, floats_in, doubles, floats_out, floats_out, size)
-def group_norm_bands(thread_count, counter, images, pixels, channels, groups, bands, band, eps, normalize, with_silu, x,
-                     weight, bias, partial, y, memory, share):
+class Sizes(NamedTuple):
+    """Of images, and of the bands of pixels that jobs are made of."""
+    images: int
+    pixels: int                                          # of an image
+    channels: int
+    groups: int
+    bands: int                                           # of an image
+    band: int                                            # pixels of one, but fewer in the last
+
+
+@kernel(size, integers_out, named(Sizes), types.float64, types.boolean, types.boolean, floats_in, floats_in, floats_in,
+        doubles, floats_out, floats_out, size)
+def group_norm_bands(thread_count, counter, sizes, eps, normalize, with_silu, x, weight, bias, partial, y, memory, share):
     """First call: partial statistics; second call (`normalize`): the result. A job is a band of an image's pixels."""
+    channels = sizes.channels
     for thread in prange(thread_count):
         job = next_job(counter)
-        while job < images * bands:
-            image, number = divmod(job, bands)
-            first, last = number * band, min((number + 1) * band, pixels)
-            start = (image * pixels + first) * channels
+        while job < sizes.images * sizes.bands:
+            image, number = divmod(job, sizes.bands)
+            first, last = number * sizes.band, min((number + 1) * sizes.band, sizes.pixels)
+            start = (image * sizes.pixels + first) * channels
             if normalize:
-                _scale_and_shift(image, pixels, channels, groups, bands, band, eps, weight, bias, partial, memory,
-                                 thread * share)
+                _scale_and_shift(image, sizes, eps, weight, bias, partial, memory, thread * share)
                 _normalize_band(start, last - first, channels, with_silu, x, y, memory, thread * share)
             else:
-                _band_statistics(start, last - first, channels, groups, x, partial, job * groups * 2, memory,
-                                 thread * share)
+                _band_statistics(start, last - first, channels, sizes.groups, x, partial, job * sizes.groups * 2,
+                                 memory, thread * share)
             job = next_job(counter)
 
 
@@ -145,14 +156,15 @@ def _band_statistics(start, pixels, channels, groups, x, partial, target, memory
 
 
 @inlined
-def _scale_and_shift(image, pixels, channels, groups, bands, band, eps, weight, bias, partial, memory, mean_at):
+def _scale_and_shift(image, sizes, eps, weight, bias, partial, memory, mean_at):
     """For each channel: the mean to memory[mean_at:], γ / √(σ² + ε) and β behind it."""
-    width = channels // groups
-    for g in range(groups):
+    channels = sizes.channels
+    width = channels // sizes.groups
+    for g in range(sizes.groups):
         count, mean, m2 = 0.0, 0.0, 0.0
-        for number in range(bands):
-            at = ((image * bands + number) * groups + g) * 2
-            in_band = float(min(band, pixels - number * band) * width)
+        for number in range(sizes.bands):
+            at = ((image * sizes.bands + number) * sizes.groups + g) * 2
+            in_band = float(min(sizes.band, sizes.pixels - number * sizes.band) * width)
             count, mean, m2 = _merge(count, mean, m2, in_band, partial[at], partial[at + 1])
         scale = 1 / math.sqrt(m2 / count + eps)
         for c in range(g * width, (g + 1) * width):
@@ -163,6 +175,10 @@ def _scale_and_shift(image, pixels, channels, groups, bands, band, eps, weight, 
 
 @inlined
 def _normalize_band(start, pixels, channels, with_silu, x, y, memory, mean):
+    """y = (x − mean) · scale + shift, or silu of that, for pixels of `channels` numbers from x[start] on.
+
+    memory[mean:] holds the three for each channel, as `_scale_and_shift` leaves them.
+    """
     scale, shift = mean + channels, mean + 2 * channels
     for p in range(pixels):
         at = start + p * channels

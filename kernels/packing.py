@@ -20,6 +20,7 @@ processor multiplies them; an odd K is filled up by zeros:
     k = 2      k = 3      k = 2      k = 3     ...           ((p · ⌈K/2⌉ + ⌊k/2⌋) · columns + j) · 2 + k mod 2
 """
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numba import prange, types
@@ -27,7 +28,7 @@ from numba import prange, types
 from . import threads
 from .arrays import aligned, flat
 from .bfloat16 import narrowed, widened
-from .compiling import floats_out, halves_in, halves_out, inlined, integers_out, kernel, size
+from .compiling import floats_out, halves_in, halves_out, inlined, integers_out, kernel, named, size
 from .memory import load, load_float, load_half, next_job, store_float, store_half
 from .microkernel import PRODUCT
 
@@ -61,9 +62,10 @@ class Packed:
         else:
             self.panels = aligned(count * COLUMNS * (-(-self.depth // 2))).view(np.uint16)
         outcome = np.ones(1, np.int64)
-        threads.launch(pack, count, outputs, channels, math.prod(self.shape[2:]), flat(weight).view(np.uint16),
-                       _KINDS[weight.dtype.name], self.panels.view(np.uint16), dtype != "float32", outcome,
-                       parallel=weight.size > 100_000, scratch=(_RUN + math.prod(self.shape[2:])) * (COLUMNS + 1))
+        sizes = Sizes(outputs, channels, math.prod(self.shape[2:]))
+        threads.launch(pack, sizes, flat(weight).view(np.uint16), _KINDS[weight.dtype.name],
+                       self.panels.view(np.uint16), dtype != "float32", outcome,
+                       parallel=weight.size > 100_000, scratch=(_RUN + sizes.taps) * (COLUMNS + 1))
         self.is_finite = bool(outcome[0])
 
     @property
@@ -135,26 +137,33 @@ def element(panels, depth, k, output):
     return np.float32(number) if panels.itemsize == 4 else widened(number)
 
 
-@kernel(size, integers_out, size, size, size, size, halves_in, size, halves_out, types.boolean, integers_out,
-        floats_out, size)
-def pack(thread_count, counter, panels, outputs, channels, taps, weight, kind, packed, narrow, is_finite, memory,
-         share):
+class Sizes(NamedTuple):
+    """Of a weight."""
+    outputs: int
+    channels: int
+    taps: int                                            # kh · kw of a convolution, 1 of a matrix
+
+
+@kernel(size, integers_out, named(Sizes), halves_in, size, halves_out, types.boolean, integers_out, floats_out, size)
+def pack(thread_count, counter, sizes, weight, kind, packed, narrow, is_finite, memory, share):
     """A job is a panel. is_finite[0] becomes 0 if a number is not finite."""
+    panels = (sizes.outputs + COLUMNS - 1) // COLUMNS
     for thread in prange(thread_count):
         panel = next_job(counter)
         while panel < panels:
-            if not _pack_panel(panel, outputs, channels, taps, weight, kind, packed, narrow, memory, thread * share):
+            if not _pack_panel(panel, sizes, weight, kind, packed, narrow, memory, thread * share):
                 is_finite[0] = 0
             panel = next_job(counter)
 
 
 @inlined
-def _pack_panel(panel, outputs, channels, taps, weight, kind, packed, narrow, memory, run):
+def _pack_panel(panel, sizes, weight, kind, packed, narrow, memory, run):
     """→ whether all numbers are finite.
 
     A few channels at a time: the numbers of an output are widened in memory[run:], transposed into a block of
     [taps][channels][columns] after it, which stays in the first-level cache, and from there go to their rows.
     """
+    channels, taps = sizes.channels, sizes.taps
     depth = channels * taps
     rows = (depth + 1) // 2 if narrow else depth
     step = max(1, _RUN // taps)
@@ -164,7 +173,7 @@ def _pack_panel(panel, outputs, channels, taps, weight, kind, packed, narrow, me
         count = min(step, channels - c0)
         for lane in range(COLUMNS):
             output = panel * COLUMNS + lane
-            if output < outputs:
+            if output < sizes.outputs:
                 highest = max(highest, _widen(weight, kind, (output * channels + c0) * taps, count * taps, memory, run))
             else:
                 for i in range(count * taps):

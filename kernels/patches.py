@@ -27,6 +27,11 @@ class Geometry(NamedTuple):
     out_height: int
     out_width: int
 
+    @property
+    def out_pixels(self):
+        """Rows of an image."""
+        return self.out_height * self.out_width
+
 
 def rows_of_a_matrix(rows, channels):
     """The geometry of a plain (rows, channels) matrix."""
@@ -41,17 +46,17 @@ def gather(x, geometry, first, last, k0, k1, buffer, start, row_stride, panels):
     processor multiplies pairs of them, two go into each float of the buffer. An odd number is filled up by a zero.
     """
     per_word = factors_per_word(panels)
-    height, width, channels, _, kernel_width, stride, top, left, out_height, out_width = geometry
+    height, width, channels = geometry.height, geometry.width, geometry.channels
     for m in range(first, last):
-        n, pixel = divmod(m, out_height * out_width)
-        i, j = divmod(pixel, out_width)
+        n, pixel = divmod(m, geometry.out_height * geometry.out_width)
+        i, j = divmod(pixel, geometry.out_width)
         target = (start + (m - first) * row_stride) * per_word
         tap, channel = divmod(k0, channels)
         k = k0
         while k < k1:                                    # a run of channels of one tap
             count = min(channels - channel, k1 - k)
-            row = i * stride + tap // kernel_width - top
-            column = j * stride + tap % kernel_width - left
+            row = i * geometry.stride + tap // geometry.kernel_width - geometry.top
+            column = j * geometry.stride + tap % geometry.kernel_width - geometry.left
             if 0 <= row and row < height and 0 <= column and column < width:
                 source = ((n * height + row) * width + column) * channels + channel
                 for c in range(count):

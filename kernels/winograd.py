@@ -24,13 +24,15 @@ are rounded.
 Patches are gathered with zeros around the image, and from an image that is enlarged by nearest neighbours while it is
 read; tiles that hang over the edge are computed in full and what lies beyond is not written.
 """
-import numpy as np
-from numba import prange, types
+from typing import NamedTuple
 
-from . import threads
-from .arrays import CACHE_LINE, NOTHING, flat
+import numpy as np
+from numba import prange
+
+from . import epilogue, threads
+from .arrays import CACHE_LINE, flat
 from .bfloat16 import HAS_DOT, factors_per_word
-from .compiling import floats_in, floats_out, halves_in, inlined, integers_out, kernel, kernels_for, size
+from .compiling import floats_in, floats_out, halves_in, inlined, integers_out, kernel, kernels_for, named, size
 from .matmul import TAIL_ROWS, TILE_ROWS
 from .memory import load, next_job, store
 from .microkernel import LANES, PRODUCT, make_tile
@@ -71,11 +73,11 @@ def terms_per_word(weight):
     return factors_per_word.py_func(weight.panels)
 
 
-def convolve(x, geometry, weight, bias, bias_per_image, residual, y):
+def convolve(x, geometry, weight, bias, residual, y):
     """y = conv(x) + bias (+ residual), written into y and returned.
 
     x: contiguous (N, H, W, I)   geometry: of the image as the kernel sees it, which is x enlarged if x is smaller
-    weight: Packed   bias, residual: flat   y: (N, H_out, W_out, O)
+    weight: Packed   bias, residual: as `epilogue.checked` gives them   y: (N, H_out, W_out, O)
     """
     images, height, width, channels = x.shape
     outputs = weight.shape[0]
@@ -89,12 +91,9 @@ def convolve(x, geometry, weight, bias, bias_per_image, residual, y):
     v_step, m_step = blocks * DEPTH * group + CACHE_LINE, (job_rows + 1) * COLUMNS         # from ξ to ξ + 1
     v = threads.working_memory("winograd", POINTS * v_step)
     for first in range(0, tiles, group):
-        count = min(group, tiles - first)
-        threads.launch(transform_patches, first, count, group, v_step, rows, columns, height, width, terms,
-                       tuple(geometry), flat(x), v, scratch=PATCH_FLOATS)
-        threads.launch(multiply_points[weight.dtype], first, count, group, v_step, job_rows, m_step, rows, columns,
-                       outputs, tuple(geometry), v, weight.panels, bias, bias_per_image, residual is not None,
-                       NOTHING if residual is None else residual, flat(y),
+        sizes = Sizes(first, min(group, tiles - first), group, rows, columns, height, width, outputs, job_rows, v_step, m_step)
+        threads.launch(transform_patches, sizes, geometry, terms, flat(x), v, scratch=PATCH_FLOATS)
+        threads.launch(multiply_points[weight.dtype], sizes, geometry, v, weight.panels, bias, residual, flat(y),
                        scratch=U_FLOATS + POINTS * m_step + Y_FLOATS)
     return y
 
@@ -112,30 +111,43 @@ def _job_rows(group, outputs):
     return _whole_tiles(-(-group // parts))
 
 
-@kernel(size, integers_out, *[size] * 9, types.UniTuple(size, len(Geometry._fields)), floats_in, floats_out, floats_out,
-        size)
-def transform_patches(thread_count, counter, first, count, group, v_step, tile_rows, tile_columns, height, width, terms,
-                      geometry, x, v, memory, share):
-    """V of tiles first … first + count − 1. A job is a tile."""
-    channels = geometry[2]
+class Sizes(NamedTuple):
+    """Of a group of tiles, and of what is computed for it."""
+    first: int                                           # tile of the group, of all tiles of all images
+    count: int                                           # tiles that it has
+    capacity: int                                        # tiles that there is room for in V
+    rows: int                                            # of tiles in an image
+    columns: int
+    height: int                                          # of x, smaller than the geometry's where x is enlarged
+    width: int
+    outputs: int
+    job_rows: int                                        # tiles of a job
+    v_step: int                                          # from ξ to ξ + 1 in V
+    m_step: int                                          # and in M
+
+
+@kernel(size, integers_out, named(Sizes), named(Geometry), size, floats_in, floats_out, floats_out, size)
+def transform_patches(thread_count, counter, sizes, geometry, terms, x, v, memory, share):
+    """V of the group's tiles. A job is a tile."""
+    channels, width = geometry.channels, sizes.width
     for thread in prange(thread_count):
         tile = next_job(counter)
-        while tile < count:
-            image, place = divmod(first + tile, tile_rows * tile_columns)
-            row, column = divmod(place, tile_columns)
-            row, column = row * OUTPUTS - geometry[6], column * OUTPUTS - geometry[7]      # of the patch
-            inside = (row >= 0 and column >= 0 and row + PATCH <= height and column + PATCH <= width
-                      and height == geometry[0] and width == geometry[1])
+        while tile < sizes.count:
+            image, place = divmod(sizes.first + tile, sizes.rows * sizes.columns)
+            row, column = divmod(place, sizes.columns)
+            row, column = row * OUTPUTS - geometry.top, column * OUTPUTS - geometry.left      # of the patch
+            inside = (row >= 0 and column >= 0 and row + PATCH <= sizes.height and column + PATCH <= width
+                      and sizes.height == geometry.height and width == geometry.width)
             for c in range(0, channels, DEPTH * terms):
                 depth = min(DEPTH * terms, channels - c)
-                target = c // terms * group + tile * DEPTH
+                target = c // terms * sizes.capacity + tile * DEPTH
                 if inside:
-                    source = ((image * height + row) * width + column) * channels + c
-                    _transform_inputs(x, source, width * channels, channels, depth, terms, v, target, v_step)
+                    source = ((image * sizes.height + row) * width + column) * channels + c
+                    _transform_inputs(x, source, width * channels, channels, depth, terms, v, target, sizes.v_step)
                 else:
                     patch = thread * share
-                    _gather(x, image, row, column, height, width, geometry, c, depth, memory, patch)
-                    _transform_inputs(memory, patch, PATCH * 2 * DEPTH, 2 * DEPTH, depth, terms, v, target, v_step)
+                    _gather(x, image, row, column, sizes, geometry, c, depth, memory, patch)
+                    _transform_inputs(memory, patch, PATCH * 2 * DEPTH, 2 * DEPTH, depth, terms, v, target, sizes.v_step)
             tile = next_job(counter)
 
 
@@ -151,15 +163,15 @@ def _transform_inputs(source, start, row, column, depth, terms, v, target, v_ste
 
 
 @inlined
-def _gather(x, image, row, column, height, width, geometry, channel, depth, memory, patch):
+def _gather(x, image, row, column, sizes, geometry, channel, depth, memory, patch):
     """memory[patch:] = the 6×6 patch at (row, column) of the enlarged image, `depth` channels, zeros outside"""
-    seen_height, seen_width, channels = geometry[0], geometry[1], geometry[2]
     for i in range(PATCH):
         for j in range(PATCH):
             target = patch + (i * PATCH + j) * 2 * DEPTH
-            if 0 <= row + i and row + i < seen_height and 0 <= column + j and column + j < seen_width:
-                from_row, from_column = (row + i) * height // seen_height, (column + j) * width // seen_width
-                source = ((image * height + from_row) * width + from_column) * channels + channel
+            if 0 <= row + i and row + i < geometry.height and 0 <= column + j and column + j < geometry.width:
+                from_row = (row + i) * sizes.height // geometry.height
+                from_column = (column + j) * sizes.width // geometry.width
+                source = ((image * sizes.height + from_row) * sizes.width + from_column) * geometry.channels + channel
                 for c in range(depth):
                     store(memory, target + c, load(x, source + c))
             else:
@@ -168,36 +180,32 @@ def _gather(x, image, row, column, height, width, geometry, channel, depth, memo
 
 
 def _signature(panels):
-    return (*[size, integers_out], *[size] * 9, types.UniTuple(size, len(Geometry._fields)), floats_in, panels,
-            floats_in, types.boolean, types.boolean, floats_in, floats_out, floats_out, size)
+    return (size, integers_out, named(Sizes), named(Geometry), floats_in, panels, floats_in, floats_in, floats_out,
+            floats_out, size)
 
 
 @kernels_for(float32=_signature(floats_in), bfloat16=_signature(halves_in))
-def multiply_points(thread_count, counter, first, count, group, v_step, job_rows, m_step, tile_rows, tile_columns,
-                    outputs, geometry, v, panels, bias, bias_per_image, has_residual, residual, y, memory, share):
+def multiply_points(thread_count, counter, sizes, geometry, v, panels, bias, residual, y, memory, share):
     """Y of the group. A job is a panel and some tiles; those of a panel follow each other: its weights are read once."""
-    channels = geometry[2]
-    parts = (count + job_rows - 1) // job_rows
-    jobs = parts * ((outputs + COLUMNS - 1) // COLUMNS)
+    channels = geometry.channels
+    parts = (sizes.count + sizes.job_rows - 1) // sizes.job_rows
+    jobs = parts * ((sizes.outputs + COLUMNS - 1) // COLUMNS)
     for thread in prange(thread_count):
         u = thread * share
-        m, out = u + U_FLOATS, u + U_FLOATS + POINTS * m_step
+        m, out = u + U_FLOATS, u + U_FLOATS + POINTS * sizes.m_step
         job = next_job(counter)
         while job < jobs:
-            panel, start = job // parts, job % parts * job_rows
-            rows = min(job_rows, count - start)
+            panel, start = job // parts, job % parts * sizes.job_rows
+            rows = min(sizes.job_rows, sizes.count - start)
             for c in range(0, channels, DEPTH * factors_per_word(panels)):
                 _multiply_block(c, channels, panels, panel * KERNEL * KERNEL * channels * COLUMNS,
-                                v, c // factors_per_word(panels) * group + start * DEPTH, v_step, rows, memory, u, m,
-                                m_step)
+                                v, c // factors_per_word(panels) * sizes.capacity + start * DEPTH, sizes.v_step, rows,
+                                memory, u, m, sizes.m_step)
             for row in range(rows):
-                image, place = divmod(first + start + row, tile_rows * tile_columns)
                 for lane in range(0, COLUMNS, LANES):
-                    transform_output(memory, m + row * COLUMNS + lane, PATCH * m_step, m_step,
+                    transform_output(memory, m + row * COLUMNS + lane, PATCH * sizes.m_step, sizes.m_step,
                                      memory, out + lane, OUTPUTS * COLUMNS, COLUMNS)
-                _write_tile(memory, out, image, place // tile_columns * OUTPUTS, place % tile_columns * OUTPUTS,
-                            panel * COLUMNS, outputs, geometry[-2], geometry[-1], bias, bias_per_image, has_residual,
-                            residual, y)
+                _write_tile(memory, out, sizes.first + start + row, panel * COLUMNS, sizes, geometry, bias, residual, y)
             job = next_job(counter)
 
 
@@ -254,19 +262,14 @@ def _multiply_rows(v, a, factors, b, memory, target, whole, rows, depth, further
 
 
 @inlined
-def _write_tile(memory, out, image, row, column, output, outputs, out_height, out_width, bias, bias_per_image,
-                has_residual, residual, y):
-    """The part of a 4×4 tile that lies in the image, with bias and residual, for one panel of outputs."""
-    lanes = min(COLUMNS, outputs - output)
-    shift = output + (image * outputs if bias_per_image else 0)
-    for i in range(min(OUTPUTS, out_height - row)):
-        for j in range(min(OUTPUTS, out_width - column)):
-            source = out + (i * OUTPUTS + j) * COLUMNS
-            target = ((image * out_height + row + i) * out_width + column + j) * outputs + output
-            if has_residual:
-                for lane in range(lanes):
-                    total = load(memory, source + lane) + load(bias, shift + lane) + load(residual, target + lane)
-                    store(y, target + lane, total)
-            else:
-                for lane in range(lanes):
-                    store(y, target + lane, load(memory, source + lane) + load(bias, shift + lane))
+def _write_tile(memory, out, tile, output, sizes, geometry, bias, residual, y):
+    """The part of a 4×4 tile that lies in the image, for one panel of outputs, the first of which is `output`."""
+    height, width = geometry.out_height, geometry.out_width
+    image, place = divmod(tile, sizes.rows * sizes.columns)
+    row, column = place // sizes.columns * OUTPUTS, place % sizes.columns * OUTPUTS
+    lanes = min(COLUMNS, sizes.outputs - output)
+    shift = epilogue.bias_of(image, sizes.outputs, bias) + output
+    for i in range(min(OUTPUTS, height - row)):
+        for j in range(min(OUTPUTS, width - column)):
+            target = ((image * height + row + i) * width + column + j) * sizes.outputs + output
+            epilogue.write(memory, out + (i * OUTPUTS + j) * COLUMNS, lanes, bias, shift, residual, y, target)

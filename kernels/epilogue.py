@@ -1,0 +1,53 @@
+"""The last pass over a product: what is added to the sums while they go from working memory to the result.
+
+    y = sums + bias (+ residual)          y = (value + bias) · GELU(gate + bias)
+
+The bias is flat, `outputs` numbers for all images or as many for each; the residual is flat like y, or empty for none.
+"""
+import numpy as np
+
+from .activations import gelu_of
+from .arrays import shaped
+from .compiling import inlined
+from .memory import load, store
+
+_NO_RESIDUAL = np.empty(0, np.float32)
+
+
+def checked(bias, residual, images, outputs, shape):
+    """(bias, residual) in the form that kernels take; ValueError for shapes that do not fit.
+
+    bias: None, (outputs,) or (images, outputs), None becomes zeros: adding them costs less than one more kind of pass
+    residual: None, or of the result's `shape`
+    """
+    if bias is None:
+        bias = np.zeros(outputs, np.float32)
+    else:
+        bias = shaped(bias, (outputs,) if bias.ndim == 1 else (images, outputs), "bias")
+    return bias, _NO_RESIDUAL if residual is None else shaped(residual, shape, "residual")
+
+
+@inlined
+def bias_of(image, outputs, bias):
+    """Where an image's bias begins."""
+    return image * outputs if bias.size > outputs else 0
+
+
+@inlined
+def write(memory, sums, count, bias, shift, residual, y, target):
+    """y[target:] = memory[sums:] + bias[shift:] (+ residual[target:]), `count` numbers"""
+    if residual.size > 0:
+        for i in range(count):
+            store(y, target + i, load(memory, sums + i) + load(bias, shift + i) + load(residual, target + i))
+    else:
+        for i in range(count):
+            store(y, target + i, load(memory, sums + i) + load(bias, shift + i))
+
+
+@inlined
+def write_gated(memory, values, gates, count, bias, value_shift, gate_shift, y, target):
+    """y[target:] = (memory[values:] + bias[value_shift:]) · GELU(memory[gates:] + bias[gate_shift:]), `count` numbers"""
+    for i in range(count):
+        value = load(memory, values + i) + load(bias, value_shift + i)
+        gate = load(memory, gates + i) + load(bias, gate_shift + i)
+        store(y, target + i, value * gelu_of(gate))
