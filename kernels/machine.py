@@ -1,6 +1,6 @@
-"""What this process may use: processor, its vector instructions, cores. Needs neither NumPy nor numba.
+"""What this process may use: processor, its vector instructions, cores, memory. Needs neither NumPy nor numba.
 
-Linux tells in /proc and /sys, macOS by `sysctl`; where a system doesn't tell, the answer is what Python knows.
+Linux says in /proc and /sys, macOS by `sysctl`; where a system doesn't say, the answer is what Python knows.
 """
 import functools
 import math
@@ -60,16 +60,59 @@ def memory():
         return None
 
 
+def memory_available():
+    """Bytes that this process can still take without swapping; None if the system doesn't say."""
+    amounts = [int(line.split()[1]) * 1024 for line in (_read("/proc/meminfo") or "").splitlines()
+               if line.startswith("MemAvailable:")] + list(_memory_left())
+    if not amounts and "SC_AVPHYS_PAGES" in getattr(os, "sysconf_names", ()):
+        amounts = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    return min(amounts, default=None)
+
+
 def _allowed():
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
 
 
-def _share(root="/sys/fs/cgroup"):
-    """Processors' worth of time that a container's control group (version 2 or 1) allows; infinite if unlimited."""
-    quota, period = (_read(f"{root}/cpu.max") or "max 1").split()
-    if quota == "max":
-        quota, period = _read(f"{root}/cpu/cpu.cfs_quota_us") or "-1", _read(f"{root}/cpu/cpu.cfs_period_us") or "1"
-    return int(quota) / int(period) if int(quota) > 0 else math.inf
+def _share(root="/sys/fs/cgroup", own="/proc/self/cgroup"):
+    """Processors' worth of time that control groups allow this process; infinite if unlimited."""
+    shares = [math.inf]
+    for group, version in _control_groups("cpu", root, own):
+        quota, period = (_read(group / "cpu.max") or "max 1").split() if version == 2 else \
+            (_read(group / "cpu.cfs_quota_us") or "-1", _read(group / "cpu.cfs_period_us") or "1")
+        if quota.isdigit():
+            shares.append(int(quota) / int(period))
+    return min(shares)
+
+
+def _memory_left(root="/sys/fs/cgroup", own="/proc/self/cgroup"):
+    """Bytes below the limit of each control group that has one.
+
+    Pages of files count as used there, but the kernel reclaims those that were not used lately when memory is short.
+    """
+    for group, version in _control_groups("memory", root, own):
+        names = ("memory.max", "memory.current", "inactive_file") if version == 2 else \
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        limit, used = (_read(group / name) or "" for name in names[:2])
+        if limit.isdigit() and used.isdigit():
+            statistics = dict(line.split() for line in (_read(group / "memory.stat") or "").splitlines())
+            yield max(0, int(limit) - int(used) + int(statistics.get(names[2], 0)))
+
+
+def _control_groups(controller, root, own):
+    """(folder, version 1 or 2) of each control group that may limit this process, the outermost first.
+
+    Containers and batch systems set such limits; those of an outer group hold inside it, too.
+    """
+    for line in (_read(own) or "").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":                                        # version 2: one tree for all controllers
+            top, version = pathlib.Path(root), 2
+        elif controller in controllers.split(","):
+            top, version = pathlib.Path(root, controller), 1
+        else:
+            continue
+        parts = pathlib.PurePosixPath(path).parts[1:]
+        yield from ((top.joinpath(*parts[:depth]), version) for depth in range(len(parts) + 1))
 
 
 @functools.cache

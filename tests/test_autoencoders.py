@@ -15,7 +15,7 @@ from npdiffusion import loading
 from npdiffusion.checkpoints import autoencoders
 from npdiffusion.checkpoints.original_names import spelling
 from npdiffusion.errors import UserError
-from npdiffusion.kernels import threads
+from npdiffusion.kernels import machine, threads
 from npdiffusion.memory import estimates, tiles
 from npdiffusion.models import parameters, tiling
 from npdiffusion.models.configs import TinyVAEConfig, VAEConfig
@@ -278,7 +278,7 @@ def test_tiles_of_something_local_leave_no_seams():
     ("auto", 512, None, None), ("auto", 1024, None, 512), ("auto", 512, 5e8, 512), ("on", 512, None, 512),
     ("off", 4096, None, None)])
 def test_tiles_are_chosen_where_one_piece_would_be_too_large(mode, side, available, tile, monkeypatch):
-    monkeypatch.setattr(estimates, "available", lambda: available)
+    monkeypatch.setattr(machine, "memory_available", lambda: available)
     assert tiles.choose(VAEConfig(), side, side, mode) == tile
 
 

@@ -20,9 +20,8 @@ from npdiffusion import kernels, loading
 from npdiffusion.checkpoints import hub, safetensors_file
 from npdiffusion.diffusion.schedules import NoiseSchedule
 from npdiffusion.errors import UserError
-from npdiffusion.kernels import reference
+from npdiffusion.kernels import machine, reference
 from npdiffusion.kernels.arrays import as_float32
-from npdiffusion.memory import estimates
 from npdiffusion.models import parameters
 from npdiffusion.models.clip import CLIPTextModel
 from npdiffusion.models.configs import CLIPTextConfig
@@ -546,32 +545,15 @@ def test_tokenizer_folder_that_does_not_exist(folder):
 # --- memory ----------------------------------------------------------------------------------------------------------
 
 def test_too_little_memory_is_told_before_anything_is_read(written, monkeypatch):
-    monkeypatch.setattr(estimates, "available", lambda: 5_000_000)
+    monkeypatch.setattr(machine, "memory_available", lambda: 5_000_000)
     monkeypatch.setattr(safetensors_file.Tensor, "__call__", lambda self: pytest.fail("a tensor was read"))
     assert message(written) == f"{written}: needs about 0.0 GB of memory, 0.0 GB are available"
 
 
 def test_unknown_memory_is_no_obstacle(written, monkeypatch):
     known = weights(loading.load_parts(written))
-    monkeypatch.setattr(estimates, "available", lambda: None)
+    monkeypatch.setattr(machine, "memory_available", lambda: None)
     assert weights(loading.load_parts(written)).keys() == known.keys()
-
-
-def test_available_memory_is_at_most_what_the_machine_has():
-    assert 0 < estimates.available() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-@pytest.mark.parametrize("line, files", [
-    ("0::/outer/inner", {"outer/inner/memory.max": "1000", "outer/inner/memory.current": "700",
-                         "outer/inner/memory.stat": "anon 1\ninactive_file 200\n", "outer/memory.max": "max"}),
-    ("4:cpu,memory:/job", {"memory/job/memory.limit_in_bytes": "1000", "memory/job/memory.usage_in_bytes": "700",
-                           "memory/job/memory.stat": "inactive_file 9\ntotal_inactive_file 200\n"})])
-def test_limits_of_control_groups_count(tmp_path, line, files):
-    for name, content in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(content)
-    (tmp_path / "own").write_text(line + "\n")
-    assert list(estimates._control_groups(tmp_path, tmp_path / "own")) == [500]
 
 
 def test_memory_that_runs_out_gives_one_line(written, monkeypatch):

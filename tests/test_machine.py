@@ -18,18 +18,40 @@ def test_hyper_threads_count_once(monkeypatch):
     assert machine.physical_cores() == 2
 
 
-@pytest.mark.parametrize(("files", "share"), [
-    ({"cpu.max": "150000 100000\n"}, 1.5),
-    ({"cpu.max": "max 100000\n"}, math.inf),
-    ({"cpu/cpu.cfs_quota_us": "50000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 0.5),
-    ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, math.inf),
-    ({}, math.inf),
-], ids=["version 2", "version 2 unlimited", "version 1", "version 1 unlimited", "none"])
-def test_the_share_of_a_container(files, share, tmp_path):
-    (tmp_path / "cpu").mkdir()
+def write(folder, files):
     for name, content in files.items():
-        (tmp_path / name).write_text(content)
-    assert machine._share(tmp_path) == share
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+
+
+@pytest.mark.parametrize(("line", "files", "share"), [
+    ("0::/", {"cpu.max": "150000 100000\n"}, 1.5),
+    ("0::/", {"cpu.max": "max 100000\n"}, math.inf),
+    ("0::/outer/inner", {"outer/cpu.max": "50000 100000\n", "outer/inner/cpu.max": "max 100000\n"}, 0.5),
+    ("0::/outer/inner", {"outer/cpu.max": "150000 100000\n", "outer/inner/cpu.max": "25000 100000\n"}, 0.25),
+    ("3:cpu,cpuacct:/", {"cpu/cpu.cfs_quota_us": "50000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 0.5),
+    ("3:cpu,cpuacct:/", {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, math.inf),
+    ("3:memory:/", {"cpu/cpu.cfs_quota_us": "50000\n", "cpu/cpu.cfs_period_us": "100000\n"}, math.inf),
+    ("0::/", {}, math.inf),
+], ids=["version 2", "version 2 unlimited", "outer group", "inner group", "version 1", "version 1 unlimited",
+        "not of that kind", "none"])
+def test_the_share_of_a_container(line, files, share, tmp_path):
+    write(tmp_path, files | {"own": line + "\n"})
+    assert machine._share(tmp_path, tmp_path / "own") == share
+
+
+@pytest.mark.parametrize("line, files", [
+    ("0::/outer/inner", {"outer/inner/memory.max": "1000", "outer/inner/memory.current": "700",
+                         "outer/inner/memory.stat": "anon 1\ninactive_file 200\n", "outer/memory.max": "max"}),
+    ("4:cpu,memory:/job", {"memory/job/memory.limit_in_bytes": "1000", "memory/job/memory.usage_in_bytes": "700",
+                           "memory/job/memory.stat": "inactive_file 9\ntotal_inactive_file 200\n"})])
+def test_limits_of_control_groups_count(tmp_path, line, files):
+    write(tmp_path, files | {"own": line + "\n"})
+    assert list(machine._memory_left(tmp_path, tmp_path / "own")) == [500]
+
+
+def test_available_memory_is_at_most_what_the_machine_has():
+    assert 0 < machine.memory_available() <= machine.memory()
 
 
 def test_half_a_core_is_one_thread(monkeypatch):

@@ -8,7 +8,7 @@ from PIL import Image
 
 from npdiffusion import kernels
 from npdiffusion.errors import UserError
-from npdiffusion.memory import estimates
+from npdiffusion.kernels import machine
 from npdiffusion.pipeline import StableDiffusionPipeline as OurPipeline
 from tests import references
 from tests.pairs import NEGATIVE, PROMPT, SAMPLERS, SCHEDULE, levels, their_picture
@@ -132,7 +132,7 @@ def test_an_unknown_prompt_syntax_is_found_before_adapters_are_merged(pair, monk
 
 
 def test_a_picture_too_large_for_the_memory_is_refused_before_anything_is_done(pair, monkeypatch):
-    monkeypatch.setattr(estimates, "available", lambda: 10**8)
+    monkeypatch.setattr(machine, "memory_available", lambda: 10**8)
     pair[1].generate(PROMPT, steps=1, seed=0)
     with pytest.raises(UserError, match="2048×1024 pixels: needs about 0.8 GB of memory, 0.1 GB are available"):
         pair[1].generate(PROMPT, steps=1, seed=0, width=2048, height=1024, vae_tiling="off")

@@ -7,14 +7,13 @@ import platform
 from npdiffusion import __version__, kernels, weights
 from npdiffusion.checkpoints import library, original_names, safetensors_file
 from npdiffusion.kernels import machine
-from npdiffusion.memory import estimates
 from npdiffusion.models.configs import UNetConfig, VAEConfig, read_json
 from npdiffusion.text import known_words
 
 
 def report(model, threads):
     """Lines of text about the installation, then about the model; UserError, after the former, if it can't be read."""
-    total, free = machine.memory(), estimates.available()
+    total, free = machine.memory(), machine.memory_available()
     yield line("npdiffusion", __version__)
     yield line("python", f"{platform.python_version()}, {platform.system()} {platform.machine()}")
     for package in ("numpy", "numba"):

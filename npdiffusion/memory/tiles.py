@@ -1,5 +1,6 @@
 """How large the tiles are in which the autoencoder takes a picture, if it takes it in tiles at all (models/tiling.py)."""
 from npdiffusion.errors import UserError, nearest
+from npdiffusion.kernels import machine
 from npdiffusion.memory import estimates
 from npdiffusion.settings import TILING
 
@@ -18,7 +19,7 @@ def choose(config, width, height, mode="auto"):
     step = 4 * config.reduction
     tile = max(step, config.sample_size // step * step)
     if mode == "auto":
-        there = estimates.available()
+        there = machine.memory_available()
         limit = LARGEST_WHOLE if there is None else min(LARGEST_WHOLE, there)
         return None if estimates.picture(config, width, height) <= limit else tile
     return tile if mode == "on" else None
