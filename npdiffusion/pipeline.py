@@ -5,12 +5,14 @@
 N pictures of W × H pixels; latents are (N, H/f, W/f, C), f the reduction of the VAE, C its latent channels.
 """
 import contextlib
+import functools
 import threading
 import time
 
 from npdiffusion.adapters import tags
 from npdiffusion.adapters.merging import Adapters
 from npdiffusion.adapters.textual_inversion import LearntWords
+from npdiffusion.checkpoints import families
 from npdiffusion.diffusion import defaults
 from npdiffusion.diffusion.denoiser import Denoiser
 from npdiffusion.diffusion.guidance import Prediction
@@ -30,9 +32,11 @@ class StableDiffusionPipeline:
     tokenizer.encode(text) → (77,) ids      text_encoder(ids (N, 77)) → (N, 77, X)      unet(latents, timesteps, context) → ε or v
     vae.encode(images) → mean, logvar       vae.decode(latents) → images in [−1, 1]     schedule: betas and sampler of the checkpoint
     """
-    def __init__(self, tokenizer, text_encoder, unet, vae, schedule, source, default_guidance=None,
-                 adapters=None, budget=None):
+    def __init__(self, tokenizer, text_encoder, unet, vae, schedule, source, default_guidance=None, adapters=None, budget=None,
+                 family=families.FAMILIES[0], others=None):
         self.tokenizer, self.text_encoder, self.unet, self.vae = tokenizer, text_encoder, unet, vae
+        self.family = family          # its row in checkpoints/families.py
+        self.models = {"text_encoder": text_encoder, **(others or {}), "unet": unet, "vae": vae}      # all parts, by name
         self.schedule = schedule      # a NoiseSchedule: betas, prediction type and sampler of the checkpoint
         self.source = source          # where the model came from, for people
         self.advised_guidance = default_guidance      # the guidance scale that its makers advise, or None
@@ -179,8 +183,16 @@ class StableDiffusionPipeline:
         """
         readings = [read(prompt, calls(sampler, steps), self.tokenizer, syntax, self.words,
                          None if earlier is None else calls(sampler, earlier)) for prompt in prompts]
-        return Contexts(readings, self.tokenizer, lambda ids, vectors: finite(
-            self.text_encoder, "text_encoder", ids, clip_skip or 0, vectors), count, timestep_cond)
+        return Contexts(readings, self.tokenizer, functools.partial(self._encode, clip_skip or 0), count, timestep_cond)
+
+    def _encode(self, clip_skip, ids, vectors=()):
+        """Ids (1, 77), [(position, vector), ...] → context (1, 77, X), of all text encoders of the family"""
+        states = []
+        for name in self.family.text_encoders:
+            model = self.models[name]
+            fitting = [(position, vector) for position, vector in vectors if len(vector) == model.config.hidden_size]
+            states.append(finite(model, name, ids, clip_skip, fitting))
+        return self.family.context(states)
 
     def decode(self, latents, tile=None):
         """Latents of one picture (1, H/f, W/f, C) → PIL image; tile: side of the tiles in pixels, None for all at once"""

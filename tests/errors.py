@@ -1,8 +1,8 @@
 """What users read when something is wrong."""
 import pytest
 
-from npdiffusion import loading
 from npdiffusion.errors import UserError
+from tests.loaded import load_parts
 
 
 def message_of(call, *arguments, **options):
@@ -15,6 +15,6 @@ def message_of(call, *arguments, **options):
 
 def message(path, **options):
     """What is said when a model can't be loaded; it names the model, or what was to replace a part of it."""
-    text = message_of(loading.load_parts, path, **options)
+    text = message_of(load_parts, path, **options)
     assert any(str(each) in text for each in (path, *options.values()))
     return text

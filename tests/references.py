@@ -74,10 +74,10 @@ def torch_text_encoder(seed=0, **settings):
 
 class Tensor:
     """A torch tensor as `parameters.load` takes it."""
-    def __init__(self, tensor):
-        self.tensor, self.shape = tensor, tuple(tensor.shape)
+    def __init__(self, tensor, name="a tensor"):
+        self.tensor, self.shape, self.name = tensor, tuple(tensor.shape), name
 
-    def __call__(self):
+    def __call__(self, into=None):
         return self.tensor.detach().numpy().astype(np.float32)         # a copy: the model may be changed later
 
 

@@ -2,7 +2,7 @@
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
-from npdiffusion.checkpoints import original_names
+from npdiffusion.checkpoints.families import FAMILIES
 from npdiffusion.models.configs import CLIPTextConfig, UNetConfig, VAEConfig
 from tests import references
 
@@ -15,7 +15,8 @@ def original(models, text_model="text_model."):
     for part, model in models.items():
         settings = model.config.to_dict() if part == "text_encoder" else dict(model.config)
         config = CONFIGS[part].from_dict(settings)
-        spell = original_names.spelling(part, config, [f"cond_stage_model.transformer.{text_model}"])
+        row = FAMILIES[0].parts[part]
+        spell = row.name(config, [f"cond_stage_model.transformer.{text_model}"], row.prefix)
         for name, tensor in model.state_dict().items():
             tensor = tensor.contiguous().clone()
             convolution = part == "vae" and ".attentions." in name and tensor.ndim == 2

@@ -11,17 +11,17 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import npdiffusion
-from npdiffusion import loading
 from npdiffusion.checkpoints import autoencoders
-from npdiffusion.checkpoints.original_names import spelling
+from npdiffusion.checkpoints.original_names import vae_name
 from npdiffusion.errors import UserError
 from npdiffusion.kernels import machine, threads
 from npdiffusion.memory import estimates, tiles
-from npdiffusion.models import parameters, tiling
+from npdiffusion.models import tiling
 from npdiffusion.models.configs import TinyVAEConfig, VAEConfig
 from tests import folders, references
 from tests.differences import agree
 from tests.errors import message_of
+from tests.loaded import load_parts
 from tests.references import channels_first, channels_last, random
 
 
@@ -37,9 +37,9 @@ def on_one_thread(monkeypatch):
 
 def loaded(path, dtype="float32"):
     """The model that is in a file or folder, filled."""
-    model, tensors, source, spell = autoencoders.find(str(path))
-    parameters.load(model, tensors, source, spell, dtype)
-    return model
+    part = autoencoders.open_autoencoder(str(path))
+    part.fill(dtype)
+    return part.model
 
 
 def message(path):
@@ -149,7 +149,7 @@ def named(request, vae, tmp_path):
         vae.save_pretrained(tmp_path)
         return tmp_path / "diffusion_pytorch_model.safetensors" if request.param == "its file" else tmp_path
     if request.param != "diffusers file":
-        spell = spelling("vae", VAEConfig.from_dict(dict(vae.config)), ())
+        spell = vae_name(VAEConfig.from_dict(dict(vae.config)), "first_stage_model.")
         cut = "first_stage_model." if request.param == "original" else ""
         matrices = [name for name, tensor in tensors.items() if ".attentions." in name and tensor.ndim == 2]
         tensors = {spell(name).removeprefix(cut): tensor[:, :, None, None] if name in matrices else tensor
@@ -199,7 +199,7 @@ def test_a_model_saved_with_taesd_in_it_is_loaded(model_folder, tmp_path):
     theirs = torch_taesd(encoder_block_out_channels=(16,) * 2, decoder_block_out_channels=(16,) * 2,
                          num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1))
     theirs.save_pretrained(folder / "vae")
-    compare("within a model", loading.load_parts(folder)["vae"], theirs, part="TAESD")
+    compare("within a model", load_parts(folder)["vae"], theirs, part="TAESD")
 
 
 # ---- what is wrong with a file
@@ -211,7 +211,7 @@ def test_a_vae_of_another_family_is_refused(model_folder, tmp_path):
     for name, told in (("wide", "has 16 channels in its latents, the model's own 4"),
                        ("deep", "has 8 pixels to a latent pixel, the model's own 2")):
         with pytest.raises(UserError, match=told):
-            loading.load_parts(model_folder, vae=str(tmp_path / name))
+            load_parts(model_folder, vae=str(tmp_path / name))
 
 
 @pytest.mark.parametrize(("make", "told"), [

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 import npdiffusion
 from npdiffusion import kernels, loading
 from npdiffusion.checkpoints import safetensors_file
+from npdiffusion.checkpoints.part import Part
 from npdiffusion.command import cli, options
-from npdiffusion.command.generate import budget_settings
 from npdiffusion.errors import UserError
 from npdiffusion.kernels import threads
 from npdiffusion.memory import budget, estimates
@@ -22,6 +22,9 @@ from npdiffusion.models.conditioning import Conditioning
 from npdiffusion.models.configs import TinyVAEConfig, UNetConfig
 from npdiffusion.models.on_disk import OnDisk, keep
 from npdiffusion.models.unet import UNet2DConditionModel
+from npdiffusion.request import largest_size
+from npdiffusion.settings import Request
+from npdiffusion.settings.kinds import Memory
 from tests import folders, loras
 
 EMBEDDED = 61e6        # bytes of its weights in float32; feature maps of a picture take 13e6
@@ -47,13 +50,13 @@ def on_disk(model):
 @pytest.mark.parametrize(("text", "expected"), [
     ("4GB", 4e9), ("1.5 gb", 1.5e9), ("900MiB", 900 * 2**20), ("2g", 2e9), (3e9, 3e9)])
 def test_amounts_are_read(text, expected):
-    assert budget.amount(text) == expected
+    assert Memory.bytes(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "much", "4 TB", "-1GB", "0GB", 0, -5, True, "1e9", None, "9" * 30])
 def test_what_is_no_amount_is_refused(text):
     with pytest.raises(UserError, match="an amount like 4GB or 900MB is needed"):
-        budget.amount(text)
+        Memory().check("max_memory", text)
 
 
 @pytest.mark.parametrize("text", ["foo", "", "0GB", "4 TB"])
@@ -88,7 +91,7 @@ def test_tiles_come_last_and_are_as_large_as_fits():
 
 
 def test_too_little_is_refused_before_weights_are_read_with_what_is_needed(capsys, monkeypatch):
-    monkeypatch.setattr(loading.Part, "fill", None)                        # would raise TypeError
+    monkeypatch.setattr(Part, "fill", None)                        # would raise TypeError
     assert cli.main(["a red apple", "--max-memory", "150MB"]) == 1
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("npdiffusion: error: max_memory is 0.15 GB: too little for 128×128 pixels, which need at "
@@ -116,14 +119,13 @@ def test_the_largest_weights_are_kept():
 @pytest.fixture(scope="module")
 def parts():
     """Those of the embedded model, checked but empty; it was trained with 128 × 128 pixels."""
-    return loading.open_folder(loading.locate(None))[0]
+    return loading.open_checkpoint().model.parts
 
 
-def planned(parts, *arguments):
-    """What is chosen for a command"""
+def planned(*arguments):
+    """What is chosen for a command with the embedded model"""
     asked = options.parse(["a", "--max-memory", "4GB", *arguments])
-    settings = budget_settings(asked, asked.pictures)
-    return budget.plan(parts, 4e9, settings["size"], images=settings["images"], mode=settings["vae_tiling"])
+    return loading.open_checkpoint().fit(asked.max_memory, requests=[entry.request for entry in asked.entries])
 
 
 @pytest.mark.parametrize(("arguments", "size"), [
@@ -136,36 +138,36 @@ def planned(parts, *arguments):
 def test_the_size_that_is_planned_is_that_of_the_last_pass(arguments, size, parts, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (40, 24)).save("a.png")
-    chosen = planned(parts, *arguments)
+    chosen = planned(*arguments)
     assert (chosen.width, chosen.height) == size
 
 
-def test_of_many_pictures_that_which_needs_most_is_planned(parts, tmp_path):
+def test_of_many_pictures_that_which_needs_most_is_planned(tmp_path):
     (tmp_path / "jobs.csv").write_text("prompt,width,height,hires\na,512,512,\nb,384,512,1.5\nc,,,2\nd,768,,\n")
-    chosen = planned(parts, "--prompts", str(tmp_path / "jobs.csv"))
+    chosen = planned("--prompts", str(tmp_path / "jobs.csv"))
     assert (chosen.width, chosen.height) == (576, 768)
 
 
 @pytest.mark.parametrize(("size", "expected"), [
-    (None, (128, 128)), ((256, None), (256, 128)), ((None, 64), (128, 64)), ((64, 72), (64, 72)),
-    (lambda trained, reduction: [(8, 8), (trained[0] * reduction, trained[1])], (1024, 128))])
-def test_a_side_that_is_not_given_to_load_is_that_of_the_training(size, expected, parts):
-    chosen = budget.plan(parts, 4e9, size)
+    (None, (128, 128)), ((256, None), (256, 128)), ((None, 64), (128, 64)), ((64, 72), (64, 72))])
+def test_a_side_that_is_not_asked_for_is_that_of_the_training(size, expected):
+    requests = [] if size is None else [Request("", width=size[0], height=size[1])]
+    chosen = loading.open_checkpoint().fit("4GB", requests=requests)
     assert (chosen.width, chosen.height) == expected
 
 
 @pytest.mark.parametrize(("scale", "images"), [("7.5", 2), ("1", 1), ("1.5", 2), ("0.5", 1)])
 def test_a_step_computes_two_images_with_guidance(scale, images, parts):
-    assert planned(parts, "--cfg-scale", scale).images == images
-    assert planned(parts).images == 2
+    assert planned("--cfg-scale", scale).images == images
+    assert planned().images == 2
 
 
 def test_without_guidance_half_of_the_feature_maps_have_to_fit(parts):
     maps = estimates.step(parts["unet"].model.config, 64, 64, 2)
     weights = sum(parameters.nbytes(part.model, "float32") for part in parts.values())
     for images, limit in (2, budget.RUNTIME + weights + maps), (1, budget.RUNTIME + weights + maps / 2):
-        assert budget.plan(parts, limit, (512, 512), images=images, mode="on").dtype == "float32"
-        assert budget.plan(parts, limit - 1, (512, 512), images=images, mode="on").dtype == "bfloat16"
+        assert budget.plan(parts, limit, [(512, 512)], images=images, mode="on").dtype == "float32"
+        assert budget.plan(parts, limit - 1, [(512, 512)], images=images, mode="on").dtype == "bfloat16"
 
 
 def test_a_picture_in_one_piece_is_refused_where_only_tiles_fit(parts):
@@ -173,24 +175,24 @@ def test_a_picture_in_one_piece_is_refused_where_only_tiles_fit(parts):
     limit = budget.RUNTIME + maps + sum(parameters.nbytes(part.model, "float32") for part in parts.values())
     assert estimates.picture(parts["vae"].model.config, 512, 512) > limit - budget.RUNTIME
     with pytest.raises(UserError, match="max_memory is .*: too little for 512×512 pixels"):
-        budget.plan(parts, limit, (512, 512), mode="off")
-    assert budget.plan(parts, limit, (512, 512), mode="on").tile == 128             # pixels that it was trained with
-    assert 128 <= budget.plan(parts, limit, (512, 512), mode="auto").tile < 512
-    assert budget.plan(parts, 4e9, (512, 512), mode="off").tile is None
-    assert planned(parts, "--vae-tiling", "on").tile == 128
+        budget.plan(parts, limit, [(512, 512)], mode="off")
+    assert budget.plan(parts, limit, [(512, 512)], mode="on").tile == 128             # pixels that it was trained with
+    assert 128 <= budget.plan(parts, limit, [(512, 512)], mode="auto").tile < 512
+    assert budget.plan(parts, 4e9, [(512, 512)], mode="off").tile is None
+    assert planned("--vae-tiling", "on").tile == 128
 
 
 def test_taesd_for_previews_is_kept_beside_the_model_and_decodes_in_one_piece(parts):
     preview = taesd.AutoencoderTiny(TinyVAEConfig())
     its_weights = 4 * sum(parameter.numel() for parameter in AutoencoderTiny().parameters())
-    alone = budget.plan(parts, 4e9, (512, 512), mode="on")
-    beside = budget.plan(parts, 4e9, (512, 512), mode="on", preview_vae=preview)
+    alone = budget.plan(parts, 4e9, [(512, 512)], mode="on")
+    beside = budget.plan(parts, 4e9, [(512, 512)], mode="on", preview_vae=preview)
     assert beside.kept - alone.kept == its_weights
     limit = budget.RUNTIME + alone.kept + its_weights + estimates.picture(TinyVAEConfig(), 512, 512)
-    assert budget.plan(parts, limit, (512, 512), mode="on", preview_vae=preview).dtype == "float32"
-    assert budget.plan(parts, limit - 1, (512, 512), mode="on", preview_vae=preview).dtype == "bfloat16"
-    half = budget.plan(parts, limit - 1, (512, 512), mode="on", preview_vae=preview).kept
-    streamed = budget.plan(parts, limit - beside.kept + half - 1, (512, 512), mode="on", preview_vae=preview)
+    assert budget.plan(parts, limit, [(512, 512)], mode="on", preview_vae=preview).dtype == "float32"
+    assert budget.plan(parts, limit - 1, [(512, 512)], mode="on", preview_vae=preview).dtype == "bfloat16"
+    half = budget.plan(parts, limit - 1, [(512, 512)], mode="on", preview_vae=preview).kept
+    streamed = budget.plan(parts, limit - beside.kept + half - 1, [(512, 512)], mode="on", preview_vae=preview)
     assert streamed.on_disk and its_weights < streamed.kept < half
     assert streamed.room() >= estimates.picture(TinyVAEConfig(), 512, 512)
 
@@ -212,7 +214,8 @@ def test_pictures_that_are_there_already_need_no_memory(pipeline, tmp_path):
                         ("a --width 512 --seed 1\nb --width 64\nc --height 72", [(64, 128), (128, 72)])):
         (tmp_path / "jobs.txt").write_text(text)
         assert cli.main(command) == 0
-        assert pipeline.loaded[-1][1]["size"]((128, 128), 8) == sizes
+        requests = pipeline.loaded[-1][1]["requests"]
+        assert [largest_size(request, (128, 128), 8) for request in requests] == sizes
 
 
 # ---- results
@@ -222,7 +225,7 @@ def test_pictures_are_the_same_bit_for_bit_with_weights_on_disk(model, dtype, mo
     monkeypatch.setattr(parameters, "SMALLEST_ON_DISK", 1000)
     options = dict(steps=2, seed=1, width=32, height=32)
     whole = npdiffusion.load(model, dtype=dtype)
-    streamed = npdiffusion.load(model, dtype=dtype, max_memory=budget.RUNTIME + 2.2e6, size=(32, 32))
+    streamed = npdiffusion.load(model, dtype=dtype, max_memory=budget.RUNTIME + 2.2e6, requests=[Request("", width=32, height=32)])
     counts = [on_disk(getattr(streamed, part)) for part in ("unet", "vae", "text_encoder")]
     assert streamed.budget.dtype == dtype and min(counts) > 0
     a, b = whole.generate("a red apple", **options)[0], streamed.generate("a red apple", **options)[0]
@@ -253,17 +256,17 @@ def test_both_backends_read_a_weight_that_is_on_disk(each_backend, tmp_path):
     save_file({"w": torch.from_numpy(values).half()}, tmp_path / "w.safetensors")
     tensor = safetensors_file.read_file(tmp_path / "w.safetensors")["w"]
     linear, x = layers.Linear(32, 24), np.random.default_rng(1).standard_normal((3, 32), dtype=np.float32)
-    linear.weight = OnDisk(tensor, (24, 32), "file", "w")
+    linear.weight = OnDisk(tensor, (24, 32), "file")
     linear.prepare("float32")
     np.testing.assert_allclose(linear(x), x @ values.astype(np.float16).astype(np.float32).T, rtol=1e-5, atol=1e-5)
     table = layers.Embedding(24, 32)
-    table.weight = OnDisk(tensor, (24, 32), "file", "w")
+    table.weight = OnDisk(tensor, (24, 32), "file")
     assert np.array_equal(table(np.array([3, 5])), values[[3, 5]].astype(np.float16).astype(np.float32))
 
 
 def test_a_weight_on_disk_that_is_not_finite_is_named(tmp_path):
     save_file({"w": torch.full((4, 4), torch.inf)}, tmp_path / "w.safetensors")
-    weight = OnDisk(safetensors_file.read_file(tmp_path / "w.safetensors")["w"], (4, 4), "file", "w")
+    weight = OnDisk(safetensors_file.read_file(tmp_path / "w.safetensors")["w"], (4, 4), "file")
     with pytest.raises(UserError, match="file: w holds values that are not finite"):
         weight.read()
 

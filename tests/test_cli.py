@@ -17,7 +17,7 @@ from npdiffusion.diffusion.schedules import NoiseSchedule
 from npdiffusion.errors import UserError
 from npdiffusion.jobs import destinations as names
 from npdiffusion.kernels import machine
-from npdiffusion.settings import NO_EFFECT, SETTINGS, run
+from npdiffusion.settings import NO_EFFECT, SETTINGS, Request, run
 from tests.fake_pipeline import PROMPT, files, settings_in
 from tests.processes import modules_after, run_python
 
@@ -36,8 +36,8 @@ def test_defaults_are_those_of_the_model(pipeline):
     assert asked == dict(prompt=PROMPT, negative_prompt="", steps=50, guidance_scale=4.0, sampler="pndm",
                          schedule="discrete", seed=7, width=128, height=128, rng="torch", prompt_syntax="a1111")
     assert pipeline.loaded == [((None,), dict(dtype=None, threads=machine.physical_cores(), tokenizer=None,
-                                              lora_dir=None, vae=None, embedding_dir=None,
-                                              prompts=[(PROMPT, "")]))]
+                                              lora_dir=None, vae=None, embedding_dir=None, max_memory=None,
+                                              preview_vae=None, requests=[Request(PROMPT, seed=7)]))]
 
 
 def test_every_option_reaches_the_pipeline(pipeline, tmp_path):
@@ -53,7 +53,8 @@ def test_every_option_reaches_the_pipeline(pipeline, tmp_path):
                          schedule="karras", seed=9, width=64, height=72, rng="numpy", clip_skip=1, prompt_syntax="plain")
     assert pipeline.made[0].tile == 512 and pipeline.made[0].request.vae_tiling == "on"
     assert pipeline.loaded == [(("model",), dict(dtype="bfloat16", threads=1, tokenizer="folder", lora_dir="loras",
-                                                  vae="taesd", embedding_dir=".", prompts=[(PROMPT, "blur")]))]
+                                                  vae="taesd", embedding_dir=".", max_memory=None, preview_vae=None,
+                                                  requests=[pipeline.made[0].request]))]
 
 
 def test_options_of_sampling_reach_the_pipeline_and_the_png(pipeline):
@@ -486,8 +487,8 @@ def model_folder(tmp_path):
     """Files as of a model; what `--info` looks at."""
     from safetensors.numpy import save_file
 
-    from npdiffusion.checkpoints.safetensors_file import STEMS
-    for part, stem in STEMS.items():
+    from npdiffusion.checkpoints.families import FAMILIES
+    for part, stem in ((part, row.stem) for part, row in FAMILIES[0].parts.items()):
         (tmp_path / part).mkdir()
         (tmp_path / part / "config.json").write_text("{}")
         save_file({"a": np.zeros((1000, 1500), np.float16)}, tmp_path / part / f"{stem}.safetensors")

@@ -12,7 +12,8 @@ from diffusers import (
 )
 from PIL import Image
 
-from npdiffusion.checkpoints import original_names
+from npdiffusion.checkpoints import whole_model
+from npdiffusion.checkpoints.families import FAMILIES
 from npdiffusion.diffusion import defaults
 from npdiffusion.diffusion.schedules import NoiseSchedule
 from npdiffusion.errors import UserError
@@ -146,7 +147,7 @@ def test_the_guidance_that_the_makers_advise_is_believed_but_for_a_sampler_of_an
 @pytest.mark.parametrize("marks, prediction, rescaled", [
     ([], "epsilon", False), (["v_pred"], "v_prediction", False), (["v_pred", "ztsnr"], "v_prediction", True)])
 def test_marks_in_a_single_file_say_how_it_was_trained(marks, prediction, rescaled):
-    schedule = NoiseSchedule.from_config(original_names.scheduler({"betas": None} | dict.fromkeys(marks)))
+    schedule = NoiseSchedule.from_config(whole_model.scheduler(FAMILIES[0], {"betas": None} | dict.fromkeys(marks)))
     assert (schedule.prediction_type, schedule.rescale_betas_zero_snr) == (prediction, rescaled)
 
 

@@ -16,7 +16,10 @@ from npdiffusion.checkpoints import hub
 from tests import folders
 from tests.errors import message
 from tests.hub_cache import put
+from tests.loaded import load_parts
 from tests.single_files import original
+
+CLIP = "openai/clip-vit-large-patch14"
 
 VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HUB_OFFLINE", "XDG_CACHE_HOME")
 
@@ -108,7 +111,7 @@ def test_cache_folder_follows_the_environment(settings, expected, monkeypatch):
 def test_cached_model_needs_neither_package_nor_network(cache, written, no_package):
     snapshot = put(cache, "org/model", written)
     assert hub.model("org/model") == snapshot
-    parts = loading.load_parts("org/model")
+    parts = load_parts("org/model")
     assert parts["source"] == "org/model"
     assert len(parts["tokenizer"].encode("a red apple")) == 77
 
@@ -156,7 +159,7 @@ def test_commit_that_leaves_the_cache_is_not_followed(cache, written, no_package
 # --- from the hub ----------------------------------------------------------------------------------------------------
 
 def test_download_takes_what_is_needed_and_nothing_else(server):
-    loading.load_parts("org/model")
+    load_parts("org/model")
     assert sorted(server.fetched) == sorted([
         "model_index.json", "scheduler/scheduler_config.json", "text_encoder/config.json",
         "text_encoder/model.safetensors", "tokenizer/merges.txt", "tokenizer/tokenizer_config.json", "tokenizer/vocab.json", "unet/config.json",
@@ -164,15 +167,15 @@ def test_download_takes_what_is_needed_and_nothing_else(server):
 
 
 def test_what_was_downloaded_is_in_the_cache(server, monkeypatch):
-    loading.load_parts("org/model")
+    load_parts("org/model")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     fetched = list(server.fetched)
-    assert loading.load_parts("org/model")["source"] == "org/model" and server.fetched == fetched
+    assert load_parts("org/model")["source"] == "org/model" and server.fetched == fetched
 
 
 def test_download_completes_what_is_cached_in_part(server, cache, written):
     (put(cache, "org/model", written) / "unet/diffusion_pytorch_model.safetensors").unlink()
-    loading.load_parts("org/model")
+    load_parts("org/model")
     assert "unet/diffusion_pytorch_model.safetensors" in server.fetched
 
 
@@ -181,7 +184,7 @@ def test_download_takes_all_shards_of_one_variant(server, models):
     (unet / "diffusion_pytorch_model.safetensors").unlink()
     models["unet"].save_pretrained(unet, max_shard_size="1MB")
     (unet / "diffusion_pytorch_model.fp16-00001-of-00002.safetensors").write_bytes(b"not to be read")
-    loading.load_parts("org/model")
+    load_parts("org/model")
     shards = [name for name in server.fetched if "-of-" in name]
     assert len(shards) > 2 and not any("fp16" in name for name in shards)
 
@@ -224,25 +227,25 @@ def file(models, tmp_path):
 
 def test_original_names_without_tokenizer_says_what_to_do(file):
     text = message(file)
-    assert "vocab.json and merges.txt" in text and f"--tokenizer {loading.CLIP}" in text
+    assert "vocab.json and merges.txt" in text and f"--tokenizer {CLIP}" in text
 
 
 @pytest.mark.parametrize("place", ["tokenizer", "."])
 def test_tokenizer_beside_the_file(file, place):
     folders.write_tokenizer(file.parent / place)
-    assert loading.load_parts(file)["tokenizer"].length == 77
+    assert load_parts(file)["tokenizer"].length == 77
 
 
 def test_tokenizer_that_is_given_goes_first(file, tmp_path):
     folders.write_tokenizer(file.parent)
     folders.write_tokenizer(tmp_path / "given", ["x y", "x z", "x w", "y z", "y w", "z w"])
-    assert "xy" in loading.load_parts(file, tokenizer=str(tmp_path / "given"))["tokenizer"].vocabulary
+    assert "xy" in load_parts(file, tokenizer=str(tmp_path / "given"))["tokenizer"].vocabulary
 
 
 def test_tokenizer_of_clip_in_the_cache(file, cache, tmp_path):
     folders.write_tokenizer(tmp_path / "clip")
-    put(cache, loading.CLIP, tmp_path / "clip")
-    assert loading.load_parts(file)["tokenizer"].length == 77
+    put(cache, CLIP, tmp_path / "clip")
+    assert load_parts(file)["tokenizer"].length == 77
 
 
 def test_tokenizer_of_another_cached_model(file, cache, written, tmp_path):
@@ -250,7 +253,7 @@ def test_tokenizer_of_another_cached_model(file, cache, written, tmp_path):
     (tmp_path / "other" / "vocab.json").write_text('{"a": 0}')
     put(cache, "a/a-language-model", tmp_path / "other")
     put(cache, "org/model", written)
-    assert loading.load_parts(file)["tokenizer"].length == 77
+    assert load_parts(file)["tokenizer"].length == 77
 
 
 def test_cached_tokenizer_that_pads_otherwise_is_not_taken(file, cache, written, tmp_path):
@@ -261,7 +264,7 @@ def test_cached_tokenizer_that_pads_otherwise_is_not_taken(file, cache, written,
 
 
 def test_hub_is_not_asked_for_a_tokenizer_unless_told_so(file, server):
-    server.repositories[loading.CLIP] = server.repositories["org/model"]
+    server.repositories[CLIP] = server.repositories["org/model"]
     assert "a single file has no tokenizer" in message(file)
     assert server.fetched == []
 
@@ -270,14 +273,14 @@ def test_hub_is_not_asked_for_a_tokenizer_unless_told_so(file, server):
 def test_tokenizer_by_id_comes_from_the_hub(file, server, tmp_path, within):
     folders.write_tokenizer(tmp_path / "clip" / within)
     (tmp_path / "clip" / "model.safetensors").write_bytes(b"not to be read")
-    server.repositories[loading.CLIP] = tmp_path / "clip"
-    assert loading.load_parts(file, tokenizer=loading.CLIP)["tokenizer"].length == 77
+    server.repositories[CLIP] = tmp_path / "clip"
+    assert load_parts(file, tokenizer=CLIP)["tokenizer"].length == 77
     assert {pathlib.Path(name).name for name in server.fetched} == {"vocab.json", "merges.txt", "tokenizer_config.json"}
 
 
 def test_tokenizer_by_id_from_the_cache(file, cache, written, no_package):
     put(cache, "org/model", written)
-    assert loading.load_parts(file, tokenizer="org/model")["tokenizer"].length == 77
+    assert load_parts(file, tokenizer="org/model")["tokenizer"].length == 77
 
 
 def test_repository_without_a_tokenizer(file, server, tmp_path):
@@ -288,4 +291,4 @@ def test_repository_without_a_tokenizer(file, server, tmp_path):
 
 def test_original_names_opens_no_socket(file):
     folders.write_tokenizer(file.parent)
-    assert loading.load_parts(file)["tokenizer"].length == 77          # `cache` above makes whatever uses the network fail
+    assert load_parts(file)["tokenizer"].length == 77          # `cache` above makes whatever uses the network fail

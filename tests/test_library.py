@@ -16,6 +16,7 @@ from npdiffusion.command import cli
 from npdiffusion.errors import UserError
 from tests import folders, references
 from tests.hub_cache import put
+from tests.loaded import load_parts
 from tests.single_files import original
 
 
@@ -91,7 +92,7 @@ def test_only_models_that_load_are_said_to(shelf):
     for entry in library.entries(shelf):
         if entry.usable and entry.name != "embedded":      # which is looked at elsewhere
             folders.write_tokenizer((shelf / entry.name).parent)
-            assert set(loading.load_parts(entry.path)) > {"unet"}
+            assert set(load_parts(entry.path)) > {"unet"}
     assert {entry.name for entry in library.entries(shelf) if entry.usable} == {
         "embedded", "folder", "anime/dream", "inpaint"}
 
@@ -116,10 +117,10 @@ def test_the_cache_is_listed_by_ids(shelf, tmp_path):
 def test_no_weights_are_read(shelf, monkeypatch):
     def read(*_):
         raise AssertionError("weights were read")
-    monkeypatch.setattr(safetensors_file.Tensor, "_read", read)
+    monkeypatch.setattr(safetensors_file.Tensor, "__call__", read)
     assert len(families(shelf)) == 21
     with pytest.raises(AssertionError, match="weights were read"):
-        loading.load_parts(str(shelf / "folder"))
+        load_parts(str(shelf / "folder"))
 
 
 def test_a_name_of_the_list_is_loaded(shelf, monkeypatch):
@@ -127,7 +128,7 @@ def test_a_name_of_the_list_is_loaded(shelf, monkeypatch):
     monkeypatch.setenv(library.VARIABLE, str(shelf))
     for name in "anime/dream", "dream", "dream.safetensors":
         assert loading.locate(name) == shelf / "anime" / "dream.safetensors"
-    assert loading.load_parts("dream")["source"] == "dream"
+    assert load_parts("dream")["source"] == "dream"
 
 
 def test_a_name_in_a_folder_of_models_that_is_given_is_loaded(shelf, on_numpy, capsys):

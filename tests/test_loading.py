@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 import npdiffusion
 from npdiffusion import kernels, loading
 from npdiffusion.checkpoints import hub, safetensors_file
+from npdiffusion.checkpoints.families import FAMILIES
 from npdiffusion.diffusion.schedules import NoiseSchedule
 from npdiffusion.errors import UserError
 from npdiffusion.kernels import machine, reference
@@ -25,9 +26,11 @@ from npdiffusion.kernels.arrays import as_float32
 from npdiffusion.models import parameters
 from npdiffusion.models.clip import CLIPTextModel
 from npdiffusion.models.configs import CLIPTextConfig
+from npdiffusion.models.on_disk import scratch
 from tests import folders, references
 from tests.differences import agree
 from tests.errors import message
+from tests.loaded import load_parts
 
 TEXT_WEIGHTS = "text_encoder/model.safetensors"
 UNET_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -57,7 +60,7 @@ def edit(path, **settings):
 
 def weights(parts):
     """{name: array} of all parameters; with the numpy backend they stay as they were stored."""
-    return {f"{part}.{name}": getattr(owner, attribute) for part in safetensors_file.STEMS
+    return {f"{part}.{name}": getattr(owner, attribute) for part in FAMILIES[0].parts
             for name, owner, attribute in parameters.walk(parts[part])}
 
 
@@ -77,7 +80,7 @@ def same(parts, others):
 
 def test_folder_gives_the_models_it_was_made_of(written, models):
     expected = folders.torch_results(models)
-    for name, found in folders.our_results(loading.load_parts(written)).items():
+    for name, found in folders.our_results(load_parts(written)).items():
         assert references.relative_error(found, expected[name]) < 1e-5, name
 
 
@@ -92,7 +95,7 @@ def test_load_makes_a_pipeline_of_a_folder(written):
 def test_half_precision_becomes_float32_exactly(folder, models, dtype):
     for path in (TEXT_WEIGHTS, UNET_WEIGHTS, VAE_WEIGHTS):
         rewrite(folder / path, lambda tensors: {name: tensor.to(dtype) for name, tensor in tensors.items()})
-    parts = loading.load_parts(folder)
+    parts = load_parts(folder)
     found = weights(parts)
     for part, model in models.items():
         for name, tensor in model.state_dict().items():
@@ -111,7 +114,7 @@ def test_special_values_of_bfloat16_survive(tmp_path):
 def test_loading_as_bfloat16_rounds_weights_of_products_alone(folder, models, stored, each_backend):
     for path in (TEXT_WEIGHTS, UNET_WEIGHTS, VAE_WEIGHTS):
         rewrite(folder / path, lambda tensors: {name: tensor.to(stored) for name, tensor in tensors.items()})
-    parts = loading.load_parts(folder, dtype="bfloat16")
+    parts = load_parts(folder, dtype="bfloat16")
     rounded = set()
     for part, model in models.items():
         for name, tensor in model.state_dict().items():
@@ -128,12 +131,12 @@ def test_loading_as_bfloat16_rounds_weights_of_products_alone(folder, models, st
 
 def test_a_model_of_bfloat16_gives_nearly_the_same(written, models, each_backend):
     expected = folders.torch_results(models)
-    for name, result in folders.our_results(loading.load_parts(written, dtype="bfloat16")).items():
+    for name, result in folders.our_results(load_parts(written, dtype="bfloat16")).items():
         assert 1e-5 < references.relative_error(result, expected[name]) < 0.05, name
 
 
 def test_a_model_of_bfloat16_is_known_to_need_half_the_memory(written):
-    unet = loading.load_parts(written)["unet"]
+    unet = load_parts(written)["unet"]
     assert 0.5 < parameters.nbytes(unet, "bfloat16") / parameters.nbytes(unet, "float32") < 0.6
 
 
@@ -146,14 +149,14 @@ def test_variant_is_taken_when_it_is_alone(folder, written, caplog):
     for path in (TEXT_WEIGHTS, UNET_WEIGHTS, VAE_WEIGHTS):
         (folder / path).rename(folder / path.replace(".safetensors", ".fp16.safetensors"))
     with caplog.at_level(logging.INFO, logger="npdiffusion"):
-        assert same(loading.load_parts(folder), loading.load_parts(written))
+        assert same(load_parts(folder), load_parts(written))
     assert "model.fp16.safetensors" in caplog.text
 
 
 def test_plain_file_is_preferred_to_the_variant(folder, written):
     variant = folder / UNET_WEIGHTS.replace(".safetensors", ".fp16.safetensors")
     save_file({name: tensor + 1 for name, tensor in load_file(folder / UNET_WEIGHTS).items()}, variant)
-    assert same(loading.load_parts(folder), loading.load_parts(written))
+    assert same(load_parts(folder), load_parts(written))
 
 
 @pytest.mark.parametrize("variant", [None, "fp16"])
@@ -161,7 +164,7 @@ def test_sharded_files_give_the_same(folder, written, models, variant):
     (folder / UNET_WEIGHTS).unlink()
     models["unet"].save_pretrained(folder / "unet", max_shard_size="1MB", variant=variant)
     assert len(list((folder / "unet").glob("*-of-*.safetensors"))) > 2
-    assert same(loading.load_parts(folder), loading.load_parts(written))
+    assert same(load_parts(folder), load_parts(written))
 
 
 def test_old_names_of_text_encoder_and_vae(folder, written):
@@ -176,14 +179,14 @@ def test_old_names_of_text_encoder_and_vae(folder, written):
         "text_model.embeddings.position_ids": torch.arange(77)[None],
         **{"text_model." + name: tensor for name, tensor in tensors.items()}})
     assert any(name.endswith("mid_block.attentions.0.proj_attn.bias") for name in load_file(folder / VAE_WEIGHTS))
-    assert same(loading.load_parts(folder), loading.load_parts(written))
+    assert same(load_parts(folder), load_parts(written))
 
 
 def test_attention_of_the_vae_may_be_a_convolution(folder, written):
     rewrite(folder / VAE_WEIGHTS, lambda tensors: {
         name: tensor[:, :, None, None] if ".attentions." in name and tensor.ndim == 2 else tensor
         for name, tensor in tensors.items()})
-    assert same(loading.load_parts(folder), loading.load_parts(written))
+    assert same(load_parts(folder), load_parts(written))
 
 
 def test_default_is_the_folder_of_the_embedded_model():
@@ -205,7 +208,7 @@ def test_header_whose_length_looks_like_a_pickle_is_read(tmp_path):
 
 
 def test_scheduler_settings_are_handed_on(written):
-    assert loading.load_parts(written)["schedule"] == NoiseSchedule.from_config(folders.SCHEDULER)
+    assert load_parts(written)["schedule"] == NoiseSchedule.from_config(folders.SCHEDULER)
 
 
 def test_scheduler_settings_are_checked_before_any_tensor_is_read(folder):
@@ -238,7 +241,7 @@ def test_local_folder_never_opens_a_socket(written, monkeypatch):
     monkeypatch.setattr(socket, "create_connection", forbidden)
     monkeypatch.setattr(socket, "getaddrinfo", forbidden)
     monkeypatch.setattr(hub, "find", forbidden)
-    assert weights(loading.load_parts(written)) and tried == []
+    assert weights(load_parts(written)) and tried == []
 
 
 # --- paths and arguments ---------------------------------------------------------------------------------------------
@@ -524,7 +527,7 @@ def test_tensor_that_the_index_promises_in_vain(folder, index):
 
 def test_tokenizer_that_is_given_goes_before_the_models_own(folder, tmp_path):
     folders.write_tokenizer(tmp_path / "other", merges=["x y", "x z", "x w", "y z", "y w", "z w"])
-    assert "xy" in loading.load_parts(folder, tokenizer=tmp_path / "other")["tokenizer"].vocabulary
+    assert "xy" in load_parts(folder, tokenizer=tmp_path / "other")["tokenizer"].vocabulary
 
 
 def test_tokenizer_of_another_model_is_refused(folder):
@@ -551,25 +554,25 @@ def test_too_little_memory_is_told_before_anything_is_read(written, monkeypatch)
 
 
 def test_unknown_memory_is_no_obstacle(written, monkeypatch):
-    known = weights(loading.load_parts(written))
+    known = weights(load_parts(written))
     monkeypatch.setattr(machine, "memory_available", lambda: None)
-    assert weights(loading.load_parts(written)).keys() == known.keys()
+    assert weights(load_parts(written)).keys() == known.keys()
 
 
 def test_memory_that_runs_out_gives_one_line(written, monkeypatch):
-    def exhausted(self):
+    def exhausted(self, into=None):
         raise MemoryError
     monkeypatch.setattr(safetensors_file.Tensor, "__call__", exhausted)
     assert message(written) == f"{written}: not enough memory for this model"
 
 
-def test_lent_numbers_are_those_of_the_tensor_until_the_next_are_lent(tmp_path):
+def test_numbers_in_scratch_memory_are_those_of_the_tensor_until_the_next_are_read_there(tmp_path):
     arrays = {"a": np.arange(6, dtype=np.float16).reshape(2, 3), "b": np.ones((4, 4), np.float32)}
     save_file({name: torch.from_numpy(array) for name, array in arrays.items()}, tmp_path / "x.safetensors")
     tensors = safetensors_file.read_file(tmp_path / "x.safetensors")
     owned = tensors["a"]()
     for name in ("b", "a", "b"):
-        lent = tensors[name].lent()
+        lent = tensors[name](scratch)
         assert lent.dtype == arrays[name].dtype and np.array_equal(lent, arrays[name])
     assert np.array_equal(owned, arrays["a"])
 
@@ -589,7 +592,7 @@ def test_filling_reads_each_tensor_once():
         def __init__(self, name, shape):
             self.name, self.shape = name, shape
 
-        def __call__(self):
+        def __call__(self, into=None):
             read.append(self.name)
             return np.ones(self.shape, np.float32)
     names = parameters.shapes(model)

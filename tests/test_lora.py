@@ -18,6 +18,7 @@ from npdiffusion.adapters import folder as adapter_folder
 from npdiffusion.adapters import names, tags
 from npdiffusion.adapters.tags import Strength
 from npdiffusion.checkpoints import original_names
+from npdiffusion.checkpoints.families import FAMILIES
 from npdiffusion.command import cli
 from npdiffusion.kernels import reference
 from npdiffusion.models import parameters
@@ -100,7 +101,7 @@ def equal(found, others):
 def original_name(part, name):
     """kohya's spelling with the original names of a UNet's blocks."""
     if part == "unet":
-        spell = original_names.spelling("unet", UNetConfig.from_dict(folders.UNET), ())
+        spell = original_names.unet_name(UNetConfig.from_dict(folders.UNET), "model.diffusion_model.")
         name = spell(f"{name}.weight").removeprefix("model.diffusion_model.").removesuffix(".weight")
     return loras.kohya_name(part, name)
 
@@ -151,7 +152,7 @@ def test_names_of_v1(spelling, layer, names_of_v1):
 def names_of_v1():
     model = UNet2DConditionModel(UNetConfig())
     layers = [name.removesuffix(".weight") for name in parameters.shapes(model) if name.endswith(".weight")]
-    return names.spellings({"unet": layers, "text_encoder": []}, model.config)
+    return names.spellings({"unet": layers, "text_encoder": []}, model.config, FAMILIES[0])
 
 
 # --- kinds -----------------------------------------------------------------------------------------------------------

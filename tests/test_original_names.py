@@ -9,10 +9,12 @@ from diffusers.loaders import single_file_utils as theirs
 from safetensors.torch import save_file
 
 from npdiffusion import loading
-from npdiffusion.checkpoints import original_names
+from npdiffusion.checkpoints import original_names, whole_model
+from npdiffusion.checkpoints.families import FAMILIES
 from npdiffusion.models.configs import CLIPTextConfig, UNetConfig, VAEConfig
 from tests import folders, references
 from tests.errors import message
+from tests.loaded import load_parts
 from tests.single_files import full_models, on_meta, original
 
 BUFFERS = ["betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod",
@@ -23,6 +25,8 @@ BUFFERS = ["betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumpro
            "cond_stage_model.transformer.text_model.embeddings.position_ids"]
 
 pytestmark = pytest.mark.usefixtures("on_numpy")
+
+PREFIXES = [row.prefix for row in FAMILIES[0].parts.values()]
 
 
 @pytest.fixture
@@ -41,7 +45,7 @@ def file(models, tmp_path):
 def test_all_1130_names_of_v1_are_used_once_each():
     tensors = original(full_models())
     assert len(tensors) == 1130
-    counts = [sum(name.startswith(prefix) for name in tensors) for prefix in original_names.PREFIXES.values()]
+    counts = [sum(name.startswith(prefix) for name in tensors) for prefix in PREFIXES]
     assert counts == [196, 686, 248]
 
 
@@ -53,7 +57,7 @@ def test_unet_names_are_those_that_diffusers_converts(settings):
     model = on_meta(lambda s: UNet2DConditionModel(**s), settings)
     tensors = original({"unet": model})
     converted = theirs.convert_ldm_unet_checkpoint(dict(tensors), dict(model.config))
-    spell = original_names.spelling("unet", UNetConfig.from_dict(dict(model.config)), tensors)
+    spell = original_names.unet_name(UNetConfig.from_dict(dict(model.config)), "model.diffusion_model.")
     assert converted.keys() == model.state_dict().keys()
     assert all(converted[name] is tensors[spell(name)] for name in converted)
 
@@ -63,7 +67,7 @@ def test_vae_names_are_those_that_diffusers_converts(settings):
     model = on_meta(lambda s: AutoencoderKL(**s), settings)
     tensors = original({"vae": model})
     converted = theirs.convert_ldm_vae_checkpoint(dict(tensors), dict(model.config))
-    spell = original_names.spelling("vae", VAEConfig.from_dict(dict(model.config)), tensors)
+    spell = original_names.vae_name(VAEConfig.from_dict(dict(model.config)), "first_stage_model.")
     assert converted.keys() == model.state_dict().keys()
     for name, tensor in converted.items():
         if ".attentions." not in name:                  # whose weights diffusers turns into matrices, new tensors
@@ -84,7 +88,7 @@ def test_text_encoder_names_are_those_that_diffusers_converts():
 
 def test_configuration_of_v1_follows_from_the_shapes():
     tensors = original(full_models())
-    found = original_names.settings(original_names.split(tensors, "v1"), "v1")
+    found = whole_model.sizes(*whole_model.by_part(tensors, "v1"), "v1")
     assert CLIPTextConfig.from_dict(found["text_encoder"]) == CLIPTextConfig()
     assert UNetConfig.from_dict({**found["unet"], "use_linear_projection": False}) == UNetConfig()
     assert VAEConfig.from_dict(found["vae"]) == VAEConfig()
@@ -94,24 +98,24 @@ def test_configuration_of_v1_follows_from_the_shapes():
 
 def test_original_names_gives_the_models_it_was_made_of(file, models):
     expected = folders.torch_results(models)
-    for name, found in folders.our_results(loading.load_parts(file())).items():
+    for name, found in folders.our_results(load_parts(file())).items():
         assert references.relative_error(found, expected[name]) < 1e-5
 
 
 def test_text_encoder_without_text_model_in_its_names(file, models):
-    found = loading.load_parts(file(text_model=""))["text_encoder"].final_layer_norm.weight
+    found = load_parts(file(text_model=""))["text_encoder"].final_layer_norm.weight
     assert (found == models["text_encoder"].state_dict()["final_layer_norm.weight"].numpy()).all()
 
 
 def test_averages_buffers_and_the_discriminator_are_ignored(file):
     with_them = file(lambda tensors: tensors | {name: torch.zeros(3, dtype=torch.int64) for name in BUFFERS})
-    found = folders.our_results(loading.load_parts(with_them))
-    for name, expected in folders.our_results(loading.load_parts(file())).items():
+    found = folders.our_results(load_parts(with_them))
+    for name, expected in folders.our_results(load_parts(file())).items():
         assert np.array_equal(found[name], expected)
 
 
 def test_scheduler_is_that_of_v1(file):
-    schedule = loading.load_parts(file())["schedule"]
+    schedule = load_parts(file())["schedule"]
     assert (schedule.default_sampler, schedule.timestep_spacing, schedule.steps_offset) == ("pndm", None, 1)
 
 
@@ -149,7 +153,7 @@ def test_float64_weight_is_named(file):
     assert name in text and "F64" in text
 
 
-@pytest.mark.parametrize("prefix", original_names.PREFIXES.values())
+@pytest.mark.parametrize("prefix", PREFIXES)
 def test_a_part_that_is_missing_is_named(file, prefix):
     assert prefix in message(file(without("^" + re.escape(prefix))))
 

@@ -47,21 +47,21 @@ class LoRA:
         return sha.hexdigest()[:12]
 
 
-def read(path, shapes, config):
+def read(path, shapes, config, family):
     """Open a LoRA for a model → LoRA
 
-    shapes: {"unet": {parameter: shape}, "text_encoder": ...}; config: the UNet's
+    shapes: {part: {parameter: shape}}; config: the UNet's; family: the model's, see checkpoints/families.py
     Raises UserError if the file is no LoRA, damaged, for another family, or does not fit.
     """
     path = pathlib.Path(path)
     opened = safetensors_file.stamp(path)
     tensors = safetensors_file.read_file(path)
-    family = names.told_by(names.FAMILIES, tensors)
-    if family:
-        refuse_family(path, family)
+    other = names.told_by(names.FAMILIES, tensors)
+    if other:
+        refuse_family(path, other)
     layers = {part: [name.removesuffix(".weight") for name in found if name.endswith(".weight")]
               for part, found in shapes.items()}
-    known = names.spellings(layers, config)
+    known = names.spellings(layers, config, family)
     found, unmatched = {}, []
     for key, tensor in tensors.items():
         spelling, role = names.split(key) or (None, None)

@@ -18,15 +18,13 @@ from npdiffusion.errors import UserError
 from npdiffusion.kernels.arrays import as_float32
 from npdiffusion.models import parameters
 
-PARTS = ("unet", "text_encoder")
-
 
 class Changed:
     """A tensor of the checkpoint with changes; like one, it has a shape, and calling it gives its numbers, float32."""
     def __init__(self, tensor, shape, changes):
-        self.tensor, self.shape, self.changes = tensor, shape, changes
+        self.tensor, self.shape, self.changes, self.name = tensor, shape, changes, tensor.name
 
-    def __call__(self):
+    def __call__(self, into=None):
         weight = as_float32(self.tensor()).reshape(self.shape)        # an array of our own, like the differences
         (change, strength), *others = self.changes
         difference = change(weight, strength)
@@ -39,12 +37,13 @@ class Changed:
 class Adapters:
     """What is loaded and in force in a pipeline.
 
-    parts: {"unet": loading.Part, "text_encoder": Part}, filled or still to be filled with `dtype`; models that come
-        from no checkpoint, without parts, can have no adapters
+    parts: {name: checkpoints.part.Part}, filled or still to be filled with `dtype`; models that come from no checkpoint,
+        without parts, can have no adapters
+    family: its row says which parts adapters change, and how they call them
     """
-    def __init__(self, parts=None, dtype="float32"):
-        self.parts = {part: parts[part] for part in PARTS} if parts else {}
-        self.dtype = dtype
+    def __init__(self, parts=None, dtype="float32", family=None):
+        self.parts = {part: parts[part] for part in family.adapted} if parts else {}
+        self.dtype, self.family = dtype, family
         self.folder = None            # where the names in prompts are looked up
         self.used = {}                # {name: LoRA} of those that the last picture was made with
         self.loaded = {}              # {name: (LoRA, Strength)} of those that were loaded by name
@@ -110,8 +109,8 @@ class Adapters:
     def _read(self, path):
         if not self.parts:
             raise UserError(f"{path}: only models that were loaded from a checkpoint can take it")
-        shapes = {part: self.parts[part].shapes for part in PARTS}
-        adapter = lora.read(path, shapes, self.parts["unet"].model.config)
+        shapes = {name: part.shapes for name, part in self.parts.items()}
+        adapter = lora.read(path, shapes, self.parts["unet"].model.config, self.family)
         if adapter.unmatched:
             warnings.warn(f"{path}: {len(adapter.unmatched)} of {adapter.count} tensors belong to no layer of the "
                           f"model and are left out: {parameters.some(adapter.unmatched)}", stacklevel=2)
@@ -122,8 +121,9 @@ class Adapters:
         wanted = {}
         for adapter, strength in adapters:
             for (part, name), change in adapter.changes.items():
-                if getattr(strength, part):
-                    wanted.setdefault((part, name), []).append((change, getattr(strength, part)))
+                how_much = strength.unet if part == "unet" else strength.text_encoder
+                if how_much:
+                    wanted.setdefault((part, name), []).append((change, how_much))
         stale = {each for each in wanted.keys() | self._changes.keys() if wanted.get(each) != self._changes.get(each)}
         stale |= self._unsure
         if not stale:
@@ -147,9 +147,9 @@ class Adapters:
     def _fill(self, which, changes):
         """Give each (part, parameter) of `which` the weight that `changes` make of it."""
         for name, part in self.parts.items():
-            here = {parameter: part.spelling(parameter) for of, parameter in which if of == name}
-            changed = {key: Changed(part.tensors[key], part.shapes[parameter], changes[name, parameter])
-                       for parameter, key in here.items() if (name, parameter) in changes}
+            here = [parameter for of, parameter in which if of == name]
+            changed = {parameter: Changed(part.tensors[parameter], part.shapes[parameter], changes[name, parameter])
+                       for parameter in here if (name, parameter) in changes}
             part.fill(self.dtype, here, part.tensors | changed)
 
     def _check_files(self, adapters):
@@ -162,10 +162,10 @@ class Adapters:
 def as_strength(value):
     """A number, a Strength, or {"unet": number, "text_encoder": number}, as diffusers takes it → Strength"""
     strength = value
-    if isinstance(value, dict) and value.keys() <= set(PARTS):
-        strength = Strength(**dict.fromkeys(PARTS, 1.0) | value)
+    if isinstance(value, dict) and value.keys() <= {*Strength._fields}:
+        strength = Strength(**dict.fromkeys(Strength._fields, 1.0) | value)
     elif not isinstance(value, Strength):
         strength = Strength(value, value)
     if not all(isinstance(each, numbers.Real) and math.isfinite(each) for each in strength):
-        raise UserError(f"{value!r} is no strength of an adapter: a number is, or one for each of {', '.join(PARTS)}")
+        raise UserError(f"{value!r} is no strength of an adapter: a number is, or one for each of {', '.join(Strength._fields)}")
     return Strength(*map(float, strength))

@@ -28,8 +28,6 @@ SUFFIXES = [(re.compile(pattern + r"\Z"), role) for pattern, role in (
 # What other programs put around the name of a layer
 WRAPPING = re.compile(r"base_model\.model\.|\.processor(?=\.)")
 
-OLD_TEXT_ATTENTION = {"q_proj": "to_q", "k_proj": "to_k", "v_proj": "to_v", "out_proj": "to_out"}
-
 # Of another family if any key has this in it (v1 has one block in each transformer, block 0), or by the context's width
 FAMILIES = [(re.compile(pattern), family) for pattern, family in (
     (r"(^|[._])(single_transformer|single|double)_blocks[._]", "Flux"),
@@ -55,39 +53,27 @@ def split(key):
     return None
 
 
-def spellings(layers, config):
+def spellings(layers, config, family):
     """{spelling: (part, layer)} of all layers of a model
 
-    layers: {"unet": names, "text_encoder": names} as in diffusers; config: the UNet's
+    layers: {part: names of layers as in diffusers}; config: the UNet's; family: its row says what adapters call them
     """
-    original = original_names.spelling("unet", config, ())
-    table = {}
-    for layer in layers["unet"]:
-        theirs = original(f"{layer}.weight").removeprefix(original_names.PREFIXES["unet"]).removesuffix(".weight")
-        for name in (f"lora_unet_{flat(layer)}", f"lora_unet_{flat(theirs)}", f"diffusion_model.{theirs}",
-                     f"unet.{layer}", layer, f"unet.{old_unet(layer)}", old_unet(layer)):
-            table[name] = "unet", layer
-    for layer in layers["text_encoder"]:
-        for name in (f"lora_te_text_model_{flat(layer)}", f"lora_te1_text_model_{flat(layer)}",
-                     *(f"{prefix}{spelled}" for spelled in (layer, old_text(layer))
-                       for prefix in ("text_encoder.text_model.", "text_encoder.", "text_model.", ""))):
-            table[name] = "text_encoder", layer
+    original, table = original_names.unet_name(config), {}
+    for part, found in layers.items():
+        row = family.parts[part].lora
+        for layer in found:
+            names = [layer, row.older(layer)]
+            known = [f"{before}{flat(layer)}" for before in row.flat]
+            if row.original:
+                theirs = original(f"{layer}.weight").removesuffix(".weight")
+                known += [f"{before}{flat(theirs)}" for before in row.flat] + [f"{before}{theirs}" for before in row.original]
+            known += [before + name for name in names for before in row.dotted]
+            table.update(dict.fromkeys(known, (part, layer)))
     return table
 
 
 def flat(layer):
     return layer.replace(".", "_")
-
-
-def old_unet(layer):
-    """diffusers' first LoRAs belonged to attention processors, which have no list at their end."""
-    return layer.removesuffix(".0") if layer.endswith(".to_out.0") else layer
-
-
-def old_text(layer):
-    """Those of the text encoder were called like the UNet's."""
-    path, _, name = layer.rpartition(".")
-    return f"{path}.{OLD_TEXT_ATTENTION.get(name, name)}"
 
 
 def told_by(table, keys):

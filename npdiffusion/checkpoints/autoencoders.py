@@ -1,4 +1,4 @@
-"""An autoencoder by itself, in place of a model's own: which kind it is and how its names are spelled, told by tensors.
+"""An autoencoder by itself, in place of a model's own. Its tensors show which kind it is and how they are named.
 
     Stable Diffusion's, diffusers     encoder.down_blocks.0.resnets.0.…     a folder with config.json, or a file
     the same, original names          encoder.down.0.block.0.…              also with first_stage_model. before them
@@ -14,6 +14,8 @@ import pathlib
 import re
 
 from npdiffusion.checkpoints import hub, original_names, safetensors_file
+from npdiffusion.checkpoints.families import FAMILIES
+from npdiffusion.checkpoints.part import Part
 from npdiffusion.errors import UserError
 from npdiffusion.models import parameters
 from npdiffusion.models.configs import TinyVAEConfig, VAEConfig, read_json
@@ -21,19 +23,16 @@ from npdiffusion.models.taesd import AutoencoderTiny
 from npdiffusion.models.vae import AutoencoderKL
 
 TAESD_FILES = {"encoder": "taesd_encoder.safetensors", "decoder": "taesd_decoder.safetensors"}
-STEM = safetensors_file.STEMS["vae"]
+VAE = FAMILIES[0].parts["vae"]        # every family has the same kind
+STEM, ORIGINAL_PREFIX = VAE.stem, VAE.prefix
 OLD_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}   # in diffusers' first year
-ORIGINAL_PREFIX = original_names.PREFIXES["vae"]
 
 # Kept in files for training: averages of the weights, and what judged them.
 IGNORED = re.compile(r"(first_stage_model\.)?(loss\..*|model_ema\..*)")
 
 
-def find(path_or_id):
-    """An empty model, its tensors, where they are from, and how parameters are spelled there.
-
-    path_or_id: a file, a folder or a Hugging Face id, see above. UserError if there is no autoencoder.
-    """
+def open_autoencoder(path_or_id):
+    """The autoencoder of a file, a folder or a Hugging Face id, see above → Part. UserError if there is none."""
     path = pathlib.Path(os.path.expanduser(path_or_id))
     if not path.exists():
         if not (isinstance(path_or_id, str) and hub.ID.fullmatch(path_or_id)) or path.suffix == ".safetensors":
@@ -52,17 +51,17 @@ def find(path_or_id):
 
 
 def in_folder(folder):
-    """As `find`, from a folder in diffusers layout."""
+    """That of a folder in diffusers layout → Part"""
     source = folder / "config.json"
     settings = read_json(source)
     tensors, file = safetensors_file.read_folder(folder, STEM)
     if settings.get("_class_name") == "AutoencoderTiny":
-        return AutoencoderTiny(TinyVAEConfig.from_dict(settings, source)), tensors, file, parameters.same_name
-    return AutoencoderKL(VAEConfig.from_dict(settings, source)), tensors, file, diffusers_spelling(tensors)
+        return Part.match(AutoencoderTiny(TinyVAEConfig.from_dict(settings, source)), tensors, file)
+    return Part.match(AutoencoderKL(VAEConfig.from_dict(settings, source)), tensors, file, diffusers_name(tensors))
 
 
 def in_file(path):
-    """As `find`, from one file, or TAESD's two."""
+    """That of one file, or of TAESD's two → Part"""
     if (path.parent / "config.json").is_file() and path.name.startswith(STEM):
         return in_folder(path.parent)
     tensors = {name: tensor for name, tensor in safetensors_file.read_file(path).items() if not IGNORED.fullmatch(name)}
@@ -72,10 +71,11 @@ def in_file(path):
     try:
         if "encoder.down.0.block.0.conv1.weight" in shapes:
             config = VAEConfig.from_dict(original_names.vae_settings(shapes), path)
-            return AutoencoderKL(config), tensors, path, original_spelling(config, ORIGINAL_PREFIX if whole else "")
+            prefix = ORIGINAL_PREFIX if whole else ""
+            return Part.match(AutoencoderKL(config), tensors, path, original_names.vae_name(config, prefix))
         if "encoder.down_blocks.0.resnets.0.conv1.weight" in shapes:
             config = VAEConfig.from_dict(settings_of(shapes), path)
-            return AutoencoderKL(config), tensors, path, diffusers_spelling(tensors)
+            return Part.match(AutoencoderKL(config), tensors, path, diffusers_name(tensors))
         if any(name.startswith("decoder.layers.") for name in shapes):
             return taesd(tensors, path)
         if "1.conv.0.weight" in shapes or "3.conv.0.weight" in shapes:
@@ -85,16 +85,10 @@ def in_file(path):
     raise UserError(f"{path}: not a VAE; its tensors are {parameters.some(shapes)}")
 
 
-def original_spelling(config, prefix):
-    """From a parameter's name to the original one, with that prefix."""
-    spell = original_names.spelling("vae", config, ())
-    return lambda name: prefix + spell(name).removeprefix(ORIGINAL_PREFIX)
-
-
-def diffusers_spelling(names):
-    """How a VAE in diffusers layout spells parameters: as here, or the first ones with `query` and the like."""
+def diffusers_name(names):
+    """From a parameter's name to that in a VAE in diffusers layout: the same, or in the first ones `query` and the like."""
     if not any(name.endswith(".proj_attn.weight") for name in names):
-        return parameters.same_name
+        return str
 
     def old(name):
         if ".attentions." in name:
@@ -136,7 +130,7 @@ def side(names):
 
 
 def taesd(tensors, source):
-    """As `find`, of tensors in diffusers' names; stages are told by where the plain convolutions are."""
+    """TAESD, of tensors in diffusers' names → Part; a plain convolution begins each stage."""
     shape = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     has_encoder = "encoder.layers.0.weight" in shape
     counts = {part: blocks_of(shape, part) for part in (("encoder", "decoder") if has_encoder else ("decoder",))}
@@ -146,7 +140,7 @@ def taesd(tensors, source):
          "encoder_block_out_channels": [shape["decoder.layers.0.weight"][0]] * len(decoder_blocks),
          "decoder_block_out_channels": [shape["decoder.layers.0.weight"][0]] * len(decoder_blocks),
          "num_encoder_blocks": counts.get("encoder", decoder_blocks), "num_decoder_blocks": decoder_blocks}, source)
-    return AutoencoderTiny(config, has_encoder), tensors, source, parameters.same_name
+    return Part.match(AutoencoderTiny(config, has_encoder), tensors, source)
 
 
 def blocks_of(shape, part):

@@ -1,7 +1,100 @@
-"""Which model is it, if it isn't Stable Diffusion v1? Relatives and single parts are told by names, sizes or class."""
-import re
+"""Families of models: one row for each that can be loaded, and how all others are recognised.
 
+A row says which parts a model has, what each is called in folders, in single files and in LoRAs, and what a file leaves
+open. Whoever needs to know that, loading, the hub, the list of models, --info, adapters, reads it here.
+"""
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from npdiffusion.checkpoints import original_names
 from npdiffusion.errors import UserError
+from npdiffusion.models.clip import CLIPTextModel
+from npdiffusion.models.configs import UNET_ONLY, VAE_ONLY, CLIPTextConfig, UNetConfig, VAEConfig
+from npdiffusion.models.unet import UNet2DConditionModel
+from npdiffusion.models.vae import AutoencoderKL
+
+
+@dataclass(frozen=True)
+class LoRANames:
+    """How adapters call the layers of a part. flat: what precedes a layer's name with _ for each point, as kohya writes it;
+    dotted: what precedes it as it is; older: its name in diffusers' first LoRAs, which have the same in front
+    original: whether flat names also come with the original names of layers, and what precedes those as they are
+    """
+    flat: tuple
+    dotted: tuple
+    older: Callable
+    original: tuple = ()
+
+
+@dataclass(frozen=True)
+class PartRow:
+    """One model of a family: what it is built from, and what it is called.
+
+    stem       name of its files in a folder, which is called as the part is
+    prefix     of its tensors in a single file
+    sizes      from {name without the prefix: shape} in such a file to settings as in a config.json
+    name       from (config, names of the file's tensors, prefix) to a function from our names of parameters to the file's
+    lora       what adapters call it; None if none change it
+    only       {setting in config.json: its one value that is supported}; None: that of Stable Diffusion v1
+    """
+    config: type
+    model: type
+    stem: str
+    prefix: str
+    sizes: Callable
+    name: Callable
+    lora: LoRANames | None = None
+    only: dict | None = None
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of models.
+
+    classes     of pipelines, in model_index.json; a folder without one is of the first family whose parts it has
+    scheduler   scheduler_config.json of a single file, which has none      marks: empty tensors that change it
+    tokenizer   Hugging Face id whose vocabulary all such models have       padding: the piece that fills up its ids
+    ignored     names of tensors in files that belong to no part
+    context     from the hidden states of each text encoder (N, T, X_i) to what the UNet attends to (N, T, X)
+    """
+    name: str
+    parts: dict[str, PartRow]
+    classes: tuple
+    scheduler: dict
+    tokenizer: str
+    padding: str
+    marks: dict = field(default_factory=dict)
+    ignored: re.Pattern = re.compile(r"(?!)")
+    context: Callable = lambda states: states[0] if len(states) == 1 else np.concatenate(states, axis=-1)
+
+    @property
+    def text_encoders(self):
+        """Names of the parts that encode the prompt, in the order of their states in the context."""
+        return tuple(name for name, row in self.parts.items() if row.config is CLIPTextConfig)
+
+    @property
+    def adapted(self):
+        """Names of the parts that adapters change, the UNet first."""
+        names = [name for name, row in self.parts.items() if row.lora]
+        return tuple(sorted(names, key=lambda name: name != "unet"))
+
+
+OLD_TEXT_ATTENTION = {"q_proj": "to_q", "k_proj": "to_k", "v_proj": "to_v", "out_proj": "to_out"}
+
+
+def old_unet_layer(layer):
+    """diffusers' first LoRAs belonged to attention processors, which have no list at their end."""
+    return layer.removesuffix(".0") if layer.endswith(".to_out.0") else layer
+
+
+def old_text_layer(layer):
+    """Those of the text encoder were called like the UNet's."""
+    path, _, name = layer.rpartition(".")
+    return f"{path}.{OLD_TEXT_ATTENTION.get(name, name)}"
+
 
 V1, V2, XL = "Stable Diffusion v1", "Stable Diffusion 2", "Stable Diffusion XL"
 # By the width of the context, or of a text encoder's vectors: XL's context is its two encoders' beside each other,
@@ -27,9 +120,56 @@ SINGLE_PARTS = [(re.compile(pattern), description) for pattern, description in (
      r"down_blocks\.|mid_block\.|up_blocks\.|time_embedding\.|conv_(in|norm_out|out)\.", "a UNet alone"))]
 
 BY_CLASS = (("StableDiffusionXL", XL), ("StableDiffusion3", "Stable Diffusion 3"), ("Flux", "Flux"))
-SUPPORTED_CLASSES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline",
-                     "StableDiffusionInpaintPipelineLegacy", "LatentConsistencyModelPipeline",
-                     "LatentConsistencyModelImg2ImgPipeline")
+
+FAMILIES = [
+    Family(
+        V1,
+        parts={
+            "text_encoder": PartRow(
+                CLIPTextConfig, CLIPTextModel, "model", "cond_stage_model.transformer.", original_names.text_settings,
+                lambda config, names, prefix: original_names.text_name(names, prefix),
+                LoRANames(("lora_te_text_model_", "lora_te1_text_model_"),
+                          ("text_encoder.text_model.", "text_encoder.", "text_model.", ""), old_text_layer)),
+            "unet": PartRow(
+                UNetConfig, UNet2DConditionModel, "diffusion_pytorch_model", "model.diffusion_model.",
+                original_names.unet_settings, lambda config, names, prefix: original_names.unet_name(config, prefix),
+                LoRANames(("lora_unet_",), ("unet.", ""), old_unet_layer, original=("diffusion_model.",)), only=UNET_ONLY),
+            "vae": PartRow(
+                VAEConfig, AutoencoderKL, "diffusion_pytorch_model", "first_stage_model.", original_names.vae_settings,
+                lambda config, names, prefix: original_names.vae_name(config, prefix), only=VAE_ONLY)},
+        classes=("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline",
+                 "StableDiffusionInpaintPipelineLegacy", "LatentConsistencyModelPipeline",
+                 "LatentConsistencyModelImg2ImgPipeline"),
+        scheduler={"_class_name": "PNDMScheduler", "num_train_timesteps": 1000, "beta_schedule": "scaled_linear",
+                   "beta_start": 0.00085, "beta_end": 0.012, "skip_prk_steps": True, "set_alpha_to_one": False,
+                   "steps_offset": 1, "clip_sample": False},           # and nothing about timestep_spacing
+        tokenizer="openai/clip-vit-large-patch14", padding="<|endoftext|>",
+        marks={"v_pred": {"prediction_type": "v_prediction"},
+               "ztsnr": {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}},
+        # Averages of the weights in training, buffers that follow from others, the VAE's discriminator, CLIP's joint embedding
+        ignored=re.compile(r"model_ema\..*|.*\.position_ids|first_stage_model\.loss\..*|cond_stage_model\.logit_scale|"
+                           r"cond_stage_model\.transformer\.(logit_scale|text_projection(\.weight)?)|"
+                           r"betas|alphas_cumprod(_prev)?|(sqrt|log|posterior)_\w+|logvar|lvlb_weights")),
+]
+
+
+# ---- which family it is
+
+def of_class(name):
+    """The family of a pipeline class, or None; that of a folder without one, None, is the first"""
+    return next((family for family in FAMILIES if name is None or name in family.classes), None)
+
+
+def of_names(names, source):
+    """The family of a single file, by its tensors' names; UserError if it is none of them"""
+    check_names(names, source)
+    found = [(family, [part for part, row in family.parts.items() if not any(name.startswith(row.prefix) for name in names)])
+             for family in FAMILIES]
+    family, missing = min(found, key=lambda each: (len(each[1]), -len(each[0].parts)))      # the one with most parts, if all are there
+    if missing:
+        row = family.parts[missing[0]]
+        raise UserError(f"{source}: not a Stable Diffusion checkpoint, it has no {row.prefix}… (the {missing[0]})")
+    return family
 
 
 def refuse(description, source):
@@ -52,16 +192,17 @@ def other_names(names):
     return None
 
 
-def check_class(name, source):
-    """UserError if the pipeline class in model_index.json is another; None, for a folder that doesn't say, passes."""
+def of_folder(name, source):
+    """The family of a folder, by the pipeline class in model_index.json, None if it doesn't say; UserError for others"""
     other = other_class(name)
     if other:
         refuse(other, source)
+    return of_class(name)
 
 
 def other_class(name):
     """What a model of that pipeline class is if it is none of ours, or None"""
-    if name in (None, *SUPPORTED_CLASSES):
+    if of_class(name):
         return None
     for prefix, description in BY_CLASS:
         if str(name).startswith(prefix):

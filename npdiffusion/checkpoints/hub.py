@@ -12,13 +12,11 @@ import os
 import pathlib
 import re
 
-from npdiffusion.checkpoints import safetensors_file
+from npdiffusion.checkpoints import families, safetensors_file
 from npdiffusion.errors import UserError
 
 ID = re.compile(r"[A-Za-z0-9][\w-]*(\.[\w-]+)*/[A-Za-z0-9][\w-]*(\.[\w-]+)*", re.ASCII)
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-SETTINGS = ["model_index.json", "scheduler/scheduler_config.json",
-            *(f"{part}/config.json" for part in safetensors_file.STEMS)]
 
 
 def cache():
@@ -101,12 +99,16 @@ def find(repository, select):
 
 
 def model_files(repository, names):
-    """Of a repository's file names, those that loading a model reads."""
-    missing = [name for name in SETTINGS if name not in names]
+    """Of a repository's file names, those that loading a model reads: one of the family whose parts it has, or the first."""
+    settings = {family.name: ["model_index.json", "scheduler/scheduler_config.json",
+                              *(f"{part}/config.json" for part in family.parts)] for family in families.FAMILIES}
+    family = next((family for family in families.FAMILIES if {*settings[family.name]} <= {*names}), families.FAMILIES[0])
+    settings = settings[family.name]
+    missing = [name for name in settings if name not in names]
     if missing:
         raise UserError(f"{repository}: not a model in diffusers layout, it has no {', '.join(missing)}")
-    needed = SETTINGS + tokenizer_files(repository, names)
-    for part, stem in safetensors_file.STEMS.items():
+    needed = settings + tokenizer_files(repository, names)
+    for part, stem in ((part, row.stem) for part, row in family.parts.items()):
         there = [name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/")]
         weights = safetensors_file.choose(there, stem)
         if weights is None:
@@ -122,7 +124,7 @@ def model_files(repository, names):
 
 def autoencoder_files(repository, names):
     """Of a repository's file names, those that loading an autoencoder reads."""
-    stem = safetensors_file.STEMS["vae"]
+    stem = families.FAMILIES[0].parts["vae"].stem
     for folder in "vae/", "":
         weights = safetensors_file.choose([name.removeprefix(folder) for name in names if name.startswith(folder)], stem)
         if f"{folder}config.json" in names and weights and not weights.endswith(".json"):

@@ -148,8 +148,9 @@ def describe(name, path):
 
 def folder_tensors(folder):
     """All tensors of a model in diffusers layout, their names with their part's before them."""
-    return {f"{part}.{name}": tensor for part, stem in safetensors_file.STEMS.items()
-            for name, tensor in safetensors_file.read_folder(folder / part, stem)[0].items()}
+    family = families.of_class(read_json(folder / "model_index.json").get("_class_name")) or families.FAMILIES[0]
+    return {f"{part}.{name}": tensor for part, row in family.parts.items()
+            for name, tensor in safetensors_file.read_folder(folder / part, row.stem)[0].items()}
 
 
 def folder_family(folder):

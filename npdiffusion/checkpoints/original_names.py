@@ -10,33 +10,12 @@ The names of the parts inside differ by a dozen synonyms. So the tables here are
 Such a file has no configuration: sizes are read off the shapes of tensors, and what shapes don't tell is as in v1.
 """
 import functools
-import re
-
-from npdiffusion.checkpoints import families
-from npdiffusion.errors import UserError
-from npdiffusion.models import parameters
-
-PREFIXES = {"text_encoder": "cond_stage_model.transformer.", "unet": "model.diffusion_model.",
-            "vae": "first_stage_model."}
-
-# Averages of the weights in training, buffers that follow from others, the VAE's discriminator, CLIP's joint embedding.
-IGNORED = re.compile(r"model_ema\..*|.*\.position_ids|first_stage_model\.loss\..*|cond_stage_model\.logit_scale|"
-                     r"cond_stage_model\.transformer\.(logit_scale|text_projection(\.weight)?)|"
-                     r"betas|alphas_cumprod(_prev)?|(sqrt|log|posterior)_\w+|logvar|lvlb_weights")
 
 UNET_SYNONYMS = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1",
                  "norm2": "out_layers.0", "conv2": "out_layers.3", "conv_shortcut": "skip_connection"}
 VAE_SYNONYMS = {"conv_shortcut": "nin_shortcut", "group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v"}
 
 HEADS, HEAD_WIDTH = 8, 64       # v1's UNet has 8 heads at each level, its text encoder heads of width 64
-
-SCHEDULER = {                   # scheduler/scheduler_config.json of v1; it says nothing of timestep_spacing
-    "_class_name": "PNDMScheduler", "num_train_timesteps": 1000, "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085, "beta_end": 0.012, "skip_prk_steps": True, "set_alpha_to_one": False, "steps_offset": 1,
-    "clip_sample": False}
-MARKS = {                       # empty tensors, whose presence says how a fine-tune was trained
-    "v_pred": {"prediction_type": "v_prediction"},
-    "ztsnr": {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}}
 
 
 def unet_blocks(config):
@@ -78,59 +57,30 @@ def vae_blocks(config):
         yield f"decoder.up_blocks.{i}.upsamplers.0", f"decoder.up.{levels - 1 - i}.upsample"
 
 
-def spelling(part, config, names):
-    """A function from a parameter's name to the original one.
-
-    part: "text_encoder", "unet" or "vae"; names: of the file's tensors; a text encoder may have `text_model.` or not
-    """
-    prefix = PREFIXES[part]
-    if part == "text_encoder":
-        prefix += "text_model." if any(name.startswith(prefix + "text_model.") for name in names) else ""
-        return functools.partial("{}{}".format, prefix)
-    blocks = dict((unet_blocks if part == "unet" else vae_blocks)(config))
-    synonyms = UNET_SYNONYMS if part == "unet" else VAE_SYNONYMS
-
-    def original(name):
-        words = name.split(".")
-        for n in range(len(words) - 1, 0, -1):                                 # the longest block that is listed
-            block = ".".join(words[:n])
-            if block in blocks:
-                return ".".join([prefix + blocks[block], synonyms.get(words[n], words[n]), *words[n + 1:]])
-        return prefix + name                                                   # called the same in both
-    return original
+def unet_name(config, prefix=""):
+    """A function from the name of a UNet's parameter to the original one, with that prefix"""
+    return functools.partial(original, dict(unet_blocks(config)), UNET_SYNONYMS, prefix)
 
 
-def split(tensors, source):
-    """{part: {original name: tensor}} of a file, without the ignored ones; UserError unless all belong to a part."""
-    families.check_names(tensors, source)
-    tensors = {name: tensor for name, tensor in tensors.items() if name not in MARKS and not IGNORED.fullmatch(name)}
-    parts = {part: {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-             for part, prefix in PREFIXES.items()}
-    for part, found in parts.items():
-        if not found:
-            raise UserError(f"{source}: not a Stable Diffusion checkpoint, it has no {PREFIXES[part]}… (the {part})")
-    others = tensors.keys() - {name for found in parts.values() for name in found}
-    if others:
-        raise UserError(f"{source}: {len(others)} tensors that a Stable Diffusion v1 checkpoint doesn't have: "
-                        f"{parameters.some(others)}")
-    return parts
+def vae_name(config, prefix=""):
+    """The same for a VAE's parameters"""
+    return functools.partial(original, dict(vae_blocks(config)), VAE_SYNONYMS, prefix)
 
 
-def scheduler(names):
-    """The scheduler's configuration; names: of all the file's tensors"""
-    marked = [settings for mark, settings in MARKS.items() if mark in names]
-    return SCHEDULER | {field: value for settings in marked for field, value in settings.items()}
+def text_name(names, prefix=""):
+    """The same for a text encoder's; names: of the file's tensors, which may have `text_model.` behind the prefix or not"""
+    there = any(name.startswith(prefix + "text_model.") for name in names)
+    return f"{prefix}{'text_model.' if there else ''}{{}}".format
 
 
-def settings(parts, source):
-    """{part: settings as in a config.json} of a file, from the shapes in what `split` returns."""
-    shapes = {part: {name.removeprefix(PREFIXES[part]): tensor.shape for name, tensor in found.items()}
-              for part, found in parts.items()}
-    try:
-        return {part: read(shapes[part]) for part, read in
-                (("text_encoder", text_settings), ("unet", unet_settings), ("vae", vae_settings))}
-    except (KeyError, IndexError, ValueError) as error:
-        raise UserError(f"{source}: its layers are not those of Stable Diffusion v1 (at {error})") from None
+def original(blocks, synonyms, prefix, name):
+    """blocks: {diffusers' name: original}, of which the longest that fits is taken; what isn't there has one name in both"""
+    words = name.split(".")
+    for n in range(len(words) - 1, 0, -1):
+        block = ".".join(words[:n])
+        if block in blocks:
+            return ".".join([prefix + blocks[block], synonyms.get(words[n], words[n]), *words[n + 1:]])
+    return prefix + name
 
 
 def unet_settings(shape):

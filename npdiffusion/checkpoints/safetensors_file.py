@@ -11,8 +11,7 @@ import logging
 import math
 import pathlib
 import shlex
-import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import safetensors
@@ -24,46 +23,40 @@ STORED_AS = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 SIZES = {name: np.dtype(stored).itemsize for name, stored in STORED_AS.items()}
 LARGEST_HEADER = 16 << 20     # bytes; all of Stable Diffusion v1 needs 0.2 MB
 MOST_SHARDS = 64
-STEMS = {"text_encoder": "model", "unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}   # file names
 PICKLES = (".ckpt", ".bin", ".pt", ".pth")
 
 _log = logging.getLogger("npdiffusion")
-_local = threading.local()    # memory: what `Tensor.lent` has read into last, in each thread
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor of a file; calling it reads its numbers → array of `shape`: float32, float16, or uint16 for bfloat16.
-
-    Raises UserError if it is of a kind that weights don't have, or if the file has become shorter since it was opened.
-    """
+    """One tensor of a file, whose numbers are read when it is called."""
     path: pathlib.Path
     name: str
     dtype: str              # as the file says: "F32", "F16", "BF16", "I64", ...
     shape: tuple
     start: int              # where in the file its numbers begin
 
-    def __call__(self):
-        return self._read(np.empty(self._bytes(), np.uint8))
+    @property
+    def nbytes(self):
+        """Bytes of its numbers in the file."""
+        return math.prod(self.shape) * SIZES.get(self.dtype, 4)
 
-    def lent(self):
-        """The same, in memory that this thread's next call takes again: for numbers that are copied at once.
+    def rows(self, start, stop):
+        """The tensor of its rows start … stop − 1 alone; only those are read."""
+        row = self.nbytes // self.shape[0] if self.shape[0] else 0
+        return replace(self, shape=(stop - start, *self.shape[1:]), start=self.start + start * row)
 
-        The system clears memory before it hands it out, which takes longer than reading from a file that it remembers.
+    def __call__(self, into=None):
+        """Its numbers → array of `shape`: float32, float16, or uint16 for bfloat16
+
+        into: a function from a number of bytes to memory, uint8, to read them into; new memory without it
+        Raises UserError if it is of a kind that weights don't have, or if the file has become shorter since it was opened.
         """
-        size = self._bytes()
-        if getattr(_local, "memory", np.empty(0)).size < size:
-            _local.memory = None
-            _local.memory = np.empty(size, np.uint8)
-        return self._read(_local.memory[:size])
-
-    def _bytes(self):
         if self.dtype not in STORED_AS:
             raise UserError(f"{self.path}: {self.name[:200]!a} is of type {self.dtype}, but weights are read as "
                             f"{', '.join(STORED_AS)} alone")
-        return math.prod(self.shape) * np.dtype(STORED_AS[self.dtype]).itemsize
-
-    def _read(self, memory):
+        memory = np.empty(self.nbytes, np.uint8) if into is None else into(self.nbytes)
         try:
             with self.path.open("rb", buffering=0) as file:
                 file.seek(self.start)
@@ -77,9 +70,16 @@ class Tensor:
         return memory.view(STORED_AS[self.dtype]).reshape(self.shape)
 
 
-def size_of(tensor):
-    """Bytes that one of its numbers takes in the file."""
-    return SIZES.get(tensor.dtype, 4)
+class Stacked:
+    """Several tensors as one, one below the other: a parameter that a file keeps in parts. They differ in their rows alone."""
+    def __init__(self, *tensors):
+        self.tensors, self.name, self.path, self.dtype = tensors, tensors[0].name, tensors[0].path, tensors[0].dtype
+        self.shape = (sum(tensor.shape[0] for tensor in tensors), *tensors[0].shape[1:])
+        self.nbytes = sum(tensor.nbytes for tensor in tensors)
+
+    def __call__(self, into=None):
+        """As a `Tensor`'s."""
+        return np.concatenate([tensor() for tensor in self.tensors])
 
 
 def read_file(path):
@@ -157,7 +157,7 @@ def pickle_message(path, result=None, tensors=ALL_TENSORS):
 def read_folder(folder, stem):
     """The tensors of one part of a model in diffusers layout → ({name: Tensor}, path of the file they came from)
 
-    stem: what its files are called, see STEMS. The weights are in one file or in shards that
+    stem: what its files are called, see families.py. The weights are in one file or in shards that
     a JSON index lists; where there is only a half-precision variant (.fp16), that is taken.
     """
     folder = pathlib.Path(folder)

@@ -102,8 +102,8 @@ def load(options, backend, threads, entries, tiny=None):
     start = time.perf_counter()
     pipeline = npdiffusion.load(find_model(options), dtype=options.dtype, threads=threads, tokenizer=options.tokenizer,
                                 lora_dir=options.lora_dir, vae=options.vae, embedding_dir=options.embedding_dir,
-                                prompts=[(entry.request.prompt, entry.request.negative_prompt) for entry in entries],
-                                **budget_settings(options, entries, tiny))
+                                max_memory=options.max_memory, requests=[entry.request for entry in entries],
+                                preview_vae=tiny and tiny.model)
     loaded = time.perf_counter()
     seconds = {"loading": loaded - start}
     budget = pipeline.budget if options.max_memory else None
@@ -113,20 +113,6 @@ def load(options, backend, threads, entries, tiny=None):
         budget.measure(pipeline.unet, pipeline.vae.config.reduction)
         say(budget)
     return pipeline, seconds
-
-
-def budget_settings(options, entries, tiny=None):
-    """The arguments of `load` that --max-memory leads to: the picture that needs most matters, of those to be made."""
-    if options.max_memory is None:
-        return {}
-    from npdiffusion.request import largest_size
-    requests = [entry.request for entry in entries]
-    guided = any(request.guidance_scale is None or request.guidance_scale > 1 for request in requests)
-    kinds = {(request.init_image, request.outpaint, request.padding_mask_crop, request.width, request.height,
-              request.hires): request for request in requests}.values()
-    return {"max_memory": options.max_memory, "vae_tiling": requests[0].vae_tiling, "images": 2 if guided else 1,
-            "size": lambda trained, reduction: [largest_size(request, trained, reduction) for request in kinds],
-            "preview_vae": tiny and tiny.model}
 
 
 def find_model(options):

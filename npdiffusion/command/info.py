@@ -5,7 +5,7 @@ import pathlib
 import platform
 
 from npdiffusion import __version__, kernels, weights
-from npdiffusion.checkpoints import library, original_names, safetensors_file
+from npdiffusion.checkpoints import families, library, safetensors_file, whole_model
 from npdiffusion.kernels import machine
 from npdiffusion.models.configs import UNetConfig, VAEConfig, read_json
 from npdiffusion.text import known_words
@@ -51,7 +51,9 @@ def describe(model):
         return
     yield line("model", f"{'embedded, in ' if model is None else ''}{folder}")
     if folder.is_dir():
-        parts = {part: safetensors_file.read_folder(folder / part, stem)[0] for part, stem in safetensors_file.STEMS.items()}
+        index = folder / "model_index.json"
+        family = families.of_folder(read_json(index).get("_class_name") if index.exists() else None, folder)
+        parts = {part: safetensors_file.read_folder(folder / part, row.stem)[0] for part, row in family.parts.items()}
         unet = UNetConfig.from_dict(read_json(folder / "unet" / "config.json"), folder / "unet" / "config.json")
         vae = VAEConfig.from_dict(read_json(folder / "vae" / "config.json"), folder / "vae" / "config.json")
         side = unet.sample_size * vae.reduction
@@ -60,7 +62,7 @@ def describe(model):
             subjects, grounds = len(known_words.subjects()), len(known_words.vocabulary()["grounds"])
             yield line("  draws", f"{subjects} subjects on {grounds} grounds, and nothing else: npdiffusion subjects lists them")
     else:
-        parts = original_names.split(safetensors_file.read_file(folder), folder)
+        _, parts = whole_model.by_part(safetensors_file.read_file(folder), folder)
     for part, tensors in parts.items():
         count = sum(math.prod(tensor.shape) for tensor in tensors.values())
         kinds, size = library.precision(tensors.values()), library.size(tensors.values())

@@ -11,7 +11,7 @@ TAESD = "madebyollin/taesd"
 
 
 def find_previews(options, folder):
-    """TAESD as an empty `loading.Part`, or None where previews don't need it; UserError for what can't be had.
+    """TAESD as an empty `checkpoints.part.Part`, or None where previews don't need it; UserError for what can't be had.
 
     The paths of the options are completed; folder: where pictures go
     """
@@ -50,13 +50,11 @@ def check_name(option, path):
 
 def tiny(path_or_id):
     """TAESD from a file, folder or id, still empty; UserError if it is another autoencoder."""
-    from npdiffusion import loading
     from npdiffusion.checkpoints import autoencoders
     from npdiffusion.models.taesd import AutoencoderTiny
-    part = loading.Part(*autoencoders.find(path_or_id))
+    part = autoencoders.open_autoencoder(path_or_id)
     if not isinstance(part.model, AutoencoderTiny):
         raise UserError(f"{path_or_id}: a VAE, but not TAESD, which --preview taesd needs")
-    part.check()
     return part
 
 

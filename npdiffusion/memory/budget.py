@@ -37,17 +37,17 @@ class Budget:
     tile: side in pixels of the tiles in which the planned picture is decoded, or None     images: that a step computes
     seconds: of a step, as measured by a few products; None before `measure`
     """
-    limit: float
+    limit: float | None
     dtype: str
-    width: int
-    height: int
-    kept: float
+    width: int = 0
+    height: int = 0
+    kept: float = 0
     buffer: float = 0
     read: float = 0
     on_disk: dict = field(default_factory=dict)
-    tile: int = None
+    tile: int | None = None
     images: int = 2
-    seconds: float = None
+    seconds: float | None = None
 
     def room(self):
         """Bytes that are left for feature maps."""
@@ -95,18 +95,24 @@ class Budget:
         return f"memory {self.limit / 1e9:.2f} GB: {weights}{time}"
 
 
-def plan(parts, limit, size=None, dtype=None, images=2, mode="auto", preview_vae=None):
+def unlimited(parts, dtype):
+    """The Budget of a model whose weights are all kept in memory, without a limit; parts: {name: checkpoints.part.Part}"""
+    return Budget(None, dtype, kept=sum(parameters.nbytes(part.model, dtype) for part in parts.values()))
+
+
+def plan(parts, limit, sizes, dtype=None, images=2, mode="auto", preview_vae=None):
     """How to fit the parts of a model, checked but empty, into `limit` bytes → Budget
 
-    parts: {"text_encoder", "unet", "vae": loading.Part}     dtype: None leaves the choice     mode: of tiling
-    size, images, preview_vae: see `loading.load`; of several sizes the one that needs most counts
+    parts: {name: checkpoints.part.Part}     sizes: (width, height) of pictures, of which the one that needs most counts
+    dtype: None leaves the choice     images: that the UNet computes in a step: two for each picture with guidance, one without
+    mode: of tiling, as a request has it     preview_vae: an autoencoder beside the model's, for previews, or None
     UserError if they can't be made to fit.
     """
     if kernels.backend() == "numpy":
         raise UserError("max_memory: the numpy backend, made for reading, doesn't save memory; use the numba backend")
     unet, vae = parts["unet"].model.config, parts["vae"].model.config
     f = vae.reduction
-    width, height = largest(sizes(size, unet.sample_size * f, f), unet, vae, images, mode)
+    width, height = largest(sizes, unet, vae, images, mode)
     step = estimates.step(unet, width // f, height // f, images)
     beside = 0
     if preview_vae is not None:                       # float32, all of it in memory, and without tiles
@@ -121,7 +127,7 @@ def plan(parts, limit, size=None, dtype=None, images=2, mode="auto", preview_vae
     dtype = dtype or "bfloat16"
     streamable = {name: part.may_stay_on_disk(dtype) for name, part in parts.items()}
     fixed = beside + sum(parameters.nbytes(part.model, dtype) for part in parts.values()) - sum(
-        sum(sizes.values()) for sizes in streamable.values())
+        sum(found.values()) for found in streamable.values())
     buffer = max((count + parts["unet"].bytes_on_disk(name) for name, count in streamable["unet"].items()), default=0)
     for tile in tile_sizes(vae, width, height, mode):
         room = limit - RUNTIME - fixed - buffer - max(step, estimates.picture(vae, width, height, tile))
@@ -132,20 +138,12 @@ def plan(parts, limit, size=None, dtype=None, images=2, mode="auto", preview_vae
         raise UserError(f"max_memory is {limit / 1e9:.2f} GB: too little for {width}×{height} pixels, which need at least "
                         f"{least:.2f} GB; smaller pictures need less")
     on_disk, kept = {}, fixed
-    for name in ("unet", "vae", "text_encoder"):                               # the UNet is used most
+    for name in ("unet", "vae", *(name for name in parts if name not in ("unet", "vae"))):     # the UNet is used most
         names, size = streaming.keep(streamable[name], room - (kept - fixed))
         on_disk[name] = streamable[name].keys() - names
         kept += size
     read = sum(parts["unet"].bytes_on_disk(name) for name in on_disk["unet"])
     return Budget(limit, dtype, width, height, kept, buffer, read, on_disk, tile, images)
-
-
-def sizes(size, trained, reduction):
-    """All (width, height) that `size` comes to, see `loading.load`; trained: side in pixels"""
-    if callable(size):
-        return size((trained, trained), reduction)
-    width, height = size or (None, None)
-    return [(width or trained, height or trained)]
 
 
 def largest(sizes, unet, vae, images, mode):

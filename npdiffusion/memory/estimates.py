@@ -4,20 +4,17 @@
 """
 from npdiffusion.errors import UserError
 from npdiffusion.kernels import machine
-from npdiffusion.models import parameters
 
 UNET_MAPS = 13        # of the first level's size, alive at once in its last blocks: skips, tokens, q, k, v, …
 FEATURE_MAPS = 3      # alive at once in a residual block: its input, that normalised, and half as many channels convolved
 
 
-def check(text_encoder, unet, vae, source, dtype="float32", kept=None):
-    """UserError if the models, and what making a picture takes, need more memory than there is.
+def check(vae, kept, source):
+    """UserError if weights of so many bytes, and what making a picture takes, need more memory than there is.
 
-    kept: bytes of the weights, if not all of them stay in memory
+    vae: configuration of the autoencoder      source: what messages call the model
     """
-    size = vae.config.sample_size
-    needed = sum(parameters.nbytes(model, dtype) for model in (text_encoder, unet, vae)) if kept is None else kept
-    require(needed + picture(vae.config, size, size), str(source))
+    require(kept + picture(vae, vae.sample_size, vae.sample_size), source)
 
 
 def step(config, width, height, images):

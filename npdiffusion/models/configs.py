@@ -88,8 +88,9 @@ class CLIPTextConfig:
     hidden_act: str = "quick_gelu"
 
     @classmethod
-    def from_dict(cls, settings, source="text_encoder/config.json"):
+    def from_dict(cls, settings, source="text_encoder/config.json", only=None):
         read = Reader(settings, source)
+        read.must_be(**(only or {}))
         config = cls(
             vocab_size=read.integer("vocab_size", cls.vocab_size, LARGEST["vocabulary"]),
             hidden_size=read.integer("hidden_size", cls.hidden_size, LARGEST["channels"]),
@@ -103,6 +104,16 @@ class CLIPTextConfig:
             read.fail("hidden_act", "only quick_gelu and gelu are known")
         read.divisible("num_attention_heads", [config.hidden_size], config.num_attention_heads)
         return config
+
+
+UNET_ONLY = dict(
+    act_fn="silu", center_input_sample=False, mid_block_scale_factor=1, downsample_padding=1,
+    dual_cross_attention=False, only_cross_attention=False, use_linear_projection=False, class_embed_type=None,
+    addition_embed_type=None, encoder_hid_dim=None, num_class_embeds=None, resnet_time_scale_shift="default",
+    time_embedding_type="positional", transformer_layers_per_block=1,
+    conv_in_kernel=3, conv_out_kernel=3, attention_type="default", num_attention_heads=None,
+    mid_block_type="UNetMidBlock2DCrossAttn", resnet_skip_time_act=False, time_embedding_dim=None,
+    resnet_out_scale_factor=1.0, reverse_transformer_layers_per_block=None, dropout=0.0)
 
 
 @dataclass(frozen=True)
@@ -127,15 +138,9 @@ class UNetConfig:
         return 4 * self.block_out_channels[0]
 
     @classmethod
-    def from_dict(cls, settings, source="unet/config.json"):
+    def from_dict(cls, settings, source="unet/config.json", only=None):
         read = Reader(settings, source)
-        read.must_be(act_fn="silu", center_input_sample=False, mid_block_scale_factor=1, downsample_padding=1,
-                     dual_cross_attention=False, only_cross_attention=False, use_linear_projection=False, class_embed_type=None,
-                     addition_embed_type=None, encoder_hid_dim=None, num_class_embeds=None, resnet_time_scale_shift="default",
-                     time_embedding_type="positional", transformer_layers_per_block=1,
-                     conv_in_kernel=3, conv_out_kernel=3, attention_type="default", num_attention_heads=None,
-                     mid_block_type="UNetMidBlock2DCrossAttn", resnet_skip_time_act=False, time_embedding_dim=None,
-                     resnet_out_scale_factor=1.0, reverse_transformer_layers_per_block=None, dropout=0.0)
+        read.must_be(**(UNET_ONLY if only is None else only))
         channels = read.channels("block_out_channels", cls.block_out_channels)
         down = read.choices("down_block_types", ["CrossAttnDownBlock2D"] * (len(channels) - 1) + ["DownBlock2D"],
                             ("CrossAttnDownBlock2D", "DownBlock2D"))
@@ -172,6 +177,11 @@ class UNetConfig:
         return config
 
 
+VAE_ONLY = dict(
+    act_fn="silu", in_channels=3, out_channels=3, use_quant_conv=True, use_post_quant_conv=True,
+    shift_factor=None, latents_mean=None, latents_std=None, mid_block_add_attention=True)
+
+
 @dataclass(frozen=True)
 class VAEConfig:
     """Autoencoder; the defaults are SD v1's."""
@@ -190,10 +200,9 @@ class VAEConfig:
         return 2 ** (len(self.block_out_channels) - 1)
 
     @classmethod
-    def from_dict(cls, settings, source="vae/config.json"):
+    def from_dict(cls, settings, source="vae/config.json", only=None):
         read = Reader(settings, source)
-        read.must_be(act_fn="silu", in_channels=3, out_channels=3, use_quant_conv=True, use_post_quant_conv=True,
-                     shift_factor=None, latents_mean=None, latents_std=None, mid_block_add_attention=True)
+        read.must_be(**(VAE_ONLY if only is None else only))
         channels = read.channels("block_out_channels", cls.block_out_channels)
         for side in ("Down", "Up"):
             blocks = read.choices(f"{side.lower()}_block_types", [f"{side}EncoderBlock2D".replace("UpEn", "UpDe")] * len(channels),
@@ -209,6 +218,11 @@ class VAEConfig:
             sample_size=read.integer("sample_size", cls.sample_size, 8192))
         read.divisible("norm_num_groups", channels, config.norm_num_groups)
         return config
+
+
+TINY_VAE_ONLY = dict(
+    act_fn="relu", upsample_fn="nearest", upsampling_scaling_factor=2, in_channels=3, out_channels=3,
+    shift_factor=0.0)
 
 
 @dataclass(frozen=True)
@@ -232,10 +246,9 @@ class TinyVAEConfig:
         return (self.channels,) * len(self.decoder_blocks)
 
     @classmethod
-    def from_dict(cls, settings, source="vae/config.json"):
+    def from_dict(cls, settings, source="vae/config.json", only=None):
         read = Reader(settings, source)
-        read.must_be(act_fn="relu", upsample_fn="nearest", upsampling_scaling_factor=2, in_channels=3, out_channels=3,
-                     shift_factor=0.0)
+        read.must_be(**(TINY_VAE_ONLY if only is None else only))
         widths = {*read.channels("encoder_block_out_channels", (cls.channels,)),
                   *read.channels("decoder_block_out_channels", (cls.channels,))}
         if len(widths) > 1:

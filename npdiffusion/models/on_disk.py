@@ -9,21 +9,22 @@ mapped file would count as the process's until the system needs them.
 Each weight of the UNet is used once in a step, so any of them may stay: the largest do, which leaves the smallest ones
 to be read, and with them the least memory to read them into.
 """
+import threading
+
 import numpy as np
 
 from npdiffusion.errors import UserError
 from npdiffusion.kernels.arrays import as_float32
 
+_local = threading.local()
+
 
 class OnDisk:
-    """A weight in a file. shape: as the checkpoint's
+    """A weight in a file. shape: the parameter's      tensor: gives the array when called, see safetensors_file.Tensor"""
+    __slots__ = "tensor", "shape", "source", "pack"               # no others: `parameters.walk` finds nothing below
 
-    tensor: gives the array when called, see `checkpoint.Tensor`     source, name: what messages call it
-    """
-    __slots__ = "tensor", "shape", "source", "name", "pack"       # no others: `parameters.walk` finds nothing below
-
-    def __init__(self, tensor, shape, source, name):
-        self.tensor, self.shape, self.source, self.name, self.pack = tensor, shape, source, name, None
+    def __init__(self, tensor, shape, source):
+        self.tensor, self.shape, self.source, self.pack = tensor, shape, source, None
 
     @property
     def size(self):
@@ -37,11 +38,22 @@ class OnDisk:
 
     def read(self):
         """Its numbers, as a kernel wants them; UserError if they can't be read, or are not finite."""
-        array = getattr(self.tensor, "lent", self.tensor)().reshape(self.shape)
+        array = self.tensor(scratch).reshape(self.shape)
         weight = as_float32(array) if self.pack is None else self.pack(array)
         if not (weight.is_finite if hasattr(weight, "is_finite") else np.isfinite(as_float32(weight)).all()):
-            raise UserError(f"{self.source}: {self.name} holds values that are not finite (NaN or infinity)")
+            raise UserError(f"{self.source}: {self.tensor.name} holds values that are not finite (NaN or infinity)")
         return weight
+
+
+def scratch(size):
+    """Memory of so many bytes, uint8, that this thread's next call gives again: for numbers that are copied at once.
+
+    The system clears memory before it hands it out, which takes longer than reading from a file that it remembers.
+    """
+    if getattr(_local, "memory", np.empty(0)).size < size:
+        _local.memory = None
+        _local.memory = np.empty(size, np.uint8)
+    return _local.memory[:size]
 
 
 def keep(weights, room):

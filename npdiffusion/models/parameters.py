@@ -11,10 +11,11 @@ import numpy as np
 from npdiffusion.errors import UserError
 from npdiffusion.kernels import threads
 from npdiffusion.kernels.arrays import as_float32
-from npdiffusion.models.on_disk import OnDisk
+from npdiffusion.models.on_disk import OnDisk, scratch
 
 MOST_THREADS = 8  # that read and pack tensors: more would take memory, and files are not delivered faster
 SMALLEST_ON_DISK = 50_000      # numbers of a weight that is worth reading anew each time
+SIZES = {"float32": 4, "bfloat16": 2}       # bytes of a number that is kept so
 SHOWN = 4         # how many wrong names an error message lists before it only counts,
 LONGEST = 200     # and how many characters of each
 
@@ -50,19 +51,19 @@ def shapes(module):
 
 def nbytes(module, dtype):
     """Memory that the parameters take once they are loaded as `dtype`."""
-    return sum((2 if kept_as(*parameter, dtype) == "bfloat16" else 4) * getattr(*parameter[1:]).size
-               for parameter in walk(module))
+    return sum(memory_of(parameter, dtype) for parameter in walk(module))
+
+
+def memory_of(parameter, dtype):
+    """Bytes that a parameter takes in a model that is loaded as `dtype`; parameter: what `walk` yields"""
+    name, owner, attribute = parameter
+    return SIZES[kept_as(name, owner, attribute, dtype)] * math.prod(getattr(owner, attribute).shape)
 
 
 def is_large(owner, attribute):
     """Whether a parameter may stay on disk: weights of products and tables of embeddings that are worth it."""
     shape = getattr(owner, attribute).shape
     return attribute == "weight" and len(shape) > 1 and math.prod(shape) >= SMALLEST_ON_DISK
-
-
-def same_name(name):
-    """The spelling of a checkpoint that calls a parameter what its attribute path is."""
-    return name
 
 
 def is_packed(owner, attribute):
@@ -75,42 +76,39 @@ def kept_as(name, owner, attribute, dtype):
     return dtype if is_packed(owner, attribute) and not DELICATE.search(name) else "float32"
 
 
-def load(module, tensors, source, spelling=same_name, dtype="float32"):
-    """Give every parameter of `module` its array and bring it into the layout of the backend in force.
+def load(module, tensors, source, dtype="float32"):
+    """Give every parameter of `module` its array and bring it into the layout of the backend in use.
 
-    tensors: mapping from name to a function without arguments that returns the array, with attribute `shape`; float32,
-        float16, or uint16, which means bfloat16; weights of products are copied, so they are asked for by a function's
-        `lent`, where it has one
+    tensors: mapping from name to a function that returns the array, with attributes `shape` and, for messages, `name`;
+        float32, float16, or uint16, which means bfloat16; see safetensors_file.Tensor
     source: what error messages call the checkpoint
-    spelling: from a parameter's name to the one in `tensors`
     dtype: "float32", or "bfloat16" for the weights of most products
     Strict both ways: UserError names what is missing, unexpected, of another shape, or not finite.
     """
-    check(module, tensors, source, spelling)
-    fill(list(walk(module)), tensors, source, spelling, dtype)
+    fill(list(walk(module)), match(module, tensors, source), source, dtype)
 
 
-def fill(parameters, tensors, source, spelling=same_name, dtype="float32", on_disk=()):
+def fill(parameters, tensors, source, dtype="float32", on_disk=()):
     """What `load` does when tensors are known to fit; parameters: what `walk` found in the empty model, or some of it
 
     on_disk: names of those that are not read now but when they are used, see on_disk.py
     """
     def take(parameter):
         name, owner, attribute = parameter
-        tensor, shape = tensors[spelling(name)], getattr(owner, attribute).shape
+        tensor, shape = tensors[name], getattr(owner, attribute).shape
         if name in on_disk:
-            setattr(owner, attribute, OnDisk(tensor, shape, source, spelling(name)))
+            setattr(owner, attribute, OnDisk(tensor, shape, source))
             if is_packed(owner, attribute):
                 owner.prepare(kept_as(name, owner, attribute, dtype))
             return
-        if is_packed(owner, attribute):
-            setattr(owner, attribute, getattr(tensor, "lent", tensor)().reshape(shape))
+        if is_packed(owner, attribute):                      # copied at once, by `prepare`
+            setattr(owner, attribute, tensor(scratch).reshape(shape))
             with threads.alone():
                 owner.prepare(kept_as(name, owner, attribute, dtype))
         else:
             setattr(owner, attribute, as_float32(tensor().reshape(shape)))
         if not _is_finite(getattr(owner, attribute)):
-            raise UserError(f"{source}: {spelling(name)} holds values that are not finite (NaN or infinity)")
+            raise UserError(f"{source}: {tensor.name} holds values that are not finite (NaN or infinity)")
 
     # Each thread takes a tensor from the file to its layout, outside Python's lock; weights are packed as they are
     # stored. So there are one copy of the model and a tensor for each thread at any time. The largest come first, so
@@ -126,12 +124,15 @@ def _is_finite(weight):
     return weight.is_finite if hasattr(weight, "is_finite") else bool(np.isfinite(as_float32(weight)).all())
 
 
-def check(module, tensors, source, spelling=same_name):
-    """UserError unless `tensors` has exactly the parameters of `module`, in their shapes; reads no data.
+def match(module, tensors, source, name_in_file=str):
+    """{parameter: tensor}, when `tensors` has exactly the parameters of `module`, in their shapes; reads no data
 
+    name_in_file: from a parameter's name to the one in `tensors`; this is the only place that translates names
     A matrix may come as a 1×1 convolution, (O, I, 1, 1): the attention of original VAE files is written so.
+    UserError that names what is missing, unexpected or of another shape.
     """
-    wanted = {spelling(name): shape for name, shape in shapes(module).items()}
+    named = {name: name_in_file(name) for name in shapes(module)}
+    wanted = {named[name]: shape for name, shape in shapes(module).items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     problems = []
     for kind, names in (("missing", wanted.keys() - found.keys()), ("unexpected", found.keys() - wanted.keys())):
@@ -144,6 +145,7 @@ def check(module, tensors, source, spelling=same_name):
         problems.append(f"{len(other)} of another shape: {shown}")
     if problems:
         raise UserError(f"{source}: its tensors don't fit the model; {'; '.join(problems)}")
+    return {name: tensors[other] for name, other in named.items()}
 
 
 def some(names, describe=str):
