@@ -27,7 +27,7 @@ from numba import prange, types
 from . import threads
 from .arrays import flat, float32
 from .bfloat16 import HAS_DOT, narrowed, store_factor
-from .compiling import floats_in, floats_out, halves_in, halves_out, inlined, integers_out, kernel, kernels_for, named, size
+from .compiling import floats_in, floats_out, halves_in, halves_out, inlined, integers_out, kernel, kernels_for, size, sizes_of
 from .memory import load, next_job, store
 from .microkernel import LANES, PRODUCT, make_tile
 from .running_softmax import LOWEST, make_softmax_step
@@ -63,7 +63,7 @@ def attention(q, k, v, heads, causal=False, dtype="float32"):
         raise ValueError(f"causal attention needs as many keys as queries, not {keys} and {queries}")
     y = np.empty(q.shape, np.float32)
     width = channels // heads
-    sizes = Sizes(images, queries, keys, heads, width)
+    sizes = tuple(Sizes(images, queries, keys, heads, width))
     k, v, parallel = flat(k), flat(v), images * queries * keys * channels > _SMALL
     dtype = dtype if dtype in attend else "float32"
     if dtype == "bfloat16":
@@ -85,12 +85,13 @@ class Sizes(NamedTuple):
     width: int                                           # of a head
 
 
-@kernel(size, integers_out, named(Sizes), floats_in, floats_in, halves_out, halves_out, dtype="bfloat16")
+@kernel(size, integers_out, sizes_of(Sizes), floats_in, floats_in, halves_out, halves_out, dtype="bfloat16")
 def pair(thread_count, counter, sizes, k, v, k_words, v_words):
     """K as (N, h, S, ⌈D/2⌉) and V as (N, h, ⌈S/2⌉, D) words of two bfloat16; an odd end is filled up by zeros.
 
     A head's keys follow each other, so a block of them takes few lines of the cache. A job is two keys of an image.
     """
+    sizes = Sizes(*sizes)
     keys, heads, width = sizes.keys, sizes.heads, sizes.width
     channels, k_width, pairs = heads * width, (width + 1) // 2 * 2, (keys + 1) // 2
     for _ in prange(thread_count):
@@ -114,12 +115,13 @@ def pair(thread_count, counter, sizes, k, v, k_words, v_words):
 
 
 def _signature(factors):
-    return (size, integers_out, named(Sizes), types.boolean, floats_in, factors, factors, floats_out, floats_out, size)
+    return (size, integers_out, sizes_of(Sizes), types.boolean, floats_in, factors, factors, floats_out, floats_out, size)
 
 
 @kernels_for(float32=_signature(floats_in), **({"bfloat16": _signature(halves_in)} if HAS_DOT else {}))
 def attend(thread_count, counter, sizes, causal, q, k, v, y, memory, share):
     """Jobs go through the queries of a head first: threads that run at the same time read the same keys."""
+    sizes = Sizes(*sizes)
     blocks = (sizes.queries + QUERIES - 1) // QUERIES
     for thread in prange(thread_count):
         job = next_job(counter)

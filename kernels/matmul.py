@@ -29,7 +29,7 @@ from numba import prange
 from . import epilogue, threads
 from .arrays import flat, float32
 from .bfloat16 import factors_per_word
-from .compiling import floats_in, floats_out, halves_in, inlined, integers_out, kernels_for, named, size
+from .compiling import floats_in, floats_out, halves_in, inlined, integers_out, kernels_for, size, sizes_of
 from .memory import next_job
 from .microkernel import PRODUCT, make_tile
 from .packing import packed, packed_depth
@@ -86,8 +86,8 @@ def product(x, geometry, rows, weight, bias, residual, y, gated=False):
     tiles, panels = _job_size(rows, columns, 1 if small else threads.get_threads(), MAX_PANELS // (1 + gated))
     block_rows = tiles * TILE_ROWS
     width = (panels + (panels + 1 if gated else 0)) * COLUMNS    # a gate that begins inside a panel touches one more
-    threads.launch(multiply[weight.dtype], Sizes(rows, outputs, columns, depth, block_rows, panels * COLUMNS, width),
-                   geometry, flat(x), weight.panels, bias, residual, flat(y),
+    sizes = Sizes(rows, outputs, columns, depth, block_rows, panels * COLUMNS, width)
+    threads.launch(multiply[weight.dtype], tuple(sizes), tuple(geometry), flat(x), weight.panels, bias, residual, flat(y),
                    parallel=not small, scratch=block_rows * (DEPTH + width))
     return y
 
@@ -118,13 +118,14 @@ class Sizes(NamedTuple):
 
 
 def _signature(panels):
-    return (size, integers_out, named(Sizes), named(Geometry), floats_in, panels, floats_in, floats_in, floats_out,
+    return (size, integers_out, sizes_of(Sizes), sizes_of(Geometry), floats_in, panels, floats_in, floats_in, floats_out,
             floats_out, size)
 
 
 @kernels_for(float32=_signature(floats_in), bfloat16=_signature(halves_in))
 def multiply(thread_count, counter, sizes, geometry, x, panels, bias, residual, y, memory, share):
     """Jobs go down the rows first: threads that run at the same time read the same panels."""
+    sizes, geometry = Sizes(*sizes), Geometry(*geometry)
     row_blocks = (sizes.rows + sizes.block_rows - 1) // sizes.block_rows
     jobs = row_blocks * ((sizes.columns + sizes.block_columns - 1) // sizes.block_columns)
     for thread in prange(thread_count):

@@ -20,7 +20,7 @@ from numba import prange, types
 from . import threads
 from .activations import silu_of
 from .arrays import flat, float32, shaped
-from .compiling import floats_in, floats_out, inlined, integers_out, kernel, named, reordered, size
+from .compiling import floats_in, floats_out, inlined, integers_out, kernel, reordered, size, sizes_of
 from .memory import load, next_job, store
 
 _RUN = 32                                                # pixels whose sums are taken in float32
@@ -58,7 +58,7 @@ def _group_norm(x, weight, bias, groups, eps, with_silu):
     band = -(-pixels // bands)
     bands = -(-pixels // band)
     partial = np.empty(images * bands * groups * 2, np.float64)          # (N, bands, groups): mean, M₂
-    sizes = Sizes(images, pixels, channels, groups, bands, band)
+    sizes = tuple(Sizes(images, pixels, channels, groups, bands, band))
     for normalize in (False, True):
         threads.launch(group_norm_bands, sizes, eps, normalize, with_silu, flat(x), weight, bias, partial, flat(y),
                        parallel=parallel, scratch=3 * channels)
@@ -86,10 +86,11 @@ class Sizes(NamedTuple):
     band: int                                            # pixels of one, but fewer in the last
 
 
-@kernel(size, integers_out, named(Sizes), types.float64, types.boolean, types.boolean, floats_in, floats_in, floats_in,
+@kernel(size, integers_out, sizes_of(Sizes), types.float64, types.boolean, types.boolean, floats_in, floats_in, floats_in,
         doubles, floats_out, floats_out, size)
 def group_norm_bands(thread_count, counter, sizes, eps, normalize, with_silu, x, weight, bias, partial, y, memory, share):
     """First call: partial statistics; second call (`normalize`): the result. A job is a band of an image's pixels."""
+    sizes = Sizes(*sizes)
     channels = sizes.channels
     for thread in prange(thread_count):
         job = next_job(counter)

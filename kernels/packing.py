@@ -28,7 +28,7 @@ from numba import prange, types
 from . import threads
 from .arrays import aligned, flat
 from .bfloat16 import narrowed, widened
-from .compiling import floats_out, halves_in, halves_out, inlined, integers_out, kernel, named, size
+from .compiling import floats_out, halves_in, halves_out, inlined, integers_out, kernel, size, sizes_of
 from .memory import load, load_float, load_half, next_job, store_float, store_half
 from .microkernel import PRODUCT
 
@@ -63,7 +63,7 @@ class Packed:
             self.panels = aligned(count * COLUMNS * (-(-self.depth // 2))).view(np.uint16)
         outcome = np.ones(1, np.int64)
         sizes = Sizes(outputs, channels, math.prod(self.shape[2:]))
-        threads.launch(pack, sizes, flat(weight).view(np.uint16), _KINDS[weight.dtype.name],
+        threads.launch(pack, tuple(sizes), flat(weight).view(np.uint16), _KINDS[weight.dtype.name],
                        self.panels.view(np.uint16), dtype != "float32", outcome,
                        parallel=weight.size > 100_000, scratch=(_RUN + sizes.taps) * (COLUMNS + 1))
         self.is_finite = bool(outcome[0])
@@ -144,9 +144,10 @@ class Sizes(NamedTuple):
     taps: int                                            # kh · kw of a convolution, 1 of a matrix
 
 
-@kernel(size, integers_out, named(Sizes), halves_in, size, halves_out, types.boolean, integers_out, floats_out, size)
+@kernel(size, integers_out, sizes_of(Sizes), halves_in, size, halves_out, types.boolean, integers_out, floats_out, size)
 def pack(thread_count, counter, sizes, weight, kind, packed, narrow, is_finite, memory, share):
     """A job is a panel. is_finite[0] becomes 0 if a number is not finite."""
+    sizes = Sizes(*sizes)
     panels = (sizes.outputs + COLUMNS - 1) // COLUMNS
     for thread in prange(thread_count):
         panel = next_job(counter)

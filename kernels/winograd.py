@@ -32,7 +32,7 @@ from numba import prange
 from . import epilogue, threads
 from .arrays import CACHE_LINE, flat
 from .bfloat16 import HAS_DOT, factors_per_word
-from .compiling import floats_in, floats_out, halves_in, inlined, integers_out, kernel, kernels_for, named, size
+from .compiling import floats_in, floats_out, halves_in, inlined, integers_out, kernel, kernels_for, size, sizes_of
 from .matmul import TAIL_ROWS, TILE_ROWS
 from .memory import load, next_job, store
 from .microkernel import LANES, PRODUCT, make_tile
@@ -91,10 +91,11 @@ def convolve(x, geometry, weight, bias, residual, y):
     v_step, m_step = blocks * DEPTH * group + CACHE_LINE, (job_rows + 1) * COLUMNS         # from ξ to ξ + 1
     v = threads.working_memory("winograd", POINTS * v_step)
     for first in range(0, tiles, group):
-        sizes = Sizes(first, min(group, tiles - first), group, rows, columns, height, width, outputs, job_rows, v_step, m_step)
-        threads.launch(transform_patches, sizes, geometry, terms, flat(x), v, scratch=PATCH_FLOATS)
-        threads.launch(multiply_points[weight.dtype], sizes, geometry, v, weight.panels, bias, residual, flat(y),
-                       scratch=U_FLOATS + POINTS * m_step + Y_FLOATS)
+        count = min(group, tiles - first)
+        sizes = tuple(Sizes(first, count, group, rows, columns, height, width, outputs, job_rows, v_step, m_step))
+        threads.launch(transform_patches, sizes, tuple(geometry), terms, flat(x), v, scratch=PATCH_FLOATS)
+        threads.launch(multiply_points[weight.dtype], sizes, tuple(geometry), v, weight.panels, bias, residual,
+                       flat(y), scratch=U_FLOATS + POINTS * m_step + Y_FLOATS)
     return y
 
 
@@ -126,9 +127,10 @@ class Sizes(NamedTuple):
     m_step: int                                          # and in M
 
 
-@kernel(size, integers_out, named(Sizes), named(Geometry), size, floats_in, floats_out, floats_out, size)
+@kernel(size, integers_out, sizes_of(Sizes), sizes_of(Geometry), size, floats_in, floats_out, floats_out, size)
 def transform_patches(thread_count, counter, sizes, geometry, terms, x, v, memory, share):
     """V of the group's tiles. A job is a tile."""
+    sizes, geometry = Sizes(*sizes), Geometry(*geometry)
     channels, width = geometry.channels, sizes.width
     for thread in prange(thread_count):
         tile = next_job(counter)
@@ -180,13 +182,14 @@ def _gather(x, image, row, column, sizes, geometry, channel, depth, memory, patc
 
 
 def _signature(panels):
-    return (size, integers_out, named(Sizes), named(Geometry), floats_in, panels, floats_in, floats_in, floats_out,
+    return (size, integers_out, sizes_of(Sizes), sizes_of(Geometry), floats_in, panels, floats_in, floats_in, floats_out,
             floats_out, size)
 
 
 @kernels_for(float32=_signature(floats_in), bfloat16=_signature(halves_in))
 def multiply_points(thread_count, counter, sizes, geometry, v, panels, bias, residual, y, memory, share):
     """Y of the group. A job is a panel and some tiles; those of a panel follow each other: its weights are read once."""
+    sizes, geometry = Sizes(*sizes), Geometry(*geometry)
     channels = geometry.channels
     parts = (sizes.count + sizes.job_rows - 1) // sizes.job_rows
     jobs = parts * ((sizes.outputs + COLUMNS - 1) // COLUMNS)
