@@ -7,6 +7,7 @@ Levels are 0 … 255, halves are rounded to even. Both directions equal diffuser
 is untrusted when read; when written it appears under its name all at once, and never in place of another one.
 """
 import contextlib
+import io
 import os
 import pathlib
 import stat
@@ -35,27 +36,47 @@ def open_image(path):
 @contextlib.contextmanager
 def look_into(path):
     """A PIL image of the file, whose pixels are not read yet; every error within becomes a UserError as above."""
-    Image.init()
-    try:
+    with _readable(path), contextlib.ExitStack() as stack:
         if not stat.S_ISREG(os.stat(path).st_mode):      # a pipe would block for ever, a device never end
             raise UserError(f"{path}: not a file")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")              # of Pillow, about metadata and the size, see below
-            with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
-                if image.width * image.height > LARGEST_PICTURE:
-                    raise UserError(f"{path}: {image.width}x{image.height} is too large, at most "
-                                    f"{LARGEST_PICTURE // 10**6} million pixels are read")
-                yield image
+        yield stack.enter_context(_opened(path, path))
+
+
+def from_bytes(content, name):
+    """The content of a picture file → PIL image of the mode it has; UserError, which calls it by `name`, as for a file."""
+    with _readable(name), _opened(io.BytesIO(content), name) as image:
+        image.load()
+        return image.copy()
+
+
+@contextlib.contextmanager
+def _opened(source, name):
+    """Pillow's image of a path or a file; UserError if it is too large."""
+    Image.init()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")                  # of Pillow, about metadata and the size, see below
+        with Image.open(source, formats=[known for known in FORMATS if known in Image.OPEN]) as image:
+            if image.width * image.height > LARGEST_PICTURE:
+                raise UserError(f"{name}: {image.width}x{image.height} is too large, at most "
+                                f"{LARGEST_PICTURE // 10**6} million pixels are read")
+            yield image
+
+
+@contextlib.contextmanager
+def _readable(name):
+    """Every error within becomes a UserError about the picture of that name."""
+    try:
+        yield
     except UserError:
         raise
     except Image.UnidentifiedImageError:
-        raise UserError(f"{path}: damaged, or not a picture in a known format ({', '.join(FORMATS)})") from None
+        raise UserError(f"{name}: damaged, or not a picture in a known format ({', '.join(FORMATS)})") from None
     except Image.DecompressionBombError:
-        raise UserError(f"{path}: too large, at most {LARGEST_PICTURE // 10**6} million pixels are read") from None
+        raise UserError(f"{name}: too large, at most {LARGEST_PICTURE // 10**6} million pixels are read") from None
     except OSError as error:
-        raise UserError(f"{path}: can't be read ({error.strerror or error})") from None
+        raise UserError(f"{name}: can't be read ({error.strerror or error})") from None
     except Exception as error:                           # decoders raise nearly anything on a damaged file
-        raise UserError(f"{path}: damaged, can't be read ({error or type(error).__name__})") from None
+        raise UserError(f"{name}: damaged, can't be read ({error or type(error).__name__})") from None
 
 
 def to_rgb(image):
