@@ -2,6 +2,16 @@
 
     pipeline = npdiffusion.load()                            # the embedded model; or a folder, a .safetensors file, a hub id
     image, = pipeline.generate("a red apple on a blue background", seed=1)
+
+    pipeline.py    from a prompt to a picture          loading.py     from a file to a pipeline
+    request.py     what a request comes to             settings/      every setting of a picture, in one table
+    models/        the networks                        text/          from words to what the text encoder reads
+    diffusion/     from noise to x₀                    painting/      on a picture that is there already
+    adapters/      LoRA, learnt words                  checkpoints/   files of weights
+    memory/        what fits                           pictures/      files, settings inside them, sheets, previews
+    jobs/          lists of pictures                   command/       the command line
+    errors.py      what users see when something is wrong
+    ../kernels/    the operations that all of it is made of: npdiffusion.kernels
 """
 import pathlib
 

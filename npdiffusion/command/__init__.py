@@ -1,4 +1,12 @@
-"""Subcommands: what the command line does besides making pictures.
+"""The command line: argv → jobs, and all that is printed.
+
+    cli.py        where it begins and errors end     generate.py   pictures from a prompt and options
+    options.py    its options                        parser.py     how a command line is read
+    like.py       --like FILE                        previews.py   --preview and --steps-strip
+    info.py       --info                             prepare.py    backend, threads, compiling
+    talk.py       progress, messages
+
+Subcommands, which do something other than make pictures: metadata.py, models.py, subjects.py, tokens.py
 
     npdiffusion WORD ...      WORD is exactly one of the names below; a prompt of that one word is written after `--`
 
@@ -7,8 +15,7 @@ Each has a file here, named after it, with two functions; it is imported only wh
     parse(arguments)   from the words after WORD to its options, `verbose` among them; SystemExit as from argparse
     run(options)       does it and returns the exit code; a UserError becomes one line
 
-generate.py, which makes pictures, has the same two. The other files are for all of them: talk.py (progress, messages),
-destinations.py (names of files) and prepare.py (backend, threads, compiling).
+generate.py, which makes pictures, has the same two.
 """
 import importlib
 

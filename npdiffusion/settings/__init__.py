@@ -9,6 +9,8 @@ keys in PNG files and help are made from it, so a new setting is one row here an
     │       └ its type    └ what it may be                            frozen, and goes to JSON and back without loss
     └ its name in Python
 
+run.py has a table like it for a run: which model, where pictures go, how the machine is used.
+
 Below the table: what doesn't go together (RULES), and what has no effect (NO_EFFECT). Imports nothing heavy, so that
 --help answers at once.
 """

@@ -3,6 +3,6 @@
     "[cat:dog:0.5] (on:1.2) a mat"    →    text at each step    →    weighted parts    →    chunks of 75 tokens
                                            editing.py                emphasis.py            chunks.py
 
-`reading.py` does these steps one after another; `contexts.py` encodes the chunks and keeps what the UNet attends to,
+`tokenizer.py` is CLIP's: words → numbers of vocabulary entries. `reading.py` does these steps one after another; `contexts.py` encodes the chunks and keeps what the UNet attends to,
 step by step. `known_words.py` says which words the embedded model has never seen.
 """

@@ -12,6 +12,7 @@ Two families, by the scale of their state (see denoiser.py):
     ddpm.py         ddpm, ddim            two_stage.py    heun, dpm2, dpm2_a          adams.py     lms, deis
     pndm.py         pndm                  dpm_solver.py   dpm++2m, dpm++2m_sde,       unipc.py     unipc
     euler.py        euler, euler_a                        dpm++sde                    consistency.py   lcm, tcd
+    ancestral.py    a step further down than σ_next, then noise back up       between.py     a σ between two levels
 
 Arrays are of any shape and keep their dtype: levels are Python floats. The x that is passed in isn't modified.
 """
