@@ -169,6 +169,10 @@ def randomised(model, size=0.25):
     return model
 
 
+PATTERNS = (r"down_blocks\.\d+\..*\.to_q", "(to_q|to_v)", "attn1.to_q", r".*attn1\.to_q", "q",
+            r"^down_blocks\.0\.attentions\.0\.transformer_blocks\.0\.attn1\.to_q")
+
+
 @pytest.mark.parametrize("config", [
     peft.LoHaConfig(r=3, alpha=5, target_modules=LINEAR, init_weights=False),
     peft.LoHaConfig(r=3, alpha=5, target_modules=CONVOLUTIONS, alpha_pattern={"mid_block.resnets.0.conv1": 9}),
@@ -178,9 +182,12 @@ def randomised(model, size=0.25):
     peft.LoKrConfig(r=2, alpha=5, target_modules=CONVOLUTIONS, use_effective_conv2d=True),
     peft.LoKrConfig(r=64, alpha=96, target_modules=LINEAR),
     peft.LoraConfig(r=4, lora_alpha=6, target_modules=CONVOLUTIONS, rank_pattern={"conv1": 2}, use_rslora=True),
-    peft.LoraConfig(r=4, lora_alpha=6, target_modules=CONVOLUTIONS, use_dora=True)],
+    peft.LoraConfig(r=4, lora_alpha=6, target_modules=CONVOLUTIONS, use_dora=True),
+    peft.LoraConfig(r=4, lora_alpha=6, target_modules=r".*(conv1|conv2|proj_in)", lora_bias=True),
+    *(peft.LoraConfig(r=4, lora_alpha=6, target_modules=LINEAR, alpha_pattern={pattern: 3, "to_.": 1})
+      for pattern in PATTERNS)],
     ids=["LoHa", "LoHa of convolutions", "LoHa, Tucker", "LoKr", "LoKr of convolutions", "LoKr, Tucker",
-         "LoKr of whole matrices", "rank-stabilised LoRA", "DoRA"])
+         "LoKr of whole matrices", "rank-stabilised LoRA", "DoRA", "LoRA with biases", *PATTERNS])
 def test_what_peft_writes(config, ours, theirs, tmp_path, same_results, request):
     model = randomised(peft.get_peft_model(theirs.unet, config))
     model.save_pretrained(tmp_path / "adapter")
@@ -468,6 +475,8 @@ def test_files_that_changed_since_they_were_loaded(spoilt, written, two, tmp_pat
 @pytest.mark.parametrize("text, expected", [
     ('{"unet.lora_alpha": "much", "unet.r": 4}', "lora_adapter_metadata: lora_alpha = 'much', but a positive number"),
     ('{"unet.lora_alpha": 4, "unet.r": 4, "unet.alpha_pattern": 3}', "alpha_pattern = 3, but a dictionary is needed"),
+    ('{"unet.lora_alpha": 4, "unet.r": 4, "unet.alpha_pattern": {"(a": 2}}',
+     "lora_adapter_metadata: alpha_pattern: '(a' is no regular expression that can be followed"),
     ("[]", "lora_adapter_metadata is not a dictionary in JSON"), ("{", "is not a dictionary in JSON")])
 def test_headers_that_make_no_sense(text, expected, ours, file):
     assert expected in message_of(ours.load_lora_weights, file(pair(), lora_adapter_metadata=text))

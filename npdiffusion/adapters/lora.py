@@ -20,7 +20,7 @@ from npdiffusion.errors import UserError
 from npdiffusion.kernels.arrays import as_float32
 from npdiffusion.models import parameters
 
-BIAS = "diff_b"
+BIASES = "diff_b", "up_bias"          # LyCORIS's change of a bias, and that of PEFT's lora_B, which α/R scales too
 
 
 @dataclass
@@ -80,14 +80,14 @@ def read(path, shapes, config, family):
     scale = scales.beside(path)
     lora = LoRA(path, opened, len(tensors), unmatched)
     for (part, name), roles in found.items():
-        layer = changes.Layer(roles, path, f"{part}.{name}")
-        if roles.keys() - {BIAS}:
+        layer, factor = changes.Layer(roles, path, f"{part}.{name}"), 1.0
+        if roles.keys() - set(BIASES):
             shape = shapes[part][f"{name}.weight"]
-            lora.changes[part, f"{name}.weight"] = weight_change(layer, shape, scale(part, name))
-        if BIAS in roles:
+            lora.changes[part, f"{name}.weight"], factor = weight_change(layer, shape, scale(part, name))
+        if roles.keys() & set(BIASES):
             if f"{name}.bias" not in shapes[part]:
                 layer.fail("has a change of the bias, but the layer has no bias")
-            lora.changes[part, f"{name}.bias"] = bias_change(layer, shapes[part][f"{name}.bias"])
+            lora.changes[part, f"{name}.bias"] = bias_change(layer, shapes[part][f"{name}.bias"], factor)
     return lora
 
 
@@ -107,7 +107,7 @@ def check_context(path, found, width):
 
 
 def weight_change(layer, shape, advised):
-    """A function (W, s) → ΔW for a weight of that shape; advised: a function from R to the factor, or None"""
+    """A function (W, s) → ΔW for a weight of that shape, and α/R; advised: a function from R to it, or None"""
     kinds = {changes.KINDS[role] for role in layer.tensors if role in changes.KINDS}
     if len(kinds) != 1:
         layer.fail("has two kinds of changes at once" if kinds else f"has only {', '.join(sorted(layer.tensors))}")
@@ -128,12 +128,13 @@ def weight_change(layer, shape, advised):
                 per_output = layer.tensors["dora_scale"].shape[0] == outputs
                 difference = strength * (changes.dora(matrix + difference, length(), per_output) - matrix)
         return layer.finite(difference, "the change").reshape(shape)
-    return change
+    return change, scale
 
 
-def bias_change(layer, shape):
-    difference = layer.matrix(BIAS, *shape, 1)
-    return lambda bias, strength: strength * difference().reshape(shape)
+def bias_change(layer, shape, factor):
+    """A function (b, s) → Δb for a bias of that shape"""
+    parts = [(1.0 if role == "diff_b" else factor, layer.matrix(role, *shape, 1)) for role in BIASES if role in layer]
+    return lambda bias, strength: sum(strength * scale * difference().reshape(shape) for scale, difference in parts)
 
 
 def lengths(layer, outputs, inputs):

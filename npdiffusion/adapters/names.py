@@ -20,6 +20,7 @@ SUFFIXES = [(re.compile(pattern + r"\Z"), role) for pattern, role in (
     (r"(?:\.lora|\.lora_linear_layer|_lora)\.(up|down)\.weight", r"\1"),
     (r"\.lora_A(?:\.\w+)?\.weight", "down"),
     (r"\.lora_B(?:\.\w+)?\.weight", "up"),
+    (r"\.lora_B(?:\.\w+)?\.bias", "up_bias"),
     (r"\.lora_magnitude_vector(?:\.\w+){0,2}", "magnitude"),
     (r"\.((?:hada|lokr)_(?:w[12](?:_[ab])?|t[12])|dora_scale|alpha|diff_b|diff)", r"\1"),
     (r"\.w_norm", "diff"),

@@ -3,12 +3,15 @@
 kohya and LyCORIS keep α with each layer. PEFT keeps it beside, in adapter_config.json, and diffusers as text
 in the file's header; both know exceptions for single layers. Where nothing is said the factor is 1.
 """
+import contextlib
+import functools
 import json
 import math
 
 import numpy as np
 import safetensors
 
+from npdiffusion.adapters import patterns
 from npdiffusion.checkpoints.safetensors_file import STORED_AS
 from npdiffusion.errors import UserError
 from npdiffusion.kernels.arrays import as_float32
@@ -50,24 +53,44 @@ def beside(path):
         except (ValueError, RecursionError, AttributeError):
             raise UserError(f"{source} is not a dictionary in JSON") from None
 
+    allowance = patterns.Allowance()
+    exceptions = functools.cache(lambda part, name: Exceptions(configs.get(part, {}), name, source, allowance))
+
     def factor(part, layer):
         read = Reader(configs.get(part, {}), source)
         name = "lora_alpha" if "lora_alpha" in read.settings else "alpha"            # of LoHa and LoKr
         if name not in read.settings:
             return None
-        alpha = exception(read, "alpha_pattern", layer) or read.number(name, None)
-        rank = exception(read, "rank_pattern", layer) or read.number("r", None)
+        alpha = exceptions(part, "alpha_pattern").of(layer) or read.number(name, None)
         root = read.settings.get("use_rslora") is True
-        return lambda found: alpha / (math.sqrt(found or rank) if root else found or rank)
+
+        def scale(found):
+            rank = found or exceptions(part, "rank_pattern").of(layer) or read.number("r", None)
+            return alpha / (math.sqrt(rank) if root else rank)
+        return scale
     return factor
 
 
-def exception(read, name, layer):
-    """What a dictionary of exceptions says of one layer, or None; its keys are the ends of layers' names."""
-    patterns = read.settings.get(name, {})
-    if not isinstance(patterns, dict):
-        read.fail(name, "a dictionary is needed")
-    for key in patterns:
-        if f".{layer}".endswith("." + key.removeprefix("^").removeprefix("text_model.")):
-            return Reader(patterns, f"{read.source}: {name}").number(key, None)
-    return None
+class Exceptions:
+    """A dictionary {regular expression: number} of what is otherwise for some layers, as PEFT looks it up"""
+    def __init__(self, config, name, source, allowance):
+        read = Reader(config, source)
+        given = read.settings.get(name, {})
+        if not isinstance(given, dict):
+            read.fail(name, "a dictionary is needed")
+        self.numbers, self.name = Reader(given, f"{source}: {name}"), f"{source}: {name}"
+        with self.named():
+            self.patterns = patterns.Patterns(self.numbers.settings, allowance)
+
+    def of(self, layer):
+        """The number of the first expression that fits a layer, or None"""
+        with self.named():
+            key = self.patterns.find(layer, f"text_model.{layer}")       # transformers left this prefix out later
+        return None if key is None else self.numbers.number(key, None)
+
+    @contextlib.contextmanager
+    def named(self):
+        try:
+            yield
+        except ValueError as error:
+            raise UserError(f"{self.name}: {error}") from None
