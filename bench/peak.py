@@ -10,8 +10,8 @@ from numba import prange
 
 from bench.turns import seconds
 from npdiffusion.kernels.arrays import aligned
-from npdiffusion.kernels.compiling import inlined
-from npdiffusion.kernels.microkernel import PRODUCT, make_tile
+from npdiffusion.kernels.codegen.compiling import inlined
+from npdiffusion.kernels.products.microkernel import PRODUCT, make_tile
 from npdiffusion.kernels.threads import start_threads
 
 ROWS, COLUMNS = PRODUCT.rows, PRODUCT.columns

@@ -1,12 +1,17 @@
 """The operations that Stable Diffusion is made of, each twice.
 
-`reference.py` defines them in plain NumPy; the other files are their fast twins, compiled by numba and gathered in
-`fast.py`. `kernels.linear`, `kernels.conv2d`, ... are the twin of the backend in force, so models call operations by
-name and do not know which one runs. Look an operation up when it is called (`kernels.linear(...)`), not at import.
+    reference.py   their definitions in plain NumPy                      fast.py            the compiled twins, gathered
+    products/      linear layers, convolution, attention                 normalization.py   group and layer norm
+    activations.py SiLU, GELU, ReLU, element by element                  arrays.py          what the twins accept
+    codegen/       how kernels are written, compiled and cached          threads.py         how they are launched
+    machine.py     the processor and its cores
+
+`kernels.linear`, `kernels.conv2d`, ... are the twins of the backend that was chosen, so models call operations by name and
+do not know which one runs. Look an operation up when it is called (`kernels.linear(...)`), not at import.
 
 Weights are brought once into the layout that a backend wants (`pack_linear`, `pack_conv2d`); both backends take weights
 in either form, so that changing the backend later costs speed, never correctness. A weight that is not in memory has a
-method `read`, which gives it when an operation needs it.
+method `read`, which returns it when an operation needs it.
 """
 import contextlib
 import functools

@@ -13,9 +13,9 @@ from numba import prange
 
 from . import threads
 from .arrays import flat, float32
-from .compiling import floats_in, floats_out, inlined, integers_out, kernel, size
-from .exponential import exp
-from .memory import load, next_job, store
+from .codegen.compiling import floats_in, floats_out, inlined, kernel, size
+from .codegen.exponential import exp
+from .codegen.memory import load, next_job, store
 
 SILU, GELU, QUICK_GELU, RELU = range(4)
 _ZERO, _HALF, _ONE = np.float32(0), np.float32(0.5), np.float32(1)
@@ -74,7 +74,7 @@ def gelu_of(x):
     return (x if x > 0 else _ZERO) - _HALF * abs(x) * erfc
 
 
-@kernel(size, integers_out, size, size, floats_in, floats_out)
+@kernel(size, size, floats_in, floats_out)
 def activate(thread_count, counter, count, which, x, y):
     """A job is a run of elements."""
     for _ in prange(thread_count):

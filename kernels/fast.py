@@ -4,12 +4,12 @@ Products, normalisation, attention and activations are compiled. The rest moves 
 fast: those names are the reference itself. Arrays must be float32 (or float16, which is widened); TypeError otherwise.
 """
 from .activations import gelu, quick_gelu, relu, silu
-from .compiling import is_cached, warm_up
-from .convolution import conv2d, upsample_conv2d
-from .flash_attention import attention
-from .matmul import linear, linear_geglu
+from .codegen.compiling import is_cached, warm_up
 from .normalization import group_norm, group_norm_silu, layer_norm
-from .packing import Packed, pack_conv2d, pack_linear
+from .products.convolution import conv2d, upsample_conv2d
+from .products.flash_attention import attention
+from .products.matmul import linear, linear_geglu
+from .products.packing import Packed, pack_conv2d, pack_linear
 from .reference import embedding, softmax, timestep_embedding, upsample_nearest
 
 __all__ = ["Packed", "attention", "conv2d", "embedding", "gelu", "group_norm", "group_norm_silu", "is_cached",

@@ -20,8 +20,8 @@ from numba import prange, types
 from . import threads
 from .activations import silu_of
 from .arrays import flat, float32, shaped
-from .compiling import floats_in, floats_out, inlined, integers_out, kernel, reordered, size, sizes_of
-from .memory import load, next_job, store
+from .codegen.compiling import floats_in, floats_out, inlined, kernel, reordered, size, sizes_of
+from .codegen.memory import load, next_job, store
 
 _RUN = 32                                                # pixels whose sums are taken in float32
 _SMALL = 30_000                                          # elements that are not worth waking threads for
@@ -86,8 +86,8 @@ class Sizes(NamedTuple):
     band: int                                            # pixels of one, but fewer in the last
 
 
-@kernel(size, integers_out, sizes_of(Sizes), types.float64, types.boolean, types.boolean, floats_in, floats_in, floats_in,
-        doubles, floats_out, floats_out, size)
+@kernel(sizes_of(Sizes), types.float64, types.boolean, types.boolean, floats_in, floats_in, floats_in, doubles,
+        floats_out, floats_out, size)
 def group_norm_bands(thread_count, counter, sizes, eps, normalize, with_silu, x, weight, bias, partial, y, memory, share):
     """First call: partial statistics; second call (`normalize`): the result. A job is a band of an image's pixels."""
     sizes = Sizes(*sizes)
@@ -193,7 +193,7 @@ def _normalize_band(start, pixels, channels, with_silu, x, y, memory, mean):
                 store(y, at + c, z)
 
 
-@kernel(size, integers_out, size, size, types.float64, floats_in, floats_in, floats_in, floats_out)
+@kernel(size, size, types.float64, floats_in, floats_in, floats_in, floats_out)
 def layer_norm_rows(thread_count, counter, rows, channels, eps, x, weight, bias, y):
     """A job is a few rows."""
     for _ in prange(thread_count):

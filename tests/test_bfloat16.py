@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from npdiffusion.kernels import bfloat16, fast, reference, winograd_transforms
-from npdiffusion.kernels.microkernel import LANES
+from npdiffusion.kernels import fast, reference
+from npdiffusion.kernels.codegen import bfloat16
+from npdiffusion.kernels.products import winograd_transforms
+from npdiffusion.kernels.products.microkernel import LANES
 from tests.operations import (
     ATTENTIONS,
     CONVOLUTIONS,
@@ -194,7 +196,8 @@ def test_attention_of_bfloat16_survives_large_scores_and_passes_nan_on():
 
 CHECKS_OF_ONE_CPU = """
 from tests import test_bfloat16 as t
-from npdiffusion.kernels import bfloat16, microkernel
+from npdiffusion.kernels.codegen import bfloat16
+from npdiffusion.kernels.products import microkernel
 for case in t.DIRECT[2:4] + t.DIRECT[-2:]:
     t.test_convolutions_of_bfloat16_match_their_definition(*case)
 t.test_winograd_of_bfloat16(*t.WINOGRAD[1])

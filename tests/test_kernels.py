@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from npdiffusion import kernels
-from npdiffusion.kernels import compiling, fast, reference, threads, winograd, winograd_transforms
-from npdiffusion.kernels.packing import Packed
-from npdiffusion.kernels.patches import Geometry
+from npdiffusion.kernels import fast, reference, threads
+from npdiffusion.kernels.codegen import compiling
+from npdiffusion.kernels.products import winograd, winograd_transforms
+from npdiffusion.kernels.products.packing import Packed
+from npdiffusion.kernels.products.patches import Geometry
 from tests.operations import (
     ATTENTIONS,
     CONVOLUTIONS,
@@ -425,7 +427,7 @@ def test_threads_that_wait_spin_briefly_unless_the_user_says_how_long(chosen, sp
 
 CHECKS_OF_ONE_CPU = """
 from tests import test_kernels as t
-from npdiffusion.kernels import microkernel
+from npdiffusion.kernels.products import microkernel
 for case in t.CONVOLUTIONS[2], t.CONVOLUTIONS[-3]:
     t.test_fast_conv2d_matches_its_definition(*case)
 t.test_fast_linear_matches_its_definition(77, 96, 80)
@@ -447,7 +449,7 @@ def test_other_instruction_sets(cpu, lanes, tmp_path):
 
 
 def test_kernels_of_one_cpu_are_not_taken_for_another(tmp_path):
-    code = "from npdiffusion.kernels import compiling; print(compiling.cache_folder())"
+    code = "from npdiffusion.kernels.codegen import compiling; print(compiling.cache_folder())"
     folders = {output_of(code, NUMBA_CPU_NAME=cpu, NUMBA_CPU_FEATURES="", NUMBA_CACHE_DIR=str(tmp_path))
                for cpu in ("haswell", "generic")}
     assert len(folders) == 2

@@ -10,7 +10,7 @@ From what is best for the picture to what needs least, the first that fits is ta
     4  the same, and the picture is decoded in tiles (models/tiling.py), the largest that fit
 
 A given dtype is kept to, and then the first two are one. Attention never holds a matrix of all tokens by all tokens
-(kernels/flash_attention.py), so there is nothing to choose for it; the plain NumPy definitions do, and are refused.
+(kernels/products/flash_attention.py), so there is nothing to choose for it; the plain NumPy definitions do, and are refused.
 """
 import time
 from dataclasses import dataclass, field

@@ -23,7 +23,7 @@ import numba
 from llvmlite import binding as llvm
 from numba import types
 
-from .threads import start_threads
+from ..threads import start_threads
 
 # Fused multiply-add is welcome. Reordering sums is not: compensated sums and the splitting of ln 2 would be lost.
 # NaN stays NaN, because a caller wants to find it.
@@ -86,8 +86,8 @@ def _private_temporary_folder():
 @functools.cache
 def cache_folder():
     """The folder that holds compiled kernels of these sources for this CPU."""
-    here = pathlib.Path(__file__).resolve().parent
-    sources = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(here.glob("*.py")))).hexdigest()[:12]
+    here = pathlib.Path(__file__).resolve().parent.parent
+    sources = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(here.rglob("*.py")))).hexdigest()[:12]
     machine = hashlib.sha256(repr((numba.__version__, target())).encode()).hexdigest()[:12]
     user = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "npdiffusion")
     places = [pathlib.Path(numba.config.CACHE_DIR)] if numba.config.CACHE_DIR else [here / "__pycache__", user]
@@ -100,10 +100,14 @@ def cache_folder():
 
 
 class kernel:
-    """Decorator: an entry point that numba compiles for one signature when `compile` is called; it may use `prange`."""
+    """Decorator: an entry point that numba compiles for one signature when `compile` is called; it may use `prange`.
+
+    signature: types of the arguments after the first two, which are the same for all: the number of threads, and the
+    counter from which they take their jobs, see `threads.launch`     dtype: of the weights, if it serves only one
+    """
 
     def __init__(self, *signature, dtype=None):
-        self.signature, self.dtype = types.void(*signature), dtype
+        self.signature, self.dtype = types.void(size, integers_out, *signature), dtype
 
     def __call__(self, function):
         self.name = f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}"

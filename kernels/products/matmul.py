@@ -26,11 +26,12 @@ from typing import NamedTuple
 import numpy as np
 from numba import prange
 
-from . import epilogue, threads
-from .arrays import flat, float32
-from .bfloat16 import factors_per_word
-from .compiling import floats_in, floats_out, halves_in, inlined, integers_out, kernels_for, size, sizes_of
-from .memory import next_job
+from .. import threads
+from ..arrays import flat, float32
+from ..codegen.bfloat16 import factors_per_word
+from ..codegen.compiling import floats_in, floats_out, halves_in, inlined, kernels_for, size, sizes_of
+from ..codegen.memory import next_job
+from . import epilogue
 from .microkernel import PRODUCT, make_tile
 from .packing import packed, packed_depth
 from .patches import Geometry, gather, rows_of_a_matrix
@@ -118,8 +119,7 @@ class Sizes(NamedTuple):
 
 
 def _signature(panels):
-    return (size, integers_out, sizes_of(Sizes), sizes_of(Geometry), floats_in, panels, floats_in, floats_in, floats_out,
-            floats_out, size)
+    return sizes_of(Sizes), sizes_of(Geometry), floats_in, panels, floats_in, floats_in, floats_out, floats_out, size
 
 
 @kernels_for(float32=_signature(floats_in), bfloat16=_signature(halves_in))

@@ -6,10 +6,10 @@ The bias is flat, `outputs` numbers for all images or as many for each; the resi
 """
 import numpy as np
 
-from .activations import gelu_of
-from .arrays import shaped
-from .compiling import inlined
-from .memory import load, store
+from ..activations import gelu_of
+from ..arrays import shaped
+from ..codegen.compiling import inlined
+from ..codegen.memory import load, store
 
 _NO_RESIDUAL = np.empty(0, np.float32)
 

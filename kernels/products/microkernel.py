@@ -22,9 +22,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .arrays import CACHE_LINE
-from .bfloat16 import HAS_DOT, emit_dot, emit_widened
-from .compiling import target
+from ..arrays import CACHE_LINE
+from ..codegen.bfloat16 import HAS_DOT, emit_dot, emit_widened
+from ..codegen.compiling import target
 
 FLOAT, INTEGER, LANE, BYTE = ir.FloatType(), ir.IntType(64), ir.IntType(32), ir.IntType(8)
 

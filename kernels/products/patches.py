@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .bfloat16 import factors_per_word, store_factor
-from .compiling import inlined
-from .memory import load
+from ..codegen.bfloat16 import factors_per_word, store_factor
+from ..codegen.compiling import inlined
+from ..codegen.memory import load
 
 
 class Geometry(NamedTuple):

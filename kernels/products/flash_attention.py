@@ -24,11 +24,11 @@ from typing import NamedTuple
 import numpy as np
 from numba import prange, types
 
-from . import threads
-from .arrays import flat, float32
-from .bfloat16 import HAS_DOT, narrowed, store_factor
-from .compiling import floats_in, floats_out, halves_in, halves_out, inlined, integers_out, kernel, kernels_for, size, sizes_of
-from .memory import load, next_job, store
+from .. import threads
+from ..arrays import flat, float32
+from ..codegen.bfloat16 import HAS_DOT, narrowed, store_factor
+from ..codegen.compiling import floats_in, floats_out, halves_in, halves_out, inlined, kernel, kernels_for, size, sizes_of
+from ..codegen.memory import load, next_job, store
 from .microkernel import LANES, PRODUCT, make_tile
 from .running_softmax import LOWEST, make_softmax_step
 from .transposition import make_transpose
@@ -85,7 +85,7 @@ class Sizes(NamedTuple):
     width: int                                           # of a head
 
 
-@kernel(size, integers_out, sizes_of(Sizes), floats_in, floats_in, halves_out, halves_out, dtype="bfloat16")
+@kernel(sizes_of(Sizes), floats_in, floats_in, halves_out, halves_out, dtype="bfloat16")
 def pair(thread_count, counter, sizes, k, v, k_words, v_words):
     """K as (N, h, S, ⌈D/2⌉) and V as (N, h, ⌈S/2⌉, D) words of two bfloat16; an odd end is filled up by zeros.
 
@@ -115,7 +115,7 @@ def pair(thread_count, counter, sizes, k, v, k_words, v_words):
 
 
 def _signature(factors):
-    return (size, integers_out, sizes_of(Sizes), types.boolean, floats_in, factors, factors, floats_out, floats_out, size)
+    return sizes_of(Sizes), types.boolean, floats_in, factors, factors, floats_out, floats_out, size
 
 
 @kernels_for(float32=_signature(floats_in), **({"bfloat16": _signature(halves_in)} if HAS_DOT else {}))

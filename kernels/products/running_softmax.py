@@ -12,8 +12,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .bfloat16 import emit_narrowed
-from .exponential import emit_exp2, emit_rounded
+from ..codegen.bfloat16 import emit_narrowed
+from ..codegen.exponential import emit_exp2, emit_rounded
 from .microkernel import FLOAT, INTEGER, multiply_add, vector_pointer
 
 LOWEST = -1e30                                           # below every score, and finite: inf − inf would be NaN

@@ -29,12 +29,13 @@ from typing import NamedTuple
 import numpy as np
 from numba import prange
 
-from . import epilogue, threads
-from .arrays import CACHE_LINE, flat
-from .bfloat16 import HAS_DOT, factors_per_word
-from .compiling import floats_in, floats_out, halves_in, inlined, integers_out, kernel, kernels_for, size, sizes_of
+from .. import threads
+from ..arrays import CACHE_LINE, flat
+from ..codegen.bfloat16 import HAS_DOT, factors_per_word
+from ..codegen.compiling import floats_in, floats_out, halves_in, inlined, kernel, kernels_for, size, sizes_of
+from ..codegen.memory import load, next_job, store
+from . import epilogue
 from .matmul import TAIL_ROWS, TILE_ROWS
-from .memory import load, next_job, store
 from .microkernel import LANES, PRODUCT, make_tile
 from .packing import COLUMNS
 from .patches import Geometry
@@ -127,7 +128,7 @@ class Sizes(NamedTuple):
     m_step: int                                          # and in M
 
 
-@kernel(size, integers_out, sizes_of(Sizes), sizes_of(Geometry), size, floats_in, floats_out, floats_out, size)
+@kernel(sizes_of(Sizes), sizes_of(Geometry), size, floats_in, floats_out, floats_out, size)
 def transform_patches(thread_count, counter, sizes, geometry, terms, x, v, memory, share):
     """V of the group's tiles. A job is a tile."""
     sizes, geometry = Sizes(*sizes), Geometry(*geometry)
@@ -182,8 +183,7 @@ def _gather(x, image, row, column, sizes, geometry, channel, depth, memory, patc
 
 
 def _signature(panels):
-    return (size, integers_out, sizes_of(Sizes), sizes_of(Geometry), floats_in, panels, floats_in, floats_in, floats_out,
-            floats_out, size)
+    return sizes_of(Sizes), sizes_of(Geometry), floats_in, panels, floats_in, floats_in, floats_out, floats_out, size
 
 
 @kernels_for(float32=_signature(floats_in), bfloat16=_signature(halves_in))

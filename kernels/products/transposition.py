@@ -10,7 +10,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from .bfloat16 import emit_narrowed_run
+from ..codegen.bfloat16 import emit_narrowed_run
 from .microkernel import FLOAT, INTEGER, LANE, vector_pointer
 
 

@@ -22,7 +22,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from .bfloat16 import emit_pair, emit_widened
+from ..codegen.bfloat16 import emit_pair, emit_widened
 from .microkernel import FLOAT, INTEGER, vector_pointer
 
 OUTPUTS, KERNEL = 4, 3                                   # of one tile, in each direction

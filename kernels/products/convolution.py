@@ -9,12 +9,12 @@ processing".
 """
 import numpy as np
 
+from ..arrays import float32
+from ..reference import upsample_nearest
 from . import epilogue, winograd
-from .arrays import float32
 from .matmul import product
 from .packing import packed
 from .patches import Geometry
-from .reference import upsample_nearest
 
 
 def conv2d(x, weight, bias=None, stride=1, padding=(0, 0, 0, 0), residual=None):

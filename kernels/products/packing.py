@@ -25,11 +25,11 @@ from typing import NamedTuple
 import numpy as np
 from numba import prange, types
 
-from . import threads
-from .arrays import aligned, flat
-from .bfloat16 import narrowed, widened
-from .compiling import floats_out, halves_in, halves_out, inlined, integers_out, kernel, size, sizes_of
-from .memory import load, load_float, load_half, next_job, store_float, store_half
+from .. import threads
+from ..arrays import aligned, flat
+from ..codegen.bfloat16 import narrowed, widened
+from ..codegen.compiling import floats_out, halves_in, halves_out, inlined, integers_out, kernel, size, sizes_of
+from ..codegen.memory import load, load_float, load_half, next_job, store_float, store_half
 from .microkernel import PRODUCT
 
 COLUMNS = PRODUCT.columns
@@ -144,7 +144,7 @@ class Sizes(NamedTuple):
     taps: int                                            # kh · kw of a convolution, 1 of a matrix
 
 
-@kernel(size, integers_out, sizes_of(Sizes), halves_in, size, halves_out, types.boolean, integers_out, floats_out, size)
+@kernel(sizes_of(Sizes), halves_in, size, halves_out, types.boolean, integers_out, floats_out, size)
 def pack(thread_count, counter, sizes, weight, kind, packed, narrow, is_finite, memory, share):
     """A job is a panel. is_finite[0] becomes 0 if a number is not finite."""
     sizes = Sizes(*sizes)

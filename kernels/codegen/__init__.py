@@ -1,0 +1,5 @@
+"""How kernels become machine code, and what numba's language lacks for them.
+
+    compiling.py   declaring, compiling and loading kernels         memory.py       indexing without checks, a shared counter
+    bfloat16.py    a type that numba does not have                  exponential.py  eˣ and 2ˣ in vectors
+"""

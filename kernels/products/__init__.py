@@ -1,0 +1,7 @@
+"""Everything that multiplies matrices: linear layers, convolution, attention.
+
+    matmul.py       linear layers, and the blocked product itself     patches.py   rows of a product gathered from an image
+    convolution.py  picks an algorithm       winograd.py   3×3 in a quarter of the products       winograd_transforms.py
+    flash_attention.py     running_softmax.py  its softmax, block by block     transposition.py  L × L blocks in registers
+    microkernel.py  the register tile        packing.py   weights in the order of the tile        epilogue.py   the last pass
+"""
