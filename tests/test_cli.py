@@ -279,7 +279,7 @@ def test_an_unreadable_picture_is_found_before_loading(pipeline, tmp_path, capsy
      f"--subseed: with 2 pictures it can be at most {2**64 - 2}"),
     ([PROMPT, "-b", "0"], "-b/--batch-count: 0 is out of range, allowed are 1 to 9999"),
     ([PROMPT, "-t", "0"], "-t/--threads: 0 is out of range"),
-    ([PROMPT, "--sampler", "Euler a"], "--sampler: 'Euler a' is unknown, did you mean euler_a? Known are ddpm, ddim"),
+    ([PROMPT, "--sampler", "Euler b"], "--sampler: 'Euler b' is unknown, did you mean euler_a? Known are ddpm, ddim"),
     ([PROMPT, "--sampler", "???"], "--sampler: '???' is unknown, known are ddpm, ddim"),
     ([PROMPT, "--schedule", "karas"], "--schedule: 'karas' is unknown, did you mean karras?"),
     ([PROMPT, "--schedule", "karras", "--sampler", "ddim"], "--schedule: ddim walks over the time steps of the training: the "

@@ -237,3 +237,65 @@ def test_text_that_is_no_value_is_said_without_the_name():
         with pytest.raises(Unfit, match=".*") as caught:
             SETTINGS[name].kind.read(text)
         assert message in str(caught.value)
+
+
+# ---- names that people type from other programs
+
+@pytest.mark.parametrize(("typed", "name", "value"), [
+    ("--sampling-method plms", "sampler", "pndm"), ("--sampler dpmpp_2m", "sampler", "dpm++2m"),
+    ("--sampler Euler_A", "sampler", "euler_a"), ("--sampler euler_ancestral", "sampler", "euler_a"),
+    ("--scheduler karras", "schedule", "karras"), ("--schedule AYS", "schedule", "align_your_steps"),
+    ("--schedule simple", "schedule", "sgm_uniform"), ("--schedule normal", "schedule", "discrete"),
+    ("--cfg 3", "guidance_scale", 3.0), ("--num-inference-steps 7", "steps", 7), ("--num_inference_steps 7", "steps", 7),
+    ("--negative_prompt red", "negative_prompt", "red"), ("--Steps 7", "steps", 7), ("--rng cuda", "rng", "a1111"),
+    ("--rng cpu", "rng", "torch"), ("--clip-skip -1", "clip_skip", None), ("--init-img in.png", "init_image", "in.png")])
+def test_names_of_other_programs_are_taken_silently(typed, name, value, folder, capsys):
+    entry, = options.parse(["a cat", *typed.split()]).entries
+    assert getattr(entry.request, name) == value and capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("DPM++ 2M Karras", ("dpm++2m", "karras")), ("DPM++ SDE", ("dpm++sde", None)), ("Euler a", ("euler_a", None)),
+    ("dpm++2m_sde exponential", ("dpm++2m_sde", "exponential")), ("LMS Karras", ("lms", "karras"))])
+def test_a_sampler_written_with_its_schedule_names_both(text, expected):
+    entry, = options.parse(["a cat", "--sampler", text]).entries
+    assert (entry.request.sampler, entry.request.schedule) == expected
+
+
+def test_a_schedule_that_is_named_goes_before_the_one_written_with_the_sampler():
+    for argv in (["--schedule", "beta", "--sampler", "DPM++ 2M Karras"], ["--sampler", "DPM++ 2M Karras", "--schedule", "beta"]):
+        assert options.parse(["a cat", *argv]).entries[0].request.schedule == "beta"
+
+
+def test_the_prompt_may_be_an_option_but_not_twice(capsys):
+    assert options.parse(["-p", "a cat"]).entries[0].request.prompt == "a cat"
+    assert options.parse(["--prompt", "a cat"]).entries[0].request.prompt == "a cat"
+    with pytest.raises(SystemExit):
+        options.parse(["a dog", "-p", "a cat"])
+    assert "only one prompt is taken" in capsys.readouterr().err
+
+
+def test_as_many_threads_as_there_are_cores_is_minus_one():
+    assert options.parse(["a", "--threads", "-1"]).threads is None
+
+
+@pytest.mark.parametrize(("typed", "answer"), [
+    ("--device cuda", "--device: everything runs on the CPU here"), ("--vae-on-cpu", "everything runs on the CPU here"),
+    ("--type q8_0", "--dtype bfloat16"), ("--upscale-model x.pth", "--hires 2"), ("--stps 4", "did you mean --steps?")])
+def test_options_that_are_not_offered_are_answered(typed, answer, capsys):
+    with pytest.raises(SystemExit) as end:
+        options.parse(["a cat", *typed.split()])
+    assert end.value.code == 2 and answer in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("line", "expected"), [
+    ('a cat -n "red" -s 5', {"prompt": "a cat", "negative_prompt": "red", "seed": 5}),
+    ("a cat -s5 -W 64", {"prompt": "a cat", "seed": 5, "width": 64}),
+    ("a cat -i in.png --mask mask.png --invert-mask --steps 3",
+     {"prompt": "a cat", "init_image": "in.png", "mask_image": "mask.png", "invert_mask": True, "steps": 3}),
+    ("a cat --invert-mask false --steps 3", {"prompt": "a cat", "invert_mask": False, "steps": 3}),
+    ('a cat --sampler "DPM++ 2M Karras"', {"prompt": "a cat", "sampler": "dpm++2m", "schedule": "karras"}),
+    ("a well-known -sharp cat - nice", {"prompt": "a well-known -sharp cat - nice"})])
+def test_files_of_prompts_take_every_spelling_of_an_option(line, expected, folder):
+    (folder / "p.txt").write_text(line + "\n")
+    assert prompts_file.read("p.txt") == [("p.txt, line 1", expected)]

@@ -34,6 +34,7 @@ def build_parser():
     groups = {title: parser.add_argument_group(title) for title in GROUPS}
     prompt = SETTINGS["prompt"]
     groups[MAKE].add_argument("prompt", nargs="?", type=reader(prompt.kind), help=prompt.help)
+    groups[MAKE].add_argument(*prompt.synonyms, dest="prompt_option", type=reader(prompt.kind), help=argparse.SUPPRESS)
     for row in (*SETTINGS.values(), *OPTIONS.values()):
         if row is not prompt:
             parser.add(row, groups[row.group])
@@ -49,6 +50,11 @@ def parse(argv=None):
     """
     parser = build_parser()
     defaults, given = parser.layers(argv)
+    defaults.pop("prompt_option")
+    if "prompt_option" in given:
+        if "prompt" in given:
+            parser.error("only one prompt is taken, and --prompt is a second one")
+        given["prompt"] = given.pop("prompt_option")
     inside = {}
     if given.get("like") is not None and not given.get("info"):
         from npdiffusion.command import like, prepare

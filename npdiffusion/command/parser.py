@@ -3,7 +3,19 @@ import argparse
 
 from npdiffusion.command.talk import print_line
 from npdiffusion.errors import nearest
-from npdiffusion.settings.kinds import Choice, Kind, Switch, Unfit
+from npdiffusion.settings.kinds import Kind, Switch, Unfit
+
+# Options of other programs that have no place here, and what to do instead.
+ELSEWHERE = {
+    "--device": "everything runs on the CPU here, so leave it out",
+    "--vae-on-cpu": "everything runs on the CPU here, so leave it out",
+    "--clip-on-cpu": "everything runs on the CPU here, so leave it out",
+    "--control-net-cpu": "everything runs on the CPU here, so leave it out",
+    "--type": "weights are kept as float32 or bfloat16: --dtype bfloat16 takes half the memory",
+    "--upscale-model": "there are no networks for upscaling here; --hires 2 enlarges a picture and denoises it again",
+    "--diffusion-model": "a UNet alone can't be loaded; -m takes a folder in diffusers layout or a whole .safetensors file",
+    "--control-net": "ControlNets are not supported",
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -17,20 +29,28 @@ class Parser(argparse.ArgumentParser):
         if isinstance(row.kind, Switch):
             told |= {"action": "store_const", "const": not row.kind.off}
         elif row.shown:
-            told |= {"action": ListOrKeep, "shown": row.shown, "type": reader(Choice([*row.shown, "help"])),
+            told |= {"action": ListOrKeep, "shown": row.shown, "type": reader(row.kind, "help"),
                      "metavar": row.metavar}
         else:
             told |= {"type": reader(row.kind), "metavar": row.metavar}
-        (to or self).add_argument(*row.options, dest=row.name, **told | changes)
+        group = to or self
+        group.add_argument(*row.written, dest=row.name, **told | changes)
+        if row.synonyms:
+            hidden = {name: value for name, value in told.items() if name != "shown"} | {"help": argparse.SUPPRESS}
+            if row.shown:
+                hidden |= {"action": ListOrKeep, "shown": row.shown}
+            group.add_argument(*row.synonyms, dest=row.name, **hidden)
 
     def read(self, argv, positional="prompt"):
         """The options of a command line; an error names what is unknown, and the nearest option that is known.
 
         positional: what the one word without an option's name is
         """
-        options, unknown = self.parse_known_args(argv)
+        options, unknown = self.parse_known_args([self.hyphenated(word) for word in argv])
         if unknown:
             flag = unknown[0].partition("=")[0]
+            if flag in ELSEWHERE:
+                self.error(f"{flag}: {ELSEWHERE[flag]}")
             if not flag.startswith("-"):
                 quotes = ": put the whole prompt in quotes" if positional == "prompt" else ""
                 self.error(f"only one {positional} is taken, {unknown[0]!r} is left over{quotes}")
@@ -38,6 +58,12 @@ class Parser(argparse.ArgumentParser):
             hint = nearest(flag.lstrip("-"), known, ", did you mean --{}?", " (all options: --help)")
             self.error(f"unknown option {flag}{hint}")
         return options
+
+    def hyphenated(self, word):
+        """An option as it is known here, if only its case or _ for - differ; any other word as it is"""
+        flag, equals, value = word.partition("=")
+        known = "--" + flag[2:].lower().replace("_", "-")
+        return known + equals + value if flag.startswith("--") and known in self._option_string_actions else word
 
     def layers(self, argv):
         """{option: value} of the defaults, and of what the command line names"""
@@ -47,11 +73,11 @@ class Parser(argparse.ArgumentParser):
         return defaults, vars(self.read(argv))
 
 
-def reader(kind: Kind):
-    """A kind's `read` with argparse's exception."""
+def reader(kind: Kind, *words):
+    """A kind's `read` with argparse's exception; the words stay as they are."""
     def read(text):
         try:
-            return kind.read(text)
+            return text if text in words else kind.read(text)
         except Unfit as error:
             raise argparse.ArgumentTypeError(str(error)) from None
     return read
@@ -69,3 +95,6 @@ class ListOrKeep(argparse.Action):
             print_line("\n".join(f"{name:<{width}}  {line}" for name, line in self.shown.items()))
             parser.exit()
         setattr(namespace, self.dest, value)
+        for name, implied in getattr(value, "implied", {}).items():      # by "DPM++ 2M Karras"
+            if not hasattr(namespace, name):
+                setattr(namespace, name, implied)

@@ -16,12 +16,13 @@ import shlex
 from npdiffusion.checkpoints import text_files
 from npdiffusion.errors import UserError, nearest
 from npdiffusion.settings import SETTINGS
-from npdiffusion.settings.kinds import Switch, Unfit
+from npdiffusion.settings.kinds import SWITCHED, Switch, Unfit
 from npdiffusion.settings.run import OPTIONS
 
 LARGEST_FILE = 16 << 20               # bytes
 MOST_PICTURES = 100_000
-FIRST_OPTION = re.compile(r"(?:^|\s)--[A-Za-z]")
+SHORT = {flag for row in SETTINGS.values() for flag in row.options if len(flag) == 2}
+FIRST_OPTION = re.compile(rf"(?:^|\s)(?:--[A-Za-z]|(?:{'|'.join(sorted(SHORT))})(?=\s|=|\d))")
 
 
 def read(path):
@@ -36,7 +37,9 @@ def read(path):
     rows = []
     for number, found in (from_csv if path.suffix.lower() == ".csv" else from_lines)(text, path, find):
         where = f"{path}, line {number}"
-        rows.append((where, {name: convert(name, word, text, where) for name, word, text in found}))
+        row = {name: convert(name, word, text, where) for name, word, text in found}
+        implied = {name: value for each in row.values() for name, value in getattr(each, "implied", {}).items()}
+        rows.append((where, implied | row))
     if not rows:
         raise UserError(f"{path}: there is no prompt in it")
     if sum(row.get("count", 1) for _, row in rows) > MOST_PICTURES:
@@ -53,7 +56,8 @@ def names():
 
 def plain(word):
     """A name as it is compared: "--CFG-scale" is cfg_scale."""
-    return word.strip().lower().lstrip("-").replace("-", "_").replace(" ", "_")
+    word = word.strip()
+    return word if word in SHORT else word.lower().lstrip("-").replace("-", "_").replace(" ", "_")      # -W is not -w
 
 
 def refuse(what, word, known, where):
@@ -101,17 +105,25 @@ def from_lines(text, path, find):
         prompt, rest = (line[:first.start()], line[first.start():]) if first else (line, "")
         found = [("prompt", "prompt", prompt.strip())] if prompt.strip() else []
         try:
-            words = iter(shlex.split(rest))
+            words = shlex.split(rest)
         except ValueError as error:
             raise UserError(f"{path}, line {number}: {str(error).lower()} after the prompt") from None
-        for word in words:
+        while words:
+            word = words.pop(0)
             if not word.startswith("-"):
                 raise UserError(f"{path}, line {number}: "
                                 f"{word[:40]!r} is left over: put a value of several words in quotes")
             option, given, value = word.partition("=")
-            value = value if given else next(words, None)
+            if option[:2] in SHORT and len(option) > 2:          # -s5
+                option, given, value = word[:2], True, word[2:].removeprefix("=")
+            name = find("option", option, number)
+            switch = isinstance(SETTINGS[name].kind, Switch)
+            if not given and switch and not (words and words[0].lower() in SWITCHED):
+                value = "true"
+            elif not given:
+                value = words.pop(0) if words else None
             if value is None:
                 raise UserError(f"{path}, line {number}: {option} has no value")
-            found.append((find("option", option, number), option, value))
+            found.append((name, option, value))
         if found:
             yield number, found

@@ -33,6 +33,7 @@ from npdiffusion.settings.kinds import (
     Kind,
     Number,
     Picture,
+    Sampler,
     Seed,
     Side,
     Sides,
@@ -47,6 +48,14 @@ LARGEST_SCALE = 8                     # of hires fix
 MOST_STEPS = 1000                     # the time steps of the training
 STEPS = 50                            # where none are asked for and the model isn't made for few
 RNGS = ("torch", "a1111", "numpy")
+# What other programs call samplers and schedules: diffusers, AUTOMATIC1111's web interface, ComfyUI, stable-diffusion.cpp
+OTHER_SAMPLERS = {
+    "plms": "pndm", "k_lms": "lms", "k_euler": "euler", "euler_ancestral": "euler_a", "k_euler_a": "euler_a",
+    "euler a": "euler_a", "k_heun": "heun", "dpm_2": "dpm2", "kdpm2": "dpm2", "dpm_2_ancestral": "dpm2_a", "dpm2 a": "dpm2_a",
+    "dpmpp_2m": "dpm++2m", "dpm++ 2m": "dpm++2m", "dpmpp_2m_sde": "dpm++2m_sde", "dpm++ 2m sde": "dpm++2m_sde",
+    "dpmpp_sde": "dpm++sde", "dpm++ sde": "dpm++sde", "uni_pc": "unipc", "uni_pc_bh2": "unipc"}
+SCHEDULE = Choice(samplers.SCHEDULES, {
+    "ays": "align_your_steps", "simple": "sgm_uniform", "normal": "discrete", "uniform": "discrete", "default": "discrete"})
 SYNTAXES = ("a1111", "plain")
 SPACINGS = ("linspace", "leading", "trailing")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
@@ -113,11 +122,12 @@ class Request:
     """What a picture is asked for. Raises UserError when it is made with a value out of range, or with settings that
     don't go together; None leaves a choice to the model (see request.py, which resolves it)."""
 
-    prompt: str = field(metadata={"row": Setting(Text(), "what the picture shows, in quotes")})
-    negative_prompt: str = setting(Text(), "what it should not show", "", flags=("-n", "--negative-prompt"), metavar="TEXT")
+    prompt: str = field(metadata={"row": Setting(Text(), "what the picture shows, in quotes", synonyms=("-p", "--prompt"))})
+    negative_prompt: str = setting(Text(), "what it should not show", "", flags=("-n", "--negative-prompt"), metavar="TEXT",
+                                   synonyms=("--neg",))
     init_image: Any = setting(
         Picture(), "picture to start from; it is scaled and cut to size", group=PAINTING, flags=("-i", "--init-image"),
-        metavar="FILE", diffusers="image")
+        metavar="FILE", diffusers="image", synonyms=("--init-img", "--image"))
     mask_image: Any = setting(
         Picture(), "repaint the picture where this one is white; black stays as it was", group=PAINTING,
         flags=("--mask-image", "--mask"), metavar="FILE", needs=("init_image",), says="where a picture is repainted")
@@ -129,31 +139,36 @@ class Request:
     height: int | None = setting(Side(LARGEST_SIDE), "likewise", flags=("-H", "--height"), metavar="PIXELS")
     count: int = setting(
         Whole(1, 9999), "number of pictures, made one after the other with seeds S, S+1, ... (default: 1)", 1,
-        flags=("-b", "--batch-count"), metavar="N", diffusers="num_images_per_prompt")
+        flags=("-b", "--batch-count"), metavar="N", diffusers="num_images_per_prompt",
+        synonyms=("--num-images-per-prompt", "--n-iter"))
     steps: int | None = setting(
         Whole(1, MOST_STEPS), f"more are slower and finer (default: {STEPS}, or 4 with models that are made for few)",
-        group=SAMPLING, metavar="N", diffusers="num_inference_steps", key="Steps")
+        group=SAMPLING, metavar="N", diffusers="num_inference_steps", key="Steps",
+        synonyms=("--num-inference-steps", "--sampling-steps", "--sample-steps"))
     sampler: str | None = setting(
-        Choice(samplers.SAMPLERS), f"{', '.join(samplers.SAMPLERS)}; or help, for a line on each (default: the model's own)",
+        Sampler(samplers.SAMPLERS, OTHER_SAMPLERS, SCHEDULE), f"{', '.join(samplers.SAMPLERS)}; or help, for a line on each (default: the model's own)",
         group=SAMPLING, metavar="NAME", shown={name: each.description for name, each in samplers.SAMPLERS.items()},
-        key="Sampler", values={
+        key="Sampler", synonyms=("--sampling-method", "--sample-method"), values={
             "ddpm": "DDPM", "ddim": "DDIM", "pndm": "PLMS", "lms": "LMS", "euler": "Euler", "euler_a": "Euler a",
             "heun": "Heun", "dpm2": "DPM2", "dpm2_a": "DPM2 a", "dpm++2m": "DPM++ 2M", "dpm++2m_sde": "DPM++ 2M SDE",
             "dpm++sde": "DPM++ SDE", "unipc": "UniPC", "deis": "DEIS", "lcm": "LCM", "tcd": "TCD"})
     schedule: str | None = setting(
-        Choice(samplers.SCHEDULES), f"how noise goes down: {', '.join(samplers.SCHEDULES)}; or help (default: the model's own)",
-        group=SAMPLING, metavar="NAME", shown=samplers.SCHEDULES, key="Schedule type", values={
+        SCHEDULE, f"how noise goes down: {', '.join(samplers.SCHEDULES)}; or help (default: the model's own)",
+        group=SAMPLING, metavar="NAME", shown=samplers.SCHEDULES, key="Schedule type",
+        synonyms=("--scheduler",), values={
             "discrete": "Uniform", "karras": "Karras", "exponential": "Exponential", "sgm_uniform": "SGM Uniform",
             "beta": "Beta", "align_your_steps": "Align Your Steps"})
     guidance_scale: float | None = setting(
         Number(0, 100), "how closely to follow the prompt; 1 switches guidance off (default: the model's own, which is 7.5 "
-        "unless it says otherwise)", group=SAMPLING, flags=("--cfg-scale", "--guidance-scale"), metavar="X", key="CFG scale")
+        "unless it says otherwise)", group=SAMPLING, flags=("--cfg-scale", "--guidance-scale"), metavar="X", key="CFG scale",
+        synonyms=("--cfg", "--guidance"))
     seed: int | None = setting(
         Seed(), "the same seed gives the same picture (default, and -1: a random one)", group=SAMPLING,
         flags=("-s", "--seed"), metavar="S", key="Seed")
     strength: float | None = setting(
         Number(0, 1, above=True), "how far to go from that picture, above 0 (not at all) to 1 (all the way) (default: 0.75, or "
         "1 where a mask says what may be left)", group=PAINTING, metavar="X", customary=0.75, key="Denoising strength",
+        synonyms=("--denoising-strength",),
         needs=("init_image",), says="how far a picture may be left")
     invert_mask: bool = setting(
         Switch(), "repaint where it is black", False, group=PAINTING, key="Mask mode",
@@ -184,7 +199,7 @@ class Request:
         group=HIRES, metavar="NAME", customary="latent", key="Hires upscaler", values={"latent": "Latent", "lanczos": "Lanczos"},
         needs=("hires",), says="how a picture is enlarged before it is denoised again")
     rng: str = setting(
-        Choice(RNGS), "whose random numbers: torch (pictures as with diffusers on a CPU), a1111 (as with AUTOMATIC1111's web "
+        Choice(RNGS, {"cpu": "torch", "cuda": "a1111", "gpu": "a1111", "nv": "a1111", "std_default": "torch"}), "whose random numbers: torch (pictures as with diffusers on a CPU), a1111 (as with AUTOMATIC1111's web "
         "interface), numpy (default: torch)", "torch", group=SAMPLING, metavar="NAME", key="RNG",
         values={"torch": "CPU", "numpy": "NumPy", "a1111": "NV"})      # "NV" is what a GPU draws, wherever it is run
     clip_skip: int | None = setting(

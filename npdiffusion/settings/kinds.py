@@ -11,7 +11,7 @@ import numbers
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from npdiffusion.errors import UserError, nearest
 
@@ -114,6 +114,12 @@ class Number(Kind):
         return self.low <= value <= self.high and not (self.above and value == self.low)        # NaN is not
 
 
+class Threads(Whole):
+    """How many threads; -1, as stable-diffusion.cpp has it, is as many as there are cores, which is None."""
+    def read(self, text):
+        return None if text.strip() == "-1" else super().read(text)
+
+
 class Seed(Kind):
     """A whole number of 64 bits; -1 is written for a random one, which is None."""
     def read(self, text):
@@ -131,7 +137,7 @@ class Seed(Kind):
 class ClipSkip(Kind):
     """How many of the text encoder's layers are left out; as text, AUTOMATIC1111's way: 1 leaves out none."""
     def read(self, text):
-        return Whole(1, 99).read(text) - 1 or None
+        return None if text.strip() == "-1" else Whole(1, 99).read(text) - 1 or None      # -1: stable-diffusion.cpp's default
 
     def check(self, name, value):
         return Whole(0, 98).check(name, value) or None
@@ -159,26 +165,66 @@ class Side(Kind):
         return int(value)
 
 
+def plain(name):
+    """A name as it is compared: in lower case, with _ for - and spaces."""
+    return name.strip().lower().replace("-", "_").replace(" ", "_")
+
+
 @dataclass(frozen=True)
 class Choice(Kind):
-    """One of some names; as text, - and _ are alike."""
+    """One of some names; as text in whatever case, - and _ alike.
+
+    other: {how another program calls it: name}, which are taken silently
+    """
     names: Sequence | Mapping
+    other: Mapping = field(default_factory=dict)
+
+    def named(self, text):
+        """The name that a text means, or None"""
+        spelled = {plain(other): name for other, name in self.other.items()} | {plain(name): name for name in self.names}
+        return spelled.get(plain(text))
 
     def read(self, text):
-        spelled = {name.replace("-", "_"): name for name in self.names}
-        value = spelled.get(text.replace("-", "_"), text)
-        if value not in self.names:
-            hint = nearest(value, self.names, "did you mean {}? Known", "known")
-            raise Unfit(f"{value[:40]!r} is unknown, {hint} are {', '.join(self.names)}")
+        value = self.named(text)
+        if value is None:
+            hint = nearest(text, self.names, "did you mean {}? Known", "known")
+            raise Unfit(f"{text[:40]!r} is unknown, {hint} are {', '.join(self.names)}")
         return value
 
     def check(self, name, value):
         if not isinstance(value, str):
             raise UserError(f"{name} is {value!r:.60}: known are {', '.join(self.names)}")
-        spelled = {other.replace("-", "_"): other for other in self.names}.get(value.replace("-", "_"), value)
-        if spelled not in self.names:
+        found = self.named(value)
+        if found is None:
             raise UserError(f"unknown {name} {value[:40]!r}: {nearest(value, self.names)}known are {', '.join(self.names)}")
-        return spelled
+        return found
+
+
+class Named(str):
+    """A name, and the values of other settings that the text implied where they aren't given."""
+    def __new__(cls, name, implied):
+        found = super().__new__(cls, name)
+        found.implied = implied
+        return found
+
+
+@dataclass(frozen=True)
+class Sampler(Choice):
+    """The name of a sampler. Other programs write the schedule behind it, "DPM++ 2M Karras": see `with_schedule`."""
+    schedules: Choice | None = None
+
+    def with_schedule(self, text):
+        """A text → sampler, schedule, or None for either that isn't named"""
+        words = plain(text).split("_")
+        for cut in range(len(words), 0, -1):
+            sampler, schedule = self.named("_".join(words[:cut])), "_".join(words[cut:])
+            if sampler and (not schedule or self.schedules.named(schedule)):
+                return sampler, self.schedules.named(schedule) if schedule else None
+        return None, None
+
+    def read(self, text):
+        sampler, schedule = self.with_schedule(text)
+        return Named(sampler, {"schedule": schedule} if schedule else {}) if sampler else super().read(text)
 
 
 @dataclass(frozen=True)

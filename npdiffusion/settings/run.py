@@ -7,7 +7,7 @@ from dataclasses import replace
 from npdiffusion import kernels
 from npdiffusion.diffusion import samplers
 from npdiffusion.settings import ABOUT, ADAPTERS, DECODING, MACHINE, MANY, MODEL, MOST_STEPS, PREVIEW, PROMPT, Setting
-from npdiffusion.settings.kinds import Choice, Memory, Path, Several, Switch, Whole
+from npdiffusion.settings.kinds import Choice, Memory, Path, Several, Switch, Threads, Whole
 
 PREVIEWS = ("linear", "taesd", "vae")
 
@@ -28,10 +28,10 @@ OPTIONS = {name: replace(row, name=name) for name, row in {
     "compare_steps": Setting(Several(Whole(1, MOST_STEPS)), "and a row for each number of steps: --compare-steps 10,25",
                              group=MANY, metavar="NUMBERS"),
     "embedding_dir": Setting(Path(), "folder with learnt words (textual inversion), which a prompt uses by their files' names",
-                             group=PROMPT, metavar="DIR"),
+                             group=PROMPT, metavar="DIR", synonyms=("--embd-dir", "--embeddings-dir")),
     "model": Setting(Path(), "folder in diffusers layout, .safetensors file, Hugging Face id, or a name that `npdiffusion "
                      "models` lists (default: the embedded model, a small one that draws what `npdiffusion subjects` shows, and nothing "
-                     "else)", group=MODEL, flags=("-m", "--model"), metavar="MODEL"),
+                     "else)", group=MODEL, flags=("-m", "--model"), metavar="MODEL", synonyms=("--ckpt", "--checkpoint")),
     "model_dir": Setting(Path(), "folder of models, which -m can name without their path (default: $NPDIFFUSION_MODELS)",
                          group=MODEL, metavar="DIR"),
     "tokenizer": Setting(Path(), "folder with vocab.json and merges.txt, or an id, for a single file with none beside it",
@@ -40,7 +40,7 @@ OPTIONS = {name: replace(row, name=name) for name, row in {
                      "processors that multiply it, and rounds a little (default: float32, or what --max-memory makes best)",
                      group=MODEL, metavar="NAME"),
     "lora_dir": Setting(Path(), "folder with LoRA files, which a prompt uses by name and strength: \"a cat <lora:ink:0.8>\"",
-                        group=ADAPTERS, metavar="DIR"),
+                        group=ADAPTERS, metavar="DIR", synonyms=("--lora-model-dir",)),
     "vae": Setting(Path(), "file, folder or Hugging Face id of an autoencoder in place of the model's own: Stable Diffusion's "
                    "kind, or TAESD, which decodes much faster and a little coarser", group=DECODING, metavar="VAE"),
     "preview": Setting(Choice(PREVIEWS), "show what the picture is going to be: linear (roughly, takes no time), taesd (by the "
@@ -51,7 +51,7 @@ OPTIONS = {name: replace(row, name=name) for name, row in {
     "steps_strip": Setting(Path(), "PNG file for all previews of a picture as one sheet", group=PREVIEW, metavar="FILE"),
     "taesd": Setting(Path(), "file, folder or id of TAESD for --preview taesd (default: that of --vae, or madebyollin/taesd "
                      "from Hugging Face's cache)", group=PREVIEW, metavar="VAE"),
-    "threads": Setting(Whole(1, 4096), "how many cores work (default: the physical cores)", group=MACHINE,
+    "threads": Setting(Threads(1, 4096), "how many cores work (default: the physical cores)", group=MACHINE,
                        flags=("-t", "--threads"), metavar="N"),
     "max_memory": Setting(Memory(), "that the command may take, 4GB for example: chooses --dtype, tiles, and whether weights "
                           "stay on disk and are read in each step, which is slower (default: no limit)", group=MACHINE,
