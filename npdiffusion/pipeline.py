@@ -181,7 +181,8 @@ class StableDiffusionPipeline:
         steps and sampler say how many calls there are; earlier: the steps of a first pass, see text/editing.py
         count and timestep_cond: see `Contexts`
         """
-        readings = [read(prompt, calls(sampler, steps), self.tokenizer, syntax, self.words,
+        words = self.words.beside(self.adapters.words)
+        readings = [read(prompt, calls(sampler, steps), self.tokenizer, syntax, words,
                          None if earlier is None else calls(sampler, earlier)) for prompt in prompts]
         return Contexts(readings, self.tokenizer, functools.partial(self._encode, clip_skip or 0), count, timestep_cond)
 

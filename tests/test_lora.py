@@ -494,6 +494,53 @@ def test_calls_that_make_no_sense(call, expected, ours, two):
     assert expected in message_of(call, ours, two[0])
 
 
+# --- words that a LoRA brings along ----------------------------------------------------------------------------------
+
+WORD = torch.randn(2, 128, generator=torch.Generator().manual_seed(0))
+
+
+def with_word(tensors, kind="string_to_param.*", word="zigzag", vectors=WORD):
+    return tensors | {f"bundle_emb.{word}.{kind}": vectors}
+
+
+@pytest.mark.parametrize("kind", ["string_to_param.*", "emb_params"])
+def test_a_word_inside_a_lora_is_known_while_it_is_in_force(kind, ours, file):
+    plain, word = file(pair(), "plain"), loras.write(file(pair()).with_name("zigzag.safetensors"), {"emb_params": WORD})
+    ours.load_lora_weights(plain)
+    without = ours.encode_prompt("a Zigzag, red")
+    ours.load_textual_inversion(word)
+    expected = ours.encode_prompt("a Zigzag, red")
+    ours.unload_textual_inversion()
+    ours.unload_lora_weights()
+    ours.load_lora_weights(file(with_word(pair(), kind)), "ink")
+    assert np.array_equal(ours.encode_prompt("a Zigzag, red"), expected) and not np.array_equal(expected, without)
+    ours.set_adapters("ink", 0.0)
+    assert np.array_equal(ours.encode_prompt("a Zigzag, red"), without)
+
+
+def test_a_word_of_a_tag_is_known_in_that_picture_alone(ours, file):
+    ours.adapters.folder = file(with_word(pair())).parent
+    pictures = [np.asarray(ours.generate(f"a zigzag{tag}", steps=1, seed=1, width=16, height=16)[0])
+                for tag in ("", "<lora:ink:0.001>", "")]
+    assert np.array_equal(pictures[0], pictures[2]) and not np.array_equal(pictures[0], pictures[1])
+
+
+def test_a_word_that_was_loaded_by_itself_precedes_a_loras(ours, file):
+    ours.load_textual_inversion(loras.write(file(pair()).with_name("zigzag.safetensors"), {"emb_params": 2 * WORD}))
+    expected = ours.encode_prompt("zigzag")
+    ours.load_lora_weights(file(with_word({"lora_unet_conv_in.diff_b": torch.zeros(32)})))
+    assert np.array_equal(ours.encode_prompt("zigzag"), expected)
+
+
+@pytest.mark.parametrize("tensors, expected", [
+    (with_word(pair(), vectors=torch.ones(1, 768)), "its vectors are 768 wide, but this text encoder's are 128"),
+    (with_word(pair(), "clip_g"), "'bundle_emb.zigzag.clip_g': a word in a LoRA is called bundle_emb.WORD.string_to_param.*"),
+    (with_word(pair(), word=" "), "a word in a LoRA is called bundle_emb.WORD.string_to_param.*"),
+    (with_word(pair(), vectors=torch.ones(76, 128)), "a learnt word is 1 to 75 vectors")])
+def test_words_in_a_lora_that_make_no_sense(tensors, expected, ours, file):
+    assert expected in message_of(ours.load_lora_weights, file(tensors))
+
+
 # --- names in prompts ------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("prompt, text, expected", [

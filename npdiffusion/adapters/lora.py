@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from npdiffusion.adapters import changes, names, scales
+from npdiffusion.adapters import changes, names, scales, textual_inversion
 from npdiffusion.checkpoints import families, safetensors_file
 from npdiffusion.errors import UserError
 from npdiffusion.kernels.arrays import as_float32
@@ -28,12 +28,14 @@ class LoRA:
     """A LoRA file for a model: which parameters it changes by what.
 
     changes: {(part, parameter): function (W, s) → ΔW}      unmatched: keys that belong to no layer, of `count`
+    words: [LearntWord] that prompts may use with it
     stamp: of the file when it was opened
     """
     path: pathlib.Path
     stamp: tuple
     count: int
     unmatched: list
+    words: list
     changes: dict = field(default_factory=dict)
 
     @functools.cached_property
@@ -59,6 +61,7 @@ def read(path, shapes, config, family):
     other = names.told_by(names.FAMILIES, tensors)
     if other:
         refuse_family(path, other)
+    count, words = len(tensors), textual_inversion.bundled(tensors, path, config.cross_attention_dim)
     layers = {part: [name.removesuffix(".weight") for name in found if name.endswith(".weight")]
               for part, found in shapes.items()}
     known = names.spellings(layers, config, family)
@@ -71,14 +74,14 @@ def read(path, shapes, config, family):
             raise UserError(f"{path}: it has {role} of {'.'.join(known[spelling])[:200]} twice, in two spellings")
         else:
             found[known[spelling]][role] = tensor
-    if not found:
+    if not found and not words:
         what = names.told_by(names.OTHER_KINDS, tensors)
         raise UserError(f"{path}: this is {what}" if what else
                         f"{path}: no LoRA for this model, none of its {len(tensors)} tensors belongs to a layer: "
                         f"{parameters.some(tensors)}")
     check_context(path, found, config.cross_attention_dim)
     scale = scales.beside(path)
-    lora = LoRA(path, opened, len(tensors), unmatched)
+    lora = LoRA(path, opened, count, unmatched, words)
     for (part, name), roles in found.items():
         layer, factor = changes.Layer(roles, path, f"{part}.{name}"), 1.0
         if roles.keys() - set(BIASES):

@@ -47,6 +47,7 @@ class Adapters:
         self.folder = None            # where the names in prompts are looked up
         self.used = {}                # {name: LoRA} of those that the last picture was made with
         self.loaded = {}              # {name: (LoRA, Strength)} of those that were loaded by name
+        self.words = []               # learnt words of those in force
         self._opened = {}             # {path: LoRA}, the one last used at the end; as many as a prompt can name
         self._files = {path: safetensors_file.stamp(path) for part in self.parts.values() for path in part.files()}
         self._changes = {}            # {(part, parameter): [(function, strength)]} that the weights have now
@@ -118,7 +119,7 @@ class Adapters:
 
     def put_in_force(self, adapters):
         """Give the models the weights that these adapters, [(LoRA, Strength)], make of the checkpoint's."""
-        wanted = {}
+        wanted, words = {}, [word for adapter, strength in adapters if any(strength) for word in adapter.words]
         for adapter, strength in adapters:
             for (part, name), change in adapter.changes.items():
                 how_much = strength.unet if part == "unet" else strength.text_encoder
@@ -127,6 +128,7 @@ class Adapters:
         stale = {each for each in wanted.keys() | self._changes.keys() if wanted.get(each) != self._changes.get(each)}
         stale |= self._unsure
         if not stale:
+            self.words = words
             return
         self._check_files(adapters)
         self._unsure |= stale
@@ -136,7 +138,7 @@ class Adapters:
             self._fill(stale, self._changes)
             self._unsure.clear()
             raise
-        self._changes = wanted
+        self._changes, self.words = wanted, words
         self._unsure.clear()
 
     def _try(self, loaded):

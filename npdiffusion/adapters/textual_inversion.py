@@ -6,6 +6,8 @@ of safetensors file hold one:
     emb_params      (n, X)           AUTOMATIC1111's; the word is the file's name
     <cat-toy>       (n, X) or (X,)   diffusers'; the word is the tensor's name, or the file's
 
+and a LoRA may bring words along, which are known while it is in force: bundle_emb.WORD.string_to_param.* (n, X).
+
 Where the word stands in a prompt, its vectors stand. Upper and lower case are the same, and a word isn't found inside
 of another one: "red" is in "red-haired", not in "tired".
 """
@@ -23,6 +25,7 @@ from npdiffusion.kernels.arrays import as_float32
 FOR_A1111 = "emb_params"
 THE_VECTORS = f"{{'{FOR_A1111}': next(iter(d.get('string_to_param', d).values())).detach().clone().contiguous()}}"
 MOST_VECTORS = 75
+BUNDLED, WITHIN = "bundle_emb.", ("string_to_param.*", FOR_A1111)
 
 
 class LearntWord(NamedTuple):
@@ -66,6 +69,15 @@ class LearntWords:
         elif self._known.pop(_key(word), None) is None:
             raise UserError(f"{word!r} is not a learnt word that is loaded")
         self._compile()
+
+    def beside(self, others):
+        """These words and others, [LearntWord], which give way to one of the same name → LearntWords"""
+        if not others:
+            return self
+        both = LearntWords()
+        both._known = {_key(other.word): other for other in others} | self._known
+        both._compile()
+        return both
 
     def __iter__(self):
         return iter(self._known)
@@ -117,6 +129,11 @@ def read(path, width=None):
         raise UserError(f"{path}: not a learnt word (textual inversion): that is one tensor, and here are "
                         f"{len(tensors)}")
     (name, tensor), = tensors.items()
+    return name, vectors(tensor, path, width)
+
+
+def vectors(tensor, path, width=None):
+    """A tensor of a file as what a word stands for, (n, X), float32; UserError if it can't be"""
     shape = (1, *tensor.shape) if len(tensor.shape) == 1 else tensor.shape
     if len(shape) != 2 or not 1 <= shape[0] <= MOST_VECTORS or shape[1] < 1:
         raise UserError(f"{path}: a learnt word is 1 to {MOST_VECTORS} vectors, and this tensor's shape is "
@@ -124,7 +141,18 @@ def read(path, width=None):
     if width is not None and shape[1] != width:
         hint = f" (it may be for {families.WIDTHS[shape[1]]})" if shape[1] in families.WIDTHS else ""
         raise UserError(f"{path}: its vectors are {shape[1]} wide, but this text encoder's are {width}{hint}")
-    vectors = as_float32(tensor()).reshape(shape)
-    if not np.isfinite(vectors).all():
+    found = as_float32(tensor()).reshape(shape)
+    if not np.isfinite(found).all():
         raise UserError(f"{path}: holds values that are not finite (NaN or infinity)")
-    return name, vectors
+    return found
+
+
+def bundled(tensors, path, width):
+    """The words that a LoRA brings along: taken out of its tensors, {key: tensor} → [LearntWord]"""
+    found = []
+    for key in [key for key in tensors if key.startswith(BUNDLED)]:
+        word, _, kind = key.removeprefix(BUNDLED).partition(".")
+        if not word.strip() or kind not in WITHIN:
+            raise UserError(f"{path}: {key[:200]!a}: a word in a LoRA is called {BUNDLED}WORD.{WITHIN[0]}")
+        found.append(LearntWord(word, vectors(tensors.pop(key), f"{path}: {key[:200]!a}", width)))
+    return found
