@@ -238,9 +238,9 @@ def test_a_small_folder_is_read(tmp_path):
 
 START_END = {"<|startoftext|>": 0, "<|endoftext|>": 1}
 BROKEN = {
-    "truncated": (dict(vocabulary='{"a": 0, '), "vocab.json is not valid JSON"),
-    "a list": (dict(vocabulary="[]"), "vocab.json should hold a JSON object"),
-    "nested too deeply": (dict(vocabulary="[" * 200_000), "vocab.json is not valid JSON"),
+    "truncated": (dict(vocabulary='{"a": 0, '), "vocab.json: not valid JSON"),
+    "a list": (dict(vocabulary="[]"), "vocab.json: a dictionary was expected"),
+    "nested too deeply": (dict(vocabulary="[" * 200_000), "vocab.json: not valid JSON"),
     "ids that are no integers": (dict(vocabulary='{"a": "0"}'), "vocab.json should map"),
     "ids that are truth values": (dict(vocabulary='{"a": false}'), "vocab.json should map"),
     "a gap": (dict(vocabulary=json.dumps({**START_END, "a": 3})), "vocab.json should number"),
@@ -249,7 +249,7 @@ BROKEN = {
     "a merge of unknown pieces": (dict(merges="q x\n"), "merge 1 .'q x'. for .*vocab.json"),
     "a merge to an unknown piece": (dict(merges="l o\no l\n"), "merge 2 .'o l'."),
     "a merge of three": (dict(merges="l o w\n"), "merge 1"),
-    "settings that are no object": (dict(tokenizer_config="3"), "tokenizer_config.json should hold a JSON object"),
+    "settings that are no object": (dict(tokenizer_config="3"), "tokenizer_config.json: a dictionary was expected"),
     "a negative length": (dict(tokenizer_config='{"model_max_length": -1}'), "model_max_length in .* is -1"),
     "a length that is a word": (dict(tokenizer_config='{"model_max_length": "x"}'), "model_max_length in .* is 'x'"),
     "an unknown padding": (dict(tokenizer_config='{"pad_token": "[PAD]"}'), r"pads with '\[PAD\]'"),
@@ -279,18 +279,18 @@ def test_a_broken_tokenizer_json_is_named(tmp_path, content):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(UserError, match="can't read .*vocab.json"):
+    with pytest.raises(UserError, match="vocab.json: no such file"):
         CLIPTokenizer.from_folder(tmp_path)
     write(tmp_path)
     (tmp_path / "merges.txt").unlink()
-    with pytest.raises(UserError, match="can't read .*merges.txt"):
+    with pytest.raises(UserError, match="merges.txt: no such file"):
         CLIPTokenizer.from_folder(tmp_path)
 
 
 def test_a_file_that_is_not_text_is_named(tmp_path):
     write(tmp_path)
     (tmp_path / "merges.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="merges.txt is not a UTF-8 text file"):
+    with pytest.raises(UserError, match="merges.txt: not valid UTF-8"):
         CLIPTokenizer.from_folder(tmp_path)
 
 
@@ -298,5 +298,5 @@ def test_a_huge_file_is_refused_before_it_is_read(tmp_path):
     write(tmp_path)
     with open(tmp_path / "vocab.json", "wb") as file:
         file.truncate(2**40)                                                        # sparse: takes no room on the disk
-    with pytest.raises(UserError, match="vocab.json is larger than 32 MB"):
+    with pytest.raises(UserError, match="vocab.json: it has more than 32 MB"):
         CLIPTokenizer.from_folder(tmp_path)

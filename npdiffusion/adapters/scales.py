@@ -13,9 +13,10 @@ import safetensors
 
 from npdiffusion.adapters import patterns
 from npdiffusion.checkpoints.safetensors_file import STORED_AS
+from npdiffusion.checkpoints.text_files import read_json
 from npdiffusion.errors import UserError
 from npdiffusion.kernels.arrays import as_float32
-from npdiffusion.models.configs import Reader, read_json
+from npdiffusion.models.configs import Reader
 
 SCALARS = STORED_AS | {"F64": "<f8", "I64": "<i8", "I32": "<i4"}     # what α is found as
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"

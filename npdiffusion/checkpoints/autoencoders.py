@@ -16,9 +16,10 @@ import re
 from npdiffusion.checkpoints import hub, original_names, safetensors_file
 from npdiffusion.checkpoints.families import FAMILIES
 from npdiffusion.checkpoints.part import Part
+from npdiffusion.checkpoints.text_files import read_json
 from npdiffusion.errors import UserError
 from npdiffusion.models import parameters
-from npdiffusion.models.configs import TinyVAEConfig, VAEConfig, read_json
+from npdiffusion.models.configs import TinyVAEConfig, VAEConfig
 from npdiffusion.models.taesd import AutoencoderTiny
 from npdiffusion.models.vae import AutoencoderKL
 

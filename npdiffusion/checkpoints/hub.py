@@ -12,7 +12,7 @@ import os
 import pathlib
 import re
 
-from npdiffusion.checkpoints import families, safetensors_file
+from npdiffusion.checkpoints import families, safetensors_file, text_files
 from npdiffusion.errors import UserError
 
 ID = re.compile(r"[A-Za-z0-9][\w-]*(\.[\w-]+)*/[A-Za-z0-9][\w-]*(\.[\w-]+)*", re.ASCII)
@@ -35,8 +35,8 @@ def cached(repository):
     """The folder with the files of a repository that are in the cache, or None."""
     folder = cache() / f"models--{repository.replace('/', '--')}"
     try:
-        commit = (folder / "refs" / "main").read_text(encoding="ascii").strip()
-    except (OSError, ValueError):
+        commit = text_files.read_text(folder / "refs" / "main", 100).strip()
+    except UserError:
         return None
     snapshot = folder / "snapshots" / commit
     return snapshot if re.fullmatch(r"[0-9a-zA-Z_-]+", commit) and snapshot.is_dir() else None

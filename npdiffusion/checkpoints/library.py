@@ -12,8 +12,8 @@ import warnings
 from dataclasses import dataclass
 
 from npdiffusion.checkpoints import families, hub, safetensors_file
+from npdiffusion.checkpoints.text_files import read_json
 from npdiffusion.errors import UserError, nearest
-from npdiffusion.models.configs import read_json
 
 VARIABLE = "NPDIFFUSION_MODELS"
 EMBEDDED = "embedded"

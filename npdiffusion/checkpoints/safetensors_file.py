@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import safetensors
 
+from npdiffusion.checkpoints.text_files import read_json
 from npdiffusion.errors import UserError
-from npdiffusion.models.configs import read_json
 
 STORED_AS = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 SIZES = {name: np.dtype(stored).itemsize for name, stored in STORED_AS.items()}

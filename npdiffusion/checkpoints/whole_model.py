@@ -10,10 +10,11 @@ from typing import NamedTuple
 from npdiffusion.checkpoints import autoencoders, families, safetensors_file
 from npdiffusion.checkpoints.families import Family
 from npdiffusion.checkpoints.part import Part
+from npdiffusion.checkpoints.text_files import read_json
 from npdiffusion.diffusion.schedules import NoiseSchedule
 from npdiffusion.errors import UserError
 from npdiffusion.models import parameters
-from npdiffusion.models.configs import Reader, UNetConfig, VAEConfig, read_json
+from npdiffusion.models.configs import Reader, UNetConfig, VAEConfig
 
 
 class WholeModel(NamedTuple):

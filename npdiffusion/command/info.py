@@ -6,8 +6,9 @@ import platform
 
 from npdiffusion import __version__, kernels, weights
 from npdiffusion.checkpoints import families, library, safetensors_file, whole_model
+from npdiffusion.checkpoints.text_files import read_json
 from npdiffusion.kernels import machine
-from npdiffusion.models.configs import UNetConfig, VAEConfig, read_json
+from npdiffusion.models.configs import UNetConfig, VAEConfig
 from npdiffusion.text import known_words
 
 

@@ -28,7 +28,7 @@ FIRST_OPTION = re.compile(rf"(?:^|\s)(?:--[A-Za-z]|(?:{'|'.join(sorted(SHORT))})
 def read(path):
     """What each line asks for: [(where, {setting: value})]. UserError with file and line for what makes no sense."""
     path = pathlib.Path(path)
-    text = text_files.read(path, LARGEST_FILE)
+    text = text_files.read_text(path, LARGEST_FILE)
     known = names()
 
     def find(what, word, number):

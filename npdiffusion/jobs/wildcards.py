@@ -56,7 +56,7 @@ class Wildcards:
             known = sorted(file.relative_to(self.folder).with_suffix("").as_posix() for file in files)
             hint = nearest(name, known, ", did you mean __{}__?")
             raise UserError(f"__{name}__: there is no {name}.txt in {self.folder}{hint}")
-        text = text_files.read(path, LARGEST_FILE)
+        text = text_files.read_text(path, LARGEST_FILE)
         lines = [line.strip() for line in text.splitlines()]
         lines = [line for line in lines if line and not line.startswith("#")]
         if not lines:

@@ -3,30 +3,11 @@
 Each class is what one model is built from. The files are untrusted: a value of the wrong kind or an absurd size is a
 UserError, and so is a setting that asks for another architecture than Stable Diffusion v1's.
 """
-import json
-import pathlib
 from dataclasses import dataclass
 
 from npdiffusion.errors import UserError
 
 LARGEST = {"channels": 8192, "levels": 8, "layers": 64, "vocabulary": 1 << 20, "positions": 1 << 16}
-LARGEST_FILE = 1 << 20          # bytes of a config.json
-
-
-def read_json(path, largest=LARGEST_FILE):
-    """The dictionary in a JSON file; UserError if it is missing, larger than `largest` bytes, or anything else than that."""
-    path = pathlib.Path(path)
-    try:
-        if path.stat().st_size > largest:
-            raise UserError(f"{path}: larger than {largest} bytes, which no such file is")
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: a dictionary was expected, found a {type(content).__name__}")
-    return content
 
 
 class Reader:

@@ -10,12 +10,12 @@ import contextlib
 import io
 import os
 import pathlib
-import stat
 import warnings
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from npdiffusion.checkpoints.text_files import check_regular
 from npdiffusion.errors import UserError
 
 LARGEST_PICTURE = 64_000_000          # pixels; decoded it takes 4 bytes for each
@@ -37,8 +37,7 @@ def open_image(path):
 def look_into(path):
     """A PIL image of the file, whose pixels are not read yet; every error within becomes a UserError as above."""
     with _readable(path), contextlib.ExitStack() as stack:
-        if not stat.S_ISREG(os.stat(path).st_mode):      # a pipe would block for ever, a device never end
-            raise UserError(f"{path}: not a file")
+        check_regular(path)
         yield stack.enter_context(_opened(path, path))
 
 

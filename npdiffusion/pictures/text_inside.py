@@ -7,10 +7,10 @@
 A file is untrusted: no more than LONGEST_TEXT is read or inflated, and pixels are not looked at.
 """
 import pathlib
-import stat
 import struct
 import zlib
 
+from npdiffusion.checkpoints.text_files import check_regular
 from npdiffusion.errors import UserError
 
 KEY = "parameters"                    # of the chunk
@@ -34,8 +34,7 @@ def read(path):
     """The text of settings in a picture's file; UserError if there is none, or it can't be read."""
     path = pathlib.Path(path)
     try:
-        if not stat.S_ISREG(path.stat().st_mode):      # a pipe would block for ever, a device never end
-            raise UserError(f"{path}: not a file")
+        check_regular(path)
         with path.open("rb") as file:
             png = file.read(8) == SIGNATURE
             text = from_png(file) if png else None

@@ -6,10 +6,10 @@ What it knows stands in weights/words.json, beside its weights. A prompt is look
 weights and brackets are gone, wildcards filled in, and learnt words are known.
 """
 import functools
-import json
 import pathlib
 
 import npdiffusion.weights
+from npdiffusion.checkpoints.text_files import read_json
 from npdiffusion.errors import nearest
 
 FOLDER = pathlib.Path(npdiffusion.weights.__file__).parent
@@ -25,7 +25,7 @@ class UnknownWords(UserWarning):
 @functools.cache
 def vocabulary():
     """weights/words.json: subjects, grounds, words and near, as weights/recipe/words.py explains them."""
-    found = json.loads((FOLDER / "words.json").read_text(encoding="utf-8"))
+    found = read_json(FOLDER / "words.json")
     return found | {"words": frozenset(found["words"].split())}
 
 

@@ -21,7 +21,6 @@ no HTML entities, lower case. Letters, numbers, NFC and lower case come from the
 transformers does not yet.
 """
 import heapq
-import json
 import pathlib
 import re
 import unicodedata
@@ -29,6 +28,7 @@ import warnings
 
 import numpy as np
 
+from npdiffusion.checkpoints.text_files import read_json, read_text
 from npdiffusion.errors import UserError
 
 START, END, END_OF_WORD = "<|startoftext|>", "<|endoftext|>", "</w>"
@@ -118,10 +118,10 @@ class CLIPTokenizer:
         whole = {}
         if (folder / "vocab.json").exists() or not (folder / "tokenizer.json").exists():
             source = folder / "vocab.json"
-            vocabulary, merges = _read_json(source), _read_merges(folder / "merges.txt")
+            vocabulary, merges = read_json(source, LONGEST_FILE), _read_merges(folder / "merges.txt")
         else:
             source = folder / "tokenizer.json"
-            whole = _read_json(source)
+            whole = read_json(source, LONGEST_FILE)
             model = whole.get("model")
             if not isinstance(model, dict) or not isinstance(model.get("merges"), list):
                 raise UserError(f"{source} has no byte-pair model with a vocabulary and merges")
@@ -233,31 +233,10 @@ def _split_at(names, text):
 
 # Files come from anywhere: whatever is wrong with one, say it in a line that names the file.
 
-def _read_text(path):
-    try:
-        if path.stat().st_size > LONGEST_FILE:
-            raise UserError(f"{path} is larger than {LONGEST_FILE >> 20} MB, too large for part of a tokenizer")
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"can't read {path}: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not a UTF-8 text file") from None
-
-
-def _read_json(path):
-    try:
-        content = json.loads(_read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} should hold a JSON object, and holds a {type(content).__name__}")
-    return content
-
-
 def _read_merges(path):
     """One merge a line, "left right"; a first line "#version: …" is no merge, though "# #" is."""
-    lines = _read_text(path).split("\n")
-    return [tuple(line.rstrip("\r").split(" ")) for line in lines if line.strip() and not line.startswith("#version")]
+    lines = read_text(path, LONGEST_FILE).split("\n")
+    return [tuple(line.split(" ")) for line in lines if line.strip() and not line.startswith("#version")]
 
 
 def _check(vocabulary, merges, source):
@@ -286,12 +265,12 @@ def _read_settings(folder, whole):
     is, and the end is not, since the padding names it once more by a plain string.)
     """
     config_file, map_file = folder / "tokenizer_config.json", folder / "special_tokens_map.json"
-    config = _read_json(config_file) if config_file.exists() else {}
+    config = read_json(config_file, LONGEST_FILE) if config_file.exists() else {}
     if "added_tokens_decoder" in config:
         added = config["added_tokens_decoder"]
         added = added.values() if isinstance(added, dict) else []
     else:
-        config.update(_read_json(map_file) if map_file.exists() else {})
+        config.update(read_json(map_file, LONGEST_FILE) if map_file.exists() else {})
         added = whole.get("added_tokens")
         added = added if isinstance(added, list) else []
 
