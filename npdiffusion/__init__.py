@@ -15,8 +15,10 @@
 """
 import pathlib
 
+from npdiffusion.errors import UserError
+
 __version__ = "0.1.0"
-__all__ = ["load", "use_backend"]
+__all__ = ["UserError", "load", "use_backend"]
 
 _checkout = pathlib.Path(__file__).resolve().parent.parent
 if (_checkout / "kernels").is_dir() and (_checkout / "setup.cfg").is_file():

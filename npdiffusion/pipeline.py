@@ -5,10 +5,16 @@
 N pictures of W × H pixels; latents are (N, H/f, W/f, C), f the reduction of the VAE, C its latent channels.
 """
 import contextlib
+import dataclasses
 import functools
+import inspect
+import sys
 import threading
 import time
 
+from tqdm import tqdm
+
+from npdiffusion import kernels
 from npdiffusion.adapters import tags
 from npdiffusion.adapters.merging import Adapters
 from npdiffusion.adapters.textual_inversion import LearntWords
@@ -19,6 +25,8 @@ from npdiffusion.diffusion.guidance import Prediction
 from npdiffusion.memory.malloc import memory_reused
 from npdiffusion.models.diagnosis import finite
 from npdiffusion.pictures.images import to_images
+from npdiffusion.pictures.settings_text import model_name, parameters
+from npdiffusion.pictures.text_inside import with_settings
 from npdiffusion.request import check_clip_skip, resolve
 from npdiffusion.settings import STEPS, Request
 from npdiffusion.text.contexts import Contexts
@@ -46,6 +54,10 @@ class StableDiffusionPipeline:
         self.timings = {}             # seconds that each stage of the last `generate` took
         self._alone = threading.RLock()       # held while a picture is made or weights change
 
+    def __repr__(self):
+        width, height = self.size
+        return f"<StableDiffusionPipeline: {self.source}, {self.family.name}, pictures of {width}×{height} pixels>"
+
     @property
     def size(self):
         """(width, height) in pixels that the model was trained on."""
@@ -66,18 +78,38 @@ class StableDiffusionPipeline:
         embedded = self.unet.config.time_cond_proj_dim is not None
         return defaults.defaults(self.schedule, embedded, sampler, self.advised_guidance)
 
-    def generate(self, prompt, negative_prompt="", *, callback=None, preview=None, **settings):
-        """Pictures for a prompt: a list of `count` PIL images; each has its seed in `image.info["seed"]`.
+    def generate(self, prompt, negative_prompt="", *, callback=None, preview=None, progress=True, **settings):
+        """Pictures for a prompt: a list of `count` PIL images. Each has its seed in `image.info["seed"]`, and its settings as
+        text in `image.info["parameters"]`, which `image.save` writes into PNG files.
 
+        prompt     or a list of prompts: their pictures one after the other, whose seeds count on if one is given
         settings   fields of `settings.Request`, which says what they mean, by our names or diffusers'
         callback   called as callback(step, steps, latents) after each step, step from 1
         preview    called as preview(step, steps, x0) after each step, with the denoised estimate of the latents;
                    `pictures.preview.Previews` makes pictures of it
+        progress   whether a bar on stderr shows the steps, where stderr is a terminal, and a line that kernels are compiled
         Raises UserError for a value out of range, before sampling begins, or for a result that is not finite.
         One picture is made after the other: a second thread that asks for one waits.
         """
-        request = Request.of(prompt=prompt, negative_prompt=negative_prompt or "", **settings)
-        return self.make(self.resolve(request), callback, preview)
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        requests = [Request.of(prompt=each, negative_prompt=negative_prompt or "", **settings) for each in prompts]
+        images = []
+        for number, request in enumerate(requests):
+            if request.seed is not None:
+                request = request.changed(seed=request.seed + number * request.count)
+            resolved = self.resolve(request)
+            with steps_shown(resolved.planned, callback or ignored, progress) as step:
+                made = self.make(resolved, step, preview)
+            images += [with_settings(image, text) for image, text in zip(made, self.texts(resolved))]
+        return images
+
+    def texts(self, resolved, model=None, vae=None):
+        """The text of its settings for each picture of a `request.Resolved` that was made last; model, vae: their names"""
+        request, settings = resolved.request, resolved.settings()
+        subseeds = resolved.subseeds or [None] * len(resolved.seeds)
+        return [parameters(request.prompt, request.negative_prompt, model=model or model_name(self.source), vae=vae,
+                           **settings | {"seed": seed} | ({} if subseed is None else {"subseed": subseed}),
+                           hashes=self.adapters.hashes()) for seed, subseed in zip(resolved.seeds, subseeds)]
 
     def resolve(self, request, inputs=None):
         """What a request comes to for this model, see request.py"""
@@ -208,3 +240,32 @@ class StableDiffusionPipeline:
 
 def ignored(*arguments):
     """Nobody listens."""
+
+
+@contextlib.contextmanager
+def steps_shown(steps, callback, progress):
+    """A callback for `make` that also moves a bar on stderr, where that is a terminal."""
+    if not progress:
+        yield callback
+        return
+    if kernels.backend() == "numba":
+        from npdiffusion.kernels import fast
+        if not fast.is_cached("float32"):
+            print("npdiffusion: compiling kernels, which takes a minute and is done once", file=sys.stderr, flush=True)
+    with tqdm(total=steps, unit="step", disable=None) as bar:        # None: only on a terminal
+        def step(done, total, latents):
+            bar.update(done - bar.n)
+            callback(done, total, latents)
+        yield step
+
+
+def generate_signature():
+    """What help and completion show of `generate`: each setting with its type and default."""
+    own = inspect.signature(StableDiffusionPipeline.generate)
+    first, last = list(own.parameters.values())[:3], list(own.parameters.values())[3:-1]
+    settings = [inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
+                for field in dataclasses.fields(Request) if field.name not in ("prompt", "negative_prompt")]
+    return own.replace(parameters=[*first, *settings, *last])
+
+
+StableDiffusionPipeline.generate.__signature__ = generate_signature()

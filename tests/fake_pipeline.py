@@ -8,6 +8,7 @@ from npdiffusion.adapters.merging import Adapters
 from npdiffusion.diffusion import defaults
 from npdiffusion.diffusion.schedules import NoiseSchedule
 from npdiffusion.models.configs import CLIPTextConfig, UNetConfig, VAEConfig
+from npdiffusion.pipeline import StableDiffusionPipeline
 from npdiffusion.request import resolve
 
 PROMPT = "a red apple"
@@ -26,6 +27,8 @@ class FakePipeline:
     unet = types.SimpleNamespace(config=UNetConfig())
     text_encoder = types.SimpleNamespace(config=CLIPTextConfig())
     budget = None
+    source = "fake"
+    texts = StableDiffusionPipeline.texts
 
     def __init__(self):
         self.loaded, self.asked, self.made, self.timings, self.act = [], [], [], {}, lambda: None

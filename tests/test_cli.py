@@ -17,6 +17,7 @@ from npdiffusion.diffusion.schedules import NoiseSchedule
 from npdiffusion.errors import UserError
 from npdiffusion.jobs import destinations as names
 from npdiffusion.kernels import machine
+from npdiffusion.pictures import settings_text
 from npdiffusion.settings import NO_EFFECT, SETTINGS, Request, run
 from tests.fake_pipeline import PROMPT, files, settings_in
 from tests.processes import modules_after, run_python
@@ -224,9 +225,9 @@ def test_models_are_called_by_their_own_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "v1-5.safetensors").touch()
     (tmp_path / "folder").mkdir()
-    assert names.model_name(str(tmp_path / "v1-5.safetensors")) == "v1-5"
-    assert names.model_name("folder/") == "folder"
-    assert names.model_name("org/name") == "org/name"
+    assert settings_text.model_name(str(tmp_path / "v1-5.safetensors")) == "v1-5"
+    assert settings_text.model_name("folder/") == "folder"
+    assert settings_text.model_name("org/name") == "org/name"
 
 
 # ---- image to image
@@ -279,7 +280,7 @@ def test_an_unreadable_picture_is_found_before_loading(pipeline, tmp_path, capsy
      f"--subseed: with 2 pictures it can be at most {2**64 - 2}"),
     ([PROMPT, "-b", "0"], "-b/--batch-count: 0 is out of range, allowed are 1 to 9999"),
     ([PROMPT, "-t", "0"], "-t/--threads: 0 is out of range"),
-    ([PROMPT, "--sampler", "Euler b"], "--sampler: 'Euler b' is unknown, did you mean euler_a? Known are ddpm, ddim"),
+    ([PROMPT, "--sampler", "Euler b"], "--sampler: 'Euler b' is unknown, did you mean euler? Known are ddpm, ddim"),
     ([PROMPT, "--sampler", "???"], "--sampler: '???' is unknown, known are ddpm, ddim"),
     ([PROMPT, "--schedule", "karas"], "--schedule: 'karas' is unknown, did you mean karras?"),
     ([PROMPT, "--schedule", "karras", "--sampler", "ddim"], "--schedule: ddim walks over the time steps of the training: the "

@@ -130,11 +130,3 @@ def default_name(prompt, seed):
     if short != words:                # no half word, unless it is the only one
         short = short.rpartition("-")[0] or short
     return f"{short or 'picture'}-{seed}.png"
-
-
-def model_name(model):
-    """How --model is called in a picture's settings: a file or folder by its own name alone, an id as it is."""
-    if model in (None, "embedded"):
-        return "embedded"
-    path = os.path.abspath(os.path.expanduser(model))
-    return os.path.basename(path).removesuffix(".safetensors") if os.path.exists(path) else model

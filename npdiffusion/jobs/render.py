@@ -7,9 +7,8 @@ that an error or Ctrl-C loses only the one at work.
 """
 import time
 
-from npdiffusion.jobs.destinations import model_name
 from npdiffusion.painting.canvas import open_inputs
-from npdiffusion.pictures.settings_text import parameters
+from npdiffusion.pictures.settings_text import model_name
 
 
 def render(pipeline, entries, total, place, listener, model=None, vae=None, metadata=True, previews=None):
@@ -35,10 +34,8 @@ def render(pipeline, entries, total, place, listener, model=None, vae=None, meta
         for stage, duration in pipeline.timings.items():
             if stage != "encoding" or request.init_image is not None:
                 seconds[stage] = seconds.get(stage, 0) + duration
-        settings = resolved.settings()
-        text = parameters(request.prompt, request.negative_prompt, **names, **settings,
-                          hashes=pipeline.adapters.hashes()) if metadata else None
+        text = pipeline.texts(resolved, **names)[0] if metadata else None
         place.save(image, text, entry, {
             "seed": request.seed, "prompt": request.prompt, "negative_prompt": request.negative_prompt,
-            "model": names["model"], "settings": settings, "seconds": round(time.perf_counter() - start, 3)})
+            "model": names["model"], "settings": resolved.settings(), "seconds": round(time.perf_counter() - start, 3)})
     return seconds, steps

@@ -11,6 +11,7 @@ stable-diffusion.cpp writes the same with names of its own (Sampler: euler_a kar
 name its RNG comes from the web interface's default, the numbers that a GPU draws.
 """
 import json
+import os
 import re
 
 from npdiffusion import __version__
@@ -69,6 +70,14 @@ def keys():
     """The keys of the text in the order in which they are written."""
     for key in dict.fromkeys(row.key for row in SETTINGS.values() if row.key):
         yield from (*BEFORE.get(key, ()), key, *AFTER.get(key, ()))
+
+
+def model_name(model):
+    """How --model is called in a picture's settings: a file or folder by its own name alone, an id as it is."""
+    if model in (None, "embedded"):
+        return "embedded"
+    path = os.path.abspath(os.path.expanduser(model))
+    return os.path.basename(path).removesuffix(".safetensors") if os.path.exists(path) else model
 
 
 def quote(value):

@@ -6,6 +6,7 @@
 
 A file is untrusted: no more than LONGEST_TEXT is read or inflated, and pixels are not looked at.
 """
+import functools
 import pathlib
 import struct
 import zlib
@@ -28,6 +29,22 @@ def png_info(text):
     info = PngInfo()
     info.add_text(KEY, text.encode("utf-8", "replace").decode("utf-8"))      # names of files may hold lone surrogates
     return info
+
+
+def with_settings(image, text):
+    """The image, whose `info` holds the text of its settings and whose `save` writes it into PNG files."""
+    image.info[KEY] = text
+    image.save = functools.partial(_save_with_settings, image)
+    return image
+
+
+def _save_with_settings(image, path, format=None, **options):
+    """Pillow's `save`, with the settings inside a PNG unless `pnginfo` says what is."""
+    from PIL.Image import Image, registered_extensions
+    kind = format or registered_extensions().get(pathlib.Path(str(path)).suffix.lower(), "")
+    if kind.upper() == "PNG" and KEY in image.info:
+        options.setdefault("pnginfo", png_info(image.info[KEY]))
+    Image.save(image, path, format, **options)
 
 
 def read(path):
