@@ -10,15 +10,15 @@
     adapters/      LoRA, learnt words                  checkpoints/   files of weights
     memory/        what fits                           pictures/      files, settings inside them, sheets, previews
     jobs/          lists of pictures                   command/       the command line
-    errors.py      what users see when something is wrong
+    errors.py      what users see when something is wrong                     version.py
     ../kernels/    the operations that all of it is made of: npdiffusion.kernels
 """
 import pathlib
 
 from npdiffusion.errors import UserError
+from npdiffusion.version import __version__
 
-__version__ = "0.1.0"
-__all__ = ["UserError", "load", "use_backend"]
+__all__ = ["UserError", "__version__", "load", "use_backend"]
 
 _checkout = pathlib.Path(__file__).resolve().parent.parent
 if (_checkout / "kernels").is_dir() and (_checkout / "setup.cfg").is_file():

@@ -251,7 +251,7 @@ def steps_shown(steps, callback, progress):
     if kernels.backend() == "numba":
         from npdiffusion.kernels import fast
         if not fast.is_cached("float32"):
-            print("npdiffusion: compiling kernels, which takes a minute and is done once", file=sys.stderr, flush=True)
+            tqdm.write("npdiffusion: compiling kernels, which takes a minute and is done once", file=sys.stderr)
     with tqdm(total=steps, unit="step", disable=None) as bar:        # None: only on a terminal
         def step(done, total, latents):
             bar.update(done - bar.n)

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-TOP = {"__init__.py", "__main__.py", "errors.py", "loading.py", "pipeline.py", "py.typed", "request.py",
+TOP = {"__init__.py", "__main__.py", "errors.py", "loading.py", "pipeline.py", "py.typed", "request.py", "version.py",
        "adapters", "checkpoints", "command", "diffusion", "jobs", "memory", "models", "painting", "pictures", "settings", "text"}
 LIBRARIES = {"numpy", "numba", "llvmlite", "scipy", "PIL", "safetensors", "tqdm", "huggingface_hub"}     # the last if installed
 

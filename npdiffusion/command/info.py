@@ -4,12 +4,13 @@ import math
 import pathlib
 import platform
 
-from npdiffusion import __version__, kernels, weights
+from npdiffusion import kernels, weights
 from npdiffusion.checkpoints import families, library, safetensors_file, whole_model
 from npdiffusion.checkpoints.text_files import read_json
 from npdiffusion.kernels import machine
 from npdiffusion.models.configs import UNetConfig, VAEConfig
 from npdiffusion.text import known_words
+from npdiffusion.version import __version__
 
 
 def report(model, threads):

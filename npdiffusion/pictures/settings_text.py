@@ -14,8 +14,8 @@ import json
 import os
 import re
 
-from npdiffusion import __version__
 from npdiffusion.settings import SETTINGS
+from npdiffusion.version import __version__
 
 NEGATIVE = "Negative prompt:"
 PAIR = re.compile(r'(\w[\w \-/]{1,60}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')       # as the web interface finds them
