@@ -1,6 +1,7 @@
 """Adapters against diffusers and PEFT: every kind, every spelling, several at once; taken out again, bit for bit."""
 import copy
 import hashlib
+import re
 import shutil
 import warnings
 
@@ -550,23 +551,48 @@ def test_words_in_a_lora_that_make_no_sense(tensors, expected, ours, file):
     ("<lora:ink:0.8:0.5>", "", [("ink", Strength(unet=0.5, text_encoder=0.8))]),
     ("<lora:ink:te=0.8:unet=-1>", "", [("ink", Strength(unet=-1, text_encoder=0.8))]),
     ("<lora:a b/c.d (1):1><lyco:x: .5 >", "", [("a b/c.d (1)", Strength(1, 1)), ("x", Strength(0.5, 0.5))]),
-    ("<hypernet:x:1> a < b > c", "<hypernet:x:1> a < b > c", [])])
+    ("a < b > c <cat-toy> <b> x<y:z", "a < b > c <cat-toy> <b> x<y:z", [])])
 def test_tags_are_read_as_a1111_reads_them(prompt, text, expected):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert tags.take(prompt) == (text, expected)
 
 
-@pytest.mark.parametrize("tag", ["<lora:ink:strong>", "<lora:ink:1", "<lora:>", "<lora:ink:nan>", "<lora:ink:1e9>",
-                                 "<lora:ink:1:1:1>", "<lora:ink:x=1>", "<lora>", "<lora:ink:1:>"])
-def test_tags_that_make_no_sense_stay_text_with_a_note(tag):
-    with pytest.warns(UserWarning, match="is taken as plain text"):
+@pytest.mark.parametrize("tag, strength, passed_over", [
+    ("<lora:ink:0.8:lbw=OUTALL>", Strength(0.8, 0.8), "lbw=OUTALL"),
+    ("<lora:ink:0.8:0.5:lbw=1,0,0,1:step=5-20>", Strength(0.5, 0.8), "lbw=1,0,0,1, step=5-20"),
+    ("<lora:ink:1:0.5:8>", Strength(0.5, 1), "8"), ("<lora:ink:dyn=8:te=0.3>", Strength(0.3, 0.3), "dyn=8"),
+    ("<lora:ink:x==1>", Strength(1, 1), "x==1")])
+def test_arguments_that_are_not_offered_are_passed_over_with_a_note(tag, strength, passed_over):
+    with pytest.warns(UserWarning, match=re.escape(f"{tag!r} in the prompt is followed without {passed_over!r}")):
+        assert tags.take(f"a {tag}cat") == ("a cat", [("ink", strength)])
+
+
+@pytest.mark.parametrize("tag", ["<hypernet:anime:0.7>", "<loha:ink:1>", "<Lora:ink:1>", "<LYCO:ink>", "<wc:a b>", "<é:1>",
+                                 "<lora:ink:strong>", "<lora:>", "<lora:ink:nan>", "<lora:ink:1e9>", "<lora:ink:1:>",
+                                 "<lora:ink:te=much>", "<lora: :1>"])
+def test_tags_that_are_not_offered_are_taken_out_with_a_note(tag):
+    with pytest.warns(UserWarning, match=re.escape(f"{ascii(tag)} in the prompt is left out: ")):
+        assert tags.take(f"a {tag}cat") == ("a cat", [])
+
+
+@pytest.mark.parametrize("tag", ["<lora:ink:1", "<lora>", "<Lora ink>"])
+def test_what_is_no_complete_tag_stays_text_with_a_note(tag):
+    with pytest.warns(UserWarning, match="is taken as plain text: its form is <lora:name:strength>"):
         assert tags.take(f"a {tag} cat") == (f"a {tag} cat", [])
 
 
-def test_tags_in_the_negative_prompt_are_noted(ours):
+def test_a_prompt_full_of_tags_gets_a_few_notes():
+    with pytest.warns(UserWarning) as noted:
+        text, found = tags.take("".join(f"<lora:a{i}><x{i}:y>" for i in range(2000)))
+    assert text == "" and len(found) == tags.MOST and len(noted) == 6
+    assert str(noted[-1].message) == "3895 more tags in the prompt are not followed"
+
+
+@pytest.mark.parametrize("tag", ["<lora:ink:1>", "<hypernet:x:1>"])
+def test_tags_in_the_negative_prompt_are_noted(tag, ours):
     with pytest.warns(UserWarning, match="so the prompt is their place"):
-        assert ours.adapters.follow("a", "<lora:ink:1>") == "a"
+        assert ours.adapters.follow("a", tag) == "a"
 
 
 @pytest.fixture

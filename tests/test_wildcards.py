@@ -1,10 +1,11 @@
 """__name__ in a prompt is a line of name.txt."""
 import collections
+import time
 
 import pytest
 
 from npdiffusion.errors import UserError
-from npdiffusion.jobs.wildcards import Wildcards
+from npdiffusion.jobs.wildcards import Wildcards, note_unfilled
 
 
 @pytest.fixture
@@ -34,6 +35,35 @@ def test_the_same_seed_chooses_the_same(words):
 def test_wildcards_may_hold_wildcards(words):
     assert words(a="[__b-c__ and __d__e__]", d__x="no", **{"b-c": "b"}, d="d").expand(1, "__a__!") == ["[b and de__]!"]
     assert words(animals__pets="cat").expand(1, "__animals/pets__") == ["cat"]
+
+
+@pytest.mark.parametrize("prompt, filled", [
+    ("__hair color__ hair", "red hair"), ("__col.v2__ hair", "red hair"), ("__ hair color __", "__ hair color __"),
+    ("__hair color__ and __col.v2__", "red and red"), ("fill __ the __ gap", "fill __ the __ gap"),
+    ("__a b/hair color__", "red"), ("__.hair__ __hair.__", "__.hair__ __hair.__")])
+def test_names_may_have_spaces_and_points_inside(prompt, filled, words):
+    w = words(**{"hair color": "red", "col.v2": "red", "a b__hair color": "red"})
+    assert w.expand(1, prompt) == [filled]
+
+
+def test_a_name_of_several_words_without_a_file_is_an_error():
+    with pytest.raises(UserError, match="__two words__: there is no two words.txt"):
+        Wildcards(".").expand(1, "a __two words__ cat")
+
+
+def test_lines_longer_than_a_prompt_may_be_are_an_error(words):
+    w = words(c="x" * 2_000_000, a="__c__ " * 40, d="x" * 60_000)
+    for text, name in ("__a__", "c"), ("__d____d__", "d"):
+        with pytest.raises(UserError, match=f"{name}.txt: its lines, and those that they lead to, make the prompt longer"):
+            w.expand(1, text)
+    assert len(w.expand(1, "__d__")[0]) == 60_000
+
+
+def test_names_are_found_in_time_that_grows_with_the_text(words):
+    w, start = words(a="x"), time.perf_counter()
+    for text in ("__a " * 25_000, "__" + "a " * 50_000, "__" + "a/" * 50_000, "__a/" * 25_000, "__" + "a" * 99_998):
+        assert w.expand(1, text) == [text]
+    assert time.perf_counter() - start < 5
 
 
 def test_empty_lines_and_comments_are_no_choice(words):
@@ -77,3 +107,8 @@ def test_files_that_cannot_be_used_are_named(words, tmp_path):
             w.expand(1, f"__{name}__")
     with pytest.raises(UserError, match="no such folder of wildcards"):
         Wildcards(tmp_path / "nowhere")
+
+
+def test_a_wildcard_without_a_folder_is_noted():
+    with pytest.warns(UserWarning, match="__two words__ in the prompt is taken as words: --wildcards names the folder"):
+        note_unfilled(["a cat", "a __two words__ and __b__"])

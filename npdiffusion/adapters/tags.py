@@ -5,16 +5,19 @@
     <lora:name:0.8:0.5>      0.8 in the text encoder, 0.5 in the UNet; also te=0.8 and unet=0.5
 
 The tags are no part of what is drawn: they are taken out before the prompt is split into tokens. "lyco" is another word
-for "lora". What looks like a tag but can't be understood stays text, with a note.
+for "lora". As there, <word:anything> is a tag whatever the word; those that aren't offered are taken out too, with a
+note, as are arguments that aren't (lbw=…, dyn=…). What is no complete tag stays text, with a note.
 """
 import re
 import warnings
 from typing import NamedTuple
 
-TAG = re.compile(r"<(?:lora|lyco):([^<>]*)>")
-ALMOST = re.compile(r"<(?:lora|lyco)\b.{0,60}", re.DOTALL)
+KINDS = "lora", "lyco"
+TAG = re.compile(r"<(\w{1,100}):([^<>]*)>")
+ALMOST = re.compile(r"<(?:lora|lyco)\b.{0,60}", re.DOTALL | re.IGNORECASE)
 STRONGEST = 100
 MOST = 100            # tags in a prompt
+SHOWN = 5             # notes about a prompt
 
 
 class Strength(NamedTuple):
@@ -24,46 +27,73 @@ class Strength(NamedTuple):
 
 
 def take(prompt):
-    """Prompt → the prompt without tags, [(name, Strength)]"""
-    found = []
+    """Prompt → the prompt without tags, [(name, Strength)]; warns of tags that aren't followed, and of parts of them"""
+    found, notes = [], {}
 
     def understand(match):
-        tag = parse(match[1])
-        if tag is None or len(found) == MOST:
-            return match[0]
-        found.append(tag)
+        kind, inside = match.groups()
+        tag, reason = parse(inside) if kind in KINDS else (None, other_kind(kind))
+        if tag and len(found) == MOST:
+            tag, reason = None, f"a prompt may have {MOST}"
+        if tag:
+            found.append(tag)
+        if reason:
+            notes[f"{shortened(match[0])} in the prompt is {'followed' if tag else 'left out'}{reason}"] = True
         return ""
     text = TAG.sub(understand, prompt)
-    note_literal(text, "its form is <lora:name:strength>, and a strength is a number")
+    for note in [*notes][:SHOWN]:
+        warnings.warn(note, stacklevel=2)
+    if len(notes) > SHOWN:
+        warnings.warn(f"{len(notes) - SHOWN} more tags in the prompt are not followed", stacklevel=2)
+    note_literal(text, "its form is <lora:name:strength>")
     return text, found
 
 
+def other_kind(kind):
+    """Why a tag with that word isn't followed"""
+    hint = ", in small letters" if kind.lower() in KINDS else ""
+    return f": networks that are offered are called <lora:name:strength>{hint}"
+
+
 def parse(inside):
-    """What is between "<lora:" and ">" → (name, Strength), or None if it can't be understood"""
+    """What is between "<lora:" and ">" → (name, Strength) or None, and what a note says of it, or None
+
+    Arguments that other programs know are passed over, with a note.
+    """
     name, *arguments = inside.split(":")
-    values, named = [], {}
+    values, named, passed_over = [], {"te": None, "unet": None}, []
     for argument in arguments:
-        key, equals, value = argument.rpartition("=")
+        key, equals, value = argument.partition("=")
+        if equals and key.strip() not in named or not equals and len(values) == 2:
+            passed_over.append(argument.strip())
+            continue
         try:
-            number = float(value)
+            number = float(value if equals else key)
         except ValueError:
-            return None
-        if not abs(number) <= STRONGEST or (equals and key.strip() not in ("te", "unet")):
-            return None
+            number = None
+        if number is None or not abs(number) <= STRONGEST:
+            return None, f": {argument.strip()[:40]!a} is no strength, which is a number up to {STRONGEST}"
         if equals:
             named[key.strip()] = number
         else:
             values.append(number)
-    if not name.strip() or len(values) > 2:
-        return None
-    text_encoder = named.get("te", values[0] if values else 1.0)
-    unet = named.get("unet", values[1] if len(values) > 1 else text_encoder)
-    return name.strip(), Strength(unet, text_encoder)
+    if not name.strip():
+        return None, ": it has no name"
+    text_encoder = values[0] if values else 1.0
+    text_encoder = text_encoder if named["te"] is None else named["te"]
+    unet = values[1] if len(values) > 1 else text_encoder
+    strength = Strength(unet if named["unet"] is None else named["unet"], text_encoder)
+    return (name.strip(), strength), f" without {shortened(', '.join(passed_over))}" if passed_over else None
 
 
 def note_literal(text, reason):
     """Warn of what looks like a tag in a text that goes to the tokenizer."""
-    found = ALMOST.search(text)
+    found = TAG.search(text) or ALMOST.search(text)
     if found:
-        shown = " ".join(found[0].partition(">")[0].split())
-        warnings.warn(f"{shown!a}... in the prompt is taken as plain text: {reason}", stacklevel=2)
+        warnings.warn(f"{shortened(found[0])} in the prompt is taken as plain text: {reason}", stacklevel=2)
+
+
+def shortened(text):
+    """The beginning of a text on one line, in quotes"""
+    text = " ".join(text.split())
+    return ascii(text if len(text) <= 60 else text[:60] + "…")

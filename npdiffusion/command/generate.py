@@ -63,13 +63,14 @@ def destination(options, listener):
 
 def fill_wildcards(entries, folder):
     """Choose the words that __name__ stands for, by each picture's seed."""
-    if folder is not None:
-        from npdiffusion.jobs.wildcards import Wildcards
-        wildcards = Wildcards(folder)
-        for entry in entries:
-            request = entry.request
-            prompt, negative_prompt = wildcards.expand(request.seed, request.prompt, request.negative_prompt)
-            entry.request = request.changed(prompt=prompt, negative_prompt=negative_prompt)
+    from npdiffusion.jobs.wildcards import Wildcards, note_unfilled
+    if folder is None:
+        return note_unfilled(text for entry in entries for text in (entry.request.prompt, entry.request.negative_prompt))
+    wildcards = Wildcards(folder)
+    for entry in entries:
+        request = entry.request
+        prompt, negative_prompt = wildcards.expand(request.seed, request.prompt, request.negative_prompt)
+        entry.request = request.changed(prompt=prompt, negative_prompt=negative_prompt)
 
 
 def check_files(entries, options):
