@@ -59,7 +59,7 @@ def work(kind, sizes):
         return (lambda _: kernels.attention(q, k, v, heads)), None, None, flops, torch_attention(q, k, v, heads)
     n, side, channels, groups = sizes
     x, w, b = normal(n, side, side, channels), normal(channels), normal(channels)
-    call = lambda _: kernels.group_norm_silu(x, w, b, groups, 1e-5)                          # noqa: E731
+    call = lambda _: kernels.group_norm_silu(x, w, b, groups, 1e-5)
     return call, None, None, 10 * x.size, torch_norm(x, w, b, groups)
 
 

@@ -74,10 +74,10 @@ def systems(what, arguments, sizes, threads):
         model = models.ours(sizes, arguments.dtype)
         if what == "step":
             prompts = Conditioning(context)
-            call = lambda: model(latents, TIME, prompts)                                     # noqa: E731
+            call = lambda: model(latents, TIME, prompts)
         else:
             scaled = latents * sizes.scaling_factor
-            call = lambda: model.decode(scaled)                                              # noqa: E731
+            call = lambda: model.decode(scaled)
     yield turns.OURS, call, growth.bytes
 
     if arguments.against:

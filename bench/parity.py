@@ -14,13 +14,13 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))          # run as a script, from anywhere
 
-import torch  # noqa: E402
-from diffusers.models.embeddings import get_timestep_embedding  # noqa: E402
-from torch.nn import functional as F  # noqa: E402
+import torch
+from diffusers.models.embeddings import get_timestep_embedding
+from torch.nn import functional as F
 
-from npdiffusion import kernels  # noqa: E402
-from tests import references  # noqa: E402
-from tests.references import channels_first, channels_last, relative_error, twin  # noqa: E402
+from npdiffusion import kernels
+from tests import references
+from tests.references import channels_first, channels_last, relative_error, twin
 
 OPERATION, MODEL, ANGLES = 1e-5, 1e-4, 1e-4
 
@@ -45,8 +45,9 @@ def operations():
     value, gate = F.linear(double(x), double(w), double(b)).chunk(2, dim=-1)
     yield "linear + GEGLU", kernels.linear_geglu(x, w, b), value * F.gelu(gate)
     image = normal(2, 19, 23, 60)
-    for name, kernel, stride, padding in (("1×1", 1, 1, (0, 0, 0, 0)), ("3×3", 3, 1, (1, 1, 1, 1)),
-                                          ("3×3, stride 2", 3, 2, (1, 1, 1, 1)), ("3×3, stride 2, one-sided", 3, 2, (0, 1, 0, 1))):
+    for name, kernel, stride, padding in (
+            ("1×1", 1, 1, (0, 0, 0, 0)), ("3×3", 3, 1, (1, 1, 1, 1)),
+            ("3×3, stride 2", 3, 2, (1, 1, 1, 1)), ("3×3, stride 2, one-sided", 3, 2, (0, 1, 0, 1))):
         w, b = normal(70, 60, kernel, kernel, seed=1, scale=0.1), normal(70, seed=2)
         top, bottom, left, right = padding
         padded = F.pad(pixels(image), (left, right, top, bottom))
@@ -67,7 +68,8 @@ def operations():
     for name, heads, width, keys, causal in (("self, 8 × 40", 8, 40, 300, False), ("cross, 8 × 80", 8, 80, 77, False),
                                              ("causal, 12 × 64", 12, 64, 77, True), ("VAE, 1 × 512", 1, 512, 200, False)):
         queries = keys if causal else 300
-        q, k, v = (normal(2, n, heads * width, seed=s, scale=g) for s, (n, g) in enumerate([(queries, 2), (keys, 1), (keys, 1)]))
+        sizes = (queries, 2), (keys, 1), (keys, 1)
+        q, k, v = (normal(2, n, heads * width, seed=s, scale=g) for s, (n, g) in enumerate(sizes))
         split = (double(a).unflatten(-1, (heads, width)).transpose(1, 2) for a in (q, k, v))
         expected = F.scaled_dot_product_attention(*split, is_causal=causal).transpose(1, 2).flatten(2)
         yield f"attention {name}", kernels.attention(q, k, v, heads, causal), expected

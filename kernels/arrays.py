@@ -15,7 +15,7 @@ def float32(x, name):
     x = np.asarray(x)
     if x.dtype == np.float32 and x.flags.carray:         # contiguous, aligned, writable: by far the most common
         return x
-    if x.dtype != np.float32 and x.dtype != np.float16:
+    if x.dtype not in (np.float32, np.float16):
         raise TypeError(f"{name} is {x.dtype}, but the numba backend computes in float32: convert it first")
     return np.require(x, np.float32, ["C", "A"])
 

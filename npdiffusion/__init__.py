@@ -18,11 +18,11 @@ import pathlib
 from npdiffusion.errors import UserError
 from npdiffusion.version import __version__
 
-__all__ = ["UserError", "__version__", "load", "use_backend"]
+__all__ = ["UserError", "__version__", "load", "use_backend"]  # noqa: F822, __getattr__ below gives `load`
 
 _checkout = pathlib.Path(__file__).resolve().parent.parent
 if (_checkout / "kernels").is_dir() and (_checkout / "setup.cfg").is_file():
-    __path__.append(str(_checkout))          # a bare checkout: npdiffusion.kernels and npdiffusion.weights lie beside this folder
+    __path__.append(str(_checkout))          # a bare checkout, where npdiffusion.kernels and .weights lie beside this folder
 
 
 def use_backend(name):

@@ -37,8 +37,8 @@ from npdiffusion.text.reading import read
 class StableDiffusionPipeline:
     """The parts of a model, each usable by itself, and `generate`, which plays them together.
 
-    tokenizer.encode(text) → (77,) ids      text_encoder(ids (N, 77)) → (N, 77, X)      unet(latents, timesteps, context) → ε or v
-    vae.encode(images) → mean, logvar       vae.decode(latents) → images in [−1, 1]     schedule: betas and sampler of the checkpoint
+    tokenizer.encode(text) → (77,) ids     text_encoder(ids (N, 77)) → (N, 77, X)     unet(latents, timesteps, context) → ε or v
+    vae.encode(images) → mean, logvar      vae.decode(latents) → images in [−1, 1]    schedule: its betas and its sampler
     """
     def __init__(self, tokenizer, text_encoder, unet, vae, schedule, source, default_guidance=None, adapters=None, budget=None,
                  family=families.FAMILIES[0], others=None):
@@ -133,7 +133,8 @@ class StableDiffusionPipeline:
             with self._timed("encoding"):
                 start = way.start(self.vae, self.unet, latents, noise, resolved.tile)
             with self._timed("sampling"):
-                predict = Prediction(self.unet, context, resolved.guidance, resolved.request.value("guidance_rescale"), start.told)
+                rescale = resolved.request.value("guidance_rescale")
+                predict = Prediction(self.unet, context, resolved.guidance, rescale, start.told)
                 denoise = Denoiser(predict, way.plan, start.known)
                 for latents, x0 in way.plan.sample(denoise, start.latents, noise):
                     predict.check(latents)

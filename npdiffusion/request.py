@@ -153,7 +153,8 @@ def check_size(width, height, reduction):
 def check_clip_skip(clip_skip, layers):
     """UserError unless a text encoder of so many layers can leave so many out."""
     if clip_skip is not None and clip_skip >= layers:
-        raise UserError(f"clip_skip is {clip_skip!r}: of this text encoder's {layers} layers, 0 to {layers - 1} can be left out")
+        raise UserError(f"clip_skip is {clip_skip!r}: of this text encoder's {layers} layers, 0 to {layers - 1} can be "
+                        "left out")
 
 
 def largest_size(request, trained, reduction):

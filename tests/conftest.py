@@ -8,7 +8,8 @@ from npdiffusion.command import prepare
 from tests import differences
 from tests.fake_pipeline import FakePipeline
 
-FRAMEWORKS = {"torch", "torchsde", "diffusers", "transformers", "peft", "tokenizers", "huggingface_hub", "openvino", "matplotlib"}
+FRAMEWORKS = {
+    "torch", "torchsde", "diffusers", "transformers", "peft", "tokenizers", "huggingface_hub", "openvino", "matplotlib"}
 
 
 # ---- references that are not installed

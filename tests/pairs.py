@@ -36,8 +36,9 @@ def make_theirs(kind=StableDiffusionPipeline, sampler="pndm", unet=None, text=No
     """diffusers' pipeline; unet, text: sizes other than those of the tiny models"""
     theirs = kind(
         vae=references.torch_vae(**references.TINY_VAE), unet=references.torch_unet(**references.TINY_UNET | (unet or {})),
-        text_encoder=references.torch_text_encoder(**TEXT | (text or {})), tokenizer=TorchCLIPTokenizer.from_pretrained(VOCABULARY),
-        scheduler=SAMPLERS[sampler].from_config(SCHEDULER), safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+        text_encoder=references.torch_text_encoder(**TEXT | (text or {})),
+        tokenizer=TorchCLIPTokenizer.from_pretrained(VOCABULARY), scheduler=SAMPLERS[sampler].from_config(SCHEDULER),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False)
     theirs.set_progress_bar_config(disable=True)
     return theirs
 
@@ -61,4 +62,5 @@ def levels(image):
 
 def their_picture(pipeline, seed=7, **options):
     """Levels of the picture for the usual prompts."""
-    return levels(pipeline(PROMPT, negative_prompt=NEGATIVE, generator=torch.Generator().manual_seed(seed), **options).images[0])
+    generator = torch.Generator().manual_seed(seed)
+    return levels(pipeline(PROMPT, negative_prompt=NEGATIVE, generator=generator, **options).images[0])

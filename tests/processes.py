@@ -8,7 +8,8 @@ import sys
 def run_python(*arguments, **environment):
     """A finished process of a fresh interpreter that finds the same modules, with these variables beside ours."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | environment
-    return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=300,
+                          check=False)
 
 
 def output_of(code, **environment):

@@ -26,8 +26,9 @@ TINY_VAE = dict(
 TINY_TEXT = dict(vocab_size=600, hidden_size=24, intermediate_size=96, num_hidden_layers=2, num_attention_heads=3,
                  bos_token_id=598, eos_token_id=599, pad_token_id=599)
 FULL_UNET = dict(                                                      # the configs.json of SD v1's UNet
-    sample_size=64, block_out_channels=(320, 640, 1280, 1280), layers_per_block=2, cross_attention_dim=768, attention_head_dim=8,
-    down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",), up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3)
+    sample_size=64, block_out_channels=(320, 640, 1280, 1280), layers_per_block=2, cross_attention_dim=768,
+    attention_head_dim=8, down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+    up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3)
 FULL_VAE = dict(
     sample_size=512, block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4,
     down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4)

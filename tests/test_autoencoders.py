@@ -129,7 +129,8 @@ def test_taesd_with_its_decoder_alone_decodes_and_says_what_encoding_needs(taesd
 
 def test_decoding_takes_no_more_memory_than_is_estimated(taesd, pair, tmp_path):
     taesd.save_pretrained(tmp_path)
-    for ours, latents, size, tile in ((loaded(tmp_path), random(1, 24, 24, 4), 192, None), (pair[1], random(1, 48, 48, 4), 96, 96)):
+    for ours, latents, size, tile in (
+            (loaded(tmp_path), random(1, 24, 24, 4), 192, None), (pair[1], random(1, 48, 48, 4), 96, 96)):
         ours.decode(latents, tile)
         tracemalloc.start()
         before, _ = tracemalloc.get_traced_memory()
@@ -239,7 +240,7 @@ def test_settings_that_are_not_taesds_are_named(settings, taesd, tmp_path):
     taesd.save_pretrained(tmp_path)
     content = json.loads((tmp_path / "config.json").read_text()) | settings
     (tmp_path / "config.json").write_text(json.dumps(content))
-    assert f"config.json: {list(settings)[0]} = " in message(tmp_path)
+    assert f"config.json: {next(iter(settings))} = " in message(tmp_path)
 
 
 # ---- tiles
@@ -310,7 +311,7 @@ def test_a_pipeline_takes_pictures_in_tiles_as_diffusers_does(model_folder):
 def test_everything_that_a_picture_asks_of_the_autoencoder_is_done_in_its_tiles(painting, model_folder, monkeypatch):
     pipeline, found = npdiffusion.load(str(model_folder)), []
     for name in ("encode", "decode"):
-        def record(x, tile=None, method=getattr(pipeline.vae, name)):
+        def record(x, tile=None, method=getattr(pipeline.vae, name)):  # noqa: B008, the method of this turn
             found.append(tile)
             return method(x, tile)
         monkeypatch.setattr(pipeline.vae, name, record)

@@ -91,7 +91,7 @@ def test_a_system_may_be_called_twice_a_turn_and_the_second_call_counts(monkeypa
 
 
 def test_an_unknown_peer_is_named_as_an_error():
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="jax"):
         turns.names("torch,jax")
 
 

@@ -225,7 +225,8 @@ def test_pictures_are_the_same_bit_for_bit_with_weights_on_disk(model, dtype, mo
     monkeypatch.setattr(parameters, "SMALLEST_ON_DISK", 1000)
     options = dict(steps=2, seed=1, width=32, height=32)
     whole = npdiffusion.load(model, dtype=dtype)
-    streamed = npdiffusion.load(model, dtype=dtype, max_memory=budget.RUNTIME + 2.2e6, requests=[Request("", width=32, height=32)])
+    streamed = npdiffusion.load(model, dtype=dtype, max_memory=budget.RUNTIME + 2.2e6,
+                                requests=[Request("", width=32, height=32)])
     counts = [on_disk(getattr(streamed, part)) for part in ("unet", "vae", "text_encoder")]
     assert streamed.budget.dtype == dtype and min(counts) > 0
     a, b = whole.generate("a red apple", **options)[0], streamed.generate("a red apple", **options)[0]

@@ -391,8 +391,8 @@ def test_a_traceback_is_shown_with_v_alone(pipeline, capsys):
 
 def test_warnings_for_users_are_one_line_each_and_shown_once(pipeline, capsys):
     def act():
-        warnings.warn("cut off:\n'the rest'")
-        warnings.warn("overflow in something", RuntimeWarning)
+        warnings.warn("cut off:\n'the rest'", stacklevel=1)
+        warnings.warn("overflow in something", RuntimeWarning, stacklevel=1)
 
     pipeline.act = act
     assert cli.main([PROMPT, "-b", "2"]) == 0
@@ -516,6 +516,7 @@ def test_info_about_a_damaged_model_is_one_error_line(model_folder, capsys, monk
 
 
 def test_hyphens_and_underscores_in_names_are_alike():
-    asked = options.parse([PROMPT, "--schedule", "align-your-steps", "--sampler", "euler-a", "--prediction-type", "v-prediction"])
+    asked = options.parse([PROMPT, "--schedule", "align-your-steps", "--sampler", "euler-a",
+                           "--prediction-type", "v-prediction"])
     request = asked.entries[0].request
     assert (request.schedule, request.sampler, request.prediction_type) == ("align_your_steps", "euler_a", "v_prediction")

@@ -55,7 +55,7 @@ def test_a_context_gives_what_its_array_gives_in_every_step(each_backend, unet):
 
 def test_keys_and_values_of_a_context_are_computed_in_the_first_step_alone(unet):
     x, context = random(1, 8, 8, 4), Conditioning(random(2, 77, 24, seed=1))
-    first, second = ([arguments["weight"] for _, arguments in operations(lambda: unet(x, t, context))
+    first, second = ([arguments["weight"] for _, arguments in operations(lambda t=t: unet(x, t, context))
                       if arguments.get("x") is context.states] for t in (2.0, 1.0))
     layers = sum(len(block.attentions) for block in [*unet.down_blocks, unet.mid_block, *unet.up_blocks])
     assert len({id(weight) for weight in first}) == len(first) == 2 * layers and not second

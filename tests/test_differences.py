@@ -25,5 +25,5 @@ def test_nan_does_not_agree(rows):
 def test_table_shows_the_comparison_nearest_to_its_limit(rows):
     differences.agree("vae", "decode", np.array([1.0]), np.array([1.25]), 1)
     differences.agree("vae", "encode", np.array([4.0]), np.array([5.0]), 0.25, relative=True)
-    header, line = differences.table()
+    _, line = differences.table()
     assert line.split()[:2] == ["vae", "2"] and line.endswith("encode")

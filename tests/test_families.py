@@ -22,7 +22,8 @@ PROMPT = "a red apple"
 def two_encoders():
     """Torch models: two text encoders, 64 and 128 wide, and a UNet whose context is 192 wide"""
     narrow = folders.TEXT | {"hidden_size": 64, "num_attention_heads": 1, "num_hidden_layers": 2}
-    return {"text_encoder": references.torch_text_encoder(**narrow), "text_encoder_2": references.torch_text_encoder(**folders.TEXT),
+    return {"text_encoder": references.torch_text_encoder(**narrow),
+            "text_encoder_2": references.torch_text_encoder(**folders.TEXT),
             "unet": references.torch_unet(**folders.UNET | {"cross_attention_dim": 192}),
             "vae": references.torch_vae(**folders.VAE)}
 

@@ -35,7 +35,8 @@ def first_pass(pipeline, sampler):
 @pytest.mark.parametrize("name", ["ddim", "euler_a", "dpm++2m"])
 def test_both_passes_equal_diffusers(ordinary, name, upscaler):
     parts = {name: getattr(ordinary[0], name) for name in ("vae", "text_encoder", "tokenizer", "unet")} | dict(
-        scheduler=SAMPLERS[name].from_config(SCHEDULER), safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+        scheduler=SAMPLERS[name].from_config(SCHEDULER), safety_checker=None, feature_extractor=None,
+        requires_safety_checker=False)
     words, pictures = StableDiffusionPipeline(**parts), StableDiffusionImg2ImgPipeline(**parts)
     ours = first_pass(ordinary[1], name)
     with references.decoded(pictures, ordinary[1]) as latents:
@@ -88,8 +89,9 @@ def test_both_passes_of_an_inpainting_model_equal_diffusers():
 @pytest.mark.parametrize("steps, strength", [(4, 0.7), (1, 0.7), (3, 0.99), (3, 1), (7, 0.31), (19, 0.98)])
 def test_the_second_pass_does_as_many_steps_as_it_is_told(ordinary, steps, strength):
     seen = []
-    ordinary[1].generate(PROMPT, steps=2, sampler="ddim", seed=1, width=16, height=16, guidance_scale=1, hires=2, hires_steps=steps,
-                         hires_strength=strength, callback=lambda step, all_steps, latents: seen.append((step, all_steps, latents.shape)))
+    ordinary[1].generate(PROMPT, steps=2, sampler="ddim", seed=1, width=16, height=16, guidance_scale=1, hires=2,
+                         hires_steps=steps, hires_strength=strength,
+                         callback=lambda step, all_steps, latents: seen.append((step, all_steps, latents.shape)))
     shapes = [(1, 4, 4, 4)] * 2 + [(1, 8, 8, 4)] * steps
     assert seen == [(i, 2 + steps, shape) for i, shape in enumerate(shapes, start=1)]
 
@@ -108,7 +110,8 @@ def test_each_picture_of_a_batch_depends_on_its_own_seed_alone(ordinary):
 
 @pytest.mark.parametrize("options, words", [
     (dict(hires=1), "hires is 1: it must be a number above 1 and up to 8"), (dict(hires=9.5), "hires is 9.5"),
-    (dict(hires="2"), "hires is '2'"), (dict(hires_strength=0), "hires_strength is 0"), (dict(hires_strength=1.5), "hires_strength is 1.5"),
+    (dict(hires="2"), "hires is '2'"), (dict(hires_strength=0), "hires_strength is 0"),
+    (dict(hires_strength=1.5), "hires_strength is 1.5"),
     (dict(hires_steps=-1), "hires_steps is -1"), (dict(hires_upscaler="Latents"), "did you mean latent?"),
     (dict(hires_steps=900), "hires: 900 steps at strength 0.7 are the end of 1285: steps is 1285"),
     (dict(init_image=Image.new("RGB", (32, 32))), "hires: it is for pictures made from words alone")])

@@ -80,7 +80,8 @@ def test_an_inpainting_model_without_a_mask_repaints_everything(inpainting_model
     with references.decoded(theirs, ours) as latents:
         expected = theirs(PROMPT, image=picture(), mask_image=Image.new("L", (WIDTH, HEIGHT), 255), num_inference_steps=6,
                           strength=strength or 1.0, generator=torch.Generator().manual_seed(7), **COMMON).images[0]
-        found, = ours.generate(PROMPT, steps=6, sampler="ddim", seed=7, init_image=strength and picture(), strength=strength, **COMMON)
+        found, = ours.generate(PROMPT, steps=6, sampler="ddim", seed=7, init_image=strength and picture(), strength=strength,
+                               **COMMON)
     agree("inpainting", "inpainting model without a mask, latents", latents.ours, latents.theirs, 1e-4, relative=True)
     agree("inpainting", "inpainting model without a mask, levels of 255", levels(found), levels(expected), 1)
 
@@ -136,7 +137,8 @@ def test_what_is_repainted_shows_fully_though_its_edge_is_feathered(ordinary):
 
 def test_each_picture_of_a_batch_depends_on_its_own_seed_alone(ordinary, inpainting_model):
     for _, ours in (ordinary, inpainting_model):
-        options = dict(init_image=picture(), mask_image=ellipse(), strength=0.6, steps=4, sampler="euler_a", width=WIDTH, height=HEIGHT)
+        options = dict(init_image=picture(), mask_image=ellipse(), strength=0.6, steps=4, sampler="euler_a", width=WIDTH,
+                       height=HEIGHT)
         together = ours.generate(PROMPT, seed=3, count=2, **options)
         alone, = ours.generate(PROMPT, seed=4, **options)
         assert together[1].info["seed"] == 4 and np.abs(levels(together[1]) - levels(alone)).max() <= 1
@@ -154,7 +156,8 @@ def test_a_tiny_autoencoder_which_draws_no_noise_serves_as_with_diffusers(ordina
             StableDiffusionPipeline(ours.tokenizer, ours.text_encoder, ours.unet, vae, SCHEDULE, "tiny"))
     pair[0].set_progress_bar_config(disable=True)
     agree_with_diffusers(f"TAESD, {channels} channels", pair, "euler_a", picture(), ellipse(), strength=0.6)
-    options = dict(init_image=picture(), mask_image=ellipse(), strength=0.6, steps=4, sampler="euler_a", width=WIDTH, height=HEIGHT)
+    options = dict(init_image=picture(), mask_image=ellipse(), strength=0.6, steps=4, sampler="euler_a", width=WIDTH,
+                   height=HEIGHT)
     together, alone = pair[1].generate(PROMPT, seed=3, count=2, **options), pair[1].generate(PROMPT, seed=4, **options)
     assert np.abs(levels(together[1]) - levels(alone[0])).max() <= 1
 
@@ -225,14 +228,16 @@ def test_a_mask_of_another_size_is_resized_with_a_note(tmp_path):
                                        (ellipse((9, 9, 11, 11)), "smaller than 4 pixels")], ids=["black", "too small"])
 def test_a_mask_that_repaints_nothing_is_noted(ordinary, mask, why):
     with pytest.warns(UserWarning, match=f"nothing to repaint: .*{why}"):
-        ordinary[1].generate(PROMPT, init_image=picture(), mask_image=mask, steps=1, sampler="ddim", seed=1, width=WIDTH, height=HEIGHT)
+        ordinary[1].generate(PROMPT, init_image=picture(), mask_image=mask, steps=1, sampler="ddim", seed=1, width=WIDTH,
+                             height=HEIGHT)
 
 
 # ---- outpainting
 
 def test_outpainting_extends_the_picture_and_keeps_it(ordinary):
     image = picture(40, 24)
-    found, = ordinary[1].generate(PROMPT, init_image=image, outpaint="left=16, bottom=8", mask_blur=0, steps=2, sampler="ddim", seed=1)
+    found, = ordinary[1].generate(PROMPT, init_image=image, outpaint="left=16, bottom=8", mask_blur=0, steps=2,
+                                  sampler="ddim", seed=1)
     assert found.size == (56, 32)
     assert np.array_equal(levels(found)[:24, 16:], levels(image))
 
@@ -255,9 +260,11 @@ FLOAT = Image.new("F", (WIDTH, HEIGHT))
 @pytest.mark.parametrize("options, words", [
     (dict(mask_image=ellipse(), init_image=None), "mask_image says where a picture is repainted: init_image"),
     (dict(outpaint="left=8", init_image=None), "outpaint says by how much a picture is extended: init_image"),
-    (dict(mask_image="missing.png"), "missing.png: can't be read"), (dict(mask_image=FLOAT), "mask_image: its pixels are floating"),
+    (dict(mask_image="missing.png"), "missing.png: can't be read"),
+    (dict(mask_image=FLOAT), "mask_image: its pixels are floating"),
     (dict(init_image=FLOAT), "init_image: its pixels are floating"),
-    (dict(mask_image=ellipse(), mask_blur=-1), "mask_blur is -1"), (dict(mask_image=ellipse(), mask_blur="x"), "mask_blur is 'x'"),
+    (dict(mask_image=ellipse(), mask_blur=-1), "mask_blur is -1"),
+    (dict(mask_image=ellipse(), mask_blur="x"), "mask_blur is 'x'"),
     (dict(padding_mask_crop=8), "padding_mask_crop says how much around the mask is looked at: mask_image is missing"),
     (dict(mask_image=ellipse(), padding_mask_crop=-8), "padding_mask_crop is -8"),
     (dict(mask_image=ellipse(), padding_mask_crop=8, apply_overlay=False), "leave apply_overlay true"),
@@ -265,7 +272,8 @@ FLOAT = Image.new("F", (WIDTH, HEIGHT))
     (dict(outpaint="lift=8"), "'lift' is no side, did you mean left?"), (dict(outpaint="left"), "left is ''"),
     (dict(outpaint="left=-8"), "left is '-8': it must be a number of pixels"), (dict(outpaint={}), "outpaint is {}"),
     (dict(outpaint={"left": 99999}), "left is 99999"), (dict(outpaint="left=0"), "every side is 0"),
-    (dict(outpaint={"left": 8000, "right": 8000}), "the picture would have 16048x32 pixels"), (dict(mask_image=ellipse(), strength=2), "strength is 2")])
+    (dict(outpaint={"left": 8000, "right": 8000}), "the picture would have 16048x32 pixels"),
+    (dict(mask_image=ellipse(), strength=2), "strength is 2")])
 def test_what_does_not_go_together_is_one_line(ordinary, options, words):
     with pytest.raises(UserError) as error:
         ordinary[1].generate(PROMPT, **dict(steps=1, seed=0, sampler="ddim", init_image=picture()) | options)

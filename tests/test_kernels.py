@@ -315,7 +315,7 @@ def test_fast_twins_refuse_other_types(dtype):
 ])
 def test_fast_twins_refuse_shapes_that_do_not_fit(call):
     """Kernels trust these checks: without them they would read beyond an array."""
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="shape|fit|divided|cannot take|as many keys as queries"):
         call()
 
 

@@ -98,8 +98,9 @@ def test_switches_that_are_off_are_read_as_such(pipeline, capsys):
 
 def test_everything_at_once_comes_back(pipeline):
     first = asked(pipeline, PROMPT, "-n", "b, c", "--steps", "9", "--sampler", "ddim", "--eta", "0.3",
-                  "--clip-skip", "2", "--cfg-scale", "3.3", "-s", "5", "--subseed", "6", "--subseed-strength", "0.25", "--rng", "a1111",
-                  "--guidance-rescale", "0.7", "--timestep-spacing", "trailing", "--prediction-type", "v_prediction",
+                  "--clip-skip", "2", "--cfg-scale", "3.3", "-s", "5", "--subseed", "6", "--subseed-strength", "0.25",
+                  "--rng", "a1111", "--guidance-rescale", "0.7", "--timestep-spacing", "trailing",
+                  "--prediction-type", "v_prediction",
                   "--zero-terminal-snr", "--prompt-syntax", "plain", "--hires", "1.5", "--hires-steps", "4",
                   "--hires-strength", "0.6", "--hires-upscaler", "lanczos", "-W", "64", "-H", "72", "-o", "out.png")
     assert asked(pipeline, "--like", "out.png", "-o", "again.png") == first

@@ -446,8 +446,7 @@ def test_file_cut_short_after_it_was_opened(folder):
     with (folder / UNET_WEIGHTS).open("r+b") as file:
         file.truncate(100_000)
     with pytest.raises(UserError, match="cut short while it was read"):
-        for tensor in tensors.values():
-            tensor()
+        [tensor() for tensor in tensors.values()]
 
 
 def test_a_folder_in_place_of_a_file(folder):
@@ -604,4 +603,4 @@ def test_load_has_one_signature_which_help_shows_for_the_package():
     assert npdiffusion.load is loading.load and "load" in dir(npdiffusion)
     assert "load(path_or_id=None, " in pydoc.plain(pydoc.render_doc(npdiffusion))
     with pytest.raises(AttributeError, match="'npdiffusion' has no attribute 'laod'"):
-        npdiffusion.laod
+        npdiffusion.laod  # noqa: B018

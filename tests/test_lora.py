@@ -201,7 +201,7 @@ def from_peft(path, alpha):
     """What PEFT saved of a UNet, renamed as LyCORIS and kohya call it, each layer with its own alpha."""
     tensors = {}
     for key, tensor in load_file(path / "adapter_model.safetensors").items():
-        layer, dot, role = key.removeprefix("base_model.model.").rpartition(".")
+        layer, _, role = key.removeprefix("base_model.model.").rpartition(".")
         layer = loras.kohya_name("unet", layer)
         tensors[f"{layer}.{role}"], tensors[f"{layer}.alpha"] = tensor, torch.tensor(alpha)
     return tensors
@@ -446,7 +446,7 @@ def test_numbers_that_are_not_finite_leave_the_weights_as_they_were(value, two, 
 
 def test_tensors_that_belong_nowhere_are_counted_and_named(ours, file):
     path = file(pair() | {f"lora_unet_nowhere_{i}.alpha": torch.ones(1) for i in range(9)})
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match="belong to no layer") as caught:
         ours.load_lora_weights(path)
     assert str(caught[0].message) == (f"{path}: 9 of 11 tensors belong to no layer of the model and are left out: " +
                                       ", ".join(f"lora_unet_nowhere_{i}.alpha" for i in range(4)) + " and 5 more")

@@ -1,5 +1,6 @@
 """Noise: the same numbers as torch's seeded CPU generator, one generator per image."""
 import tracemalloc
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -227,8 +228,8 @@ def test_columns_in_one_line_and_columns_of_zeros_are_mixed_in_a_straight_line_b
 def test_a_path_is_the_same_however_often_it_is_looked_at():
     path = BrownianPath(0.1, 10.0, 3, lambda seed: np.random.default_rng(seed).standard_normal(6))
     times = np.linspace(9.9, 0.2, 50).tolist()
-    walk = [path.increment(a, b) for a, b in zip(times, times[1:])]
-    again = [path.increment(a, b) for a, b in reversed(list(zip(times, times[1:])))]
+    walk = [path.increment(a, b) for a, b in pairwise(times)]
+    again = [path.increment(a, b) for a, b in reversed(list(pairwise(times)))]
     assert np.array_equal(walk, again[::-1])
 
 
@@ -237,7 +238,7 @@ def test_a_walk_along_a_path_looks_at_each_time_once_and_holds_few_arrays():
     tracemalloc.start()
     walked, looked = (BrownianPath(0.1, 10.0, 3, lambda seed: draws.append(seed) or np.ones(size)) for _ in range(2))
     times = np.linspace(9.9, 0.2, 50).tolist()
-    for a, b in zip(times, times[1:]):
+    for a, b in pairwise(times):
         walked.increment(a, b)
     held, along_the_walk = tracemalloc.get_traced_memory()[0], len(draws)
     tracemalloc.stop()

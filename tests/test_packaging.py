@@ -18,7 +18,8 @@ PROBE = ("import npdiffusion.kernels, npdiffusion.weights, pathlib; "
 def probe(folder, python=sys.executable, **environment):
     """What PROBE prints in an interpreter started in `folder`: the three files, is the model there, a kernel's module."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    result = subprocess.run([python, "-c", PROBE], cwd=folder, env=clean | environment, capture_output=True, text=True, check=True)
+    result = subprocess.run([python, "-c", PROBE], cwd=folder, env=clean | environment, capture_output=True, text=True,
+                            check=True)
     files, *rest = result.stdout.splitlines()
     return [pathlib.Path(file) for file in files.split()], rest
 
@@ -40,7 +41,8 @@ def test_bare_checkout_needs_no_installation(tmp_path):
 def test_wheel_holds_the_embedded_model_and_nothing_but_its_package(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"npdiffusion"}
-    for name in ("py.typed", "kernels/reference.py", "weights/model_index.json", "weights/words.json", "weights/tokenizer/merges.txt",
+    for name in ("py.typed", "kernels/reference.py", "weights/model_index.json", "weights/words.json",
+                 "weights/tokenizer/merges.txt",
                  "weights/unet/diffusion_pytorch_model.safetensors", "weights/vae/diffusion_pytorch_model.safetensors",
                  "weights/text_encoder/model.safetensors", "weights/scheduler/scheduler_config.json"):
         assert f"npdiffusion/{name}" in names
@@ -59,8 +61,8 @@ def test_editable_installation_reads_the_checkout(tmp_path):
     venv.create(home, with_pip=False, system_site_packages=False)
     python = home / ("Scripts" if os.name == "nt" else "bin") / "python"
     site = next(home.glob("lib/python*/site-packages"))
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", site, "-e", ROOT],
-                   check=True, cwd=tmp_path)
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", site,
+                    "-e", ROOT], check=True, cwd=tmp_path)
     dependencies = pathlib.Path(pytest.__file__).resolve().parent.parent       # this environment's packages
     (site / "dependencies.pth").write_text(str(dependencies))
     files, rest = probe(tmp_path, python=str(python))

@@ -67,11 +67,13 @@ def test_an_odd_size_is_rounded_to_what_the_model_takes(files, tmp_path, monkeyp
 
 
 def test_hires_fix_is_named_as_in_the_web_interface(files, capsys):
-    assert cli.main([PROMPT, "--steps", "20", "--hires", "1.5", "--hires-steps", "10", "--hires-upscaler", "lanczos", "-o", "out.png"]) == 0
+    assert cli.main([PROMPT, "--steps", "20", "--hires", "1.5", "--hires-steps", "10", "--hires-upscaler", "lanczos",
+                     "-o", "out.png"]) == 0
     asked, = files.asked
     assert (asked["hires"], asked["hires_strength"], asked["hires_steps"], asked["hires_upscaler"]) == (1.5, 0.7, 10, "lanczos")
     assert "128x128 pixels, again at 1.5 times that size, 30 steps of pndm" in capsys.readouterr().err
-    assert "Denoising strength: 0.7, Hires upscale: 1.5, Hires steps: 10, Hires upscaler: Lanczos, RNG" in settings_in("out.png")
+    assert ("Denoising strength: 0.7, Hires upscale: 1.5, Hires steps: 10, Hires upscaler: Lanczos, RNG"
+            in settings_in("out.png"))
 
 
 @pytest.mark.parametrize("arguments", [
@@ -101,7 +103,8 @@ def test_settings_of_a_mask_that_is_not_given_are_noted(files, capsys):
 @pytest.mark.parametrize("arguments, message", [
     (["--mask", "mask.png"], "--mask-image: it says where a picture is repainted, so --init-image is needed too"),
     (["--outpaint", "left=8"], "--outpaint: it says by how much a picture is extended, so --init-image is needed too"),
-    (["-i", "in.png", "--mask-blur", "4"], "--mask-blur: it says how a mask is feathered, so --mask-image or --outpaint is needed"),
+    (["-i", "in.png", "--mask-blur", "4"],
+     "--mask-blur: it says how a mask is feathered, so --mask-image or --outpaint is needed"),
     (["-i", "in.png", "--invert-mask"], "--invert-mask: it says how a mask is understood, so --mask-image is needed too"),
     (["-i", "in.png", "--only-masked", "8"], "--padding-mask-crop: it says how much around a mask is looked at"),
     (["-i", "in.png", "--mask", "mask.png", "--only-masked", "8", "--no-overlay"], "--no-overlay: a part can't be painted"),
@@ -127,5 +130,3 @@ def test_a_mask_that_cannot_be_read_is_named_before_anything_is_loaded(files, tm
     printed = capsys.readouterr().err
     assert "bad.png: damaged, or not a picture" in printed and printed.count("\n") == 1
     assert files.loaded == [] and sorted(path.name for path in tmp_path.iterdir()) == ["bad.png", "in.png", "mask.png"]
-
-

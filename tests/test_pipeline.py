@@ -113,12 +113,14 @@ def test_callback_sees_every_step(pair):
 
 
 @pytest.mark.parametrize("options, words", [
-    (dict(width=50), "multiple of 4"), (dict(height=0), "multiple of 4"), (dict(width=1 << 20), "8192"), (dict(steps=0), "steps"),
+    (dict(width=50), "multiple of 4"), (dict(height=0), "multiple of 4"), (dict(width=1 << 20), "8192"),
+    (dict(steps=0), "steps"),
     (dict(steps=1001), "steps"), (dict(sampler="eular"), "did you mean euler"), (dict(schedule="magic"), "schedule"),
     (dict(count=0), "count"), (dict(init_image=Image.new("RGB", (32, 32)), strength=0), "strength"), (dict(rng="dice"), "dice"),
     (dict(seed="x"), "seed"), (dict(seed=2**64 - 1, count=2), f"with 2 pictures it can be at most {2**64 - 2}"),
     (dict(subseed=2**64, subseed_strength=0.5), "subseed is"),
-    (dict(subseed=2**64 - 1, subseed_strength=0.5, count=2), "subseed: with 2 pictures"), (dict(guidance_scale=float("nan")), "guidance_scale")])
+    (dict(subseed=2**64 - 1, subseed_strength=0.5, count=2), "subseed: with 2 pictures"),
+    (dict(guidance_scale=float("nan")), "guidance_scale")])
 def test_a_value_that_cannot_be_used_is_named_in_one_line(pair, options, words):
     with pytest.raises(UserError) as error:
         pair[1].generate(PROMPT, **{"steps": 1, "seed": 0} | options)

@@ -91,7 +91,8 @@ def test_the_long_documented_example():
         (100, "fantasy landscape with a lake and a christmas tree in background masterful")]
 
 
-@pytest.mark.parametrize(("prompt", "entries"), [("a [b:.5] c", [(10, "a b c")]), ("a [b:1.5] c", [(5, "a  c"), (10, "a b c")])])
+@pytest.mark.parametrize(("prompt", "entries"), [
+    ("a [b:.5] c", [(10, "a b c")]), ("a [b:1.5] c", [(5, "a  c"), (10, "a b c")])])
 def test_a_second_pass_counts_on(prompt, entries):
     assert editing.schedule(prompt, 10, earlier=10) == entries
 
@@ -166,8 +167,8 @@ def test_a_prompt_of_too_many_chunks_over_its_texts_is_refused():
     turns = "[" + "|".join(f"a{i}" for i in range(20)) + "]"
     with pytest.raises(UserError) as error:
         read(f"{turns}{' cat' * 60 * 75}", 40, tokenizer)
-    assert str(error.value).startswith("the prompt is 20 texts that take turns, with 61 chunks of 75 tokens for each: more than "
-                                       "1000 chunks in all; shorten it") and "\n" not in str(error.value)
+    assert str(error.value).startswith("the prompt is 20 texts that take turns, with 61 chunks of 75 tokens for each: more "
+                                       "than 1000 chunks in all; shorten it") and "\n" not in str(error.value)
 
 
 def test_as_many_chunks_as_are_allowed_are_read(monkeypatch):
@@ -227,7 +228,8 @@ LONG_CHUNKS = [[(", ".join(["a red apple on a blue background"] * 9) + ",", 1.0)
 
 
 @pytest.mark.parametrize(("what", "prompt", "parsed"), [
-    ("weights", "a (red:1.4) [apple] on ((blue))", [[("a ", 1), ("red", 1.4), (" ", 1), ("apple", 1 / 1.1), (" on ", 1), ("blue", 1.21)]]),
+    ("weights", "a (red:1.4) [apple] on ((blue))",
+     [[("a ", 1), ("red", 1.4), (" ", 1), ("apple", 1 / 1.1), (" on ", 1), ("blue", 1.21)]]),
     ("negative weight", "a (red:-0.7) apple", [[("a ", 1), ("red", -0.7), (" apple", 1)]]),
     ("BREAK", "a cat BREAK (a dog:1.2)", [[("a cat", 1)], [("a dog", 1.2)]]),
     ("two chunks", LONG, LONG_CHUNKS),
@@ -309,10 +311,12 @@ def test_a_prompt_that_changes_goes_diffusers_way(prompt, texts, order, sampler,
     theirs, ours = pair
     theirs.scheduler = {"euler": EulerDiscreteScheduler, "heun": HeunDiscreteScheduler}[sampler].from_config(SCHEDULER)
     encoded = torch_context(theirs, [[text] for text in texts]).split(1)
-    expected = run(theirs, [encoded[i] for i in order], torch_context(theirs, GREEN), num_inference_steps=steps, height=32, width=32)
+    expected = run(theirs, [encoded[i] for i in order], torch_context(theirs, GREEN), num_inference_steps=steps,
+                   height=32, width=32)
     one_later = run(theirs, [encoded[i] for i in [order[0], *order]], torch_context(theirs, GREEN), num_inference_steps=steps,
                     height=32, width=32)
-    agree("prompts", f"latents of {prompt!r}", our_run(ours, prompt, sampler=sampler, steps=steps), expected, 4e-5, relative=True)
+    found = our_run(ours, prompt, sampler=sampler, steps=steps)
+    agree("prompts", f"latents of {prompt!r}", found, expected, 4e-5, relative=True)
     assert np.abs(one_later - expected).max() > 1e-3
 
 
@@ -347,7 +351,8 @@ def test_keys_and_values_are_computed_once_for_each_context(pair):
 
 def test_samplers_that_call_twice_are_known():
     from npdiffusion.diffusion.samplers import SAMPLERS
-    twice = {name for name, sampler in SAMPLERS.items() if "2 calls per step" in getattr(sampler, "description", sampler.summary)}
+    twice = {name for name, sampler in SAMPLERS.items()
+             if "2 calls per step" in getattr(sampler, "description", sampler.summary)}
     assert twice == SAMPLERS.keys() & set(editing.TWO_CALLS)
 
 

@@ -24,7 +24,8 @@ def test_a_picture_that_is_saved_has_its_settings_inside(pipeline, tmp_path):
     image, = pipeline.generate(PROMPT, "blue", **FAST)
     image.save(tmp_path / "apple.png")
     assert text_inside.read(tmp_path / "apple.png") == image.info["parameters"]
-    assert "Negative prompt: blue\nSteps: 1, Sampler: DDIM" in image.info["parameters"] and "Seed: 3" in image.info["parameters"]
+    for part in "Negative prompt: blue\nSteps: 1, Sampler: DDIM", "Seed: 3":
+        assert part in image.info["parameters"]
 
 
 def test_settings_that_are_given_to_save_go_before_and_other_formats_are_saved_too(pipeline, tmp_path):
@@ -35,7 +36,8 @@ def test_settings_that_are_given_to_save_go_before_and_other_formats_are_saved_t
     image.save(tmp_path / "apple.jpg")
     memory = io.BytesIO()
     image.save(memory, format="PNG")
-    assert Image.open(memory).text["parameters"] == image.info["parameters"] and Image.open(tmp_path / "apple.jpg").size == (64, 64)
+    assert Image.open(memory).text["parameters"] == image.info["parameters"]
+    assert Image.open(tmp_path / "apple.jpg").size == (64, 64)
 
 
 def test_a_list_of_prompts_gives_a_list_of_pictures_whose_seeds_count_on(pipeline):
@@ -52,7 +54,7 @@ def test_each_picture_of_a_batch_says_its_own_seed(pipeline):
 
 def test_help_and_completion_see_every_setting_with_its_type():
     parameters = inspect.signature(npdiffusion.load().generate).parameters
-    assert {*SETTINGS} <= {*parameters} and parameters["steps"].annotation == "int | None" or parameters["steps"].annotation == int | None
+    assert {*SETTINGS} <= {*parameters} and parameters["steps"].annotation in ("int | None", int | None)
     assert parameters["rng"].default == "torch"
 
 

@@ -111,8 +111,9 @@ def test_a_picture_in_memory_goes_through_json_bit_for_bit():
 
 @pytest.mark.parametrize(("text", "message"), [
     ("{", "a request in JSON was expected"), ("[]", "is an object in JSON, not a list"),
-    ('{"stepz": 1}', "'stepz' is no setting of a picture, did you mean steps?"), ('{"prompt": "a", "steps": 0}', "steps is 0"),
-    ('{"prompt": 1}', "prompt is 1: it must be a text"), ('{"prompt": "a", "init_image": {"png": "?"}}', "a picture in JSON is"),
+    ('{"stepz": 1}', "'stepz' is no setting of a picture, did you mean steps?"),
+    ('{"prompt": "a", "steps": 0}', "steps is 0"), ('{"prompt": 1}', "prompt is 1: it must be a text"),
+    ('{"prompt": "a", "init_image": {"png": "?"}}', "a picture in JSON is"),
     ('{"prompt": "a", "init_image": {"png": "AAAA"}}', "damaged, or not a picture"), ("[" * 100_000, "in JSON was expected")])
 def test_json_that_is_no_request_is_one_line(text, message):
     with pytest.raises(UserError) as caught:
@@ -163,9 +164,9 @@ def test_a_setting_without_what_it_needs_is_an_error_where_it_was_typed_and_none
 
 def test_the_same_is_asked_of_a_picture_of_an_older_manifest():
     """What a manifest of version 0.1.0 says of these options, by which a run goes on."""
-    command = options.parse(["a cat", "-n", "red", "--steps", "5", "--cfg-scale", "3", "-s", "4", "-W", "64", "--zero-terminal-snr",
-                             "--clip-skip", "2", "--sampler", "ddim", "--eta", "0", "-m", "m", "--hires", "2", "--hires-strength",
-                             "0.7"])
+    command = options.parse(["a cat", "-n", "red", "--steps", "5", "--cfg-scale", "3", "-s", "4", "-W", "64",
+                             "--zero-terminal-snr", "--clip-skip", "2", "--sampler", "ddim", "--eta", "0", "-m", "m",
+                             "--hires", "2", "--hires-strength", "0.7"])
     assert command.entries[0].asked == {
         "prompt": "a cat", "negative_prompt": "red", "steps": 5, "guidance_scale": 3.0, "seed": 4, "width": 64,
         "rescale_betas_zero_snr": True, "clip_skip": 1, "sampler": "ddim", "eta": 0.0, "model": "m", "hires": 2.0,
@@ -174,7 +175,8 @@ def test_the_same_is_asked_of_a_picture_of_an_older_manifest():
 
 def test_the_pictures_of_a_request_count_their_seeds_on():
     counted = one_by_one(Request("a", count=3, seed=5))
-    assert [(entry.request.seed, entry.request.count, entry.asked["seed"]) for entry in counted] == [(5, 1, 5), (6, 1, 6), (7, 1, 7)]
+    assert [(entry.request.seed, entry.request.count, entry.asked["seed"]) for entry in counted] == [
+        (5, 1, 5), (6, 1, 6), (7, 1, 7)]
     varied = one_by_one(Request("a", count=2, seed=5, subseed=8, subseed_strength=0.1))
     assert [(entry.request.seed, entry.request.subseed) for entry in varied] == [(5, 8), (5, 9)]
     assert "seed" not in one_by_one(Request("a"))[0].asked
@@ -182,14 +184,16 @@ def test_the_pictures_of_a_request_count_their_seeds_on():
 
 def test_zero_terminal_snr_means_trailing_spacing_in_python_too():
     pipeline = npdiffusion.load()
-    resolved = pipeline.resolve(Request("a", rescale_betas_zero_snr=True, prediction_type="v_prediction", steps=10, sampler="ddim"))
+    resolved = pipeline.resolve(Request("a", rescale_betas_zero_snr=True, prediction_type="v_prediction", steps=10,
+                                        sampler="ddim"))
     assert [t for t, *_ in resolved.passes[0].plan.steps] == [999, 899, 799, 699, 599, 499, 399, 299, 199, 99]
     assert resolved.settings()["timestep_spacing"] == "trailing"
 
 
 def test_notes_say_which_settings_have_no_effect():
     resolved = npdiffusion.load().resolve(Request("a", negative_prompt="b", guidance_scale=1, eta=0.3, sampler="euler"))
-    assert [*resolved.notes(IN_PYTHON)] == ["eta has no effect with euler", "negative_prompt has no effect with guidance_scale 1"]
+    assert [*resolved.notes(IN_PYTHON)] == [
+        "eta has no effect with euler", "negative_prompt has no effect with guidance_scale 1"]
     assert [*resolved.notes(ON_COMMAND_LINE, {"eta"})] == ["--eta has no effect with euler"]
 
 
@@ -201,14 +205,15 @@ def test_from_generate_to_the_unet_there_are_at_most_eight_frames_and_no_file_is
         config = unet.config
 
         def __call__(self, *arguments):
-            ours = [frame.filename for frame in inspect.stack() if "npdiffusion" in frame.filename or "kernels" in frame.filename]
+            ours = [frame.filename for frame in inspect.stack()
+                    if "npdiffusion" in frame.filename or "kernels" in frame.filename]
             ways.append(ours[::-1])
             return unet(*arguments)
 
     pipeline.unet = Watched()
     picture = Image.new("RGB", (64, 64), "red")
-    for options in {}, {"init_image": picture, "mask_image": picture.convert("L")}, {"hires": 1.5}:
-        pipeline.generate("a", "b", steps=2, seed=1, width=64, height=64, **options)
+    for painting in {}, {"init_image": picture, "mask_image": picture.convert("L")}, {"hires": 1.5}:
+        pipeline.generate("a", "b", steps=2, seed=1, width=64, height=64, **painting)
     for way in ways:
         files = [name for name, before in zip(way, [None, *way]) if name != before]
         assert len(way) + 1 <= 8 and len(files) == len(set(files))           # + 1: the UNet's own
@@ -263,7 +268,8 @@ def test_a_sampler_written_with_its_schedule_names_both(text, expected):
 
 
 def test_a_schedule_that_is_named_goes_before_the_one_written_with_the_sampler():
-    for argv in (["--schedule", "beta", "--sampler", "DPM++ 2M Karras"], ["--sampler", "DPM++ 2M Karras", "--schedule", "beta"]):
+    schedule, sampler = ["--schedule", "beta"], ["--sampler", "DPM++ 2M Karras"]
+    for argv in schedule + sampler, sampler + schedule:
         assert options.parse(["a cat", *argv]).entries[0].request.schedule == "beta"
 
 

@@ -77,5 +77,5 @@ def test_a_sheet_has_a_largest_size(monkeypatch):
 @pytest.mark.parametrize("arguments", [dict(pictures=[]), dict(pictures=pictures(), captions=["one"]),
                                        dict(pictures=pictures(), columns=0)])
 def test_numbers_that_do_not_fit_are_an_error(arguments):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="pictures, . captions, "):
         sheet(**arguments)

@@ -67,11 +67,11 @@ def test_utf_8_of_stable_diffusion_cpp_is_read_although_the_format_says_latin_1(
 
 
 @pytest.mark.parametrize("order", ["utf-16-be", "utf-16-le"])
-@pytest.mark.parametrize("format", ["JPEG", "WEBP"])
-def test_the_comment_of_jpeg_and_webp_is_read(format, order, tmp_path):
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+def test_the_comment_of_jpeg_and_webp_is_read(kind, order, tmp_path):
     exif = Image.Exif()
     exif.get_ifd(text_inside.EXIF_TABLE)[text_inside.USER_COMMENT] = b"UNICODE\0" + "größe 🍎\nSteps: 1".encode(order)
-    Image.new("RGB", (8, 8)).save(tmp_path / "a", format, exif=exif)
+    Image.new("RGB", (8, 8)).save(tmp_path / "a", kind, exif=exif)
     assert read(tmp_path / "a") == "größe 🍎\nSteps: 1"
 
 

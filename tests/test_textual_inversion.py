@@ -44,7 +44,8 @@ def vectors(count, width=WIDTH, dtype=np.float32):
 FILES = {                              # file name, tensors, the word that diffusers is told, prompt
     "A1111": ("zigzag.safetensors", {"emb_params": vectors(3)}, "zigzag", "a red zigzag, on blue"),
     "diffusers": ("learned_embeds.safetensors", {"<cat-toy>": vectors(1)[0]}, "<cat-toy>", "a <cat-toy>, on (blue)"),
-    "diffusers, several": ("toy.safetensors", {"<cat-toy>": vectors(4, dtype=np.float16)}, "<cat-toy>", "<cat-toy> and <cat-toy>"),
+    "diffusers, several": (
+        "toy.safetensors", {"<cat-toy>": vectors(4, dtype=np.float16)}, "<cat-toy>", "<cat-toy> and <cat-toy>"),
 }
 
 
@@ -99,7 +100,8 @@ def test_the_longer_of_two_words_is_taken(tmp_path):
         save_file({"emb_params": vectors(len(name))}, tmp_path / f"{name}.safetensors")
     words = LearntWords()
     words.add(tmp_path)
-    assert [piece if isinstance(piece, str) else piece.word for piece in words.split("red  apple red")] == ["red apple", " ", "red"]
+    assert [piece if isinstance(piece, str) else piece.word for piece in words.split("red  apple red")] == [
+        "red apple", " ", "red"]
 
 
 @pytest.mark.parametrize(("known", "text", "found"), [
@@ -156,7 +158,8 @@ def test_names_in_a_prompt_never_become_paths(tmp_path):
 
 
 @pytest.mark.parametrize(("tensors", "message"), [
-    ({"emb_params": vectors(1, 1024)}, "vectors are 1024 wide, but this text encoder's are 24 (it may be for Stable Diffusion 2)"),
+    ({"emb_params": vectors(1, 1024)},
+     "vectors are 1024 wide, but this text encoder's are 24 (it may be for Stable Diffusion 2)"),
     ({"clip_l": vectors(1, 768), "clip_g": vectors(1, 1280)}, "for Stable Diffusion XL"),
     ({"a": vectors(1), "b": vectors(1)}, "that is one tensor, and here are 2"),
     ({"emb_params": vectors(80)}, "a learnt word is 1 to 75 vectors, and this tensor's shape is [80, 24]"),
@@ -196,7 +199,8 @@ def test_a_broken_word_is_one_line_before_the_model_is_loaded(pipeline, tmp_path
     assert cli.main(["a red apple", "-n", "Zigzag", "--embedding-dir", str(tmp_path)]) == 1
     assert len(pipeline.loaded) == 1
     assert capsys.readouterr().err.splitlines()[-1] == (
-        f"npdiffusion: error: {tmp_path}/zigzag.safetensors: not a learnt word (textual inversion): that is one tensor, and here are 2")
+        f"npdiffusion: error: {tmp_path}/zigzag.safetensors: not a learnt word (textual inversion): that is one tensor, "
+        "and here are 2")
 
 
 def test_a_word_of_another_width_is_one_line_before_the_weights_are_read(tmp_path, capsys, monkeypatch, on_numpy):

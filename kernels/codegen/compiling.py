@@ -74,7 +74,7 @@ def _private_temporary_folder():
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         status = folder.lstat()
-        if folder.is_symlink() or hasattr(os, "getuid") and (status.st_uid != user or status.st_mode & 0o077):
+        if folder.is_symlink() or (hasattr(os, "getuid") and (status.st_uid != user or status.st_mode & 0o077)):
             raise PermissionError
     except OSError:
         folder = pathlib.Path(tempfile.mkdtemp(prefix="npdiffusion-kernels-"))

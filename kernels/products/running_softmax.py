@@ -76,8 +76,8 @@ def make_softmax_step(shape, narrow=False):
                     for power in powers:
                         builder.store(builder.fadd(builder.load(sum_), power), sum_)
                     builder.store(emit_narrowed(builder, *powers) if narrow else powers[0], target, align=4)
-            for sum_, l in zip(sums, pointers(total)):
-                builder.store(builder.load(sum_), l, align=4)
+            for sum_, destination in zip(sums, pointers(total)):
+                builder.store(builder.load(sum_), destination, align=4)
             return context.get_dummy_value()
 
         return types.void(memory, *[types.intp] * 5), generate

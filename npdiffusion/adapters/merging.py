@@ -169,5 +169,6 @@ def as_strength(value):
     elif not isinstance(value, Strength):
         strength = Strength(value, value)
     if not all(isinstance(each, numbers.Real) and math.isfinite(each) for each in strength):
-        raise UserError(f"{value!r} is no strength of an adapter: a number is, or one for each of {', '.join(Strength._fields)}")
+        raise UserError(f"{value!r} is no strength of an adapter: a number is, or one for each of "
+                        f"{', '.join(Strength._fields)}")
     return Strength(*map(float, strength))

@@ -95,7 +95,7 @@ class Parser:
         written = self.tokens.pop(0)["repeat"]
         least, comma, most = COUNTS.get(written, written)[1:-1].partition(",")
         least, most = int(least or 0), int(most) if most else None if comma else int(least)
-        if token["begin"] or token["end"] or self.repeats(0) or most is not None and most < least:
+        if token["begin"] or token["end"] or self.repeats(0) or (most is not None and most < least):
             self.fail()
         return self.repetition(part, least, most)
 

@@ -1,7 +1,7 @@
 """A file → {our name: tensor} and sizes; one file per format or naming.
 
     safetensors_file.py   the format                                 text_files.py     texts and JSON, within limits
-    families.py           which model it is, one row per family      original_names.py a whole model in one file, in CompVis' names
+    families.py           which model it is, one row per family      original_names.py CompVis' names, in one file for all parts
     whole_model.py        every part of a model, opened              part.py           a model still empty, and its tensors
     autoencoders.py       a VAE by itself                            tokenizers.py     which tokenizer belongs to a model
     library.py            the models that are here, by name          hub.py            models by Hugging Face id

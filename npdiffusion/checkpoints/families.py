@@ -165,7 +165,8 @@ def of_names(names, source):
     check_names(names, source)
     found = [(family, [part for part, row in family.parts.items() if not any(name.startswith(row.prefix) for name in names)])
              for family in FAMILIES]
-    family, missing = min(found, key=lambda each: (len(each[1]), -len(each[0].parts)))      # the one with most parts, if all are there
+    # the one with most parts, if all are there
+    family, missing = min(found, key=lambda each: (len(each[1]), -len(each[0].parts)))
     if missing:
         row = family.parts[missing[0]]
         raise UserError(f"{source}: not a Stable Diffusion checkpoint, it has no {row.prefix}… (the {missing[0]})")

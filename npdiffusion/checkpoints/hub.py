@@ -92,7 +92,7 @@ def find(repository, select):
             repository, allow_patterns=select(repository, names), cache_dir=str(cache())))
     except UserError:
         raise
-    except Exception as error:                             # whatever comes up from the network, the server or the disk
+    except Exception as error:              # noqa: BLE001, whatever comes up from the network, the server or the disk
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{repository}: no such file or folder, {state} in the cache, and the download failed: "
                         f"{type(error).__name__}: {reason}") from None

@@ -89,7 +89,7 @@ def walk(folder, deepest, looked_at):
         return
     paths.sort()
     for path in paths:
-        if (path / "model_index.json").is_file() or path.suffix.lower() in SUFFIXES and path.is_file():
+        if (path / "model_index.json").is_file() or (path.suffix.lower() in SUFFIXES and path.is_file()):
             yield path
         elif path.is_dir() and deepest:
             yield from walk(path, deepest - 1, looked_at)

@@ -1,4 +1,4 @@
-"""Small files, read within limits: texts that users write, JSON, vocabularies. Weights and pictures have readers of their own."""
+"""Small files, read within limits: texts that users write, JSON, vocabularies. Weights and pictures have their own readers."""
 import json
 import os
 import stat
@@ -9,13 +9,13 @@ LARGEST_JSON = 1 << 20          # bytes of a config.json
 
 
 def check_regular(path):
-    """UserError for a folder, a pipe, which would block for ever, or a device, which may never end; OSError if nothing is there"""
+    """UserError for a folder, a pipe (it would block for ever) or a device (it may never end); OSError if nothing is there"""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise UserError(f"{path}: not a file")
 
 
 def read_text(path, largest):
-    """The text of a file in UTF-8, lines end with "\\n"; UserError if it isn't there, isn't text, or has more than `largest` bytes."""
+    """The text of a file in UTF-8, lines end with "\\n"; UserError if it is missing, isn't text, or exceeds `largest` bytes."""
     try:
         check_regular(path)
         with open(path, "rb") as file:

@@ -29,7 +29,7 @@ def main(argv=None):
     except KeyboardInterrupt:
         say("npdiffusion: stopped")
         return 1
-    except Exception as error:
+    except Exception as error:        # noqa: BLE001, whatever it is, users read one line
         if verbose:
             traceback.print_exc()
         say(f"npdiffusion: error: {explain(error)}")

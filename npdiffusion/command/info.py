@@ -62,7 +62,8 @@ def describe(model):
         yield line("  pictures", f"{side}x{side} pixels if not told otherwise")
         if model is None:
             subjects, grounds = len(known_words.subjects()), len(known_words.vocabulary()["grounds"])
-            yield line("  draws", f"{subjects} subjects on {grounds} grounds, and nothing else: npdiffusion subjects lists them")
+            yield line("  draws", f"{subjects} subjects on {grounds} grounds, and nothing else: "
+                       "npdiffusion subjects lists them")
     else:
         _, parts = whole_model.by_part(safetensors_file.read_file(folder), folder)
     for part, tensors in parts.items():

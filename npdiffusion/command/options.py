@@ -26,6 +26,7 @@ examples:
 
 """
 
+
 def build_parser():
     """All options, in groups."""
     parser = Parser(prog="npdiffusion", usage='npdiffusion "prompt" [options]', add_help=False, allow_abbrev=False,

@@ -29,7 +29,8 @@ def set_up(options):
 
     threads = options.threads or machine.physical_cores()
     if threads > machine.logical_cores():
-        warnings.warn(f"--threads: {threads} is more than there are cores here, {machine.logical_cores()} will be used")
+        warnings.warn(f"--threads: {threads} is more than there are cores here, {machine.logical_cores()} will be used",
+                      stacklevel=2)
         threads = machine.logical_cores()
     if backend == "numpy":            # its matrix products are BLAS's, which reads these when NumPy is imported
         for name in BLAS_VARIABLES:

@@ -23,7 +23,7 @@ class Entry:
 
 
 def one_by_one(request, named=frozenset(), beside=None):
-    """The pictures that a request asks for: a list of `count` entries whose seeds count on, or sub-seeds if they have influence.
+    """The pictures that a request asks for: `count` entries whose seeds count on, or sub-seeds if they have influence.
 
     beside: further {name: value} of what is asked, the model for example; None values are left out
     """

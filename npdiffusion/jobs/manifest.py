@@ -100,7 +100,7 @@ class Manifest:
         if wanted is None:
             wanted = self.folder / default_name(entry.request.prompt, entry.request.seed)
             taken = {line["file"] for line in self.lines}
-            before = lambda path: self.add({"file": path.name} | record | {"asked": entry.asked})      # noqa: E731
+            before = lambda path: self.add({"file": path.name} | record | {"asked": entry.asked})
         entry.path = images.save_png(image, wanted, info, taken, before)
         self.listener.saved(entry.path)
 

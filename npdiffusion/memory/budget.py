@@ -160,8 +160,7 @@ def tile_sizes(config, width, height, mode):
     if mode != "off":
         step = 4 * config.reduction
         side = (first or max(width, height)) - 1
-        for tile in range(side // step * step, min(SMALLEST_TILE, config.sample_size) - 1, -step):
-            yield tile
+        yield from range(side // step * step, min(SMALLEST_TILE, config.sample_size) - 1, -step)
 
 
 def rates(config, dtype, images, side):

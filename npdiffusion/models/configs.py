@@ -186,7 +186,8 @@ class VAEConfig:
         read.must_be(**(VAE_ONLY if only is None else only))
         channels = read.channels("block_out_channels", cls.block_out_channels)
         for side in ("Down", "Up"):
-            blocks = read.choices(f"{side.lower()}_block_types", [f"{side}EncoderBlock2D".replace("UpEn", "UpDe")] * len(channels),
+            usual = f"{side}EncoderBlock2D".replace("UpEn", "UpDe")
+            blocks = read.choices(f"{side.lower()}_block_types", [usual] * len(channels),
                                   ("DownEncoderBlock2D", "UpDecoderBlock2D"))
             if len(blocks) != len(channels):
                 read.fail(f"{side.lower()}_block_types", f"one is needed for each of the {len(channels)} levels")

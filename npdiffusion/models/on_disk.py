@@ -21,7 +21,7 @@ _local = threading.local()
 
 class OnDisk:
     """A weight in a file. shape: the parameter's      tensor: gives the array when called, see safetensors_file.Tensor"""
-    __slots__ = "tensor", "shape", "source", "pack"               # no others: `parameters.walk` finds nothing below
+    __slots__ = "pack", "shape", "source", "tensor"               # no others: `parameters.walk` finds nothing below
 
     def __init__(self, tensor, shape, source):
         self.tensor, self.shape, self.source, self.pack = tensor, shape, source, None

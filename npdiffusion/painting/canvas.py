@@ -54,7 +54,8 @@ def originals(request, inputs=None, step=8):
     if sides:
         larger = outpainting.extended(picture.size, **sides)
         if max(larger) > LARGEST_SIDE:
-            raise UserError("outpaint: the picture would have {}x{} pixels, allowed are {} a side".format(*larger, LARGEST_SIDE))
+            width, height = larger
+            raise UserError(f"outpaint: the picture would have {width}x{height} pixels, allowed are {LARGEST_SIDE} a side")
         picture, mask = outpainting.extend(picture, mask, **sides)
         blur = outpainting.CUSTOMARY_BLUR if blur is None else blur
     return picture, masks.prepare(mask, blur or 0)

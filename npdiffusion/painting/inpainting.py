@@ -67,7 +67,7 @@ class FirstPass(NamedTuple):
         At strength 1 inpainting starts from noise alone, image to image from a picture that is lost in it, as in diffusers.
         """
         whole = self.strength == 1
-        if self.canvas.picture is None or whole and inpainting_model(vae, unet):
+        if self.canvas.picture is None or (whole and inpainting_model(vae, unet)):
             return begin(vae, unet, self.plan, self.canvas, draw, tile=tile)
         z = vae.latents(self.canvas.image, draw.posterior, tile)
         from_noise = whole and (self.canvas.mask is not None or inpainting_model(vae, unet))

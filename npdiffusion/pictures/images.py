@@ -74,7 +74,7 @@ def _readable(name):
         raise UserError(f"{name}: too large, at most {LARGEST_PICTURE // 10**6} million pixels are read") from None
     except OSError as error:
         raise UserError(f"{name}: can't be read ({error.strerror or error})") from None
-    except Exception as error:                           # decoders raise nearly anything on a damaged file
+    except Exception as error:              # noqa: BLE001, decoders raise nearly anything on a damaged file
         raise UserError(f"{name}: damaged, can't be read ({error or type(error).__name__})") from None
 
 

@@ -34,8 +34,8 @@ AFTER = {"Seed": ("Size", "Model", "VAE")}
 BEFORE = {"Masked area padding": ("Inpaint area",)}
 MODELS = {"model": "Model", "vae": "VAE"}       # options that aren't a picture's own
 
-WITHOUT_INFLUENCE = ("Version", "Size", "Inpaint area", "Model hash", "VAE hash", "Lora hashes", "TI hashes", "Init image hash", "Batch size",
-                     "Batch pos", "User", "Guidance", "Unet", "TE", "Template", "Negative Template")
+WITHOUT_INFLUENCE = ("Version", "Size", "Inpaint area", "Model hash", "VAE hash", "Lora hashes", "TI hashes", "Init image hash",
+                     "Batch size", "Batch pos", "User", "Guidance", "Unet", "TE", "Template", "Negative Template")
 
 
 # ---- writing

@@ -26,7 +26,7 @@ def sheet(pictures, captions=None, columns=None):
     columns   pictures in a row; None makes the sheet about square
     Raises UserError for a file that can't be read, ValueError for numbers that don't fit.
     """
-    if not pictures or captions and len(captions) != len(pictures) or columns is not None and columns < 1:
+    if not pictures or (captions and len(captions) != len(pictures)) or (columns is not None and columns < 1):
         raise ValueError(f"{len(pictures)} pictures, {len(captions or [])} captions, {columns} columns")
     columns = min(columns or math.ceil(math.sqrt(len(pictures))), len(pictures))
     rows = math.ceil(len(pictures) / columns)

@@ -146,7 +146,8 @@ class Request:
         group=SAMPLING, metavar="N", diffusers="num_inference_steps", key="Steps",
         synonyms=("--num-inference-steps", "--sampling-steps", "--sample-steps"))
     sampler: str | None = setting(
-        Sampler(samplers.SAMPLERS, OTHER_SAMPLERS, SCHEDULE), f"{', '.join(samplers.SAMPLERS)}; or help, for a line on each (default: the model's own)",
+        Sampler(samplers.SAMPLERS, OTHER_SAMPLERS, SCHEDULE),
+        f"{', '.join(samplers.SAMPLERS)}; or help, for a line on each (default: the model's own)",
         group=SAMPLING, metavar="NAME", shown={name: each.description for name, each in samplers.SAMPLERS.items()},
         key="Sampler", synonyms=("--sampling-method", "--sample-method"), values={
             "ddpm": "DDPM", "ddim": "DDIM", "pndm": "PLMS", "lms": "LMS", "euler": "Euler", "euler_a": "Euler a",
@@ -196,11 +197,13 @@ class Request:
         key="Hires steps", needs=("hires",), says="how long a picture is denoised again")
     hires_upscaler: str | None = setting(
         Choice(UPSCALERS), "latent (bilinear, needs a --hires-strength above 0.5) or lanczos (as a picture) (default: latent)",
-        group=HIRES, metavar="NAME", customary="latent", key="Hires upscaler", values={"latent": "Latent", "lanczos": "Lanczos"},
+        group=HIRES, metavar="NAME", customary="latent", key="Hires upscaler",
+        values={"latent": "Latent", "lanczos": "Lanczos"},
         needs=("hires",), says="how a picture is enlarged before it is denoised again")
     rng: str = setting(
-        Choice(RNGS, {"cpu": "torch", "cuda": "a1111", "gpu": "a1111", "nv": "a1111", "std_default": "torch"}), "whose random numbers: torch (pictures as with diffusers on a CPU), a1111 (as with AUTOMATIC1111's web "
-        "interface), numpy (default: torch)", "torch", group=SAMPLING, metavar="NAME", key="RNG",
+        Choice(RNGS, {"cpu": "torch", "cuda": "a1111", "gpu": "a1111", "nv": "a1111", "std_default": "torch"}),
+        "whose random numbers: torch (pictures as with diffusers on a CPU), a1111 (as with AUTOMATIC1111's web interface), "
+        "numpy (default: torch)", "torch", group=SAMPLING, metavar="NAME", key="RNG",
         values={"torch": "CPU", "numpy": "NumPy", "a1111": "NV"})      # "NV" is what a GPU draws, wherever it is run
     clip_skip: int | None = setting(
         ClipSkip(), "how the prompt is understood: 1 by all layers of the text encoder, 2 by all but the last, and so on, as "
@@ -368,8 +371,8 @@ def highest_seed(request):
 RULES = (
     Rule("hires", lambda r: r.hires is not None and r.init_image is not None, lambda r, option: "it is for pictures made from "
          f"words alone; with {option.init_image}, choose a larger {option.width} and {option.height}"),
-    Rule("apply_overlay", lambda r: r.padding_mask_crop is not None and not r.apply_overlay, lambda r, option: "a part can't be "
-         f"painted without pasting it into the original, so not with {option.padding_mask_crop}"),
+    Rule("apply_overlay", lambda r: r.padding_mask_crop is not None and not r.apply_overlay, lambda r, option:
+         f"a part can't be painted without pasting it into the original, so not with {option.padding_mask_crop}"),
     Rule("strength", lambda r: r.init_image is not None and int((r.steps or STEPS) * r.strength_used) == 0, lambda r, option:
          f"{r.strength_used:g} of {r.steps or STEPS} steps leaves no step, raise one of them"),
     Rule("schedule", lambda r: r.sampler and r.schedule and r.schedule not in samplers.SAMPLERS[r.sampler].schedules,

@@ -16,10 +16,11 @@ OPTIONS = {name: replace(row, name=name) for name, row in {
                     "stable-diffusion.cpp's too); other options override them", metavar="FILE"),
     "output": Setting(Path(), "PNG file, or folder (one that ends in / is created); an existing file is kept and the new one "
                       "gets a number (default: here, named after prompt and seed)", flags=("-o", "--output"), metavar="PATH"),
-    "no_metadata": Setting(Switch(), "leave out of the file the settings, which are written there as AUTOMATIC1111 does", False),
-    "prompts": Setting(Path(), "a picture for each line: a prompt with options of its own behind it, or, in a .csv file, columns "
-                       "named after options. -o is a folder, where manifest.jsonl tells what is done: the same command goes on "
-                       "where it was stopped", group=MANY, metavar="FILE"),
+    "no_metadata": Setting(Switch(), "leave out of the file the settings, which are written there as AUTOMATIC1111 does",
+                           False),
+    "prompts": Setting(Path(), "a picture for each line: a prompt with options of its own behind it, or, in a .csv file, "
+                       "columns named after options. -o is a folder, where manifest.jsonl tells what is done: the same "
+                       "command goes on where it was stopped", group=MANY, metavar="FILE"),
     "wildcards": Setting(Path(), "folder of text files: __name__ in a prompt is a line of name.txt, chosen by the seed",
                          group=MANY, metavar="DIR"),
     "grid": Setting(Switch(), "write a sheet with all pictures, too", False, MANY),
@@ -30,8 +31,9 @@ OPTIONS = {name: replace(row, name=name) for name, row in {
     "embedding_dir": Setting(Path(), "folder with learnt words (textual inversion), which a prompt uses by their files' names",
                              group=PROMPT, metavar="DIR", synonyms=("--embd-dir", "--embeddings-dir")),
     "model": Setting(Path(), "folder in diffusers layout, .safetensors file, Hugging Face id, or a name that `npdiffusion "
-                     "models` lists (default: the embedded model, a small one that draws what `npdiffusion subjects` shows, and nothing "
-                     "else)", group=MODEL, flags=("-m", "--model"), metavar="MODEL", synonyms=("--ckpt", "--checkpoint")),
+                     "models` lists (default: the embedded model, a small one that draws what `npdiffusion subjects` "
+                     "shows, and nothing else)", group=MODEL, flags=("-m", "--model"), metavar="MODEL",
+                     synonyms=("--ckpt", "--checkpoint")),
     "model_dir": Setting(Path(), "folder of models, which -m can name without their path (default: $NPDIFFUSION_MODELS)",
                          group=MODEL, metavar="DIR"),
     "tokenizer": Setting(Path(), "folder with vocab.json and merges.txt, or an id, for a single file with none beside it",

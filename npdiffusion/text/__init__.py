@@ -3,6 +3,7 @@
     "[cat:dog:0.5] (on:1.2) a mat"    →    text at each step    →    weighted parts    →    chunks of 75 tokens
                                            editing.py                emphasis.py            chunks.py
 
-`tokenizer.py` is CLIP's: words → numbers of vocabulary entries. `reading.py` does these steps one after another; `contexts.py` encodes the chunks and keeps what the UNet attends to,
-step by step. `known_words.py` says which words the embedded model has never seen.
+`reading.py` does these steps one after another; `contexts.py` encodes the chunks and keeps what the UNet attends to,
+step by step. `tokenizer.py` is CLIP's, from words to numbers of vocabulary entries; `known_words.py` says which words the
+embedded model has never seen.
 """

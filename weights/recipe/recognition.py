@@ -167,7 +167,7 @@ def boxes_of(mask, count):
         parts[2, half:, half:] = mask[half:, half:]
         gaps = [mask[middle].sum(axis=1), mask[half:, middle].sum(axis=0)]
     boxes = [box_of(part) for part in parts]
-    if None in boxes or count > 1 and any(gap.min() > 4 for gap in gaps):
+    if None in boxes or (count > 1 and any(gap.min() > 4 for gap in gaps)):
         return []
     return boxes
 

@@ -10,7 +10,7 @@ Axes: N images, H × W latent pixels, C channels (last).
 """
 import numpy as np
 
-from npdiffusion.diffusion.noise.latents import LatentNoise, channels_last
+from npdiffusion.diffusion.noise.latents import LatentNoise
 from npdiffusion.diffusion.noise.philox import PhiloxGenerator
 from npdiffusion.diffusion.noise.seeds import wrapped
 from npdiffusion.diffusion.noise.torch_numbers import TorchGenerator

@@ -16,8 +16,8 @@ Two families, by the scale of their state (see denoiser.py):
 
 Arrays are of any shape and keep their dtype: levels are Python floats. The x that is passed in isn't modified.
 """
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable
 
 from npdiffusion.diffusion.samplers.adams import deis, lms
 from npdiffusion.diffusion.samplers.consistency import lcm, tcd

@@ -48,9 +48,14 @@ def deis(denoise, x, sigmas, lower_order_final):
         if slope_prev is None or (last and lower_order_final):
             x = x + (sigma_next - sigma) * slope
         else:
-            def antiderivative(at):                              # of the line that is 1 at σ and 0 at σ_prev
-                return at * (log(at / sigma_prev) - 1) / log(sigma / sigma_prev)
-            weight = antiderivative(sigma_next) - antiderivative(sigma)
+            weight = _integral_in_log(sigma_prev, sigma, sigma_next)
             x = x + weight * slope + (sigma_next - sigma - weight) * slope_prev
         sigma_prev, slope_prev = sigma, slope
         yield (x / hypot(1, sigma_next) if last else x), x0
+
+
+def _integral_in_log(sigma_prev, sigma, end):
+    """∫ from σ to end of the line in log σ that is 1 at σ and 0 at sigma_prev"""
+    def antiderivative(at):
+        return at * (log(at / sigma_prev) - 1) / log(sigma / sigma_prev)
+    return antiderivative(end) - antiderivative(sigma)

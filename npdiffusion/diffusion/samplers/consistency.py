@@ -17,7 +17,7 @@ def lcm(denoise, x, steps, noise, timestep_scaling=10.0):
 
     s = timestep_scaling · t, so that f(x, 0) = x.    steps: (t, ᾱ_t, ᾱ_{t−1}), descending t; the last ᾱ_{t−1} is 1.
     """
-    for t, a, a_prev in steps:
+    for t, _, a_prev in steps:
         s = timestep_scaling * t
         size = s**2 + SIGMA_DATA**2
         x0 = denoise(x, t)

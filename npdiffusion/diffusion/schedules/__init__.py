@@ -11,6 +11,8 @@ scheduler_config.json; σ, the noise on an x₀ of unscaled size, is that of Kar
 
 T time steps 0 … T−1 of the training; schedules are float64 arrays, and the levels handed to samplers Python floats.
 """
-from npdiffusion.diffusion.schedules.plan import Level, Plan
-from npdiffusion.diffusion.schedules.settings import KINDS, PREDICTION_TYPES, SPACINGS, NoiseSchedule
+from npdiffusion.diffusion.schedules.plan import Plan
+from npdiffusion.diffusion.schedules.settings import NoiseSchedule
 from npdiffusion.diffusion.schedules.sigmas import karras_sigmas
+
+__all__ = ["NoiseSchedule", "Plan", "karras_sigmas"]
