@@ -44,7 +44,7 @@ def use_backend(name):
 
 
 def backend():
-    """Name of the backend in force: "numpy" or "numba"; ValueError if NPDIFFUSION_BACKEND names another."""
+    """Name of the backend in use: "numpy" or "numba"; ValueError if NPDIFFUSION_BACKEND names another."""
     if _chosen is None:
         use_backend(os.environ.get("NPDIFFUSION_BACKEND") or "numba")
     return _chosen

@@ -1,7 +1,7 @@
 """How many threads kernels use, and launching them from any Python thread.
 
 numba keeps its thread count per Python thread and, with the layer called workqueue, aborts the process when two Python
-threads run parallel kernels at once. So the count is kept here and told to numba at each launch, and workqueue gets a
+threads run parallel kernels at once. So the count is kept here and passed to numba at each launch, and workqueue gets a
 lock; the layers tbb and omp, which numba prefers where they are installed, need none.
 
 Inside a kernel the threads share jobs out among themselves: each takes the next number from a common counter until none

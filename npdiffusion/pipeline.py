@@ -134,7 +134,7 @@ class StableDiffusionPipeline:
                 start = way.start(self.vae, self.unet, latents, noise, resolved.tile)
             with self._timed("sampling"):
                 rescale = resolved.request.value("guidance_rescale")
-                predict = Prediction(self.unet, context, resolved.guidance, rescale, start.told)
+                predict = Prediction(self.unet, context, resolved.guidance, rescale, start.channels)
                 denoise = Denoiser(predict, way.plan, start.known)
                 for latents, x0 in way.plan.sample(denoise, start.latents, noise):
                     predict.check(latents)
@@ -156,7 +156,7 @@ class StableDiffusionPipeline:
         return found
 
     def load_lora_weights(self, path, adapter_name=None, adapter_weight=1.0):
-        """Merge a LoRA (LoHa, LoKr, DoRA, ...) into the weights, beside those in force → its name (the file's)
+        """Merge a LoRA (LoHa, LoKr, DoRA, ...) into the weights, beside those that are active → its name (the file's)
 
         path: a safetensors file, or a folder as diffusers and PEFT write it
         adapter_weight: its strength, or {"unet": strength, "text_encoder": strength}
@@ -166,7 +166,7 @@ class StableDiffusionPipeline:
             return self.adapters.load(path, adapter_name, adapter_weight)
 
     def set_adapters(self, adapter_names, adapter_weights=1.0):
-        """Have those loaded LoRAs in force that are named, and no others; each argument may be one or a list."""
+        """Activate exactly these LoRAs among the loaded ones; each argument may be one or a list."""
         with self._alone:
             self.adapters.choose(adapter_names, adapter_weights)
 

@@ -29,7 +29,7 @@ class Resolved:
 
     size          (width, height) of the first pass in pixels
     strength      how far the picture may leave the one it starts from, or None where it starts from none
-    guidance      the scale left to be applied: 1 where the model is told `guidance_scale` instead, by `timestep_cond` (1, D)
+    guidance      the scale left to be applied: 1 where `timestep_cond` (1, D) gives the scale to the model instead
     seeds         of each picture; `subseeds` likewise, or None where they play no part
     passes        one, or two with hires fix
     tile          side of the tiles in pixels that the autoencoder works in, or None for whole pictures
@@ -115,7 +115,7 @@ def resolve(request, model, inputs=None):
     asked = model.defaults(request.sampler)
     steps = asked.steps if request.steps is None else request.steps
     scale = asked.guidance_scale if request.guidance_scale is None else request.guidance_scale
-    told = unet.time_cond_proj_dim                           # guidance is distilled into the model, which is told the scale
+    embedded = unet.time_cond_proj_dim                       # width of the scale's embedding where guidance is distilled in
 
     picture, mask = canvases.originals(request, inputs, f)
     size = outpainting.working_size(request, picture and picture.size, model.size, f)
@@ -132,12 +132,12 @@ def resolve(request, model, inputs=None):
     if request.hires is not None:
         passes.append(second_pass(request, canvas, make_plan, f, steps))
 
-    guidance = scale if told is None else 1.0
+    guidance = scale if embedded is None else 1.0
     seeds, subseeds = request.seeds()
     return Resolved(
         request, steps, sampler, request.schedule or schedule.default_kind(sampler), scale, size, strength, spacing,
         outpainting.CUSTOMARY_BLUR if request.outpaint and request.mask_blur is None else request.mask_blur, guidance,
-        None if told is None else guidance_embedding(scale, told), seeds, subseeds, tuple(passes),
+        None if embedded is None else guidance_embedding(scale, embedded), seeds, subseeds, tuple(passes),
         tile_for(model, request, guidance, passes[-1].canvas.size), asked.reason)
 
 

@@ -8,7 +8,7 @@ from npdiffusion.checkpoints.safetensors_file import PICKLES
 from npdiffusion.errors import UserError, nearest
 
 SUFFIXES = (".safetensors", *PICKLES)        # pickles, so that they are refused by name
-GENERIC = ("pytorch_lora_weights", "adapter_model")   # as diffusers and PEFT call a file: its folder's name tells more
+GENERIC = ("pytorch_lora_weights", "adapter_model")   # as diffusers and PEFT call a file: its folder's name says more
 MOST_FILES = 100_000
 SHOWN = 5
 

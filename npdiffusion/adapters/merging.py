@@ -1,4 +1,4 @@
-"""Adapters in force: weights are read from the checkpoint again, changed, and brought into the kernels' layout.
+"""Active adapters: weights are read from the checkpoint again, changed, and brought into the kernels' layout.
 
     W' = W + Σ ΔWᵢ(W)      each ΔW follows from the checkpoint's W alone, so the order of adapters does not matter
 
@@ -35,7 +35,7 @@ class Changed:
 
 
 class Adapters:
-    """What is loaded and in force in a pipeline.
+    """The adapters that a pipeline has loaded, and those that are active.
 
     parts: {name: checkpoints.part.Part}, filled or still to be filled with `dtype`; models that come from no checkpoint,
         without parts, can have no adapters
@@ -47,14 +47,14 @@ class Adapters:
         self.folder = None            # where the names in prompts are looked up
         self.used = {}                # {name: LoRA} of those that the last picture was made with
         self.loaded = {}              # {name: (LoRA, Strength)} of those that were loaded by name
-        self.words = []               # learnt words of those in force
+        self.words = []               # learnt words of the active ones
         self._opened = {}             # {path: LoRA}, the one last used at the end; as many as a prompt can name
         self._files = {path: safetensors_file.stamp(path) for part in self.parts.values() for path in part.files()}
         self._changes = {}            # {(part, parameter): [(function, strength)]} that the weights have now
         self._unsure = set()          # what was being changed when something went wrong
 
     def follow(self, prompt, negative_prompt=""):
-        """Put in force what the tags in a prompt ask for, beside what is loaded by name → the prompt without tags"""
+        """Activate what the tags in a prompt ask for, beside what is loaded by name → the prompt without tags"""
         text, wanted = tags.take(prompt)
         tags.note_literal(negative_prompt, "adapters act on the whole picture, so the prompt is their place")
         tagged = [(name, (self.named(name), strength)) for name, strength in wanted]
@@ -68,7 +68,7 @@ class Adapters:
         return {"Lora hashes": ", ".join(pairs)} if self.used else {}
 
     def load(self, path, name, strength):
-        """Load an adapter by a name, in force at once → name"""
+        """Load an adapter by a name and activate it → name"""
         path = folder.locate(path)
         name = path.stem if name is None else name
         if name in self.loaded:
@@ -77,7 +77,7 @@ class Adapters:
         return name
 
     def choose(self, names, strengths):
-        """Have those in force that are named, and no others; each argument is one or a list."""
+        """Activate exactly these adapters; each argument is one or a list."""
         names = [names] if isinstance(names, str) else list(names)
         strengths = list(strengths) if isinstance(strengths, (list, tuple)) else [strengths] * len(names)
         if len(names) != len(strengths):

@@ -5,7 +5,7 @@
     unet.down_blocks.0.attentions.0.proj_in . lora_A.weight                           diffusers, PEFT
     unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor.to_q _lora.down.weight   diffusers before 0.22
 
-A key is a layer and a suffix. The suffix tells the role; a layer can be spelled in a dozen ways, so a table of all
+A key is a layer and a suffix. The suffix is the role; a layer can be spelled in a dozen ways, so a table of all
 spellings of all layers of the model is made, by rule, and the key is looked up in it: nothing has to be guessed from
 underscores that may be dots.
 """

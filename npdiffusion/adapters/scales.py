@@ -39,7 +39,7 @@ def alpha(layer):
 
 
 def beside(path):
-    """A function (part, layer) → function from R to the factor, or None where neither folder nor header tells α"""
+    """A function (part, layer) → function from R to the factor, or None where neither folder nor header has α"""
     configs, source = {}, path.parent / PEFT_CONFIG
     if path.name == PEFT_FILE and source.exists():
         configs = dict.fromkeys(("unet", "text_encoder"), read_json(source))         # of one of them, whichever it is

@@ -6,7 +6,7 @@ of safetensors file hold one:
     emb_params      (n, X)           AUTOMATIC1111's; the word is the file's name
     <cat-toy>       (n, X) or (X,)   diffusers'; the word is the tensor's name, or the file's
 
-and a LoRA may bring words along, which are known while it is in force: bundle_emb.WORD.string_to_param.* (n, X).
+and a LoRA may bring words along, which are known while it is active: bundle_emb.WORD.string_to_param.* (n, X).
 
 Where the word stands in a prompt, its vectors stand. Upper and lower case are the same, and a word isn't found inside
 of another one: "red" is in "red-haired", not in "tired".
@@ -49,7 +49,7 @@ class LearntWords:
         if path.is_dir():
             if word is not None:
                 raise UserError(f"{path}: a folder has many words, so they can't all be called {word!r}: name a file")
-            for name, file in catalogue(path).items():     # pickles too, so that who names one is told to convert it
+            for name, file in catalogue(path).items():     # pickles too, so that naming one gets the advice to convert it
                 key = _key(name.rpartition("/")[2])
                 if key:                                    # a file that is called " " can't be named in a prompt
                     self._known.setdefault(key, (file, width))

@@ -1,7 +1,7 @@
 """The models that are here: the embedded one, those in a folder of models, and those in Hugging Face's cache.
 
 A file is called by its path within the folder, without .safetensors; a folder in diffusers layout by its own; a model
-in the cache by its id. What a file is, is told by the names and shapes in its table of contents alone, so that many
+in the cache by its id. Names and shapes in a file's table of contents alone show what it is, so that many
 of gigabytes are listed at once. The folder of models is the one that is given, or what NPDIFFUSION_MODELS names.
 """
 import itertools
@@ -32,7 +32,7 @@ class Entry:
     family: str
     precision: str = ""
     size: int = 0                     # bytes of weights
-    usable: bool = False              # whether it is a whole model, as far as can be told
+    usable: bool = False              # whether it is a whole model, as far as its names show
 
 
 # ---- names

@@ -36,8 +36,8 @@ def open_model(path, vae=None):
 def open_folder(folder, vae=None):
     """As `open_model`, of a folder."""
     index = folder / "model_index.json"
-    told = read_json(index) if index.exists() else {}
-    family = families.of_folder(told.get("_class_name"), folder)
+    index_settings = read_json(index) if index.exists() else {}
+    family = families.of_folder(index_settings.get("_class_name"), folder)
     needed = [name for name in (*family.parts, "tokenizer", "scheduler") if not (name == "vae" and vae is not None)]
     missing = [name for name in needed if not (folder / name).is_dir()]
     if missing:
@@ -51,7 +51,7 @@ def open_folder(folder, vae=None):
     settings = {name: read_json(folder / name / "config.json") for name in family.parts if (folder / name).is_dir()}
     check_family(settings, folder)
     source = folder / "scheduler" / "scheduler_config.json"
-    schedule = NoiseSchedule.from_config(read_json(source), source, told.get("_class_name"))
+    schedule = NoiseSchedule.from_config(read_json(source), source, index_settings.get("_class_name"))
     configs = {name: row.config.from_dict(settings[name], folder / name / "config.json", row.only)
                for name, row in family.parts.items() if row.config is not VAEConfig}
     own = None if "vae" not in settings else autoencoders.in_folder(folder / "vae")
@@ -63,7 +63,7 @@ def open_folder(folder, vae=None):
         tensors = {key: tensor for key, tensor in tensors.items() if not key.endswith(".position_ids")}
         older = any(key.startswith("text_model.") for key in tensors)          # how text encoders were saved at first
         parts[name] = Part.match(row.model(config), tensors, source, "text_model.{}".format if older else str)
-    read = Reader(told, index)      # "guidance_scale" is a key of our own: diffusers mentions that it ignores it
+    read = Reader(index_settings, index)      # "guidance_scale" is a key of our own: diffusers mentions that it ignores it
     advised = read.number("guidance_scale", None) if "guidance_scale" in read.settings else None
     return WholeModel(family, parts, schedule, advised)
 

@@ -181,16 +181,16 @@ def tell_scaling(request, resolved, inputs):
         say(f"{request.init_image}: its {before} pixels{extended} are scaled and cut to {wanted}")
 
 
-def tell_defaults(resolved, told=None):
-    """Say what a model for few steps is asked for where the options leave it open → what is said, or was `told` last"""
+def tell_defaults(resolved, said=None):
+    """Say what a model for few steps is asked for where the options leave it open → the line, or the one `said` last"""
     request = resolved.request
     what = [f"{resolved.steps} steps"] * (request.steps is None)
     what += [f"guidance scale {resolved.guidance_scale:g}"] * (request.guidance_scale is None)
     if not resolved.reason or not what:
-        return told
+        return said
     line = (f"{resolved.reason}: {' and '.join(what)} ({ON_COMMAND_LINE.steps} and {ON_COMMAND_LINE.guidance_scale} "
             "choose others)")
-    if line != told:
+    if line != said:
         say(line)
     return line
 

@@ -24,19 +24,19 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"npdiffusion: error: {message.removeprefix('argument ')}\n")
 
     def add(self, row, to=None, **changes):
-        """The option of a `settings.Setting`; to: a group of options, else the parser; changes: to what argparse is told"""
-        told = {"help": row.help, "default": row.default}
+        """The option of a `settings.Setting`; to: a group of options, else the parser; changes: to argparse's arguments"""
+        arguments = {"help": row.help, "default": row.default}
         if isinstance(row.kind, Switch):
-            told |= {"action": "store_const", "const": not row.kind.off}
+            arguments |= {"action": "store_const", "const": not row.kind.off}
         elif row.shown:
-            told |= {"action": ListOrKeep, "shown": row.shown, "type": reader(row.kind, "help"),
+            arguments |= {"action": ListOrKeep, "shown": row.shown, "type": reader(row.kind, "help"),
                      "metavar": row.metavar}
         else:
-            told |= {"type": reader(row.kind), "metavar": row.metavar}
+            arguments |= {"type": reader(row.kind), "metavar": row.metavar}
         group = to or self
-        group.add_argument(*row.written, dest=row.name, **told | changes)
+        group.add_argument(*row.written, dest=row.name, **arguments | changes)
         if row.synonyms:
-            hidden = {name: value for name, value in told.items() if name != "shown"} | {"help": argparse.SUPPRESS}
+            hidden = {name: value for name, value in arguments.items() if name != "shown"} | {"help": argparse.SUPPRESS}
             if row.shown:
                 hidden |= {"action": ListOrKeep, "shown": row.shown}
             group.add_argument(*row.synonyms, dest=row.name, **hidden)

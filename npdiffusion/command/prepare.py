@@ -16,7 +16,7 @@ BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", 
 
 
 def set_up(options):
-    """Put backend and threads in force → (name of the backend, number of threads). It may be done twice."""
+    """Choose backend and threads for this process → (name of the backend, number of threads). Calling it twice is harmless."""
     if options.verbose:
         logging.basicConfig(format="%(name)s: %(message)s")
         logging.getLogger("npdiffusion").setLevel(logging.INFO)
@@ -40,7 +40,7 @@ def set_up(options):
 
 
 def precision(dtype):
-    """How --dtype is told: bfloat16 has a note where the processor can't multiply it."""
+    """A phrase about --dtype: bfloat16 gets a note where the processor can't multiply it."""
     note = "" if dtype == "float32" or machine.multiplies_bfloat16() else ", widened to float32 for products"
     return f"{dtype} weights{note}"
 

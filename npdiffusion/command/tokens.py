@@ -60,7 +60,7 @@ def run(options):
 
 
 def describe(reading, tokenizer, calls):
-    """Lines about a Reading: when each text is in force, and the tokens of each"""
+    """Lines about a Reading: when each text holds, and the tokens of each"""
     for prompt, chunks in list(reading.chunks.items())[:CONTEXTS]:
         when = f"calls {spans(reading.entries, prompt, calls)} of {calls} of the model: "
         yield (when if len(reading.entries) > 1 else "") + repr(prompt)
@@ -81,7 +81,7 @@ def spelt(number, tokenizer):
 
 
 def spans(entries, text, calls):
-    """When a text is in force, calls counted from 1: "1 to 3, 5"; the first entry lasts a call longer, see editing.py"""
+    """When a text holds, calls counted from 1: "1 to 3, 5"; the first entry lasts a call longer, see editing.py"""
     found, start = [], 1
     for last, other in entries:
         end = min(last + 1, calls)

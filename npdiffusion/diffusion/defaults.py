@@ -1,12 +1,12 @@
 """Models distilled to need few steps: how they are recognised, and what is asked of them where nothing is said.
 
     what                                        recognised by                                         steps   guidance
-    guidance distilled into the model (LCM)     time_cond_proj_dim in unet/config.json                 4      8.5, told it
+    guidance distilled into the model (LCM)     time_cond_proj_dim in unet/config.json                 4      8.5, embedded
     consistency models (LCM, TCD and LoRAs)     LCMScheduler, TCDScheduler, or sampler lcm, tcd        4      1: none
     adversarial distillation (SD-Turbo)         Euler with trailing spacing, predicting ε              4      1: none
     all others                                                                                        50      7.5
 
-A checkpoint whose own model_index.json names a guidance scale is believed instead. Trailing spacing alone tells
+A checkpoint whose own model_index.json names a guidance scale is believed instead. Trailing spacing alone proves
 nothing: models with zero terminal SNR have it too, and those predict v.
 """
 from typing import NamedTuple

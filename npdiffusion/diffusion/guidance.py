@@ -38,15 +38,15 @@ class Prediction:
     contexts  gives the conditioning of a call, counted from 0, by `contexts.conditioning(call)`; see text/contexts.py
     scale     s; at 1 or less there is no guidance, as in diffusers, and `contexts` holds the prompt alone
     rescale   φ, see `guide`
-    told      further channels that an inpainting model reads beside the latents (N or 1, H, W, K), or None
+    channels  further channels that an inpainting model reads beside the latents (N or 1, H, W, K), or None
     """
-    def __init__(self, unet, contexts, scale=1.0, rescale=0.0, told=None):
-        self.unet, self.contexts, self.scale, self.rescale, self.told = unet, contexts, scale, rescale, told
+    def __init__(self, unet, contexts, scale=1.0, rescale=0.0, channels=None):
+        self.unet, self.contexts, self.scale, self.rescale, self.channels = unet, contexts, scale, rescale, channels
         self.recent = deque(maxlen=MOST_CALLS)               # arguments of the latest calls, for `check`
 
     def __call__(self, x, t, call):
-        if self.told is not None:
-            x = np.concatenate([x, np.broadcast_to(self.told, (*x.shape[:3], self.told.shape[-1]))], axis=-1)
+        if self.channels is not None:
+            x = np.concatenate([x, np.broadcast_to(self.channels, (*x.shape[:3], self.channels.shape[-1]))], axis=-1)
         conditioning = self.contexts.conditioning(call)
         self.recent.append((x, t, conditioning))
         output = self.unet(x, t, conditioning)

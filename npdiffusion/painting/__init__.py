@@ -3,6 +3,6 @@
     masks.py        where: a picture whose white is repainted, feathered, inverted
     outpainting.py  beyond the edges: the picture is extended, and the mask with it
     canvas.py       at which size: the whole picture, or only the part around the mask; and pasted back
-    inpainting.py   how: what is kept is put back at each noise level, or told to models that were trained for it
+    inpainting.py   how: what is kept is put back at each noise level, or given to models that were trained for it
     hires.py        hires fix: generate small, enlarge, denoise again
 """

@@ -1,4 +1,4 @@
-"""Inpainting: where a sampler starts, and what it is told on its way about the parts of the picture that are kept.
+"""Inpainting: where a sampler starts, and how the parts of the picture that are kept enter each step.
 
 Two kinds of models, and m = 1 where a latent pixel is repainted, 0 where it is kept:
 
@@ -43,11 +43,12 @@ class Known:
 class Start(NamedTuple):
     """Where a sampler starts: its first state (N, H, W, C), and what is known on its way.
 
-    known   for ordinary models with a mask      told   for inpainting models: m and z_masked (N or 1, H, W, 1 + C)
+    known      for ordinary models with a mask
+    channels   for inpainting models: m and z_masked (N or 1, H, W, 1 + C)
     """
     latents: np.ndarray
     known: Known | None = None
-    told: np.ndarray | None = None
+    channels: np.ndarray | None = None
 
     def finish(self, latents):
         """The sampler's last state, kept parts without a trace of noise."""
@@ -75,7 +76,7 @@ class FirstPass(NamedTuple):
 
 
 def begin(vae, unet, plan, canvas, draw, z=None, from_noise=False, tile=None):
-    """Start at z under the noise of the plan's first level, or, without z or if so told, at noise alone.
+    """Start at z under the noise of the plan's first level, or at noise alone without z or with `from_noise`.
 
     Noise is drawn in diffusers' order: posterior of the picture (for z), latents, posterior of the masked picture. The
     last one is drawn for ordinary models with a mask too, which have no use for it, so that random samplers go on alike.
@@ -83,7 +84,7 @@ def begin(vae, unet, plan, canvas, draw, z=None, from_noise=False, tile=None):
     noise = draw.start()
     latents = plan.start(noise, None if from_noise else z)
     if inpainting_model(vae, unet):
-        return Start(latents, told=conditioning(vae, canvas, draw.posterior, tile))
+        return Start(latents, channels=conditioning(vae, canvas, draw.posterior, tile))
     if canvas.mask is None:
         return Start(latents)
     if vae.samples:
@@ -97,7 +98,7 @@ def inpainting_model(vae, unet):
 
 
 def conditioning(vae, canvas, draw, tile=None):
-    """What an inpainting model is told: m and z_masked (N or 1, H, W, 1 + C); without mask or picture all is repainted."""
+    """The further channels of an inpainting model: m and z_masked (N or 1, H, W, 1 + C); without mask or picture all is repainted."""
     width, height = canvas.size
     if canvas.mask is None:
         mask = np.ones((1, height // vae.config.reduction, width // vae.config.reduction, 1), np.float32)

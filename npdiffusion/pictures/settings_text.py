@@ -5,7 +5,7 @@
     Steps: 50, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7.5, Seed: 1, Size: 128x128, Model: v1-5, Version: …
 
 The prompts are taken as they are, however many lines they have; the last line holds `key: value` pairs. A value with a
-comma, a colon or a line break is written as a JSON string. Where this text is inside a file is told by text_inside.py.
+comma, a colon or a line break is written as a JSON string. text_inside.py says where this text is inside a file.
 
 stable-diffusion.cpp writes the same with names of its own (Sampler: euler_a karras, RNG: cuda). A text that doesn't
 name its RNG comes from the web interface's default, the numbers that a GPU draws.

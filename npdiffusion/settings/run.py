@@ -19,7 +19,7 @@ OPTIONS = {name: replace(row, name=name) for name, row in {
     "no_metadata": Setting(Switch(), "leave out of the file the settings, which are written there as AUTOMATIC1111 does",
                            False),
     "prompts": Setting(Path(), "a picture for each line: a prompt with options of its own behind it, or, in a .csv file, "
-                       "columns named after options. -o is a folder, where manifest.jsonl tells what is done: the same "
+                       "columns named after options. -o is a folder, where manifest.jsonl records what is done: the same "
                        "command goes on where it was stopped", group=MANY, metavar="FILE"),
     "wildcards": Setting(Path(), "folder of text files: __name__ in a prompt is a line of name.txt, chosen by the seed",
                          group=MANY, metavar="DIR"),

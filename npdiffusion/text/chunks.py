@@ -75,7 +75,7 @@ def ids(chunk, tokenizer):
 def weights(chunk, tokenizer):
     """What each of these ids weighs      (T,), float32"""
     framed = np.ones(tokenizer.length, np.float32)
-    with np.errstate(over="ignore"):                       # too large a weight is told when it is applied
+    with np.errstate(over="ignore"):                       # a weight that is too large is reported when it is applied
         framed[1:len(chunk) + 1] = [token.weight for token in chunk]
     return framed
 

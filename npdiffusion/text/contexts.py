@@ -21,7 +21,7 @@ class Contexts:
 
     text_encoder   from ids (1, 77) and [(position, vector), ...] to hidden states (1, 77, X)
     count          how many pictures are made at once, each with these contexts
-    timestep_cond  (1, D), the guidance scale as models are told it that guidance is distilled into; or None
+    timestep_cond  (1, D), the embedded guidance scale, for models that guidance is distilled into; or None
     """
     def __init__(self, readings, tokenizer, text_encoder, count=1, timestep_cond=None):
         self.count, self.timestep_cond = count, timestep_cond

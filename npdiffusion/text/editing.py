@@ -10,7 +10,7 @@ so is a whole prompt with a | outside of [ | ].
     "a [cat:dog:0.5]", 10 steps  →  [(5, "a cat"), (10, "a dog")]
 
 How the web interface counts, and so do these pictures: the model's calls are numbered from 0, and an entry (last, text)
-is in force up to and including call number `last`. The first text of a schedule thus lasts one call longer than its
+holds up to and including call number `last`. The first text of a schedule thus lasts one call longer than its
 number says. Samplers that call the model twice a step have twice as many steps, and image to image counts from its own
 first call although shares are of all steps.
 """

@@ -29,7 +29,7 @@ BREAK = ("BREAK", -1.0)     # a part like others while brackets multiply its wei
 def weighted(prompt):
     """A prompt as parts: [(text, weight), ...], neighbours of one weight joined; `BREAK` where a chunk ends.
 
-    A `PromptNote` tells what looks like a weight and is no number, so that it is text, and which bracket isn't closed.
+    Warns (`PromptNote`) of a weight that is no number, which is then text, and of a bracket that isn't closed.
     """
     parts = []
     opened = {"(": [], "[": []}                            # the first parts of brackets that are still open

@@ -14,7 +14,7 @@ MOST_CHUNKS = 1000         # of all texts of a prompt: hidden states of one are 
 
 class Reading(NamedTuple):
     """A prompt as it was understood."""
-    entries: list              # [(last, text), ...]: the text that is in force up to call number `last`, see editing.py
+    entries: list              # [(last, text), ...]: the text that holds up to call number `last`, see editing.py
     chunks: dict               # {text: list of chunks}, all of the same length
 
 
@@ -24,7 +24,7 @@ def read(prompt, steps, tokenizer, syntax="a1111", words=None, earlier=None):
     steps    how many the sampler takes, doubled for those that call the model twice a step; earlier: see editing.py
     syntax   "a1111": with emphasis, editing and chunks; "plain": as it is, cut off after 75 tokens, as in diffusers
     words    learnt words, or None
-    What isn't taken as it may be meant is told by warnings. Raises UserError for text that is no Unicode, or endless,
+    Warns of what may have been meant otherwise. Raises UserError for text that is no Unicode, or endless,
     and for more than MOST_CHUNKS chunks in all.
     """
     check_syntax(syntax)

@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-DIGITS = 6                # times are told apart to so many decimals
+DIGITS = 6                # decimals to which times differ
 POOL = 24                 # words in which a seed is mixed
 
 

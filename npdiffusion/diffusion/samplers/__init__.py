@@ -66,7 +66,7 @@ class Sampler:
 
     @property
     def takes_eta(self):
-        """Whether it adds as much noise as it is told to; the others ignore eta."""
+        """Whether eta says how much noise it adds; the others ignore eta."""
         return "eta" in self.options
 
     @property

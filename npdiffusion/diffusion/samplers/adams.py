@@ -2,7 +2,7 @@
 
     x_next = x + ∫ p(σ) dσ from σ to σ_next,      p the polynomial through the slopes dx/dσ = (x − D) / σ seen so far
 
-What the polynomial is one of tells the two apart: lms takes σ, deis log σ, in which the slope ε̂ changes more evenly.
+The two differ in the variable of the polynomial: lms takes σ, deis log σ, in which the slope ε̂ changes more evenly.
 """
 from itertools import pairwise
 from math import hypot, log
