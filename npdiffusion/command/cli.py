@@ -12,11 +12,12 @@ import traceback
 
 from npdiffusion import command
 from npdiffusion.command import generate
-from npdiffusion.command.talk import explain, one_line_warnings, reader_may_go, say
+from npdiffusion.command.talk import explain, occupy_standard_streams, one_line_warnings, reader_may_go, say
 
 
 def main(argv=None):
     """Run the command; returns its exit code."""
+    occupy_standard_streams()
     argv = sys.argv[1:] if argv is None else argv
     subcommand = command.find(argv) or generate
     verbose = "-v" in argv or "--verbose" in argv

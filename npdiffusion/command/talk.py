@@ -6,6 +6,8 @@ import warnings
 
 from npdiffusion.errors import UserError
 
+LONGEST, LONGEST_PATH = 480, 4096          # characters of a message beside the path in front, and of that
+
 # NumPy and tqdm are imported where they are used: --help and --version answer at once.
 
 
@@ -17,8 +19,8 @@ class Progress:
     def __enter__(self):
         from tqdm import tqdm
         layout = "{percentage:3.0f}%|{bar:30}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_inv_fmt}]"
-        self.bar = tqdm(total=self.total, unit=self.unit, file=sys.stderr, dynamic_ncols=True, bar_format=layout,
-                        mininterval=0.1 if sys.stderr.isatty() else 10)             # fewer lines in a file
+        self.bar = tqdm(total=self.total, unit=self.unit, file=Errors(), dynamic_ncols=True, bar_format=layout,
+                        mininterval=0.1 if Errors().isatty() else 10)               # fewer lines in a file
         return self
 
     def __call__(self, done, total, latents=None):
@@ -39,7 +41,7 @@ def one_line_warnings(verbose):
         if text not in seen and (verbose or issubclass(category, UserWarning)):
             seen.add(text)
             from tqdm import tqdm
-            tqdm.write(f"npdiffusion: warning: {text}", file=sys.stderr)            # above a bar, not into it
+            tqdm.write(f"npdiffusion: warning: {text}", file=Errors())              # above a bar, not into it
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
@@ -59,8 +61,14 @@ def explain(error):
 
 
 def one_line(message):
-    """Its text with each stretch of white space as one space."""
-    return " ".join(str(message).split())
+    """Its text on one line that a terminal can show, shortened: a path in front is kept, long values are not."""
+    text = printable(" ".join(str(message).split()))
+    path, colon, rest = text.partition(": ")
+    if "/" not in path and "\\" not in path or len(path) > LONGEST_PATH:
+        path, colon, rest = "", "", text
+    if len(rest) > LONGEST:
+        rest = f"{rest[:LONGEST - 100]} … {rest[-90:]}"
+    return path + colon + rest
 
 
 def printable(text):
@@ -70,22 +78,54 @@ def printable(text):
 
 def say(message):
     """A line on stderr."""
-    print(message, file=sys.stderr, flush=True)
+    Errors().write(f"{printable(str(message))}\n")
 
 
 def print_line(line):
     """A line on stdout, where names of files may have characters that its encoding lacks."""
-    encoding = sys.stdout.encoding or "utf-8"
-    with reader_may_go():
-        print(str(line).encode(encoding, "backslashreplace").decode(encoding))
+    if sys.stdout is not None:
+        encoding = sys.stdout.encoding or "utf-8"
+        with reader_may_go():
+            print(printable(str(line)).encode(encoding, "backslashreplace").decode(encoding))
+
+
+class Errors:
+    """Standard error, where there is one: lines that nobody can read cost no picture."""
+    encoding = property(lambda self: getattr(sys.stderr, "encoding", None) or "utf-8")
+
+    def write(self, text):
+        if sys.stderr is not None:
+            with reader_may_go("stderr"):
+                sys.stderr.write(text.encode(self.encoding, "backslashreplace").decode(self.encoding))
+
+    def flush(self):
+        """Every line is written out at once."""
+
+    def isatty(self):
+        return sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
+
+    def fileno(self):
+        return sys.stderr.fileno()
 
 
 @contextlib.contextmanager
-def reader_may_go():
-    """What was printed is written out behind this; if whoever read it is gone, it goes nowhere, as all that follows."""
+def reader_may_go(name="stdout"):
+    """Write out what is printed to a standard stream; where its reader is gone or it is closed, send this and all that follows nowhere"""
+    stream = getattr(sys, name)
     try:
         yield
-        if sys.stdout:
-            sys.stdout.flush()
-    except BrokenPipeError:           # pictures are wanted all the same
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if stream is not None:
+            stream.flush()
+    except (OSError, ValueError) as error:      # ValueError: the file is closed; pictures are wanted all the same
+        if isinstance(error, ValueError) and not stream.closed:
+            raise
+        setattr(sys, name, None)
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def occupy_standard_streams():
+    """Give closed standard streams (>&-) to the null device, so that no file of ours is opened under their numbers."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
