@@ -79,7 +79,7 @@ BOMB = zlib.compress(b"a" * (LONGEST_TEXT + 1))
 
 
 @pytest.mark.parametrize(("chunks", "message"), [
-    ([], r"there are no settings inside \(a PNG text named parameters\)"),
+    ([], r"there are no settings inside \(a PNG text named parameters, or an EXIF comment\)"),
     ([(b"tEXt", b"parameters\0")], "there are no settings inside"),
     ([(b"tEXt", b"Parameters\0a")], "there are no settings inside"),
     ([(b"zTXt", b"parameters\0\0" + BOMB)], "inside are damaged .inflated it has more than"),
@@ -126,3 +126,30 @@ def test_a_folder_or_a_pipe_is_not_read(tmp_path):
     for path in tmp_path, tmp_path / "pipe":
         with pytest.raises(UserError, match="not a file"):
             read(path)
+
+
+@pytest.mark.parametrize("name, where", [("a.png", "second"), ("a.png", "first"), ("a.jpg", "first"), ("a.png", "description"),
+                                         ("a.webp", "description")])
+def test_a_comment_in_any_exif_table_of_any_picture_is_read(name, where, tmp_path):
+    text, exif = "a cat\nSteps: 3, Seed: 7, Size: 64x64", Image.Exif()
+    exif[0x0131] = "a program"
+    if where == "description":
+        exif[0x010E] = text
+    else:
+        (exif.get_ifd(0x8769) if where == "second" else exif)[0x9286] = b"UNICODE\0" + text.encode("utf-16-be")
+    Image.new("RGB", (8, 8)).save(tmp_path / name, exif=exif)
+    assert read(tmp_path / name) == text
+
+
+def test_exif_that_a_converter_kept_as_a_text_of_a_png_is_read(tmp_path):
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0x9286] = b"ASCII\0\0\0a cat"
+    info, data = PngInfo(), exif.tobytes()
+    info.add_text("Raw profile type exif", f"\nexif\n{len(data):8}\n{data.hex()}\n", zip=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png", pnginfo=info)
+    assert read(tmp_path / "a.png") == "a cat"
+
+
+def test_the_comment_of_a_gif_is_read(tmp_path):
+    Image.new("P", (8, 8)).save(tmp_path / "a.gif", comment=b"a cat\nSteps: 3")
+    assert read(tmp_path / "a.gif") == "a cat\nSteps: 3"

@@ -1,10 +1,10 @@
-"""The text of settings inside a picture's file: a chunk of a PNG, the EXIF comment of a JPEG or WebP.
+"""The text of settings inside a picture's file: a chunk of a PNG, the EXIF comment of any picture, a GIF's comment.
 
     PNG: 8 bytes of signature, then chunks: length (4 bytes, big-endian), type (4), data, CRC-32 of type and data
     tEXt  key \\0 Latin-1                     zTXt  key \\0 \\0 deflated Latin-1
     iTXt  key \\0 deflated? \\0 language \\0 translated key \\0 UTF-8, perhaps deflated   (PNG, section 11.3)
 
-A file is untrusted: no more than LONGEST_TEXT is read or inflated, and pixels are not looked at.
+A file is untrusted: no more than LONGEST_TEXT is read or inflated, and the pixels of a picture with a text are not looked at.
 """
 import functools
 import pathlib
@@ -19,8 +19,8 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 LONGEST_TEXT = 1 << 20                # bytes, inflated
 MOST_CHUNKS = 100_000
 SLOPPY = b"Version: stable-diffusion.cpp"        # a program that writes UTF-8 where Latin-1 is due
-USER_COMMENT = 0x9286                 # EXIF's number for it, and of the table it is in
-EXIF_TABLE = 0x8769
+USER_COMMENT, DESCRIPTION = 0x9286, 0x010E       # EXIF's numbers for them,
+EXIF_TABLE = 0x8769                   # and for the second table, which the comment belongs in; some write it in the first
 
 
 def png_info(text):
@@ -55,14 +55,13 @@ def read(path):
         with path.open("rb") as file:
             png = file.read(8) == SIGNATURE
             text = from_png(file) if png else None
-        if not png:
-            text = from_exif(path)
+        text = text or from_exif(path)
     except OSError as error:
         raise UserError(f"{path}: can't be read ({error.strerror or error})") from None
     except (ValueError, zlib.error) as error:
         raise UserError(f"{path}: the settings inside are damaged ({error})") from None
     if not text:
-        where = f"a PNG text named {KEY}" if png else "an EXIF comment"
+        where = f"a PNG text named {KEY}, or an EXIF comment" if png else "an EXIF comment"
         raise UserError(f"{path}: there are no settings inside ({where})")
     return text
 
@@ -114,10 +113,16 @@ def inflate(data):
 
 
 def from_exif(path):
-    """The comment in a JPEG's or WebP's EXIF table, or None."""
+    """The comment or the description in a picture's EXIF tables, or a GIF's comment; None without any."""
     from npdiffusion.pictures.images import look_into
     with look_into(path) as image:
-        comment = image.getexif().get_ifd(EXIF_TABLE).get(USER_COMMENT)
+        exif = image.getexif()
+        places = exif.get_ifd(EXIF_TABLE).get(USER_COMMENT), exif.get(USER_COMMENT), exif.get(DESCRIPTION), image.info.get("comment")
+    return next(filter(None, map(decode_comment, places)), None)
+
+
+def decode_comment(comment):
+    """A comment, which says in 8 bytes how it is encoded, or a plain text → str, or None if it is neither"""
     if isinstance(comment, str):
         comment = comment.encode("utf-8", "replace")
     if not isinstance(comment, bytes) or len(comment) <= 8:
