@@ -572,7 +572,7 @@ def test_arguments_that_are_not_offered_are_passed_over_with_a_note(tag, strengt
                                  "<lora:ink:strong>", "<lora:>", "<lora:ink:nan>", "<lora:ink:1e9>", "<lora:ink:1:>",
                                  "<lora:ink:te=much>", "<lora: :1>"])
 def test_tags_that_are_not_offered_are_taken_out_with_a_note(tag):
-    with pytest.warns(UserWarning, match=re.escape(f"{ascii(tag)} in the prompt is left out: ")):
+    with pytest.warns(UserWarning, match=re.escape(f"{tag!a} in the prompt is left out: ")):
         assert tags.take(f"a {tag}cat") == ("a cat", [])
 
 
@@ -583,7 +583,7 @@ def test_what_is_no_complete_tag_stays_text_with_a_note(tag):
 
 
 def test_a_prompt_full_of_tags_gets_a_few_notes():
-    with pytest.warns(UserWarning) as noted:
+    with pytest.warns(UserWarning, match=".") as noted:
         text, found = tags.take("".join(f"<lora:a{i}><x{i}:y>" for i in range(2000)))
     assert text == "" and len(found) == tags.MOST and len(noted) == 6
     assert str(noted[-1].message) == "3895 more tags in the prompt are not followed"

@@ -64,7 +64,7 @@ def parse(inside):
     values, named, passed_over = [], {"te": None, "unet": None}, []
     for argument in arguments:
         key, equals, value = argument.partition("=")
-        if equals and key.strip() not in named or not equals and len(values) == 2:
+        if (equals and key.strip() not in named) or (not equals and len(values) == 2):
             passed_over.append(argument.strip())
             continue
         try:

@@ -64,7 +64,7 @@ def one_line(message):
     """Its text on one line that a terminal can show, shortened: a path in front is kept, long values are not."""
     text = printable(" ".join(str(message).split()))
     path, colon, rest = text.partition(": ")
-    if "/" not in path and "\\" not in path or len(path) > LONGEST_PATH:
+    if ("/" not in path and "\\" not in path) or len(path) > LONGEST_PATH:
         path, colon, rest = "", "", text
     if len(rest) > LONGEST:
         rest = f"{rest[:LONGEST - 100]} … {rest[-90:]}"
@@ -110,7 +110,7 @@ class Errors:
 
 @contextlib.contextmanager
 def reader_may_go(name="stdout"):
-    """Write out what is printed to a standard stream; where its reader is gone or it is closed, send this and all that follows nowhere"""
+    """Flush a standard stream; if its reader is gone or it is closed, this and all that follows goes nowhere."""
     stream = getattr(sys, name)
     try:
         yield

@@ -78,4 +78,5 @@ def note_unfilled(texts):
     """Warn of the first wildcard in texts for which no folder is given."""
     found = next(filter(None, map(NAME.search, texts)), None)
     if found:
-        warnings.warn(f"{found[0][:60]} in the prompt is taken as words: --wildcards names the folder of such lists", stacklevel=2)
+        warnings.warn(f"{found[0][:60]} in the prompt is taken as words: --wildcards names the folder of such lists",
+                      stacklevel=2)

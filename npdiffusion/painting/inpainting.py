@@ -98,7 +98,7 @@ def inpainting_model(vae, unet):
 
 
 def conditioning(vae, canvas, draw, tile=None):
-    """The further channels of an inpainting model: m and z_masked (N or 1, H, W, 1 + C); without mask or picture all is repainted."""
+    """The further channels of an inpainting model, m and z_masked (N or 1, H, W, 1 + C); without a mask all is repainted."""
     width, height = canvas.size
     if canvas.mask is None:
         mask = np.ones((1, height // vae.config.reduction, width // vae.config.reduction, 1), np.float32)

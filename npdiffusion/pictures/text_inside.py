@@ -117,7 +117,8 @@ def from_exif(path):
     from npdiffusion.pictures.images import look_into
     with look_into(path) as image:
         exif = image.getexif()
-        places = exif.get_ifd(EXIF_TABLE).get(USER_COMMENT), exif.get(USER_COMMENT), exif.get(DESCRIPTION), image.info.get("comment")
+        places = (exif.get_ifd(EXIF_TABLE).get(USER_COMMENT), exif.get(USER_COMMENT), exif.get(DESCRIPTION),
+                  image.info.get("comment"))
     return next(filter(None, map(decode_comment, places)), None)
 
 
