@@ -262,3 +262,13 @@ def test_a_text_cannot_control_the_terminal(tmp_path, capsys):
     path = save_png(Image.new("RGB", (8, 8)), tmp_path / "a.png", png_info("a\x1b[2Jb\x9b1m\r\tc\nSteps: 1"))
     assert cli.main(["metadata", str(path)]) == 0
     assert capsys.readouterr().out == "a\\x1b[2Jb\\x9b1m\\r\tc\nSteps: 1\n"
+
+
+@pytest.mark.parametrize("prompt", ["a cat", "a packet that says steps: 40, size: 8x8, seed: 9, on it", "a (model:1.3) (seed:1.1) pod"])
+def test_json_behind_a_key_is_one_value(prompt):
+    """As stable-diffusion.cpp and Civitai write it"""
+    theirs = json.dumps({"prompt": {"positive": prompt, "negative": "x"}, "seed": 5, "sampling": {"steps": 3}})
+    resources = '[{"type":"checkpoint","modelVersionId":1, "steps": 9}]'
+    found = settings_text.parse(f"{prompt}\nSteps: 3, Seed: 5, Size: 64x64, SDCPP: {theirs}, Civitai resources: {resources}, RNG: cuda")
+    assert found == (prompt, "", {"Steps": "3", "Seed": "5", "Size": "64x64", "SDCPP": theirs, "Civitai resources": resources,
+                                  "RNG": "cuda"})

@@ -91,7 +91,7 @@ def quote(value):
 def parse(text):
     """A picture's text → prompt, negative prompt, {key: value}; all as they are there, and any of them may be empty."""
     *lines, last = text.strip().split("\n")
-    pairs = PAIR.findall(last) if len(last) <= LONGEST_LINE else []
+    pairs = find_pairs(last) if len(last) <= LONGEST_LINE else []
     if len(pairs) < FEWEST_PAIRS:
         lines, pairs = [*lines, last], []
     prompt, negative = [], []
@@ -101,6 +101,22 @@ def parse(text):
             part, line = negative, line.removeprefix(NEGATIVE).strip()
         part.append(line)
     return *("\n".join(part).lstrip("\n") for part in (prompt, negative)), {key: unquote(value) for key, value in pairs}
+
+
+def find_pairs(line):
+    """[(key, value), ...] of a line; JSON behind a key is one value, whatever looks like a setting inside"""
+    pairs, end = [], 0
+    while found := PAIR.search(line, end):
+        key, value = found.groups()
+        end = found.end()
+        if value.startswith(("{", "[")):
+            try:
+                _, end = json.JSONDecoder().raw_decode(line, found.start(2))
+                value = line[found.start(2):end]
+            except (ValueError, RecursionError):
+                pass                  # no JSON: it ends at the next comma, as any other value
+        pairs.append((key, value))
+    return pairs
 
 
 def unquote(text):
