@@ -272,3 +272,16 @@ def test_json_behind_a_key_is_one_value(prompt):
     found = settings_text.parse(f"{prompt}\nSteps: 3, Seed: 5, Size: 64x64, SDCPP: {theirs}, Civitai resources: {resources}, RNG: cuda")
     assert found == (prompt, "", {"Steps": "3", "Seed": "5", "Size": "64x64", "SDCPP": theirs, "Civitai resources": resources,
                                   "RNG": "cuda"})
+
+
+@pytest.mark.parametrize("written, sampler, schedule", [
+    ("dpm++2m ays", "dpm++2m", "ays"), ("euler simple", "euler", "simple"), ("euler_a kl_optimal", "euler_a", "kl_optimal"),
+    ("heun gits", "heun", "gits"), ("euler_a karras", "euler_a", "karras"), ("euler_a", "euler_a", "discrete")])
+def test_sampler_and_schedule_of_stable_diffusion_cpp_are_read_singly(written, sampler, schedule):
+    options, _ = to_options({"Sampler": written, "Version": "stable-diffusion.cpp"})
+    assert (options["sampler"], options["schedule"]) == (sampler, schedule)
+
+
+def test_a_sampler_whose_name_begins_like_a_known_one_is_another():
+    options, _ = to_options({"Sampler": "DPM++ 2M SDE Heun", "Version": "v1.10.1"})
+    assert options["sampler"] == "DPM++ 2M SDE Heun"

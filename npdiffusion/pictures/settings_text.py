@@ -151,7 +151,7 @@ def to_options(pairs):
     if "hires" in options and "strength" in options:
         options["hires_strength"] = options.pop("strength")
     if "sampler" in options:
-        read_sampler(options)
+        read_sampler(options, pairs.get("Version") == SD_CPP)
         foreign = not pairs.get("Version", "").startswith("npdiffusion")
         if foreign and options["schedule"] == "discrete" and options["sampler"] in SAMPLERS.keys() - WITHOUT_SCHEDULE:
             options["timestep_spacing"] = "linspace"       # the others' uniform schedule, whatever a model's files say
@@ -169,9 +169,15 @@ NAMES = {row.key.casefold(): name for name, row in reversed(SETTINGS.items()) if
     key.casefold(): name for name, key in MODELS.items()}
 
 
-def read_sampler(options):
-    """Put our names of sampler and schedule among the options, from what any version of the others calls them."""
+def read_sampler(options, two_words):
+    """Put our names of sampler and schedule among the options, from what any version of the others calls them.
+
+    two_words: a program whose samplers have no spaces in their names writes "euler_a karras", and schedules that may be unknown here
+    """
     options["sampler"], schedule = split_sampler(options["sampler"])
+    first, space, second = options["sampler"].partition(" ")
+    if two_words and ours(first, SAMPLERS) in SAMPLERS and space:
+        options["sampler"], schedule = ours(first, SAMPLERS), ours(second, SCHEDULES)
     options.setdefault("schedule", schedule or "discrete")
     if options["schedule"].casefold() == "automatic":
         options["schedule"] = AUTOMATIC.get(options["sampler"], "discrete")
