@@ -32,7 +32,7 @@ _changing = threading.Lock()
 _reporting = threading.local()
 
 
-def use_backend(name):
+def use_backend(name: str) -> None:
     """Let operations run on "numpy" (the readable definitions) or "numba" (the fast twins); ValueError for another name.
 
     Without a call the environment variable NPDIFFUSION_BACKEND decides, and without that it is "numba".
@@ -43,7 +43,7 @@ def use_backend(name):
     _chosen = name
 
 
-def backend():
+def backend() -> str:
     """Name of the backend in use: "numpy" or "numba"; ValueError if NPDIFFUSION_BACKEND names another."""
     if _chosen is None:
         use_backend(os.environ.get("NPDIFFUSION_BACKEND") or "numba")

@@ -18,14 +18,18 @@ import pathlib
 from npdiffusion.errors import UserError
 from npdiffusion.version import __version__
 
-__all__ = ["UserError", "__version__", "load", "use_backend"]  # noqa: F822, __getattr__ below gives `load`
+__all__ = ["UserError", "__version__", "load", "use_backend"]
+
+TYPE_CHECKING = False                        # as in `typing`, whose import would slow --help down
+if TYPE_CHECKING:
+    from npdiffusion.loading import load
 
 _checkout = pathlib.Path(__file__).resolve().parent.parent
 if (_checkout / "kernels").is_dir() and (_checkout / "setup.cfg").is_file():
     __path__.append(str(_checkout))          # a bare checkout, where npdiffusion.kernels and .weights lie beside this folder
 
 
-def use_backend(name):
+def use_backend(name: str) -> None:
     """Run on "numpy" (the readable definitions) or "numba" (compiled); see `npdiffusion.kernels.use_backend`."""
     from npdiffusion import kernels
     kernels.use_backend(name)

@@ -1,5 +1,6 @@
 """The one exception that users are meant to see, and the hint for a name that is nearly right."""
 import difflib
+from collections.abc import Iterable
 
 
 class UserError(Exception):
@@ -9,7 +10,8 @@ class UserError(Exception):
     """
 
 
-def nearest(name, known, hint="did you mean {}? ", otherwise="", cutoff=0.5):
+def nearest(name: object, known: Iterable[str], hint: str = "did you mean {}? ", otherwise: str = "",
+            cutoff: float = 0.5) -> str:
     """`hint` with the nearest of the known names in it, or `otherwise` if none is near; upper and lower case are one.
 
     cutoff: how alike they must be, from 0 to 1, see difflib.SequenceMatcher.ratio

@@ -9,7 +9,9 @@ the gigabytes are read. Nothing that is given as a local path touches the networ
 """
 import os
 import pathlib
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from npdiffusion import kernels
 from npdiffusion.adapters.merging import Adapters
@@ -20,14 +22,17 @@ from npdiffusion.errors import UserError
 from npdiffusion.kernels.threads import set_threads
 from npdiffusion.memory import budget as budgets
 from npdiffusion.memory import estimates
-from npdiffusion.pipeline import StableDiffusionPipeline
+from npdiffusion.pipeline import Path, StableDiffusionPipeline
 from npdiffusion.request import largest_size
+from npdiffusion.settings import Request
 from npdiffusion.settings.kinds import Memory
 from npdiffusion.text.tokenizer import CLIPTokenizer
 
 
-def load(path_or_id=None, dtype=None, threads=None, tokenizer=None, lora_dir=None, vae=None, embedding_dir=None,
-         max_memory=None, model_dir=None, requests=(), preview_vae=None):
+def load(path_or_id: Path | None = None, dtype: str | None = None, threads: int | None = None,
+         tokenizer: Path | None = None, lora_dir: Path | None = None, vae: Path | None = None,
+         embedding_dir: Path | None = None, max_memory: int | float | str | None = None, model_dir: Path | None = None,
+         requests: Iterable[Request] = (), preview_vae: Any = None) -> StableDiffusionPipeline:
     """A pipeline that makes pictures from prompts → npdiffusion.pipeline.StableDiffusionPipeline
 
     path_or_id: None (the embedded model), a folder in diffusers layout, a .safetensors file, a Hugging Face id, or a name
@@ -83,7 +88,8 @@ class Opened:
 
     def fit(self, max_memory=None, dtype=None, requests=(), preview_vae=None):
         """How the weights are kept → memory.budget.Budget; arguments as of `load`. UserError if they can't be made to fit."""
-        parts, unet, vae = self.model.parts, *(self.model.parts[name].model.config for name in ("unet", "vae"))
+        parts = self.model.parts
+        unet, vae = (parts[name].model.config for name in ("unet", "vae"))
         if max_memory is None:
             budget = budgets.unlimited(parts, dtype or "float32")
         else:

@@ -8,10 +8,15 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+import os
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterable
+from typing import Any
 
+import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from npdiffusion import kernels
@@ -27,11 +32,14 @@ from npdiffusion.models.diagnosis import finite
 from npdiffusion.pictures.images import to_images
 from npdiffusion.pictures.settings_text import model_name, parameters
 from npdiffusion.pictures.text_inside import with_settings
-from npdiffusion.request import check_clip_skip, resolve
+from npdiffusion.request import Resolved, check_clip_skip, resolve
 from npdiffusion.settings import STEPS, Request
 from npdiffusion.text.contexts import Contexts
 from npdiffusion.text.editing import calls
 from npdiffusion.text.reading import read
+
+Path = str | os.PathLike[str]
+StepCallback = Callable[[int, int, np.ndarray], Any]              # (step, steps, latents or x0)
 
 
 class StableDiffusionPipeline:
@@ -59,26 +67,27 @@ class StableDiffusionPipeline:
         return f"<StableDiffusionPipeline: {self.source}, {self.family.name}, pictures of {width}×{height} pixels>"
 
     @property
-    def size(self):
+    def size(self) -> tuple[int, int]:
         """(width, height) in pixels that the model was trained on."""
         return (self.unet.config.sample_size * self.vae.config.reduction,) * 2
 
     @property
-    def default_sampler(self):
+    def default_sampler(self) -> str:
         """Name of the sampler that the checkpoint was saved with."""
         return self.schedule.default_sampler
 
     @property
-    def default_guidance(self):
+    def default_guidance(self) -> float:
         """The guidance scale where none is asked for."""
         return self.defaults().guidance_scale
 
-    def defaults(self, sampler=None):
+    def defaults(self, sampler: str | None = None) -> defaults.Defaults:
         """Steps and guidance scale where none are asked for, and why → defaults.Defaults"""
         embedded = self.unet.config.time_cond_proj_dim is not None
         return defaults.defaults(self.schedule, embedded, sampler, self.advised_guidance)
 
-    def generate(self, prompt, negative_prompt="", *, callback=None, preview=None, progress=True, **settings):
+    def generate(self, prompt: str | list[str], negative_prompt: str = "", *, callback: StepCallback | None = None,
+                 preview: StepCallback | None = None, progress: bool = True, **settings: Any) -> list[Image.Image]:
         """Pictures for a prompt: a list of `count` PIL images. Each has its seed in `image.info["seed"]`, and its settings as
         text in `image.info["parameters"]`, which `image.save` writes into PNG files.
 
@@ -103,7 +112,7 @@ class StableDiffusionPipeline:
             images += [with_settings(image, text) for image, text in zip(made, self.texts(resolved))]
         return images
 
-    def texts(self, resolved, model=None, vae=None):
+    def texts(self, resolved: Resolved, model: str | None = None, vae: str | None = None) -> list[str]:
         """The text of its settings for each picture of a `request.Resolved` that was made last; model, vae: their names"""
         request, settings = resolved.request, resolved.settings()
         subseeds = resolved.subseeds or [None] * len(resolved.seeds)
@@ -111,11 +120,12 @@ class StableDiffusionPipeline:
                            **settings | {"seed": seed} | ({} if subseed is None else {"subseed": subseed}),
                            hashes=self.adapters.hashes()) for seed, subseed in zip(resolved.seeds, subseeds)]
 
-    def resolve(self, request, inputs=None):
+    def resolve(self, request: Request, inputs: Any = None) -> Resolved:
         """What a request comes to for this model, see request.py"""
         return resolve(request, self, inputs)
 
-    def make(self, resolved, callback=None, preview=None):
+    def make(self, resolved: Resolved, callback: StepCallback | None = None,
+             preview: StepCallback | None = None) -> list[Image.Image]:
         """The pictures of a `request.Resolved`; all else is as for `generate`."""
         with self._alone, memory_reused():
             return self._make(resolved, callback or ignored, preview or ignored)
@@ -155,7 +165,8 @@ class StableDiffusionPipeline:
             earlier = way.steps
         return found
 
-    def load_lora_weights(self, path, adapter_name=None, adapter_weight=1.0):
+    def load_lora_weights(self, path: Path, adapter_name: str | None = None,
+                          adapter_weight: float | dict[str, float] = 1.0) -> str:
         """Merge a LoRA (LoHa, LoKr, DoRA, ...) into the weights, beside those that are active → its name (the file's)
 
         path: a safetensors file, or a folder as diffusers and PEFT write it
@@ -165,17 +176,17 @@ class StableDiffusionPipeline:
         with self._alone:
             return self.adapters.load(path, adapter_name, adapter_weight)
 
-    def set_adapters(self, adapter_names, adapter_weights=1.0):
+    def set_adapters(self, adapter_names: str | list[str], adapter_weights: Any = 1.0) -> None:
         """Activate exactly these LoRAs among the loaded ones; each argument may be one or a list."""
         with self._alone:
             self.adapters.choose(adapter_names, adapter_weights)
 
-    def unload_lora_weights(self):
+    def unload_lora_weights(self) -> None:
         """Take all LoRAs out of the weights, which are then bit for bit the checkpoint's."""
         with self._alone:
             self.adapters.unload()
 
-    def load_textual_inversion(self, path, token=None):
+    def load_textual_inversion(self, path: Path, token: str | None = None) -> None:
         """Learn a word that prompts may use, or those of all files in a folder; see adapters/textual_inversion.py
 
         token: what to call it, in place of the file's name, or of the name in the file
@@ -183,11 +194,11 @@ class StableDiffusionPipeline:
         """
         self.words.add(path, token, self.text_encoder.config.hidden_size)
 
-    def unload_textual_inversion(self, token=None):
+    def unload_textual_inversion(self, token: str | None = None) -> None:
         """Forget a learnt word, or all of them."""
         self.words.remove(token)
 
-    def check_prompts(self, prompts):
+    def check_prompts(self, prompts: Iterable[tuple[str, str]]) -> None:
         """UserError for an adapter or a learnt word that can't be used; prompts: pairs (prompt, negative prompt)
 
         Weights aren't looked at: a model may still be without.
@@ -202,7 +213,7 @@ class StableDiffusionPipeline:
         for text in sorted(texts):
             list(self.words.split(text))
 
-    def encode_prompt(self, prompt, clip_skip=None, prompt_syntax="a1111"):
+    def encode_prompt(self, prompt: str, clip_skip: int | None = None, prompt_syntax: str = "a1111") -> np.ndarray:
         """Text → context (1, 77 n, X), float32, n chunks; of a prompt that changes with the steps, that of the first"""
         request = Request(prompt, clip_skip=clip_skip, prompt_syntax=prompt_syntax)
         check_clip_skip(request.clip_skip, self.text_encoder.config.num_hidden_layers)
@@ -228,7 +239,7 @@ class StableDiffusionPipeline:
             states.append(finite(model, name, ids, clip_skip, fitting))
         return self.family.context(states)
 
-    def decode(self, latents, tile=None):
+    def decode(self, latents: np.ndarray, tile: int | None = None) -> Image.Image:
         """Latents of one picture (1, H/f, W/f, C) → PIL image; tile: side of the tiles in pixels, None for all at once"""
         return to_images(finite(self.vae, "vae", latents, tile, method="decode"))[0]
 

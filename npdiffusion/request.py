@@ -8,6 +8,7 @@ it, the text inside its file, the manifest of a long run.
 """
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -103,7 +104,7 @@ class Resolved:
         return images
 
 
-def resolve(request, model, inputs=None):
+def resolve(request: Request, model: Any, inputs: Any = None) -> Resolved:
     """Request → Resolved, for a model: a pipeline, of which configurations, schedule, defaults and budget are looked at.
 
     inputs: what `painting.canvas.open_inputs` makes of the request, if it has been called before
@@ -119,8 +120,9 @@ def resolve(request, model, inputs=None):
 
     picture, mask = canvases.originals(request, inputs, f)
     size = outpainting.working_size(request, picture and picture.size, model.size, f)
-    check_size(*size, f)
-    canvas = Canvas(picture, mask, *size, request.padding_mask_crop, request.apply_overlay)
+    width, height = size
+    check_size(width, height, f)
+    canvas = Canvas(picture, mask, width, height, request.padding_mask_crop, request.apply_overlay)
     strength = None if picture is None else request.strength_used
 
     # Only trailing spacing visits the very last time step, which such noise is made for.

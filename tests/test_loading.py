@@ -601,6 +601,6 @@ def test_filling_reads_each_tensor_once():
 
 def test_load_has_one_signature_which_help_shows_for_the_package():
     assert npdiffusion.load is loading.load and "load" in dir(npdiffusion)
-    assert "load(path_or_id=None, " in pydoc.plain(pydoc.render_doc(npdiffusion))
+    assert "load(path_or_id: str | os.PathLike[str] | None = None, " in pydoc.plain(pydoc.render_doc(npdiffusion))
     with pytest.raises(AttributeError, match="'npdiffusion' has no attribute 'laod'"):
         npdiffusion.laod  # noqa: B018

@@ -11,6 +11,9 @@ and W and b are the least-squares fit of the result.
 N pictures, h × w latent pixels, C channels of latents, f pixels in each direction for a latent pixel.
 """
 import functools
+import os
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -38,7 +41,8 @@ class Previews:
     tile    from (width, height) of a picture to the size of the tiles in which `vae` decodes it, see memory/tiles.py
     images, steps   what was made since step 1, of the first picture of a batch, and after which steps
     """
-    def __init__(self, kind, vae, path=None, every=1, strip=None, tile=None):
+    def __init__(self, kind: str, vae: Any, path: str | os.PathLike[str] | None = None, every: int = 1,
+                 strip: str | os.PathLike[str] | None = None, tile: Callable[[int, int], int | None] | None = None) -> None:
         if kind not in PREVIEWS:
             raise UserError(f"preview is {kind!r}: {nearest(kind, PREVIEWS)}known are {', '.join(PREVIEWS)}")
         if every < 1:
@@ -47,7 +51,7 @@ class Previews:
         self.path, self.every, self.strip, self.saved_strip = path, every, strip, None
         self.images, self.steps = [], []
 
-    def __call__(self, step, steps, x0):                 # x0: (N, h, w, C)
+    def __call__(self, step: int, steps: int, x0: np.ndarray) -> None:       # x0: (N, h, w, C)
         if step == 1:
             self.images, self.steps = [], []
         if step % self.every and step != steps:

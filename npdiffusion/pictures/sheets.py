@@ -7,7 +7,9 @@
 The font is the one that comes with Pillow, so that sheets look alike everywhere; it has little more than ASCII.
 """
 import math
+import os
 import unicodedata
+from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -18,7 +20,8 @@ GAP = 8                       # pixels around each picture
 PAPER, INK = "white", "#202020"
 
 
-def sheet(pictures, captions=None, columns=None):
+def sheet(pictures: Sequence[Image.Image | str | os.PathLike[str]], captions: Sequence[str] | None = None,
+          columns: int | None = None) -> Image.Image:
     """One picture that shows all → PIL image (RGB)
 
     pictures  PIL images, or paths of files, which are read one at a time; at least one
@@ -30,10 +33,11 @@ def sheet(pictures, captions=None, columns=None):
         raise ValueError(f"{len(pictures)} pictures, {len(captions or [])} captions, {columns} columns")
     columns = min(columns or math.ceil(math.sqrt(len(pictures))), len(pictures))
     rows = math.ceil(len(pictures) / columns)
-    width, height = fit(*map(max, zip(*map(size, pictures))), columns * rows)
+    widths, heights = zip(*map(size, pictures))
+    width, height = fit(max(widths), max(heights), columns * rows)
     font = ImageFont.load_default(size=max(10, min(width // 16, 24)))
     captions = [broken(drawable(text, font), font, width) for text in captions or []]
-    line = sum(font.getmetrics())
+    line = sum(font.getmetrics())         # type: ignore[union-attr]      # FreeType is part of every Pillow wheel
     below = max((len(lines) for lines in captions), default=0) * line
 
     result = Image.new("RGB", (columns * (width + GAP) + GAP, rows * (height + below + GAP) + GAP), PAPER)

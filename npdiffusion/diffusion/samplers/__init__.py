@@ -101,24 +101,24 @@ SAMPLERS = {
 }
 
 
-def find(name):
+def find(name: str) -> Sampler:
     """The `Sampler` of that name; UserError names the nearest known one if there is none."""
     return _look_up(name, SAMPLERS, "sampler")
 
 
-def find_schedule(name):
+def find_schedule(name: str) -> str:
     """The name of a schedule, in which - may stand for _; UserError names the nearest known one if there is none."""
     spelled = str(name).replace("-", "_")
     return spelled if spelled in SCHEDULES else _look_up(name, SCHEDULES, "schedule")
 
 
-def check_pair(name, schedule):
+def check_pair(name: str, schedule: str) -> None:
     """UserError unless the sampler of that name can walk over the schedule of that name."""
     if schedule not in SAMPLERS[name].schedules:
         raise UserError(why_not(name, schedule))
 
 
-def why_not(name, schedule):
+def why_not(name: str, schedule: str) -> str:
     """Why a sampler can't walk over a schedule, and which samplers can."""
     offered = ", ".join(other for other, sampler in SAMPLERS.items() if schedule in sampler.schedules)
     return f"{name} walks over the time steps of the training: the {schedule} schedule is for {offered}"
