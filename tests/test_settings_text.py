@@ -285,3 +285,18 @@ def test_sampler_and_schedule_of_stable_diffusion_cpp_are_read_singly(written, s
 def test_a_sampler_whose_name_begins_like_a_known_one_is_another():
     options, _ = to_options({"Sampler": "DPM++ 2M SDE Heun", "Version": "v1.10.1"})
     assert options["sampler"] == "DPM++ 2M SDE Heun"
+
+
+@pytest.mark.parametrize("written, scale", [
+    ({"Hires resize": "128x192"}, "2"), ({"Hires resize": "96x0"}, "1.5"), ({"Hires scale": "2"}, "2"),
+    ({"Hires upscale": "3", "Hires resize": "128x192"}, "3"), ({"Hires resize": "128x128"}, None), ({"Hires resize": "big"}, None)])
+def test_hires_fix_is_a_factor_however_it_is_written(written, scale):
+    options, unknown = to_options({"Size": "64x96", "Denoising strength": "0.5"} | written)
+    assert options.get("hires") == scale and options.get("hires_strength" if scale else "strength") == "0.5"
+    assert ("Hires resize" in unknown) == ("Hires resize" in written and (scale is None or scale == "3"))
+
+
+@pytest.mark.parametrize("theirs, ours", [("R-ESRGAN 4x+ Anime6B", "lanczos"), ("None", "lanczos"), ("Lanczos", "lanczos"),
+                                          ("Latent (nearest-exact)", "latent"), ("Latent", "latent")])
+def test_the_nearest_upscaler_is_taken(theirs, ours):
+    assert to_options({"Hires upscale": "2", "Hires upscaler": theirs})[0]["hires_upscaler"] == ours

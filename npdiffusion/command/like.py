@@ -32,6 +32,9 @@ def read(path, given):
                 notes[settings_text.key_of(name)] = error
     random = [name for name in ("seed", "subseed") if name in found and found[name] is None]
     found = {name: value for name, value in found.items() if value is not None and value is not False}
+    upscaler = pairs.get("Hires upscaler", "").casefold()
+    if found.get("hires_upscaler") == "lanczos" and upscaler not in ("", "lanczos"):
+        notes["Hires upscaler"] = "lanczos, the nearest that is offered, is taken"
     check_models(found, given, notes)
     check_start(found, given, notes)
     check_schedule(found, given, pairs)

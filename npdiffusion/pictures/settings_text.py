@@ -148,6 +148,7 @@ def to_options(pairs):
             options[name] = ours(value, SETTINGS[name].values) if name in SETTINGS else value
     if not pairs:
         return options, unknown
+    read_hires(options, unknown)
     if "hires" in options and "strength" in options:
         options["hires_strength"] = options.pop("strength")
     if "sampler" in options:
@@ -166,7 +167,27 @@ def key_of(name):
 
 # From a key, in lower case, to the option; of two with one key the first.
 NAMES = {row.key.casefold(): name for name, row in reversed(SETTINGS.items()) if row.key} | {
-    key.casefold(): name for name, key in MODELS.items()}
+    key.casefold(): name for name, key in MODELS.items()} | {"hires scale": "hires"}           # SD.Next's
+
+
+def read_hires(options, unknown):
+    """Put hires fix among the options where it is given as a size, and the upscaler that comes nearest to theirs."""
+    scale = hires_scale(unknown.get("Hires resize", ""), options)
+    if "hires" not in options and scale:
+        options["hires"] = scale
+        del unknown["Hires resize"]
+    if "hires_upscaler" in options:
+        options["hires_upscaler"] = "latent" if options["hires_upscaler"].casefold().startswith("latent") else "lanczos"
+
+
+def hires_scale(size, options):
+    """"1024x1024" or "1024x0", beside the picture's own size, as a factor, or None if both sides don't grow alike"""
+    sides = [re.fullmatch(r"(\d{1,5})x(\d{1,5})", text) for text in (size, f"{options.get('width')}x{options.get('height')}")]
+    if not all(sides):
+        return None
+    (width, height), (from_width, from_height) = (map(int, found.groups()) for found in sides)
+    scales = {to / start for to, start in ((width, from_width), (height, from_height)) if to and start}
+    return f"{scales.pop():g}" if len(scales) == 1 else None
 
 
 def read_sampler(options, two_words):
