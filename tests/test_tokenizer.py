@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import random
+import time
 import unicodedata
 import warnings
 
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from npdiffusion.errors import UserError
-from npdiffusion.text.tokenizer import CLIPTokenizer, TextCutOff, byte_alphabet, words
+from npdiffusion.text.tokenizer import CLIPTokenizer, TextCutOff, byte_alphabet, in_order, words
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -301,3 +302,13 @@ def test_a_huge_file_is_refused_before_it_is_read(tmp_path):
         file.truncate(2**40)                                                        # sparse: takes no room on the disk
     with pytest.raises(UserError, match="vocab.json: it has more than 32 MB"):
         CLIPTokenizer.from_folder(tmp_path)
+
+
+def test_combining_marks_are_put_in_order_as_nfc_does_and_fast():
+    marks, chosen = [chr(i) for i in range(0x300, 0x370)] + ["a", "é", "ệ", " ", "क", "\u093c"], np.random.default_rng(0)
+    for _ in range(2000):
+        text = "".join(marks[i] for i in chosen.integers(len(marks), size=12))
+        assert unicodedata.normalize("NFC", in_order(text)) == unicodedata.normalize("NFC", text)
+    start = time.perf_counter()
+    unicodedata.normalize("NFC", in_order("a" + "\u0315\u0300" * 50_000))
+    assert time.perf_counter() - start < 2

@@ -21,6 +21,7 @@ no HTML entities, lower case. Letters, numbers, NFC and lower case come from the
 transformers does not yet.
 """
 import heapq
+import itertools
 import pathlib
 import re
 import unicodedata
@@ -59,7 +60,15 @@ def normalise(text):
 
     Lower case goes character by character: of a whole text Python would make a final sigma, ΑΣ → ας, where CLIP has ασ.
     """
-    return "".join(c.lower() for c in SPACES.sub(" ", unicodedata.normalize("NFC", text)))
+    return "".join(c.lower() for c in SPACES.sub(" ", unicodedata.normalize("NFC", in_order(text))))
+
+
+def in_order(text):
+    """Combining marks in a row sorted as NFC sorts them, whose own time grows with the square of their number"""
+    if text.isascii():
+        return text
+    runs = itertools.groupby(text, key=lambda c: unicodedata.combining(c) > 0)
+    return "".join("".join(sorted(run, key=unicodedata.combining) if marks else run) for marks, run in runs)
 
 
 def kind(character):
