@@ -4,7 +4,7 @@
     products/      linear layers, convolution, attention                 normalization.py   group and layer norm
     activations.py SiLU, GELU, ReLU, element by element                  arrays.py          what the twins accept
     codegen/       how kernels are written, compiled and cached          threads.py         how they are launched
-    machine.py     the processor and its cores
+    machine.py     the processor and its cores                           environment.py     numba's own variables
 
 `kernels.linear`, `kernels.conv2d`, ... are the twins of the backend that was chosen, so models call operations by name and
 do not know which one runs. Look an operation up when it is called (`kernels.linear(...)`), not at import.
@@ -19,6 +19,8 @@ import importlib
 import inspect
 import os
 import threading
+
+from .errors import BackendError  # noqa: F401 (for those who catch it)
 
 OPERATIONS = ("pack_linear", "pack_conv2d", "linear", "conv2d", "linear_geglu", "group_norm", "group_norm_silu", "layer_norm",
               "silu", "gelu", "quick_gelu", "relu", "softmax", "attention", "upsample_nearest", "upsample_conv2d", "embedding",

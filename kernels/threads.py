@@ -16,12 +16,15 @@ import threading
 
 import numpy as np
 
-from npdiffusion.kernels.machine import physical_cores
-
 from .arrays import CACHE_LINE, aligned
+from .errors import BackendError
+from .machine import physical_cores
 
 SPINS = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"}   # rounds of GNU's OpenMP, milliseconds of LLVM's and Intel's
+_FORKED = ("a process that was forked after the numba backend ran can't run it again, because GNU's OpenMP doesn't survive a "
+           "fork: start processes with multiprocessing.get_context('spawn'), or set NUMBA_THREADING_LAYER=workqueue")
 _count = None
+_lost = False                                            # whether this is such a process
 _local = threading.local()
 
 
@@ -64,9 +67,27 @@ def start_threads():
     os.environ.update(ours)
     try:
         numba.set_num_threads(1)
+    except ValueError as error:
+        reason = " ".join(str(error).split()).replace("$ ", "")
+        raise BackendError(f"NUMBA_THREADING_LAYER is {numba.config.THREADING_LAYER!r}: {reason}; or unset it") from None
     finally:
         for name in ours:
             os.environ.pop(name, None)
+
+
+def _after_fork():
+    """In a child process, whose parent may have started numba's threads."""
+    global _lost
+    _guard.cache_clear()                                 # a thread that held the lock does not exist here
+    if start_threads.cache_info().currsize:
+        import numba
+        if numba.threading_layer() == "omp":
+            from numba.np.ufunc import omppool
+            _lost = omppool.openmp_vendor == "GNU"
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @functools.cache
@@ -81,8 +102,11 @@ def launch(kernel, *arguments, parallel=True, scratch=None):
 
     `counter` is a fresh array of one zero, from which `memory.next_job` hands out jobs. With `scratch`, the number of
     floats that each thread needs to work in, two more arguments follow: that memory, and the size of a thread's share.
+    BackendError in a process that was forked from one which ran kernels, if its threads don't survive that.
     """
     import numba
+    if _lost:
+        raise BackendError(_FORKED)
     if kernel.compiled is None:
         kernel.compile()
     parallel = parallel and not getattr(_local, "alone", False)

@@ -11,7 +11,7 @@ import torch
 
 from npdiffusion import kernels
 from npdiffusion.kernels import fast, reference, threads
-from npdiffusion.kernels.codegen import compiling
+from npdiffusion.kernels.codegen import cache
 from npdiffusion.kernels.products import winograd, winograd_transforms
 from npdiffusion.kernels.products.packing import Packed
 from npdiffusion.kernels.products.patches import Geometry
@@ -449,20 +449,20 @@ def test_other_instruction_sets(cpu, lanes, tmp_path):
 
 
 def test_kernels_of_one_cpu_are_not_taken_for_another(tmp_path):
-    code = "from npdiffusion.kernels.codegen import compiling; print(compiling.cache_folder())"
+    code = "from npdiffusion.kernels.codegen import cache; print(cache.folder())"
     folders = {output_of(code, NUMBA_CPU_NAME=cpu, NUMBA_CPU_FEATURES="", NUMBA_CACHE_DIR=str(tmp_path))
                for cpu in ("haswell", "generic")}
     assert len(folders) == 2
 
 
 def test_without_a_writable_folder_kernels_go_to_a_temporary_one(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(compiling, "_writable", lambda folder: False)
-    monkeypatch.setattr(compiling.tempfile, "tempdir", str(tmp_path))
-    compiling.cache_folder.cache_clear()
+    monkeypatch.setattr(cache, "_writable", lambda place: False)
+    monkeypatch.setattr(cache.tempfile, "tempdir", str(tmp_path))
+    cache.folder.cache_clear()
     try:
-        folder = compiling.cache_folder()
+        folder = cache.folder()
     finally:
-        compiling.cache_folder.cache_clear()
+        cache.folder.cache_clear()
     assert tmp_path in folder.parents
     assert folder.parent.stat().st_mode & 0o077 == 0
     assert capsys.readouterr().err.count("\n") == 1

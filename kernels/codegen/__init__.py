@@ -1,5 +1,6 @@
 """How kernels become machine code, and what numba's language lacks for them.
 
     compiling.py   declaring, compiling and loading kernels         memory.py       indexing without checks, a shared counter
-    bfloat16.py    a type that numba does not have                  exponential.py  eˣ and 2ˣ in vectors
+    cache.py       compiled kernels on disk                         exponential.py  eˣ and 2ˣ in vectors
+    bfloat16.py    a type that numba does not have
 """

@@ -15,7 +15,8 @@ from llvmlite import binding as llvm
 from llvmlite import ir
 from numba.core import cgutils
 
-from .compiling import inlined, target
+from ..environment import target
+from .compiling import inlined
 from .memory import store, store_half
 
 # LLVM has had the instruction with operands of this type since 16. The name of a CPU alone is not asked, only features:

@@ -3,27 +3,21 @@
 `@kernel(signature)` declares an entry point. It is compiled, or loaded from the cache, when first launched, for that
 signature alone: a call with other types is an error instead of a second, silent compilation. Functions that kernels
 call are plain `njit`; they become part of the kernel's machine code and need no cache entry of their own.
-
-The cache lies in a folder named after all that machine code depends on. numba itself looks at the file of the compiled
-function alone, and would not notice an edit in another one (a tile shape, say): hence the digest of every source here.
-The first writable place of these is taken: $NUMBA_CACHE_DIR, `__pycache__` beside this file, the user's cache folder,
-and at last a private temporary folder, with a note on stderr.
 """
 import functools
-import hashlib
 import os
-import pathlib
-import shutil
 import sys
-import tempfile
 import threading
 import types as python_types
 
 import numba
-from llvmlite import binding as llvm
 from numba import types
 
+from .. import environment
 from ..threads import start_threads
+from . import cache
+
+environment.check()
 
 # Fused multiply-add is welcome. Reordering sums is not: compensated sums and the splitting of ln 2 would be lost.
 # NaN stays NaN, because a caller wants to find it.
@@ -48,55 +42,16 @@ def sizes_of(fields):
 
 _kernels = []
 _lock = threading.Lock()
+_noted = False                                           # that kernels can't be kept
 
 
-def target():
-    """Name and features of the CPU that numba compiles for: this one, or NUMBA_CPU_NAME and NUMBA_CPU_FEATURES."""
-    name, features = numba.config.CPU_NAME, numba.config.CPU_FEATURES
-    return (llvm.get_host_cpu_name() if name is None else name,
-            llvm.get_host_cpu_features().flatten() if features is None else features)
+def _renew_lock():
+    global _lock
+    _lock = threading.Lock()
 
 
-def _writable(folder):
-    """True if `folder` exists or can be made, and takes files."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError:
-        return False
-    return True
-
-
-def _private_temporary_folder():
-    """A folder that nobody else can write to: a cache is code. Kept between runs if it is ours already."""
-    user = os.getuid() if hasattr(os, "getuid") else 0   # on Windows the folder lies in the user's profile anyway
-    folder = pathlib.Path(tempfile.gettempdir(), f"npdiffusion-kernels-{user}")
-    try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        status = folder.lstat()
-        if folder.is_symlink() or (hasattr(os, "getuid") and (status.st_uid != user or status.st_mode & 0o077)):
-            raise PermissionError
-    except OSError:
-        folder = pathlib.Path(tempfile.mkdtemp(prefix="npdiffusion-kernels-"))
-    print(f"npdiffusion: no cache folder is writable, compiled kernels go to {folder} (choose one: NUMBA_CACHE_DIR)",
-          file=sys.stderr)
-    return folder
-
-
-@functools.cache
-def cache_folder():
-    """The folder that holds compiled kernels of these sources for this CPU."""
-    here = pathlib.Path(__file__).resolve().parent.parent
-    sources = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(here.rglob("*.py")))).hexdigest()[:12]
-    machine = hashlib.sha256(repr((numba.__version__, target())).encode()).hexdigest()[:12]
-    user = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "npdiffusion")
-    places = [pathlib.Path(numba.config.CACHE_DIR)] if numba.config.CACHE_DIR else [here / "__pycache__", user]
-    place = next((p for p in places if _writable(p)), None) or _private_temporary_folder()
-    if place == here / "__pycache__":                    # kernels of sources that are gone: nobody else has this folder
-        for old in place.glob("kernels-*"):
-            if not old.name.startswith(f"kernels-{sources}-"):
-                shutil.rmtree(old, ignore_errors=True)
-    return place / f"kernels-{sources}-{machine}"
+if hasattr(os, "register_at_fork"):                      # a thread that held it does not exist in the child
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 class kernel:
@@ -118,24 +73,63 @@ class kernel:
     def compile(self):
         """Load the kernel from the cache, or compile it (a second or so)."""
         with _lock:
-            if self.compiled is not None:                # by another Python thread, meanwhile
-                return
-            start_threads()
-            before = numba.config.CACHE_DIR
-            try:
-                numba.config.CACHE_DIR = str(cache_folder())
-                compiled = numba.njit(cache=True, nogil=True, parallel=True, fastmath=FASTMATH,
-                                      error_model="numpy")(self.function)
-            finally:
-                numba.config.CACHE_DIR = before
-            compiled.compile(self.signature)
-            compiled.disable_compile()
-            self.compiled = compiled
+            if self.compiled is None:                    # another Python thread may have done it meanwhile
+                start_threads()
+                self.compiled = self._loaded_or_compiled()
+                self.compiled.disable_compile()
 
     def is_cached(self):
-        """True if `compile` will find machine code on disk. Looks at file names alone."""
-        python = f"py{sys.version_info[0]}{sys.version_info[1]}"
-        return any(cache_folder().glob(f"*/{self.name}-*.{python}*.nbc"))
+        """True if `compile` will find machine code on disk that is as it was written."""
+        dispatcher = self._dispatcher()
+        return dispatcher is not None and self._entry(dispatcher).is_intact()
+
+    def _loaded_or_compiled(self):
+        dispatcher = self._dispatcher()
+        if dispatcher is not None:
+            entry = self._entry(dispatcher)
+            if not entry.is_intact():
+                entry.discard()
+            try:
+                dispatcher.compile(self.signature)
+                if dispatcher.stats.cache_misses:
+                    entry.write_seal()
+            except Exception as error:                   # a mistake in the kernel itself is raised again below
+                entry.discard()
+                if isinstance(error, OSError):
+                    _note(entry.path, error)
+            if dispatcher.overloads:                     # it is compiled, whether it could be kept or not
+                return dispatcher
+        dispatcher = _jit(self.function)
+        dispatcher.compile(self.signature)
+        return dispatcher
+
+    def _dispatcher(self):
+        """numba's object, not compiled yet, whose files go to our folder; None if there can be none."""
+        before = numba.config.CACHE_DIR
+        try:
+            numba.config.CACHE_DIR = str(cache.folder())
+            return _jit(self.function, cache=True)
+        except (OSError, RuntimeError) as error:         # numba's own way to say that a folder can't be written to
+            _note(cache.folder(), error)
+            return None
+        finally:
+            numba.config.CACHE_DIR = before
+
+    def _entry(self, dispatcher):
+        return cache.Entry(dispatcher.stats.cache_path, self.name)
+
+
+def _jit(function, **options):
+    return numba.njit(nogil=True, parallel=True, fastmath=FASTMATH, error_model="numpy", **options)(function)
+
+
+def _note(place, error):
+    """Say once that kernels can't be kept."""
+    global _noted
+    if not _noted:
+        _noted = True
+        print(f"npdiffusion: compiled kernels can't be kept in {place} ({error}): each run will compile them "
+              "(choose another folder: NUMBA_CACHE_DIR)", file=sys.stderr)
 
 
 def kernels_for(**signatures):
@@ -172,5 +166,5 @@ def warm_up(report=None, dtype="bfloat16"):
 
 
 def is_cached(dtype="bfloat16"):
-    """True if the kernels that a model of `dtype` needs are on disk (or compiled), so that no call will compile."""
+    """True if the kernels that a model of `dtype` needs are on disk, intact, or compiled, so that no call will compile."""
     return all(each.compiled is not None or each.is_cached() for each in _needed(dtype))

@@ -24,7 +24,7 @@ from numba.extending import intrinsic
 
 from ..arrays import CACHE_LINE
 from ..codegen.bfloat16 import HAS_DOT, emit_dot, emit_widened
-from ..codegen.compiling import target
+from ..environment import target
 
 FLOAT, INTEGER, LANE, BYTE = ir.FloatType(), ir.IntType(64), ir.IntType(32), ir.IntType(8)
 

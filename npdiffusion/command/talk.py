@@ -5,6 +5,7 @@ import sys
 import warnings
 
 from npdiffusion.errors import UserError
+from npdiffusion.kernels import BackendError
 
 LONGEST, LONGEST_PATH = 480, 4096          # characters of a message beside the path in front, and of that
 
@@ -51,7 +52,7 @@ def one_line_warnings(verbose):
 
 def explain(error):
     """One line about an exception."""
-    if isinstance(error, UserError):
+    if isinstance(error, (UserError, BackendError)):
         return one_line(error)
     if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("npdiffusion"):
         return f"the Python package {error.name} is missing; install npdiffusion with all it needs (pip install .)"
