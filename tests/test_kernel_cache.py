@@ -176,7 +176,7 @@ def test_a_forked_process_computes_or_says_what_to_do(layer):
     if "NUMBA_THREADING_LAYER" in done.stderr:
         pytest.skip(f"numba has no layer {layer} here")
     *_, line = done.stdout.splitlines() or [done.stderr]
-    assert line == "right True" or line.startswith("refused: BackendError") and "get_context('spawn')" in line
+    assert line == "right True" or (line.startswith("refused: BackendError") and "get_context('spawn')" in line)
     if layer == "workqueue":
         assert line == "right True"
 
