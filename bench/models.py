@@ -28,7 +28,7 @@ def config(sizes):
                 "down_block_types": [f"{kind}DownBlock2D" for kind in attending],
                 "up_block_types": [f"{kind}UpBlock2D" for kind in reversed(attending)],
                 **same("sample_size in_channels out_channels block_out_channels layers_per_block cross_attention_dim "
-                       "norm_num_groups")}
+                       "norm_num_groups time_cond_proj_dim")}
     if isinstance(sizes, configs.VAEConfig):
         levels = len(sizes.block_out_channels)
         return {"_class_name": "AutoencoderKL", "down_block_types": ["DownEncoderBlock2D"] * levels,

@@ -1,0 +1,102 @@
+"""Tiny random weights of each kind that the documentation names, made without any other library.
+
+A picture of these models is noise, but every file is of its kind: names, shapes and settings are those that are looked at.
+"""
+import json
+import shutil
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from bench import models
+from npdiffusion.checkpoints import original_names
+from npdiffusion.models import parameters
+from npdiffusion.models.configs import CLIPTextConfig, TinyVAEConfig, UNetConfig, VAEConfig
+from npdiffusion.models.taesd import AutoencoderTiny
+
+UNET = dict(block_out_channels=(32, 64), cross_attention=(True, False), heads=(8, 8), layers_per_block=1,
+            cross_attention_dim=64, sample_size=8)
+VAE = VAEConfig(block_out_channels=(32,) * 4, layers_per_block=1, sample_size=64)
+TEXT = CLIPTextConfig(vocab_size=600, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=1)
+PARTS = {"unet": UNetConfig(**UNET), "vae": VAE, "text_encoder": TEXT}
+TURBO = {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "trailing", "prediction_type": "epsilon"}
+
+
+def random(*shape):
+    return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+
+
+def folder(path, scheduler=None, **sizes):
+    """A model in diffusers layout; scheduler: settings besides Stable Diffusion v1's"""
+    models.write_folder(path, UNetConfig(**UNET | sizes), VAE, TEXT)
+    settings = path / "scheduler" / "scheduler_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | (scheduler or {})))
+    return path
+
+
+def single_file(path):
+    """A model in one file, in the original names."""
+    tensors = {}
+    for part, sizes in PARTS.items():
+        spell = original_names.spelling(part, sizes, ["cond_stage_model.transformer.text_model."])
+        for name, tensor in models.tensors(models.MODELS[type(sizes)](sizes)).items():
+            tensors[spell(name)] = tensor().astype(np.float16)
+    save_file(tensors, path)
+
+
+def autoencoder(path):
+    """The autoencoder alone, in diffusers' names."""
+    save_file({name: tensor() for name, tensor in models.tensors(models.MODELS[VAEConfig](VAE)).items()}, path)
+
+
+def taesd(path):
+    """Both files of TAESD; `path` is the decoder's."""
+    shapes = parameters.shapes(AutoencoderTiny(TinyVAEConfig()))
+    for part, first in (("encoder", 0), ("decoder", 1)):
+        found = {name.removeprefix(f"{part}.layers."): shape for name, shape in shapes.items() if name.startswith(part)}
+        tensors = {}
+        for name, shape in found.items():
+            number, _, rest = name.partition(".")
+            tensors[f"{int(number) + first}.{rest}"] = models.RandomTensor(name, shape)()
+        save_file(tensors, path.with_name(f"taesd_{part}.safetensors"))
+
+
+def lora(path):
+    """For one layer of the UNet, in kohya's names."""
+    name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({f"{name}.lora_down.weight": random(4, 64), f"{name}.lora_up.weight": random(32, 4),
+               f"{name}.alpha": np.array(4, np.float32)}, path)
+
+
+def learnt_word(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({"emb_params": random(2, 64)}, path)
+
+
+def in_cache(home, name, source):
+    """A repository in Hugging Face's cache."""
+    repository = home / ".cache/huggingface/hub" / f"models--{name.replace('/', '--')}"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0")
+    shutil.copytree(source, repository / "snapshots" / "0")
+
+
+def write(home):
+    """All of them: ~/models, and two models in Hugging Face's cache."""
+    there = home / "models"
+    v1 = folder(there / "stable-diffusion-v1-5")
+    folder(there / "turbo", TURBO)
+    folder(there / "LCM_Dreamshaper_v7", {"_class_name": "LCMScheduler"}, time_cond_proj_dim=16)
+    (there / "anime").mkdir()
+    for name in "v1-5-pruned-emaonly", "anime/dream", "turbo":
+        single_file(there / f"{name}.safetensors")
+        shutil.copytree(v1 / "tokenizer", (there / name).parent / "tokenizer", dirs_exist_ok=True)
+    autoencoder(there / "vae-ft-mse-840000-ema-pruned.safetensors")
+    taesd(there / "taesd_decoder.safetensors")
+    for name in "ink", "styles/oil", "lcm-lora-sdv1-5":
+        lora(there / "loras" / f"{name}.safetensors")
+    for name in "zigzag", "bad-hands", "cat-toy":
+        learnt_word(there / "embeddings" / f"{name}.safetensors")
+    in_cache(home, "stable-diffusion-v1-5/stable-diffusion-v1-5", v1)
+    in_cache(home, "stabilityai/sd-vae-ft-mse", v1 / "vae")
