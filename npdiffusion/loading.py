@@ -106,9 +106,11 @@ class Opened:
         """The pipeline, whose models are still empty."""
         family, parts, schedule, advised = self.model
         models = {name: part.model for name, part in parts.items()}
-        return StableDiffusionPipeline(
+        made = StableDiffusionPipeline(
             self.tokenizer, models.pop("text_encoder"), models.pop("unet"), models.pop("vae"), schedule, self.source, advised,
             Adapters(parts, budget.dtype, family), budget if budget.limit else None, family, models)
+        made.embedded = self.path.samefile(locate(None))
+        return made
 
     def fill(self, budget):
         """Read the weights into the models. UserError if a tensor can't be read, or is not finite."""

@@ -34,6 +34,7 @@ from npdiffusion.pictures.settings_text import model_name, parameters
 from npdiffusion.pictures.text_inside import with_settings
 from npdiffusion.request import Resolved, check_clip_skip, resolve
 from npdiffusion.settings import STEPS, Request
+from npdiffusion.text import known_words
 from npdiffusion.text.contexts import Contexts
 from npdiffusion.text.editing import calls
 from npdiffusion.text.reading import read
@@ -59,6 +60,7 @@ class StableDiffusionPipeline:
         self.adapters = adapters or Adapters()        # LoRAs and their like, merged into the weights
         self.words = LearntWords()    # textual inversions
         self.budget = budget          # what was chosen for max_memory, see budget.py; None if there was none
+        self.embedded = False         # whether it is the model that comes with the library, whose words are known
         self.timings = {}             # seconds that each stage of the last `generate` took
         self._alone = threading.RLock()       # held while a picture is made or weights change
 
@@ -228,6 +230,8 @@ class StableDiffusionPipeline:
         words = self.words.beside(self.adapters.words)
         readings = [read(prompt, calls(sampler, steps), self.tokenizer, syntax, words,
                          None if earlier is None else calls(sampler, earlier)) for prompt in prompts]
+        if self.embedded and not self.adapters.used:             # a LoRA may have taught it more
+            known_words.check(readings[0], self.tokenizer)
         return Contexts(readings, self.tokenizer, functools.partial(self._encode, clip_skip or 0), count, timestep_cond)
 
     def _encode(self, clip_skip, ids, vectors=()):

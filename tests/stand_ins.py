@@ -9,7 +9,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from bench import models
-from npdiffusion.checkpoints import original_names
+from npdiffusion.checkpoints import families
 from npdiffusion.models import parameters
 from npdiffusion.models.configs import CLIPTextConfig, TinyVAEConfig, UNetConfig, VAEConfig
 from npdiffusion.models.taesd import AutoencoderTiny
@@ -38,7 +38,8 @@ def single_file(path):
     """A model in one file, in the original names."""
     tensors = {}
     for part, sizes in PARTS.items():
-        spell = original_names.spelling(part, sizes, ["cond_stage_model.transformer.text_model."])
+        row = families.FAMILIES[0].parts[part]
+        spell = row.name(sizes, [f"{row.prefix}text_model."], row.prefix)
         for name, tensor in models.tensors(models.MODELS[type(sizes)](sizes)).items():
             tensors[spell(name)] = tensor().astype(np.float16)
     save_file(tensors, path)

@@ -130,7 +130,7 @@ def test_offline_and_not_cached(cache, monkeypatch):
 
 
 def test_not_cached_and_no_package(no_package):
-    assert "pip install 'npdiffusion[hub]'" in message("org/model")
+    assert "pip install huggingface_hub" in message("org/model")
 
 
 @pytest.mark.parametrize("name", ["unet/diffusion_pytorch_model.safetensors", "vae/config.json", "model_index.json",

@@ -1,5 +1,6 @@
 """Words that the embedded model doesn't know are found in what the text encoder reads, and nothing else is."""
 import json
+import shutil
 import warnings
 
 import numpy as np
@@ -9,6 +10,7 @@ from safetensors.numpy import save_file
 from npdiffusion import loading
 from npdiffusion.adapters import tags
 from npdiffusion.adapters.textual_inversion import LearntWords
+from npdiffusion.command import cli
 from npdiffusion.jobs.wildcards import Wildcards
 from npdiffusion.text import known_words
 from npdiffusion.text.reading import read
@@ -108,6 +110,44 @@ def test_the_note_names_eight_words_at_most_each_shortened(tokenizer):
 
 def test_there_is_no_note_about_words_that_are_known(tokenizer):
     assert known_words.note(read("a red apple", 20, tokenizer), tokenizer) is None
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return loading.load()
+
+
+def made(pipeline, *prompts, **settings):
+    """The warnings about unknown words, of a picture of one step"""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        pipeline.generate(*prompts, steps=1, seed=0, width=64, height=64, **settings)
+    return [str(warning.message) for warning in caught if warning.category is known_words.UnknownWords]
+
+
+def test_the_embedded_model_warns_of_unknown_words_in_the_prompt_alone(pipeline, on_numpy):
+    warning, = made(pipeline, "a lighthouse", "a dragon")
+    assert warning.startswith('the embedded model doesn\'t know "lighthouse" (nearest: castle); ')
+    assert made(pipeline, "a castle", "a dragon") == []
+
+
+def test_another_model_does_not_warn(tmp_path, on_numpy):
+    shutil.copytree(settings.MODEL, tmp_path / "copy", ignore=shutil.ignore_patterns("recipe", "*.webp", "__pycache__"))
+    assert made(loading.load(str(tmp_path / "copy")), "a lighthouse") == []
+
+
+def test_with_a_lora_in_the_prompt_there_is_no_warning(tmp_path, on_numpy):
+    name = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
+    save_file({f"{name}.lora_down.weight": np.ones((1, 160), np.float32),
+               f"{name}.lora_up.weight": np.ones((192, 1), np.float32)}, tmp_path / "coast.safetensors")
+    assert made(loading.load(lora_dir=str(tmp_path)), "a lighthouse <lora:coast:0.1>") == []
+
+
+def test_the_command_shows_the_warning_as_one_line(tmp_path, capsys, on_numpy):
+    size = ["-W", "64", "-H", "64", "--steps", "1"]
+    assert cli.main(["a lighthouse", *size, "--backend", "numpy", "-o", str(tmp_path / "a.png")]) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if "doesn't know" in line]
+    assert len(lines) == 1 and lines[0].startswith("npdiffusion: warning: the embedded model doesn't know")
 
 
 def test_the_shipped_list_is_the_recipes():

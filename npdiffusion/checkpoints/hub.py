@@ -85,7 +85,7 @@ def find(repository, select):
         import huggingface_hub
     except ImportError:
         raise UserError(f"{repository}: no such file or folder, and {state} in the cache ({cache()}); to download it, "
-                        "first: pip install 'npdiffusion[hub]'") from None
+                        "first: pip install huggingface_hub") from None
     try:
         names = [file.rfilename for file in huggingface_hub.HfApi().model_info(repository).siblings]
         return pathlib.Path(huggingface_hub.snapshot_download(

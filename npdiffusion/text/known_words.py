@@ -7,6 +7,7 @@ weights and brackets are gone, wildcards filled in, and learnt words are known.
 """
 import functools
 import pathlib
+import warnings
 
 import npdiffusion.weights
 from npdiffusion.checkpoints.text_files import read_json
@@ -68,6 +69,13 @@ def near(word):
     parts = [name for name in names if len(name) >= SHORTEST_PART and word.endswith(name)]
     alike = [name for name in (*names, *table["grounds"]) if name[0] == word[0]]
     return max(parts, key=len, default="") or nearest(word, alike, "{}", cutoff=ALIKE)
+
+
+def check(reading, tokenizer):
+    """An `UnknownWords` warning, one line, about the words of a Reading that the embedded model doesn't know, if any."""
+    line = note(reading, tokenizer)
+    if line:
+        warnings.warn(line, UnknownWords, stacklevel=2)
 
 
 def note(reading, tokenizer):
