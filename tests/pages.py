@@ -141,7 +141,7 @@ class Session:
                   contextlib.redirect_stderr(err)):
                 try:
                     code = self.programs[name](arguments, text) or 0
-                except Exception:
+                except Exception:                         # noqa: BLE001 (reported as a program would)
                     code = 1
                     traceback.print_exc()
             kernels.use_backend(backend)                     # a choice that ended with the program

@@ -2,7 +2,7 @@
 
 Weights that are not at hand are tiny ones made for it (stand_ins.py). Of the pictures of a command, a UNet computes one step
 and the autoencoder decodes one picture, whose results are then repeated: what is claimed is that every line is accepted and
-comes to its end, with all of its options and at its sizes. Lines that install something are checked for their form, see pages.py.
+comes to its end, with all of its options and at its sizes. Lines that install something are checked for their form (pages.py).
 """
 import ast
 import io
