@@ -214,3 +214,18 @@ def test_checking_a_folder_that_is_none_raises(tmp_path):
     for folder in (tmp_path / "missing", tmp_path / "file"):
         with pytest.raises(UserError, match="no file can be written here"):
             check_folder(folder)
+
+
+def test_an_array_is_a_picture_as_in_diffusers():
+    from npdiffusion.pictures.images import rgb
+    array = np.random.default_rng(0).integers(256, size=(6, 5, 3), dtype=np.uint8)
+    for given in (array, array / 255, (array / 255).astype(np.float32)):
+        assert np.array_equal(np.asarray(rgb(given)), array)
+
+
+@pytest.mark.parametrize("given", [np.zeros((4, 4)), np.zeros((4, 4, 4)), np.full((4, 4, 3), 1.5), np.full((4, 4, 3), np.nan),
+                                   np.zeros((4, 4, 3), np.int64), np.zeros((0, 4, 3), np.uint8), 7, ["a.png"]])
+def test_an_array_of_another_kind_is_named(given):
+    from npdiffusion.pictures.images import rgb
+    with pytest.raises(UserError, match="^init_image is an? .*expected"):
+        rgb(given)

@@ -91,13 +91,30 @@ def to_rgb(image):
 
 
 def rgb(image, name="init_image"):
-    """PIL image or path → PIL image in RGB; UserError, which calls an image by `name`, if it can't be read."""
+    """PIL image, path or array → PIL image in RGB; UserError, which calls an image by `name`, if it can't be read.
+
+    An array is (H, W, 3), uint8 or, as diffusers takes it, float from 0 to 1.
+    """
+    if isinstance(image, np.ndarray):
+        image = from_array(image, name)
     if not isinstance(image, Image.Image):
+        if not isinstance(image, (str, os.PathLike)):
+            raise UserError(f"{name} is a {type(image).__name__}: a PIL image, a path or an array (H, W, 3) was expected")
         return open_image(image)
     try:
         return to_rgb(image)
     except ValueError as error:
         raise UserError(f"{name}: {error}") from None
+
+
+def from_array(array, name):
+    """(H, W, 3), uint8 or float from 0 to 1 → PIL image; UserError for another"""
+    right = array.ndim == 3 and array.shape[2] == 3 and 0 < array.shape[0] * array.shape[1] <= LARGEST_PICTURE
+    if right and array.dtype.kind == "f" and np.all((array >= 0) & (array <= 1)):
+        array = (array * 255).round().astype(np.uint8)
+    if not right or array.dtype != np.uint8:
+        raise UserError(f"{name} is an array {array.shape} of {array.dtype}: (H, W, 3) was expected, uint8 or floats from 0 to 1")
+    return Image.fromarray(array)
 
 
 def to_array(image, width, height):
