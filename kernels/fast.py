@@ -3,7 +3,7 @@
 Products, normalisation, attention and activations are compiled. The rest moves memory or is tiny, and there NumPy is as
 fast: those names are the reference itself. Arrays must be float32 (or float16, which is widened); TypeError otherwise.
 """
-from . import environment  # noqa: F401, I001 (first: with some of numba's variables even its import fails)
+from . import environment  # noqa: F401 (first: with some of numba's variables even its import fails)
 from .activations import gelu, quick_gelu, relu, silu
 from .codegen.compiling import is_cached, warm_up
 from .normalization import group_norm, group_norm_silu, layer_norm

@@ -2,6 +2,7 @@
 import numpy as np
 
 from npdiffusion.kernels import fast, reference
+from tests.differences import agree
 
 LIMIT = 1e-5                                             # largest error over largest value
 CONVOLUTIONS = [                                         # image, (I, O), kernel, stride, padding
@@ -50,7 +51,7 @@ def assert_twin(name, *arguments, limit=LIMIT, **options):
     before = [x.copy() if isinstance(x, np.ndarray) else x for x in given]
     y = getattr(fast, name)(*arguments, **options)
     assert y.dtype == np.float32
-    assert error(y, exact) < limit
+    agree("compiled twins", name, y, exact, limit, relative=True)
     for x, unchanged in zip(given, before):
         np.testing.assert_array_equal(x, unchanged)
 

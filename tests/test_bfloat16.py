@@ -9,6 +9,7 @@ from npdiffusion.kernels import fast, reference
 from npdiffusion.kernels.codegen import bfloat16
 from npdiffusion.kernels.products import winograd_transforms
 from npdiffusion.kernels.products.microkernel import LANES
+from tests.differences import agree
 from tests.operations import (
     ATTENTIONS,
     CONVOLUTIONS,
@@ -137,10 +138,11 @@ def test_winograd_of_bfloat16(image, channels, kernel, stride, padding):
     y = fast.conv2d(x, packed, bias, stride, padding)
     if bfloat16.HAS_DOT and channels[0] % (2 * LANES) == 0:
         expected = winograd_conv2d(x, rounded, padding, narrow=pairs) + bias[:, None, None]
-        assert error(y, expected) < 1e-3                 # a number next to a tie may fall to the other side
+        agree("bfloat16", "winograd of bfloat16",
+              y, expected, 1e-3, relative=True)                 # a number next to a tie may fall to the other side
         assert 1e-3 < error(y, exact) < 0.03             # the price, of the largest value
     elif channels[0] % LANES == 0 and not bfloat16.HAS_DOT:
-        assert error(y, exact) < LIMIT
+        agree("bfloat16", "winograd of bfloat16", y, exact, LIMIT, relative=True)
     else:
         assert_twin("conv2d", x, reference.pack_conv2d(weight, "bfloat16"), bias, stride, padding)
 
@@ -155,7 +157,8 @@ def test_winograd_of_bfloat16_passes_nan_on():
 def test_winograd_by_numpy_is_a_convolution():
     x, weight, _ = convolution((2, 9, 14), (64, 10), 3)
     exact = reference.conv2d(x.astype(float), weight.astype(float), None, 1, (1, 0, 2, 1))
-    assert error(winograd_conv2d(x, weight, (1, 0, 2, 1), narrow=lambda x: x), exact) < LIMIT
+    agree("bfloat16", "winograd by numpy is a convolution",
+          winograd_conv2d(x, weight, (1, 0, 2, 1), narrow=lambda x: x), exact, LIMIT, relative=True)
 
 
 def test_packed_weights_give_the_same_as_rounded_ones():
@@ -168,7 +171,8 @@ def test_packed_weights_give_the_same_as_rounded_ones():
 def test_both_factors_are_rounded_and_sums_are_not():
     x, weight = values(20, 1000), values(30, 1000)
     x16, weight16 = (torch.from_numpy(a).bfloat16().double().numpy() for a in (x, weight))
-    assert error(fast.linear(x, fast.pack_linear(weight, "bfloat16")), x16 @ weight16.T) < 1e-6
+    agree("bfloat16", "both factors are rounded and sums are not",
+          fast.linear(x, fast.pack_linear(weight, "bfloat16")), x16 @ weight16.T, 1e-6, relative=True)
     assert error(x16 @ weight16.T, x.astype(float) @ weight.T.astype(float)) > ROUNDING / 4
 
 
@@ -182,8 +186,9 @@ def test_attention_of_bfloat16_matches_its_definition(n, t, s, heads, width, cau
     exact = reference.attention(*map(doubled, (q, k, v)), heads, causal, dtype)
     y = fast.attention(q, k, v, heads, causal, "bfloat16")
     assert y.dtype == np.float32
-    assert error(y, exact) < 1e-4
-    assert error(y, reference.attention(q, k, v, heads, causal)) < 4 * ROUNDING
+    agree("bfloat16", "attention of bfloat16 matches its definition", y, exact, 1e-4, relative=True)
+    agree("bfloat16", "attention of bfloat16 matches its definition",
+          y, reference.attention(q, k, v, heads, causal), 4 * ROUNDING, relative=True)
 
 
 def test_attention_of_bfloat16_survives_large_scores_and_passes_nan_on():

@@ -83,7 +83,7 @@ def test_a_damaged_kernel_is_compiled_again(suffix, damage, compiled):
 
 
 def test_a_kernel_that_was_compiled_again_is_found_by_the_next_run(compiled):
-    folder, expected = compiled
+    folder, _ = compiled
     for file in folder.rglob("*.nbc"):
         flip(file) if file.is_file() else file.rmdir()
     for log in ("data saved", "data loaded"):

@@ -15,6 +15,7 @@ from npdiffusion.kernels.codegen import cache
 from npdiffusion.kernels.products import winograd, winograd_transforms
 from npdiffusion.kernels.products.packing import Packed
 from npdiffusion.kernels.products.patches import Geometry
+from tests.differences import agree
 from tests.operations import (
     ATTENTIONS,
     CONVOLUTIONS,
@@ -24,7 +25,6 @@ from tests.operations import (
     assert_twin,
     convolution,
     doubled,
-    error,
     queries_keys_values,
     values,
 )
@@ -39,7 +39,7 @@ F = torch.nn.functional
 def test_linear_matches_torch(rows, inputs, outputs):
     x, weight, bias = values(rows, inputs), values(outputs, inputs), values(outputs)
     expected = F.linear(*map(torch.from_numpy, map(doubled, (x, weight, bias))))
-    assert error(reference.linear(x, weight, bias), expected.numpy()) < LIMIT
+    agree("operations", "linear matches torch", reference.linear(x, weight, bias), expected.numpy(), LIMIT, relative=True)
 
 
 @pytest.mark.parametrize("rows, inputs, outputs", PRODUCTS)
@@ -69,7 +69,8 @@ def test_fast_linear_geglu_matches_its_definition(rows, inputs, outputs):
 def test_linear_geglu_matches_torch():
     x, weight, bias = values(9, 20), values(34, 20), values(34)
     value, gate = F.linear(*map(torch.from_numpy, map(doubled, (x, weight, bias)))).chunk(2, dim=-1)
-    assert error(reference.linear_geglu(x, weight, bias), (value * F.gelu(gate)).numpy()) < LIMIT
+    agree("operations", "linear geglu matches torch",
+          reference.linear_geglu(x, weight, bias), (value * F.gelu(gate)).numpy(), LIMIT, relative=True)
 
 
 @pytest.mark.parametrize("image, channels, kernel, stride, padding", CONVOLUTIONS)
@@ -79,7 +80,7 @@ def test_conv2d_matches_torch(image, channels, kernel, stride, padding):
     padded = F.pad(torch.from_numpy(doubled(x)).permute(0, 3, 1, 2), (left, right, top, bottom))
     expected = F.conv2d(padded, torch.from_numpy(doubled(weight)), torch.from_numpy(doubled(bias[0])), stride)
     y = reference.conv2d(x, weight, bias[0], stride, padding)
-    assert error(y, expected.permute(0, 2, 3, 1).numpy()) < LIMIT
+    agree("operations", "conv2d matches torch", y, expected.permute(0, 2, 3, 1).numpy(), LIMIT, relative=True)
 
 
 @pytest.mark.parametrize("image, channels, kernel, stride, padding", CONVOLUTIONS)
@@ -120,7 +121,8 @@ def test_upsample_conv2d_is_a_convolution_of_the_enlarged_image(channels, size):
     x, weight, bias = convolution((2, 5, 7), channels, 3)
     enlarged = F.interpolate(torch.from_numpy(doubled(x)).permute(0, 3, 1, 2), size=size, mode="nearest")
     expected = F.conv2d(enlarged, *map(torch.from_numpy, map(doubled, (weight, bias[0]))), padding=1)
-    assert error(reference.upsample_conv2d(x, weight, bias[0], *size), expected.permute(0, 2, 3, 1).numpy()) < LIMIT
+    agree("operations", "upsample conv2d is a convolution of the enlarged image",
+          reference.upsample_conv2d(x, weight, bias[0], *size), expected.permute(0, 2, 3, 1).numpy(), LIMIT, relative=True)
     assert_twin("upsample_conv2d", x, weight, bias[0], *size)
 
 
@@ -166,8 +168,10 @@ def test_group_norm_matches_torch(n, h, w, c, groups):
     x, weight, bias = values(n, h, w, c, scale=3), values(c), values(c)
     x64, weight64, bias64 = (torch.from_numpy(doubled(a)) for a in (x, weight, bias))
     expected = F.group_norm(x64.permute(0, 3, 1, 2), groups, weight64, bias64, 1e-3).permute(0, 2, 3, 1)
-    assert error(reference.group_norm(x, weight, bias, groups, 1e-3), expected.numpy()) < LIMIT
-    assert error(reference.group_norm_silu(x, weight, bias, groups, 1e-3), F.silu(expected).numpy()) < LIMIT
+    agree("operations", "group norm matches torch",
+          reference.group_norm(x, weight, bias, groups, 1e-3), expected.numpy(), LIMIT, relative=True)
+    agree("operations", "group norm matches torch",
+          reference.group_norm_silu(x, weight, bias, groups, 1e-3), F.silu(expected).numpy(), LIMIT, relative=True)
 
 
 @pytest.mark.parametrize("n, h, w, c, groups", NORMS)
@@ -184,7 +188,8 @@ def test_fast_group_norm_survives_a_large_mean():
     y, exact = (f(a, np.ones(64, a.dtype), np.zeros(64, a.dtype), 8, 1e-6)
                 for f, a in ((fast.group_norm, x), (reference.group_norm, doubled(x))))
     assert abs(y.std() - 1) < 1e-5
-    assert error(y, exact) < 1e-4                        # what rounding the mean to float32 costs
+    agree("operations", "fast group norm survives a large mean",
+          y, exact, 1e-4, relative=True)                        # what rounding the mean to float32 costs
 
 
 @pytest.mark.parametrize("shape", [(2, 77, 192), (3, 5), (1, 40, 320), (3, 1), (2, 2, 769)])
@@ -193,7 +198,8 @@ def test_layer_norm_matches_torch(shape, mean):
     x, weight, bias = values(*shape, mean=mean), values(shape[-1]), values(shape[-1], seed=1)
     x64, weight64, bias64 = (torch.from_numpy(doubled(a)) for a in (x, weight, bias))
     expected = F.layer_norm(x64, shape[-1:], weight64, bias64, 1e-5)
-    assert error(reference.layer_norm(x, weight, bias, 1e-5), expected.numpy()) < LIMIT
+    agree("operations", "layer norm matches torch",
+          reference.layer_norm(x, weight, bias, 1e-5), expected.numpy(), LIMIT, relative=True)
     assert_twin("layer_norm", x, weight, bias, 1e-5)
 
 
@@ -204,8 +210,8 @@ def test_layer_norm_matches_torch(shape, mean):
 def test_activations_match_torch(name, definition):
     x = values(3, 100, 401, scale=6)
     expected = definition(torch.from_numpy(doubled(x))).numpy()
-    assert error(getattr(reference, name)(x), expected) < 1e-6
-    assert error(getattr(fast, name)(x), expected) < 1e-6
+    agree("operations", "activations match torch", getattr(reference, name)(x), expected, 1e-6, relative=True)
+    agree("operations", "activations match torch", getattr(fast, name)(x), expected, 1e-6, relative=True)
     assert_twin(name, x, limit=1e-6)
 
 
@@ -225,7 +231,7 @@ def test_fast_activations_keep_nan(name):
 def test_softmax_matches_torch():
     x = values(3, 5, 77, scale=30)
     expected = torch.softmax(torch.from_numpy(doubled(x)), dim=-1).numpy()
-    assert error(reference.softmax(x), expected) < LIMIT
+    agree("operations", "softmax matches torch", reference.softmax(x), expected, LIMIT, relative=True)
     assert_twin("softmax", x)
 
 
@@ -240,7 +246,7 @@ def test_attention_matches_torch(n, t, s, heads, width, causal):
 
     expected = F.scaled_dot_product_attention(split(q), split(k), split(v), is_causal=causal)
     expected = expected.transpose(1, 2).reshape(n, t, -1).numpy()
-    assert error(reference.attention(q, k, v, heads, causal), expected) < LIMIT
+    agree("operations", "attention matches torch", reference.attention(q, k, v, heads, causal), expected, LIMIT, relative=True)
     assert_twin("attention", q, k, v, heads, causal)
 
 

@@ -13,6 +13,7 @@ from npdiffusion.models import parameters, resnet, transformer
 from npdiffusion.models import vae as our_vae
 from npdiffusion.models.conditioning import Conditioning
 from tests import references
+from tests.differences import agree
 from tests.references import channels_first, channels_last, random, relative_error, twin
 
 BLOCK, MODEL = 1e-5, 1e-4          # largest error over largest value, float32
@@ -33,7 +34,7 @@ def test_resnet_block_with_time_embedding(each_backend, channels):
         torch_resnet.ResnetBlock2D(in_channels=channels[0], out_channels=channels[1], groups=8, eps=1e-5, temb_channels=20))
     x, e = random(2, 7, 5, channels[0]), random(2, 20, seed=1)
     expected = theirs(channels_first(x), torch.from_numpy(e))          # theirs begins with the SiLU that ours is given
-    assert relative_error(ours(x, kernels.silu(e)), channels_last(expected)) < BLOCK
+    agree("blocks", "resnet block with time embedding", ours(x, kernels.silu(e)), channels_last(expected), BLOCK, relative=True)
 
 
 def test_resnet_block_of_the_vae_has_no_time_embedding_and_a_small_epsilon(each_backend):
@@ -41,7 +42,8 @@ def test_resnet_block_of_the_vae_has_no_time_embedding_and_a_small_epsilon(each_
         resnet.ResnetBlock2D(16, 16, groups=4, eps=our_vae.EPS),
         torch_resnet.ResnetBlock2D(in_channels=16, out_channels=16, groups=4, eps=1e-6, temb_channels=None))
     x = 1e-3 * random(1, 6, 9, 16)          # so small that 1e-5 in place of 1e-6 would show
-    assert relative_error(ours(x), channels_last(theirs(channels_first(x), None))) < BLOCK
+    agree("blocks", "resnet block of the vae has no time embedding and a small epsilon",
+          ours(x), channels_last(theirs(channels_first(x), None)), BLOCK, relative=True)
 
 
 def test_downsampling_pads_all_sides_in_the_unet_and_two_in_the_vae(each_backend):
@@ -49,21 +51,23 @@ def test_downsampling_pads_all_sides_in_the_unet_and_two_in_the_vae(each_backend
         ours, theirs = same_weights(resnet.Downsample2D(8, padding),
                                     torch_resnet.Downsample2D(8, use_conv=True, padding=torch_padding, name="op"))
         x = random(1, 9, 6, 8)
-        assert relative_error(ours(x), channels_last(theirs(channels_first(x)))) < BLOCK
+        agree("blocks", "downsampling pads all sides in the unet and two in the vae",
+              ours(x), channels_last(theirs(channels_first(x))), BLOCK, relative=True)
 
 
 @pytest.mark.parametrize("size", [(10, 14), (9, 13)])
 def test_upsampling_aims_at_any_size(each_backend, size):
     ours, theirs = same_weights(resnet.Upsample2D(8), torch_resnet.Upsample2D(8, use_conv=True))
     x = random(2, 5, 7, 8)
-    assert relative_error(ours(x, *size), channels_last(theirs(channels_first(x), output_size=size))) < BLOCK
+    agree("blocks", "upsampling aims at any size",
+          ours(x, *size), channels_last(theirs(channels_first(x), output_size=size)), BLOCK, relative=True)
 
 
 def test_feed_forward_gates_with_exact_gelu(each_backend):
     ours, theirs = same_weights(transformer.FeedForward(24), torch_attention.FeedForward(24, activation_fn="geglu"))
     x = 3 * random(2, 11, 24)
     expected = theirs(torch.from_numpy(x)).detach().numpy() + x
-    assert relative_error(ours(x, residual=x), expected) < BLOCK
+    agree("blocks", "feed forward gates with exact gelu", ours(x, residual=x), expected, BLOCK, relative=True)
 
 
 def test_spatial_transformer(each_backend):
@@ -73,7 +77,7 @@ def test_spatial_transformer(each_backend):
                                 norm_num_groups=8))
     x, context = random(2, 5, 7, 32), random(2, 77, 20, seed=1)
     expected = theirs(channels_first(x), encoder_hidden_states=torch.from_numpy(context)).sample
-    assert relative_error(ours(x, Conditioning(context)), channels_last(expected)) < BLOCK
+    agree("blocks", "spatial transformer", ours(x, Conditioning(context)), channels_last(expected), BLOCK, relative=True)
 
 
 # --- models, tiny ----------------------------------------------------------------------------------------------------
@@ -84,18 +88,19 @@ def tiny():
             "text": references.torch_text_encoder(**references.TINY_TEXT)}
 
 
-def unet_error(theirs, ours, height, width, timesteps):
+def both_unets(theirs, ours, height, width, timesteps):
     x, context = random(len(timesteps), height, width, 4), random(len(timesteps), 77, ours.config.cross_attention_dim, seed=1)
     with torch.no_grad():
         expected = theirs(channels_first(x), torch.tensor(timesteps), torch.from_numpy(context)).sample
     found = ours(x, np.array(timesteps), context)
     assert found.dtype == np.float32
-    return relative_error(found, channels_last(expected))
+    return found, channels_last(expected)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (9, 13), (6, 3)])
 def test_tiny_unet_at_square_odd_and_non_square_latents(each_backend, tiny, size):
-    assert unet_error(tiny["unet"], twin(tiny["unet"]), *size, timesteps=[999.0, 41.625]) < BLOCK
+    found, expected = both_unets(tiny["unet"], twin(tiny["unet"]), *size, timesteps=[999.0, 41.625])
+    agree("models", f"tiny UNet, latents of {size}", found, expected, BLOCK, relative=True)
 
 
 @pytest.mark.parametrize("changes", [
@@ -103,7 +108,8 @@ def test_tiny_unet_at_square_odd_and_non_square_latents(each_backend, tiny, size
     dict(block_out_channels=(32,), down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",)), dict(norm_eps=1e-3)])
 def test_tiny_unet_of_other_configurations(tiny, changes):
     theirs = references.torch_unet(**references.TINY_UNET | changes)
-    assert unet_error(theirs, twin(theirs), 8, 12, timesteps=[500.0]) < BLOCK
+    found, expected = both_unets(theirs, twin(theirs), 8, 12, timesteps=[500.0])
+    agree("models", f"tiny UNet with {list(changes)}", found, expected, BLOCK, relative=True)
 
 
 def test_unet_of_a_batch_equals_unet_of_each(each_backend, tiny):
@@ -127,7 +133,8 @@ def test_residuals_can_be_added_between_the_way_down_and_the_way_up(each_backend
         expected = tiny["unet"](channels_first(x), torch.tensor([10.0, 500.0]), torch.from_numpy(states),
                                 down_block_additional_residuals=[channels_first(residual) for residual in for_skips],
                                 mid_block_additional_residual=channels_first(for_middle)).sample
-    assert relative_error(found, channels_last(expected)) < BLOCK
+    agree("models", "residuals can be added between the way down and the way up",
+          found, channels_last(expected), BLOCK, relative=True)
 
 
 def test_unet_leaves_its_arguments_alone(each_backend, tiny):
@@ -159,7 +166,8 @@ def test_vae_latents_are_a_scaled_sample_of_the_posterior(tiny):
     with torch.no_grad():
         posterior = tiny["vae"].encode(channels_first(images)).latent_dist
     expected = 0.3 * (posterior.mean + posterior.std * channels_first(noise))
-    assert relative_error(ours.latents(images, lambda: noise), channels_last(expected)) < BLOCK
+    agree("models", "vae latents are a scaled sample of the posterior",
+          ours.latents(images, lambda: noise), channels_last(expected), BLOCK, relative=True)
 
 
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
@@ -181,8 +189,10 @@ def test_text_encoder_gives_the_states_of_every_layer_and_a_pooled_one(each_back
     found = ours.hidden_states(ids)
     assert len(found) == len(expected.hidden_states) == 3
     for state, theirs in zip(found, expected.hidden_states):
-        assert relative_error(state, theirs.numpy()) < BLOCK
-    assert relative_error(ours.pooled(ours(ids), ids), expected.pooler_output.numpy()) < BLOCK
+        agree("models", "text encoder gives the states of every layer and a pooled one",
+              state, theirs.numpy(), BLOCK, relative=True)
+    agree("models", "text encoder gives the states of every layer and a pooled one",
+          ours.pooled(ours(ids), ids), expected.pooler_output.numpy(), BLOCK, relative=True)
 
 
 def test_text_encoder_is_causal(tiny):
@@ -190,7 +200,7 @@ def test_text_encoder_is_causal(tiny):
     changed = ids.copy()
     changed[0, 40:] = 5
     before, after = ours(ids), ours(changed)
-    assert relative_error(after[:, :40], before[:, :40]) < BLOCK
+    agree("models", "text encoder is causal", after[:, :40], before[:, :40], BLOCK, relative=True)
     assert relative_error(after[:, 40:], before[:, 40:]) > 1e-2
 
 
@@ -199,10 +209,10 @@ def test_text_encoder_is_causal(tiny):
 def test_full_size_unet():
     theirs = references.torch_unet(**references.FULL_UNET)
     ours = twin(theirs)
-    error = unet_error(theirs, ours, 24, 16, timesteps=[999.0, 41.625])
+    found, expected = both_unets(theirs, ours, 24, 16, timesteps=[999.0, 41.625])
     del theirs, ours
     gc.collect()
-    assert error < MODEL
+    agree("models", "UNet of v1", found, expected, MODEL, relative=True)
 
 
 def test_full_size_vae():
@@ -215,4 +225,4 @@ def test_full_size_text_encoder():
     ids = np.random.default_rng(0).integers(0, 49408, (2, 77))
     with torch.no_grad():
         expected = theirs(torch.from_numpy(ids)).last_hidden_state.numpy()
-    assert relative_error(twin(theirs)(ids), expected) < MODEL
+    agree("models", "full size text encoder", twin(theirs)(ids), expected, MODEL, relative=True)

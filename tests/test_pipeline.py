@@ -11,6 +11,7 @@ from npdiffusion.errors import UserError
 from npdiffusion.kernels import machine
 from npdiffusion.pipeline import StableDiffusionPipeline as OurPipeline
 from tests import references
+from tests.differences import agree
 from tests.pairs import NEGATIVE, PROMPT, SAMPLERS, SCHEDULE, levels, their_picture
 from tests.references import SCHEDULER
 
@@ -22,7 +23,7 @@ def test_text_to_image_equals_diffusers_within_one_level(pair, name):
     expected = their_picture(theirs, num_inference_steps=10, guidance_scale=5.0, height=32, width=48)
     image, = ours.generate(PROMPT, NEGATIVE, steps=10, guidance_scale=5.0, sampler=name, seed=7, width=48, height=32)
     assert expected.std() > 10          # a picture, not a flat field that anything would equal
-    assert np.abs(levels(image) - expected).max() <= 1
+    agree("whole pictures", f"from words, {name}, levels of 255", levels(image), expected, 1)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -35,7 +36,7 @@ def test_image_to_image_equals_diffusers_within_one_level(pair, name):
     expected = their_picture(pipeline, image=start, strength=0.6, num_inference_steps=10, guidance_scale=5.0)
     image, = ours.generate(PROMPT, NEGATIVE, steps=10, guidance_scale=5.0, sampler=name, seed=7, width=48, height=32,
                            init_image=start, strength=0.6)
-    assert np.abs(levels(image) - expected).max() <= 1
+    agree("whole pictures", f"from a picture, {name}, levels of 255", levels(image), expected, 1)
 
 
 def test_the_whole_way_on_each_backend(each_backend, pair):
@@ -44,7 +45,8 @@ def test_the_whole_way_on_each_backend(each_backend, pair):
     ours = OurPipeline(pair[1].tokenizer, *(references.twin(getattr(theirs, name)) for name in ("text_encoder", "unet", "vae")),
                        SCHEDULE, "tiny")
     expected = their_picture(theirs, num_inference_steps=6, height=40, width=40)
-    assert np.abs(levels(ours.generate(PROMPT, NEGATIVE, steps=6, seed=7, width=40, height=40)[0]) - expected).max() <= 1
+    found, = ours.generate(PROMPT, NEGATIVE, steps=6, seed=7, width=40, height=40)
+    agree("whole pictures", f"on {each_backend}, levels of 255", levels(found), expected, 1)
 
 
 def test_each_picture_of_a_batch_depends_on_its_own_seed_alone(pair):

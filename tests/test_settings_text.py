@@ -264,12 +264,14 @@ def test_a_text_cannot_control_the_terminal(tmp_path, capsys):
     assert capsys.readouterr().out == "a\\x1b[2Jb\\x9b1m\\r\tc\nSteps: 1\n"
 
 
-@pytest.mark.parametrize("prompt", ["a cat", "a packet that says steps: 40, size: 8x8, seed: 9, on it", "a (model:1.3) (seed:1.1) pod"])
+@pytest.mark.parametrize("prompt", [
+    "a cat", "a packet that says steps: 40, size: 8x8, seed: 9, on it", "a (model:1.3) (seed:1.1) pod"])
 def test_json_behind_a_key_is_one_value(prompt):
     """As stable-diffusion.cpp and Civitai write it"""
     theirs = json.dumps({"prompt": {"positive": prompt, "negative": "x"}, "seed": 5, "sampling": {"steps": 3}})
     resources = '[{"type":"checkpoint","modelVersionId":1, "steps": 9}]'
-    found = settings_text.parse(f"{prompt}\nSteps: 3, Seed: 5, Size: 64x64, SDCPP: {theirs}, Civitai resources: {resources}, RNG: cuda")
+    found = settings_text.parse(f"{prompt}\nSteps: 3, Seed: 5, Size: 64x64, SDCPP: {theirs}, "
+                                f"Civitai resources: {resources}, RNG: cuda")
     assert found == (prompt, "", {"Steps": "3", "Seed": "5", "Size": "64x64", "SDCPP": theirs, "Civitai resources": resources,
                                   "RNG": "cuda"})
 
@@ -289,7 +291,8 @@ def test_a_sampler_whose_name_begins_like_a_known_one_is_another():
 
 @pytest.mark.parametrize("written, scale", [
     ({"Hires resize": "128x192"}, "2"), ({"Hires resize": "96x0"}, "1.5"), ({"Hires scale": "2"}, "2"),
-    ({"Hires upscale": "3", "Hires resize": "128x192"}, "3"), ({"Hires resize": "128x128"}, None), ({"Hires resize": "big"}, None)])
+    ({"Hires upscale": "3", "Hires resize": "128x192"}, "3"), ({"Hires resize": "128x128"}, None),
+    ({"Hires resize": "big"}, None)])
 def test_hires_fix_is_a_factor_however_it_is_written(written, scale):
     options, unknown = to_options({"Size": "64x96", "Denoising strength": "0.5"} | written)
     assert options.get("hires") == scale and options.get("hires_strength" if scale else "strength") == "0.5"

@@ -16,6 +16,7 @@ import pytest
 
 from npdiffusion.errors import UserError
 from npdiffusion.text.tokenizer import CLIPTokenizer, TextCutOff, byte_alphabet, in_order, words
+from tests.differences import agree
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -44,7 +45,7 @@ def assert_equal(ours, theirs, text):
         warnings.simplefilter("ignore", TextCutOff)
         ids = ours.encode(text)
     expected = theirs(text, padding="max_length", max_length=ours.length, truncation=True)["input_ids"]
-    assert ids.tolist() == expected, repr(text)
+    agree("tokenizer", f"numbers of {text[:40]!r}", ids, expected, 0)
     assert ours.decode(ids) == theirs.decode(expected, skip_special_tokens=True), repr(text)
 
 

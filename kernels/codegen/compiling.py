@@ -93,7 +93,7 @@ class kernel:
                 dispatcher.compile(self.signature)
                 if dispatcher.stats.cache_misses:
                     entry.write_seal()
-            except Exception as error:                   # a mistake in the kernel itself is raised again below
+            except Exception as error:      # noqa: BLE001, a mistake in the kernel itself is raised again below
                 entry.discard()
                 if isinstance(error, OSError):
                     _note(entry.path, error)

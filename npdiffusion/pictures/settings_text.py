@@ -193,7 +193,7 @@ def hires_scale(size, options):
 def read_sampler(options, two_words):
     """Put our names of sampler and schedule among the options, from what any version of the others calls them.
 
-    two_words: a program whose samplers have no spaces in their names writes "euler_a karras", and schedules that may be unknown here
+    two_words: a program whose samplers have no spaces in their names writes "euler_a karras", and schedules that may be unknown
     """
     options["sampler"], schedule = split_sampler(options["sampler"])
     first, space, second = options["sampler"].partition(" ")
