@@ -4,7 +4,8 @@
     products/      linear layers, convolution, attention                 normalization.py   group and layer norm
     activations.py SiLU, GELU, ReLU, element by element                  arrays.py          what the twins accept
     codegen/       how kernels are written, compiled and cached          threads.py         how they are launched
-    machine.py     the processor and its cores                           environment.py     numba's own variablesenvironment.py    numba's own variables
+    machine.py     the processor and its cores                           environment.py     numba's own variables
+    errors.py      what users are told when kernels can't be compiled or kept
 
 `kernels.linear`, `kernels.conv2d`, ... are the twins of the backend that was chosen, so models call operations by name and
 do not know which one runs. Look an operation up when it is called (`kernels.linear(...)`), not at import.
