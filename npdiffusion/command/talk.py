@@ -20,8 +20,8 @@ class Progress:
     def __enter__(self):
         from tqdm import tqdm
         layout = "{percentage:3.0f}%|{bar:30}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_inv_fmt}]"
-        self.bar = tqdm(total=self.total, unit=self.unit, file=Errors(), dynamic_ncols=True, bar_format=layout,
-                        mininterval=0.1 if Errors().isatty() else 10)               # fewer lines in a file
+        self.bar = tqdm(total=self.total, unit=self.unit, file=ERRORS, dynamic_ncols=True, bar_format=layout,
+                        mininterval=0.1 if ERRORS.isatty() else 10)               # fewer lines in a file
         return self
 
     def __call__(self, done, total, latents=None):
@@ -42,7 +42,7 @@ def one_line_warnings(verbose):
         if text not in seen and (verbose or issubclass(category, UserWarning)):
             seen.add(text)
             from tqdm import tqdm
-            tqdm.write(f"npdiffusion: warning: {text}", file=Errors())              # above a bar, not into it
+            tqdm.write(f"npdiffusion: warning: {text}", file=ERRORS)              # above a bar, not into it
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
@@ -79,7 +79,7 @@ def printable(text):
 
 def say(message):
     """A line on stderr."""
-    Errors().write(f"{printable(str(message))}\n")
+    ERRORS.write(f"{printable(str(message))}\n")
 
 
 def print_line(line):
@@ -107,6 +107,9 @@ class Errors:
 
     def fileno(self):
         return sys.stderr.fileno()
+
+
+ERRORS = Errors()                          # one object, by which tqdm knows that a warning and a bar share a stream
 
 
 @contextlib.contextmanager

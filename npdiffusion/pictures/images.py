@@ -113,7 +113,8 @@ def from_array(array, name):
     if right and array.dtype.kind == "f" and np.all((array >= 0) & (array <= 1)):
         array = (array * 255).round().astype(np.uint8)
     if not right or array.dtype != np.uint8:
-        raise UserError(f"{name} is an array {array.shape} of {array.dtype}: (H, W, 3) was expected, uint8 or floats from 0 to 1")
+        expected = "(H, W, 3) was expected, uint8 or floats from 0 to 1"
+        raise UserError(f"{name} is an array {array.shape} of {array.dtype}: {expected}")
     return Image.fromarray(array)
 
 
