@@ -29,6 +29,32 @@ def test_only_the_exact_word_in_the_first_place_is_a_subcommand(capsys):
         assert command.find(argv) is None
 
 
+@pytest.mark.parametrize("word", command.INSTEAD)
+def test_a_word_that_other_programs_have_as_a_subcommand_is_answered_and_not_drawn(word, capsys, pipeline):
+    assert word not in command.SUBCOMMANDS, "it is one now: take its row out of INSTEAD"
+    for argv in [word], [word.upper(), "--port", "8000"], [word, "a cat", "-s", "5"]:
+        assert cli.main(argv) == 2
+        line = capsys.readouterr().err
+        assert line.startswith(f"npdiffusion: error: {word}: ") and line.count("\n") == 1
+    assert not pipeline.asked
+
+
+@pytest.mark.parametrize("argv", [["-p", "serve"], ["--", "serve"], ["serve the soup"], ["a", "-o", "serve"]])
+def test_that_word_is_drawn_as_a_prompt_and_taken_elsewhere(argv, pipeline):
+    assert cli.main(argv) == 0 and pipeline.asked
+
+
+def test_help_as_a_word_shows_what_the_option_does(capsys):
+    for words, options in [["help"], ["--help"]], [["help", "tokens"], ["tokens", "--help"]]:
+        assert cli.main(words) == 0
+        shown = capsys.readouterr().out
+        assert cli.main(options) == 0
+        assert shown == capsys.readouterr().out
+    assert cli.main(["help", "modles"]) == 2
+    assert capsys.readouterr().err == ("npdiffusion: error: 'modles' is no subcommand, did you mean models? There are "
+                                       f"{', '.join(command.SUBCOMMANDS)}\n")
+
+
 def test_an_option_that_a_subcommand_lacks_is_named_with_the_nearest(capsys):
     assert cli.main(["tokens", "a cat", "--tokeniser", "x"]) == 2
     assert capsys.readouterr().err == "npdiffusion: error: unknown option --tokeniser, did you mean --tokenizer?\n"

@@ -4,8 +4,8 @@
     npdiffusion metadata apple.png
 
 A prompt is for command/generate.py; a first word that names a subcommand, `metadata` for example, leads to its file in
-command/ instead. Exit code 0: all is done, 1: it could not be done, 2: the command can't be understood. The options
-themselves are in options.py.
+command/ instead, and one that other programs would take for a subcommand gets an answer instead of a picture. Exit code
+0: all is done, 1: it could not be done, 2: the command can't be understood. The options themselves are in options.py.
 """
 import sys
 import traceback
@@ -20,6 +20,9 @@ def main(argv=None):
     occupy_standard_streams()
     argv = sys.argv[1:] if argv is None else argv
     subcommand = command.find(argv) or generate
+    if instead := command.answer(argv):
+        say(f"npdiffusion: error: {instead}")
+        return 2
     verbose = "-v" in argv or "--verbose" in argv
     try:
         with one_line_warnings(verbose):
