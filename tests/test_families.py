@@ -1,5 +1,6 @@
 """The table of families: what is read from a row, shown by a made-up family with two text encoders."""
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from safetensors.torch import save_file
 import npdiffusion
 from npdiffusion.checkpoints import families, whole_model
 from npdiffusion.checkpoints.families import FAMILIES
-from npdiffusion.checkpoints.safetensors_file import Stacked, read_file
+from npdiffusion.checkpoints.safetensors_file import Stacked, Transposed, cut, read_file
 from npdiffusion.diffusion.guidance import guide
 from npdiffusion.errors import UserError
 from tests import folders, references
@@ -83,6 +84,32 @@ def test_it_is_loaded_from_a_single_file_too(folder, torch_models, made_up, tmp_
         tensors |= {name(key): tensor.contiguous().clone() for key, tensor in model.state_dict().items()}
     save_file(tensors, tmp_path / "made-up.safetensors")
     there = npdiffusion.load(tmp_path / "made-up.safetensors", tokenizer=folder / "tokenizer")
+    assert np.array_equal(there.encode_prompt(PROMPT), npdiffusion.load(folder).encode_prompt(PROMPT))
+
+
+def test_a_variant_of_a_row_spells_the_same_part_otherwise(folder, torch_models, made_up, tmp_path, monkeypatch):
+    """As open_clip writes a text encoder: in_proj holds queries, keys and values below each other, a matrix is turned."""
+    def arrange(tensors):
+        tensors = cut(tensors, ".in_proj_weight", *(f".{x}_proj.weight" for x in "qkv"))
+        tensors = cut(tensors, ".in_proj_bias", *(f".{x}_proj.bias" for x in "qkv"))
+        return {name: Transposed(tensor) if name.endswith(".fc1.weight") else tensor for name, tensor in tensors.items()}
+    row = made_up.parts["text_encoder_2"]
+    other = replace(row, prefix="fused.", arrange=arrange)
+    monkeypatch.setattr(families, "FAMILIES", [
+        *FAMILIES, replace(made_up, parts=made_up.parts | {"text_encoder_2": replace(row, variants=(other,))})])
+    tensors = {}
+    for part, model in torch_models.items():
+        row = other if part == "text_encoder_2" else made_up.parts[part]
+        settings = model.config.to_dict() if "text" in part else dict(model.config)
+        name = row.name(row.config.from_dict(settings), [f"{row.prefix}text_model."], row.prefix)
+        tensors |= {name(key): tensor.contiguous().clone() for key, tensor in model.state_dict().items()}
+    for kind in "weight", "bias":
+        for stem in {name.partition("q_proj")[0] for name in tensors if re.match(rf"fused\..*\.q_proj\.{kind}", name)}:
+            tensors[f"{stem}in_proj_{kind}"] = torch.cat([tensors.pop(f"{stem}{x}_proj.{kind}") for x in "qkv"])
+    tensors = {name: tensor.T.contiguous() if name.startswith("fused.") and "fc1.weight" in name else tensor
+               for name, tensor in tensors.items()}
+    save_file(tensors, tmp_path / "fused.safetensors")
+    there = npdiffusion.load(tmp_path / "fused.safetensors", tokenizer=folder / "tokenizer")
     assert np.array_equal(there.encode_prompt(PROMPT), npdiffusion.load(folder).encode_prompt(PROMPT))
 
 

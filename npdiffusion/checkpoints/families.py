@@ -37,6 +37,9 @@ class PartRow:
     prefix     of its tensors in a single file
     sizes      from {name without the prefix: shape} in such a file to settings as in a config.json
     name       from (config, names of the file's tensors, prefix) to a function from our names of parameters to the file's
+    arrange    from {name in such a file: tensor} to the tensors that `sizes` and `name` know: renamed, cut, joined, left
+               out; the prefix stays before them
+    variants   the same part as other programs spell it: rows that differ in prefix, sizes, name or arrange
     lora       what adapters call it; None if none change it
     only       {setting in config.json: its one value that is supported}; None: that of Stable Diffusion v1
     """
@@ -48,6 +51,12 @@ class PartRow:
     name: Callable
     lora: LoRANames | None = None
     only: dict | None = None
+    arrange: Callable = dict
+    variants: tuple["PartRow", ...] = ()
+
+    def spelled(self, names):
+        """This row or the variant of it whose prefix the tensors of a single file have, or None"""
+        return next((row for row in (self, *self.variants) if any(name.startswith(row.prefix) for name in names)), None)
 
 
 @dataclass(frozen=True)
@@ -163,8 +172,7 @@ def of_class(name):
 def of_names(names, source):
     """The family of a single file, by its tensors' names; UserError if it is none of them"""
     check_names(names, source)
-    found = [(family, [part for part, row in family.parts.items() if not any(name.startswith(row.prefix) for name in names)])
-             for family in FAMILIES]
+    found = [(family, [part for part, row in family.parts.items() if row.spelled(names) is None]) for family in FAMILIES]
     # the one with most parts, if all are there
     family, missing = min(found, key=lambda each: (len(each[1]), -len(each[0].parts)))
     if missing:

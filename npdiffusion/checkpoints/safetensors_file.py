@@ -82,6 +82,35 @@ class Stacked:
         return np.concatenate([tensor() for tensor in self.tensors])
 
 
+class Transposed:
+    """A matrix whose rows and columns are exchanged: the file's x @ W is our x @ Wᵀ."""
+    def __init__(self, tensor):
+        self.tensor, self.name, self.path, self.dtype = tensor, tensor.name, tensor.path, tensor.dtype
+        self.shape, self.nbytes = tensor.shape[::-1], tensor.nbytes
+
+    def __call__(self, into=None):
+        """As a `Tensor`'s."""
+        return np.ascontiguousarray(self.tensor().T)
+
+
+def cut(tensors, ending, *parts):
+    """{name: Tensor}, in which those whose names end so are cut into equal numbers of rows, one for each of other endings
+
+    cut(tensors, ".in_proj_weight", ".q_proj.weight", ".k_proj.weight", ".v_proj.weight"): (3·D, D) → three times (D, D)
+    What can't be cut so stays as it is.
+    """
+    found = {}
+    for name, tensor in tensors.items():
+        rows = tensor.shape[0] if tensor.shape else 0
+        if not name.endswith(ending) or not rows or rows % len(parts):
+            found[name] = tensor
+            continue
+        step = rows // len(parts)
+        for i, part in enumerate(parts):
+            found[name.removesuffix(ending) + part] = tensor.rows(i * step, (i + 1) * step)
+    return found
+
+
 def read_file(path):
     """The tensors of a safetensors file: {name: Tensor}; no numbers are read yet.
 

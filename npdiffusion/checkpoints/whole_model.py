@@ -74,10 +74,11 @@ def open_file(path, vae=None):
     family, tensors = by_part(everything, path)
     settings = sizes(family, tensors, path)
     check_family(settings, path)
-    configs = {name: row.config.from_dict(settings[name], path, row.only) for name, row in family.parts.items()}
+    rows = {name: row.spelled(tensors[name]) for name, row in family.parts.items()}
+    configs = {name: row.config.from_dict(settings[name], path, row.only) for name, row in rows.items()}
     check_widths(family, configs, path)
     parts = {name: Part.match(row.model(configs[name]), tensors[name], path, row.name(configs[name], tensors[name], row.prefix))
-             for name, row in family.parts.items()}
+             for name, row in rows.items()}
     if vae is not None:
         parts["vae"] = replacement(vae, parts["vae"])
     return WholeModel(family, parts, NoiseSchedule.from_config(scheduler(family, everything)))
@@ -94,20 +95,22 @@ def by_part(tensors, source):
     family = families.of_names(tensors, source)
     tensors = {name: tensor for name, tensor in tensors.items()
                if name not in family.marks and not family.ignored.fullmatch(name)}
+    rows = {part: row.spelled(tensors) for part, row in family.parts.items()}
     parts = {part: {name: tensor for name, tensor in tensors.items() if name.startswith(row.prefix)}
-             for part, row in family.parts.items()}
+             for part, row in rows.items()}
     others = tensors.keys() - {name for found in parts.values() for name in found}
     if others:
         raise UserError(f"{source}: {len(others)} tensors that a {family.name} checkpoint doesn't have: "
                         f"{parameters.some(others)}")
-    return family, parts
+    return family, {part: row.arrange(parts[part]) for part, row in rows.items()}
 
 
 def sizes(family, parts, source):
     """{part: settings as in a config.json} of a single file, from the shapes in what `by_part` gives"""
     try:
+        rows = {name: row.spelled(parts[name]) for name, row in family.parts.items()}
         return {name: row.sizes({tensor.removeprefix(row.prefix): found.shape for tensor, found in parts[name].items()})
-                for name, row in family.parts.items()}
+                for name, row in rows.items()}
     except (KeyError, IndexError, ValueError) as error:
         raise UserError(f"{source}: its layers are not those of {family.name} (at {error})") from None
 
