@@ -37,7 +37,7 @@ from npdiffusion.settings import STEPS, Request
 from npdiffusion.text import known_words
 from npdiffusion.text.contexts import Contexts
 from npdiffusion.text.editing import calls
-from npdiffusion.text.reading import read
+from npdiffusion.text.reading import read_prompt
 
 Path = str | os.PathLike[str]
 StepCallback = Callable[[int, int, np.ndarray], Any]              # (step, steps, latents or x0)
@@ -207,7 +207,7 @@ class StableDiffusionPipeline:
         """
         names, texts = set(), set()
         for prompt, negative_prompt in prompts:
-            text, adapters = tags.take(prompt)
+            text, adapters = tags.take_tags(prompt)
             names |= {name for name, _ in adapters}
             texts |= {text, negative_prompt}
         for name in sorted(names):
@@ -228,10 +228,10 @@ class StableDiffusionPipeline:
         count and timestep_cond: see `Contexts`
         """
         words = self.words.beside(self.adapters.words)
-        readings = [read(prompt, calls(sampler, steps), self.tokenizer, syntax, words,
+        readings = [read_prompt(prompt, calls(sampler, steps), self.tokenizer, syntax, words,
                          None if earlier is None else calls(sampler, earlier)) for prompt in prompts]
         if self.embedded and not self.adapters.used:             # a LoRA may have taught it more
-            known_words.check(readings[0], self.tokenizer)
+            known_words.check_words(readings[0], self.tokenizer)
         return Contexts(readings, self.tokenizer, functools.partial(self._encode, clip_skip or 0), count, timestep_cond)
 
     def _encode(self, clip_skip, ids, vectors=()):

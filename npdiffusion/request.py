@@ -170,7 +170,7 @@ def extended_size(request, size):
     """(width, height) of the picture that is painted on, extended if that is asked for"""
     if request.outpaint is None:
         return size
-    return outpainting.extended(size, **outpainting.read(request.outpaint, 8, LARGEST_SIDE))
+    return outpainting.extended(size, **outpainting.read_sides(request.outpaint, 8, LARGEST_SIDE))
 
 
 def tile_for(model, request, guidance, size):

@@ -124,7 +124,7 @@ def parts():
 
 def planned(*arguments):
     """What is chosen for a command with the embedded model"""
-    asked = options.parse(["a", "--max-memory", "4GB", *arguments])
+    asked = options.parse_options(["a", "--max-memory", "4GB", *arguments])
     return loading.open_checkpoint().fit(asked.max_memory, requests=[entry.request for entry in asked.entries])
 
 

@@ -516,7 +516,7 @@ def test_info_about_a_damaged_model_is_one_error_line(model_folder, capsys, monk
 
 
 def test_hyphens_and_underscores_in_names_are_alike():
-    asked = options.parse([PROMPT, "--schedule", "align-your-steps", "--sampler", "euler-a",
+    asked = options.parse_options([PROMPT, "--schedule", "align-your-steps", "--sampler", "euler-a",
                            "--prediction-type", "v-prediction"])
     request = asked.entries[0].request
     assert (request.schedule, request.sampler, request.prediction_type) == ("align_your_steps", "euler_a", "v_prediction")

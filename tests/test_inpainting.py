@@ -12,7 +12,7 @@ from npdiffusion.models import parameters
 from npdiffusion.models.configs import TinyVAEConfig
 from npdiffusion.models.taesd import AutoencoderTiny as OurAutoencoderTiny
 from npdiffusion.painting.canvas import Canvas, circumscribed, region_around
-from npdiffusion.painting.masks import in_latents, prepare, read, repainted
+from npdiffusion.painting.masks import in_latents, prepare, read_mask, repainted
 from npdiffusion.painting.outpainting import extend
 from npdiffusion.pipeline import StableDiffusionPipeline
 from tests import references
@@ -199,10 +199,10 @@ def white(mode, inside, outside):
     ids=["1", "L", "RGB", "CMYK", "P", "I;16", "RGBA", "white on nothing", "black on nothing", "LA"])
 def test_masks_of_every_mode(mask, tmp_path):
     expected = np.repeat([[255] * 4 + [0] * 4], 8, axis=0)
-    assert np.array_equal(levels(read(mask, (8, 8))), expected)
+    assert np.array_equal(levels(read_mask(mask, (8, 8))), expected)
     suffix = "tif" if mask.mode == "CMYK" else "png"
     mask.save(tmp_path / f"mask.{suffix}")
-    assert np.array_equal(levels(read(tmp_path / f"mask.{suffix}", (8, 8))), expected)
+    assert np.array_equal(levels(read_mask(tmp_path / f"mask.{suffix}", (8, 8))), expected)
 
 
 def test_grey_is_a_soft_mask(ordinary):
@@ -218,7 +218,7 @@ def test_a_mask_of_another_size_is_resized_with_a_note(tmp_path):
     large.paste(255, (20, 12, 60, 50))
     large.save(tmp_path / "mask.png")
     with pytest.warns(UserWarning, match=r"mask\.png: its 96x64 pixels are resized to the picture's 48x32"):
-        mask = read(tmp_path / "mask.png", (48, 32))
+        mask = read_mask(tmp_path / "mask.png", (48, 32))
     expected = np.zeros((32, 48))
     expected[6:25, 10:30] = 255                            # each of these pixels stands for four alike
     assert mask.size == (48, 32) and np.abs(levels(mask) - expected).max() < 40

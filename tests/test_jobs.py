@@ -23,7 +23,7 @@ def lines(folder="out"):
 
 def rows(text, name="jobs.txt"):
     pathlib.Path(name).write_text(text, encoding="utf-8")
-    return prompts_file.read(name)
+    return prompts_file.read_prompts(name)
 
 
 # ---- files of prompts

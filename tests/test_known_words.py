@@ -13,7 +13,7 @@ from npdiffusion.adapters.textual_inversion import LearntWords
 from npdiffusion.command import cli
 from npdiffusion.jobs.wildcards import Wildcards
 from npdiffusion.text import known_words
-from npdiffusion.text.reading import read
+from npdiffusion.text.reading import read_prompt
 from npdiffusion.weights.recipe import captions, exam, scenes, settings, words
 
 
@@ -28,7 +28,7 @@ def unknown(tokenizer):
     def find(prompt, **how):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return known_words.unknown(known_words.words(read(prompt, 20, tokenizer, **how), tokenizer))
+            return known_words.unknown(known_words.words(read_prompt(prompt, 20, tokenizer, **how), tokenizer))
     return find
 
 
@@ -58,7 +58,7 @@ def test_colours_numbers_plurals_and_parts_of_names_are_known(prompt, unknown):
 
 
 def test_notation_is_no_word(unknown):
-    text, _ = tags.take("a (cat:1.3) [dog:fox:0.5] BREAK [owl|bee] <lora:lighthouse:0.7>")
+    text, _ = tags.take_tags("a (cat:1.3) [dog:fox:0.5] BREAK [owl|bee] <lora:lighthouse:0.7>")
     assert unknown(text) == {}
 
 
@@ -103,13 +103,13 @@ def test_no_caption_of_training_has_an_unknown_word(unknown, monkeypatch):
 
 
 def test_the_note_names_eight_words_at_most_each_shortened(tokenizer):
-    reading = read("x" * 3000 + " " + " ".join(f"{letter}qqq" for letter in "abcdefghij"), 20, tokenizer)
+    reading = read_prompt("x" * 3000 + " " + " ".join(f"{letter}qqq" for letter in "abcdefghij"), 20, tokenizer)
     note = known_words.note(reading, tokenizer)
     assert len(note) < 300 and note.count('"') == 16 and ", …; " in note
 
 
 def test_there_is_no_note_about_words_that_are_known(tokenizer):
-    assert known_words.note(read("a red apple", 20, tokenizer), tokenizer) is None
+    assert known_words.note(read_prompt("a red apple", 20, tokenizer), tokenizer) is None
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from PIL import Image
 from npdiffusion.checkpoints import library
 from npdiffusion.command import cli
 from npdiffusion.pictures import images
-from npdiffusion.pictures.text_inside import png_info, read
+from npdiffusion.pictures.text_inside import png_info, read_text
 from tests.fake_pipeline import PROMPT
 
 
@@ -30,12 +30,12 @@ def asked(pipeline, *arguments):
 def test_a_picture_is_made_again_with_the_same_settings(options, pipeline):
     first = asked(pipeline, PROMPT, *options, "-o", "out.png")
     assert asked(pipeline, "--like", "out.png", "-o", "again.png") == first
-    assert read("again.png") == read("out.png")
+    assert read_text("again.png") == read_text("out.png")
 
 
 def test_clip_skip_counts_as_in_the_web_interface(pipeline):
     assert asked(pipeline, PROMPT, "--clip-skip", "2", "-o", "out.png")["clip_skip"] == 1
-    assert ", Clip skip: 2, " in read("out.png")
+    assert ", Clip skip: 2, " in read_text("out.png")
     written("a cat\nSteps: 5, Sampler: DDIM, Seed: 7, Clip skip: 3, RNG: CPU")
     assert asked(pipeline, "--like", "in.png")["clip_skip"] == 2
 
@@ -104,7 +104,7 @@ def test_everything_at_once_comes_back(pipeline):
                   "--zero-terminal-snr", "--prompt-syntax", "plain", "--hires", "1.5", "--hires-steps", "4",
                   "--hires-strength", "0.6", "--hires-upscaler", "lanczos", "-W", "64", "-H", "72", "-o", "out.png")
     assert asked(pipeline, "--like", "out.png", "-o", "again.png") == first
-    assert read("again.png") == read("out.png")
+    assert read_text("again.png") == read_text("out.png")
 
 
 def test_a_schedule_that_the_sampler_does_not_take_is_left_out(pipeline):
@@ -132,12 +132,12 @@ def test_a_replacement_vae_is_named_and_found_again(pipeline, tmp_path, monkeypa
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "ema-840000.safetensors").touch()
     asked(pipeline, PROMPT, "--vae", "models/ema-840000.safetensors", "-o", "out.png")
-    assert "VAE: ema-840000" in read("out.png")
+    assert "VAE: ema-840000" in read_text("out.png")
     asked(pipeline, "--like", "out.png")
     assert pipeline.loaded[-1][1]["vae"] is None and "VAE: ema-840000 is not followed" in capsys.readouterr().err
     monkeypatch.setenv(library.VARIABLE, "models")
     asked(pipeline, "--like", "out.png", "-o", "again.png")
-    assert pipeline.loaded[-1][1]["vae"] == "models/ema-840000.safetensors" and read("again.png") == read("out.png")
+    assert pipeline.loaded[-1][1]["vae"] == "models/ema-840000.safetensors" and read_text("again.png") == read_text("out.png")
 
 
 @pytest.mark.parametrize("text, message", [

@@ -555,7 +555,7 @@ def test_words_in_a_lora_that_make_no_sense(tensors, expected, ours, file):
 def test_tags_are_read_as_a1111_reads_them(prompt, text, expected):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert tags.take(prompt) == (text, expected)
+        assert tags.take_tags(prompt) == (text, expected)
 
 
 @pytest.mark.parametrize("tag, strength, passed_over", [
@@ -565,7 +565,7 @@ def test_tags_are_read_as_a1111_reads_them(prompt, text, expected):
     ("<lora:ink:x==1>", Strength(1, 1), "x==1")])
 def test_arguments_that_are_not_offered_are_passed_over_with_a_note(tag, strength, passed_over):
     with pytest.warns(UserWarning, match=re.escape(f"{tag!r} in the prompt is followed without {passed_over!r}")):
-        assert tags.take(f"a {tag}cat") == ("a cat", [("ink", strength)])
+        assert tags.take_tags(f"a {tag}cat") == ("a cat", [("ink", strength)])
 
 
 @pytest.mark.parametrize("tag", ["<hypernet:anime:0.7>", "<loha:ink:1>", "<Lora:ink:1>", "<LYCO:ink>", "<wc:a b>", "<é:1>",
@@ -573,18 +573,18 @@ def test_arguments_that_are_not_offered_are_passed_over_with_a_note(tag, strengt
                                  "<lora:ink:te=much>", "<lora: :1>"])
 def test_tags_that_are_not_offered_are_taken_out_with_a_note(tag):
     with pytest.warns(UserWarning, match=re.escape(f"{tag!a} in the prompt is left out: ")):
-        assert tags.take(f"a {tag}cat") == ("a cat", [])
+        assert tags.take_tags(f"a {tag}cat") == ("a cat", [])
 
 
 @pytest.mark.parametrize("tag", ["<lora:ink:1", "<lora>", "<Lora ink>"])
 def test_what_is_no_complete_tag_stays_text_with_a_note(tag):
     with pytest.warns(UserWarning, match="is taken as plain text: its form is <lora:name:strength>"):
-        assert tags.take(f"a {tag} cat") == (f"a {tag} cat", [])
+        assert tags.take_tags(f"a {tag} cat") == (f"a {tag} cat", [])
 
 
 def test_a_prompt_full_of_tags_gets_a_few_notes():
     with pytest.warns(UserWarning, match=".") as noted:
-        text, found = tags.take("".join(f"<lora:a{i}><x{i}:y>" for i in range(2000)))
+        text, found = tags.take_tags("".join(f"<lora:a{i}><x{i}:y>" for i in range(2000)))
     assert text == "" and len(found) == tags.MOST and len(noted) == 6
     assert str(noted[-1].message) == "3895 more tags in the prompt are not followed"
 
@@ -610,7 +610,7 @@ def library(tmp_path):
     ("ink", "ink"), ("INK", "ink"), ("oil", "styles/oil"), ("styles/oil", "styles/oil"), ("pastel", "styles/Pastel"),
     ("b/twin", "b/twin"), ("tuned", "tuned/adapter_model"), ("its maker's name", "ink")])
 def test_names_that_are_found(name, found, library):
-    assert adapter_folder.find(library, name) == library / f"{found}.safetensors"
+    assert adapter_folder.find_adapter(library, name) == library / f"{found}.safetensors"
 
 
 @pytest.mark.parametrize("name, expected", [
@@ -620,11 +620,11 @@ def test_names_that_are_found(name, found, library):
     ("zzzzz", "; known are 'a/twin', 'b/twin', 'ink', 'styles/Pastel', 'styles/oil' and 1 more"),
     ("twin", "'twin' may be 'a/twin' or 'b/twin': name it with its folder"), ("x\n\x1b[2J", r"'x\n\x1b[2J'")])
 def test_names_that_are_not(name, expected, library):
-    assert expected in message_of(adapter_folder.find, library, name)
+    assert expected in message_of(adapter_folder.find_adapter, library, name)
 
 
 def test_a_folder_that_is_not_there(tmp_path, ours):
-    assert "no such folder" in message_of(adapter_folder.find, tmp_path / "no", "ink")
+    assert "no such folder" in message_of(adapter_folder.find_adapter, tmp_path / "no", "ink")
     assert "--lora-dir" in message_of(ours.generate, "a <lora:ink:1> cat")
     assert "0 .safetensors files in it" in message_of(ours.load_lora_weights, tmp_path)
 

@@ -13,7 +13,7 @@ from npdiffusion.text import chunks, editing, emphasis, reading
 from npdiffusion.text.contexts import Contexts
 from npdiffusion.text.editing import PromptNote
 from npdiffusion.text.emphasis import BREAK
-from npdiffusion.text.reading import read
+from npdiffusion.text.reading import read_prompt
 from npdiffusion.text.tokenizer import CLIPTokenizer, TextCutOff
 from tests import references
 from tests.differences import agree
@@ -109,7 +109,7 @@ def test_the_pipeline_counts_calls_of_both_passes(pair):
     ("(a BREAK b)", "BREAK inside of brackets is a word"), ("[a:b:3] c|d", "outside of"), ("a AND b", "AND doesn't combine")])
 def test_what_is_no_notation_is_text_with_a_note(prompt, note):
     with pytest.warns(PromptNote, match=note):
-        reading = read(prompt, 10, CLIPTokenizer.from_folder(VOCABULARY))
+        reading = read_prompt(prompt, 10, CLIPTokenizer.from_folder(VOCABULARY))
     assert len(reading.entries) == 1
 
 
@@ -134,7 +134,7 @@ def test_white_space_is_walked_over_once():                            # for eac
 def test_ordinary_prompts_cause_no_notes():
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always")
-        read("a red apple: big, (round:1.2) [old], 50% :) it's BREAK fine", 10, CLIPTokenizer.from_folder(VOCABULARY))
+        read_prompt("a red apple: big, (round:1.2) [old], 50% :) it's BREAK fine", 10, CLIPTokenizer.from_folder(VOCABULARY))
     assert notes == []
 
 
@@ -154,19 +154,19 @@ def test_chunks_end_at_75_tokens_or_a_comma_near(prompt, sizes):
 
 def test_a_prompt_without_end_is_refused():
     with pytest.raises(UserError, match="9000 tokens, more than the 7500"):
-        read("cat " * 9000, 10, CLIPTokenizer.from_folder(VOCABULARY))
+        read_prompt("cat " * 9000, 10, CLIPTokenizer.from_folder(VOCABULARY))
 
 
 def test_chunks_without_tokens_are_counted_as_well():
     with pytest.raises(UserError, match="the prompt has 101 chunks, more than the 100"):
-        read("a BREAK " * 100 + "a", 10, CLIPTokenizer.from_folder(VOCABULARY))
+        read_prompt("a BREAK " * 100 + "a", 10, CLIPTokenizer.from_folder(VOCABULARY))
 
 
 def test_a_prompt_of_too_many_chunks_over_its_texts_is_refused():
     tokenizer = CLIPTokenizer.from_folder(VOCABULARY)
     turns = "[" + "|".join(f"a{i}" for i in range(20)) + "]"
     with pytest.raises(UserError) as error:
-        read(f"{turns}{' cat' * 60 * 75}", 40, tokenizer)
+        read_prompt(f"{turns}{' cat' * 60 * 75}", 40, tokenizer)
     assert str(error.value).startswith("the prompt is 20 texts that take turns, with 61 chunks of 75 tokens for each: more "
                                        "than 1000 chunks in all; shorten it") and "\n" not in str(error.value)
 
@@ -174,14 +174,14 @@ def test_a_prompt_of_too_many_chunks_over_its_texts_is_refused():
 def test_as_many_chunks_as_are_allowed_are_read(monkeypatch):
     monkeypatch.setattr(reading, "MOST_CHUNKS", 6)
     tokenizer = CLIPTokenizer.from_folder(VOCABULARY)
-    assert [len(found) for found in read("[a|b|c] BREAK d", 10, tokenizer).chunks.values()] == [2, 2, 2]
+    assert [len(found) for found in read_prompt("[a|b|c] BREAK d", 10, tokenizer).chunks.values()] == [2, 2, 2]
     with pytest.raises(UserError, match="is 4 texts that take turns, with 2 chunks"):
-        read("[a|b|c|e] BREAK d", 10, tokenizer)
+        read_prompt("[a|b|c|e] BREAK d", 10, tokenizer)
 
 
 def test_a_negative_prompt_that_makes_another_too_large_is_refused_before_anything_is_encoded(monkeypatch):
     monkeypatch.setattr(reading, "MOST_CHUNKS", 6)
-    readings = [read(prompt, 10, CLIPTokenizer.from_folder(VOCABULARY)) for prompt in ("[a|b|c|e]", "a BREAK b")]
+    readings = [read_prompt(prompt, 10, CLIPTokenizer.from_folder(VOCABULARY)) for prompt in ("[a|b|c|e]", "a BREAK b")]
     with pytest.raises(UserError, match="is 4 texts that take turns, with 2 chunks"):
         Contexts(readings, None, None)
 

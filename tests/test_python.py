@@ -23,7 +23,7 @@ def pipeline():
 def test_a_picture_that_is_saved_has_its_settings_inside(pipeline, tmp_path):
     image, = pipeline.generate(PROMPT, "blue", **FAST)
     image.save(tmp_path / "apple.png")
-    assert text_inside.read(tmp_path / "apple.png") == image.info["parameters"]
+    assert text_inside.read_text(tmp_path / "apple.png") == image.info["parameters"]
     for part in "Negative prompt: blue\nSteps: 1, Sampler: DDIM", "Seed: 3":
         assert part in image.info["parameters"]
 

@@ -234,7 +234,7 @@ def test_deterministic_samplers_draw_no_noise(name):
 
 def test_an_unknown_sampler_is_met_with_the_nearest_known_one():
     with pytest.raises(UserError, match=r"unknown sampler 'dpm\+\+_2m': did you mean dpm\+\+2m\?"):
-        samplers.find("dpm++_2m")
+        samplers.find_sampler("dpm++_2m")
 
 
 # ---- the denoiser and guidance

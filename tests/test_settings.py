@@ -66,12 +66,12 @@ def test_a_setting_means_the_same_by_command_in_a_text_file_and_in_python(name, 
         row, text = SETTINGS[each], VALUES[each][0]
         return [row.option] if isinstance(row.kind, Switch) else [row.option, text]
     argv = ["a cat", *(word for each in together(name) for word in written(each))]
-    by_command, = {entry.request.changed(seed=None, subseed=None) for entry in options.parse(argv).entries}
+    by_command, = {entry.request.changed(seed=None, subseed=None) for entry in options.parse_options(argv).entries}
     expected = Request("a cat", **in_python(name)).changed(count=1, seed=None, subseed=None)
     assert by_command == expected
     in_file = [f"--{each.replace('_', '-')} {VALUES[each][0]}" for each in together(name) if each != "apply_overlay"]
     (folder / "p.txt").write_text(f"a cat {' '.join(in_file)}\n")
-    (_, row), = prompts_file.read("p.txt")
+    (_, row), = prompts_file.read_prompts("p.txt")
     if name != "apply_overlay":
         assert Request(**row) == Request("a cat", **in_python(name))
 
@@ -80,7 +80,7 @@ def test_a_setting_means_the_same_by_command_in_a_text_file_and_in_python(name, 
 def test_a_setting_means_the_same_in_a_column(name, folder):
     columns = ["prompt", *together(name)]
     (folder / "p.csv").write_text(",".join(columns) + "\na cat," + ",".join(VALUES[each][0] for each in columns[1:]) + "\n")
-    (_, row), = prompts_file.read("p.csv")
+    (_, row), = prompts_file.read_prompts("p.csv")
     assert Request(**row) == Request("a cat", **in_python(name))
 
 
@@ -92,7 +92,7 @@ def test_a_setting_is_read_back_from_the_text_inside_a_picture(name, folder):
         **{} if "steps" in asked else {"steps": 5}, **{} if "seed" in asked else {"seed": 1})
     save_png(Image.new("RGB", (8, 8)), "like.png", png_info(text))
     given = {key: asked[key] for key in ("init_image", "mask_image") if key in asked}
-    assert like.read("like.png", given)[name] == asked[name]
+    assert like.settings_like("like.png", given)[name] == asked[name]
 
 
 def test_a_request_is_the_same_after_json():
@@ -136,12 +136,12 @@ def test_a_setting_added_is_a_row_and_the_place_that_uses_it(monkeypatch, folder
                 if getattr(module, each, None) is vars(settings)[each]:
                     monkeypatch.setattr(module, each, changed[each])
     assert "--sharpness X" in options.build_parser().format_help()
-    entry, = options.parse(["a cat", "--sharpness", "1.5"]).entries
+    entry, = options.parse_options(["a cat", "--sharpness", "1.5"]).entries
     assert entry.request.sharpness == 1.5 and entry.asked["sharpness"] == 1.5
     (folder / "p.csv").write_text("prompt,sharpness\na cat,0.5\n")
-    assert prompts_file.read("p.csv") == [("p.csv, line 2", {"prompt": "a cat", "sharpness": 0.5})]
+    assert prompts_file.read_prompts("p.csv") == [("p.csv, line 2", {"prompt": "a cat", "sharpness": 0.5})]
     with pytest.raises(SystemExit):
-        options.parse(["a cat", "--sharpness", "3"])
+        options.parse_options(["a cat", "--sharpness", "3"])
     with pytest.raises(UserError, match="sharpness is 3: it must be a number from 0 to 2"):
         changed["Request"]("a cat", sharpness=3)
     assert json.loads(changed["Request"]("a cat", sharpness=1.5).to_json())["sharpness"] == 1.5
@@ -164,7 +164,7 @@ def test_a_setting_without_what_it_needs_is_an_error_where_it_was_typed_and_none
 
 def test_the_same_is_asked_of_a_picture_of_an_older_manifest():
     """What a manifest of version 0.1.0 says of these options, by which a run goes on."""
-    command = options.parse(["a cat", "-n", "red", "--steps", "5", "--cfg-scale", "3", "-s", "4", "-W", "64",
+    command = options.parse_options(["a cat", "-n", "red", "--steps", "5", "--cfg-scale", "3", "-s", "4", "-W", "64",
                              "--zero-terminal-snr", "--clip-skip", "2", "--sampler", "ddim", "--eta", "0", "-m", "m",
                              "--hires", "2", "--hires-strength", "0.7"])
     assert command.entries[0].asked == {
@@ -255,7 +255,7 @@ def test_text_that_is_no_value_is_said_without_the_name():
     ("--negative_prompt red", "negative_prompt", "red"), ("--Steps 7", "steps", 7), ("--rng cuda", "rng", "a1111"),
     ("--rng cpu", "rng", "torch"), ("--clip-skip -1", "clip_skip", None), ("--init-img in.png", "init_image", "in.png")])
 def test_names_of_other_programs_are_taken_silently(typed, name, value, folder, capsys):
-    entry, = options.parse(["a cat", *typed.split()]).entries
+    entry, = options.parse_options(["a cat", *typed.split()]).entries
     assert getattr(entry.request, name) == value and capsys.readouterr().err == ""
 
 
@@ -263,26 +263,26 @@ def test_names_of_other_programs_are_taken_silently(typed, name, value, folder, 
     ("DPM++ 2M Karras", ("dpm++2m", "karras")), ("DPM++ SDE", ("dpm++sde", None)), ("Euler a", ("euler_a", None)),
     ("dpm++2m_sde exponential", ("dpm++2m_sde", "exponential")), ("LMS Karras", ("lms", "karras"))])
 def test_a_sampler_written_with_its_schedule_names_both(text, expected):
-    entry, = options.parse(["a cat", "--sampler", text]).entries
+    entry, = options.parse_options(["a cat", "--sampler", text]).entries
     assert (entry.request.sampler, entry.request.schedule) == expected
 
 
 def test_a_schedule_that_is_named_goes_before_the_one_written_with_the_sampler():
     schedule, sampler = ["--schedule", "beta"], ["--sampler", "DPM++ 2M Karras"]
     for argv in schedule + sampler, sampler + schedule:
-        assert options.parse(["a cat", *argv]).entries[0].request.schedule == "beta"
+        assert options.parse_options(["a cat", *argv]).entries[0].request.schedule == "beta"
 
 
 def test_the_prompt_may_be_an_option_but_not_twice(capsys):
-    assert options.parse(["-p", "a cat"]).entries[0].request.prompt == "a cat"
-    assert options.parse(["--prompt", "a cat"]).entries[0].request.prompt == "a cat"
+    assert options.parse_options(["-p", "a cat"]).entries[0].request.prompt == "a cat"
+    assert options.parse_options(["--prompt", "a cat"]).entries[0].request.prompt == "a cat"
     with pytest.raises(SystemExit):
-        options.parse(["a dog", "-p", "a cat"])
+        options.parse_options(["a dog", "-p", "a cat"])
     assert "only one prompt is taken" in capsys.readouterr().err
 
 
 def test_as_many_threads_as_there_are_cores_is_minus_one():
-    assert options.parse(["a", "--threads", "-1"]).threads is None
+    assert options.parse_options(["a", "--threads", "-1"]).threads is None
 
 
 @pytest.mark.parametrize(("typed", "answer"), [
@@ -290,7 +290,7 @@ def test_as_many_threads_as_there_are_cores_is_minus_one():
     ("--type q8_0", "--dtype bfloat16"), ("--upscale-model x.pth", "--hires 2"), ("--stps 4", "did you mean --steps?")])
 def test_options_that_are_not_offered_are_answered(typed, answer, capsys):
     with pytest.raises(SystemExit) as end:
-        options.parse(["a cat", *typed.split()])
+        options.parse_options(["a cat", *typed.split()])
     assert end.value.code == 2 and answer in capsys.readouterr().err
 
 
@@ -304,4 +304,4 @@ def test_options_that_are_not_offered_are_answered(typed, answer, capsys):
     ("a well-known -sharp cat - nice", {"prompt": "a well-known -sharp cat - nice"})])
 def test_files_of_prompts_take_every_spelling_of_an_option(line, expected, folder):
     (folder / "p.txt").write_text(line + "\n")
-    assert prompts_file.read("p.txt") == [("p.txt, line 1", expected)]
+    assert prompts_file.read_prompts("p.txt") == [("p.txt, line 1", expected)]

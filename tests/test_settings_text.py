@@ -10,7 +10,7 @@ from npdiffusion.command import cli
 from npdiffusion.diffusion import samplers
 from npdiffusion.pictures import settings_text
 from npdiffusion.pictures.images import save_png
-from npdiffusion.pictures.settings_text import SAMPLERS, parameters, parse, quote, to_options
+from npdiffusion.pictures.settings_text import SAMPLERS, parameters, parse_parameters, quote, to_options
 from npdiffusion.pictures.text_inside import png_info
 from tests.differences import agree
 
@@ -65,14 +65,14 @@ def test_a_setting_without_a_key_is_a_mistake():
 @pytest.mark.parametrize("value", ["plain", "a, b", "a: b", "a\nb", 'say "x", then', "ünï, 🍎"])
 def test_a_quoted_value_is_read_back(value):
     text = f"Steps: 1, Model: {quote(value)}, Seed: 2"
-    assert pairs(text) == parse(text)[2] == {"Steps": "1", "Model": value, "Seed": "2"}
+    assert pairs(text) == parse_parameters(text)[2] == {"Steps": "1", "Model": value, "Seed": "2"}
 
 
 # ---- reading
 
 def fields(text):
     """All that a text says, in our names."""
-    prompt, negative, found = parse(text)
+    prompt, negative, found = parse_parameters(text)
     options, unknown = to_options(found)
     return {"prompt": prompt, "negative_prompt": negative, **options, **unknown}
 
@@ -175,7 +175,7 @@ def test_what_is_written_is_read_back(sampler):
 
 def test_our_pairs_are_those_that_the_web_interface_finds():
     text = parameters("a", "b", **{**SETTINGS, "model": "x, y: z", "sampler": "heun"}, strength=0.5)
-    found, there = parse(text)[2], pairs(text)
+    found, there = parse_parameters(text)[2], pairs(text)
     agree("PNG settings", "pairs of our text, read by the rule of AUTOMATIC1111", differing(found, there), 0, 0)
 
 
@@ -183,7 +183,7 @@ def test_our_pairs_are_those_that_the_web_interface_finds():
                                   "Steps: 1, Size: 5, Seed: x", 'aa: "\\', "a" * 10**6, 'aa: "b\\", ' * 10**5,
                                   "Sampler: , Seed: 1, Schedule type: Automatic, RNG: \x00"])
 def test_any_text_is_read_as_text(text):
-    prompt, negative, found = parse(text)
+    prompt, negative, found = parse_parameters(text)
     options, unknown = to_options(found)
     assert all(isinstance(value, str) for value in (prompt, negative, *options.values(), *unknown.values()))
 
@@ -270,7 +270,7 @@ def test_json_behind_a_key_is_one_value(prompt):
     """As stable-diffusion.cpp and Civitai write it"""
     theirs = json.dumps({"prompt": {"positive": prompt, "negative": "x"}, "seed": 5, "sampling": {"steps": 3}})
     resources = '[{"type":"checkpoint","modelVersionId":1, "steps": 9}]'
-    found = settings_text.parse(f"{prompt}\nSteps: 3, Seed: 5, Size: 64x64, SDCPP: {theirs}, "
+    found = settings_text.parse_parameters(f"{prompt}\nSteps: 3, Seed: 5, Size: 64x64, SDCPP: {theirs}, "
                                 f"Civitai resources: {resources}, RNG: cuda")
     assert found == (prompt, "", {"Steps": "3", "Seed": "5", "Size": "64x64", "SDCPP": theirs, "Civitai resources": resources,
                                   "RNG": "cuda"})

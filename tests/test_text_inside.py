@@ -11,7 +11,7 @@ from PIL.PngImagePlugin import PngInfo
 from npdiffusion.errors import UserError
 from npdiffusion.pictures import text_inside
 from npdiffusion.pictures.images import save_png
-from npdiffusion.pictures.text_inside import LONGEST_TEXT, png_info, read
+from npdiffusion.pictures.text_inside import LONGEST_TEXT, png_info, read_text
 
 
 def picture(folder, *chunks, after=()):
@@ -35,13 +35,13 @@ def test_the_text_comes_back_from_the_file(text, tmp_path):
     path = save_png(Image.new("RGB", (8, 8)), tmp_path / "a.png", png_info(text))
     with Image.open(path) as image:
         assert image.text == {"parameters": text}
-    assert read(path) == text
+    assert read_text(path) == text
 
 
 def test_names_of_files_in_another_encoding_are_no_obstacle(tmp_path):
     text = "Model: " + b"mod\xe8le".decode("utf-8", "surrogateescape")
     path = save_png(Image.new("RGB", (8, 8)), tmp_path / "a.png", png_info(text))
-    assert read(path) == "Model: mod?le"
+    assert read_text(path) == "Model: mod?le"
 
 
 @pytest.mark.parametrize("kind", ["compressed Latin-1", "UTF-8", "compressed UTF-8", "in another language"])
@@ -54,16 +54,16 @@ def test_every_kind_of_text_that_pillow_writes_is_read(kind, tmp_path):
         info.add_itxt("parameters", "größe", "de", "Einstellungen" if "language" in kind else "",
                       zip="compressed" in kind)
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png", pnginfo=info)
-    assert read(tmp_path / "a.png") == "größe"
+    assert read_text(tmp_path / "a.png") == "größe"
 
 
 def test_a_text_after_the_pixels_is_found(tmp_path):
-    assert read(picture(tmp_path, after=[(b"tEXt", b"parameters\0late")])) == "late"
+    assert read_text(picture(tmp_path, after=[(b"tEXt", b"parameters\0late")])) == "late"
 
 
 def test_utf_8_of_stable_diffusion_cpp_is_read_although_the_format_says_latin_1(tmp_path):
     text = "größe\nSteps: 1, Version: stable-diffusion.cpp"
-    assert read(picture(tmp_path, (b"tEXt", b"parameters\0" + text.encode()))) == text
+    assert read_text(picture(tmp_path, (b"tEXt", b"parameters\0" + text.encode()))) == text
 
 
 @pytest.mark.parametrize("order", ["utf-16-be", "utf-16-le"])
@@ -72,7 +72,7 @@ def test_the_comment_of_jpeg_and_webp_is_read(kind, order, tmp_path):
     exif = Image.Exif()
     exif.get_ifd(text_inside.EXIF_TABLE)[text_inside.USER_COMMENT] = b"UNICODE\0" + "größe 🍎\nSteps: 1".encode(order)
     Image.new("RGB", (8, 8)).save(tmp_path / "a", kind, exif=exif)
-    assert read(tmp_path / "a") == "größe 🍎\nSteps: 1"
+    assert read_text(tmp_path / "a") == "größe 🍎\nSteps: 1"
 
 
 BOMB = zlib.compress(b"a" * (LONGEST_TEXT + 1))
@@ -93,13 +93,13 @@ BOMB = zlib.compress(b"a" * (LONGEST_TEXT + 1))
 ], ids=range(11))
 def test_a_broken_text_is_one_clear_line(chunks, message, tmp_path):
     with pytest.raises(UserError, match=f"a.png: .*{message}") as caught:
-        read(picture(tmp_path, *chunks))
+        read_text(picture(tmp_path, *chunks))
     assert "\n" not in str(caught.value)
 
 
 def test_a_long_text_of_something_else_is_passed_over(tmp_path):
     path = picture(tmp_path, (b"tEXt", b"workflow\0" + b"a" * LONGEST_TEXT), (b"tEXt", b"parameters\0here"))
-    assert read(path) == "here"
+    assert read_text(path) == "here"
 
 
 def test_a_file_that_is_cut_anywhere_gives_the_text_or_one_line(tmp_path):
@@ -108,24 +108,24 @@ def test_a_file_that_is_cut_anywhere_gives_the_text_or_one_line(tmp_path):
     for length in range(len(whole)):
         (tmp_path / "cut.png").write_bytes(whole[:length])
         if length >= end:
-            assert read(tmp_path / "cut.png") == "abc"
+            assert read_text(tmp_path / "cut.png") == "abc"
         else:
             with pytest.raises(UserError, match="cut.png: "):
-                read(tmp_path / "cut.png")
+                read_text(tmp_path / "cut.png")
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", b"\xff\xd8\xff\xe1\xff\xff" + b"Exif\0\0" + b"x" * 99])
 def test_a_file_that_is_no_picture_is_one_clear_line(content, tmp_path):
     (tmp_path / "a.jpg").write_bytes(content)
     with pytest.raises(UserError, match="a.jpg: "):
-        read(tmp_path / "a.jpg")
+        read_text(tmp_path / "a.jpg")
 
 
 def test_a_folder_or_a_pipe_is_not_read(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in tmp_path, tmp_path / "pipe":
         with pytest.raises(UserError, match="not a file"):
-            read(path)
+            read_text(path)
 
 
 @pytest.mark.parametrize("name, where", [("a.png", "second"), ("a.png", "first"), ("a.jpg", "first"), ("a.png", "description"),
@@ -138,7 +138,7 @@ def test_a_comment_in_any_exif_table_of_any_picture_is_read(name, where, tmp_pat
     else:
         (exif.get_ifd(0x8769) if where == "second" else exif)[0x9286] = b"UNICODE\0" + text.encode("utf-16-be")
     Image.new("RGB", (8, 8)).save(tmp_path / name, exif=exif)
-    assert read(tmp_path / name) == text
+    assert read_text(tmp_path / name) == text
 
 
 def test_exif_that_a_converter_kept_as_a_text_of_a_png_is_read(tmp_path):
@@ -147,9 +147,9 @@ def test_exif_that_a_converter_kept_as_a_text_of_a_png_is_read(tmp_path):
     info, data = PngInfo(), exif.tobytes()
     info.add_text("Raw profile type exif", f"\nexif\n{len(data):8}\n{data.hex()}\n", zip=True)
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png", pnginfo=info)
-    assert read(tmp_path / "a.png") == "a cat"
+    assert read_text(tmp_path / "a.png") == "a cat"
 
 
 def test_the_comment_of_a_gif_is_read(tmp_path):
     Image.new("P", (8, 8)).save(tmp_path / "a.gif", comment=b"a cat\nSteps: 3")
-    assert read(tmp_path / "a.gif") == "a cat\nSteps: 3"
+    assert read_text(tmp_path / "a.gif") == "a cat\nSteps: 3"

@@ -12,7 +12,7 @@ from npdiffusion.command import cli
 from npdiffusion.errors import UserError
 from npdiffusion.models import parameters
 from npdiffusion.pipeline import StableDiffusionPipeline as OurPipeline
-from npdiffusion.text.reading import read
+from npdiffusion.text.reading import read_prompt
 from npdiffusion.text.tokenizer import CLIPTokenizer
 from tests import references
 from tests.differences import agree
@@ -70,7 +70,7 @@ def test_contexts_equal_those_of_diffusers(case, theirs, ours, tmp_path):
 def test_a_word_of_several_vectors_is_as_many_tokens_with_its_weight(ours, tmp_path):
     save_file({"emb_params": vectors(5)}, tmp_path / "zigzag.safetensors")
     ours.load_textual_inversion(tmp_path / "zigzag.safetensors", token="style-z")
-    chunk, = read("a (style-z:1.3) cat", 10, ours.tokenizer, words=ours.words).chunks.popitem()[1]
+    chunk, = read_prompt("a (style-z:1.3) cat", 10, ours.tokenizer, words=ours.words).chunks.popitem()[1]
     assert [token.weight for token in chunk] == [1, *[1.3] * 5, 1]
     assert np.array_equal([token.learnt for token in chunk[1:6]], vectors(5))
 
@@ -78,9 +78,10 @@ def test_a_word_of_several_vectors_is_as_many_tokens_with_its_weight(ours, tmp_p
 def test_the_vectors_of_a_word_are_not_torn_apart_by_chunks(ours, tmp_path):
     save_file({"emb_params": vectors(5)}, tmp_path / "zigzag.safetensors")
     ours.load_textual_inversion(tmp_path / "zigzag.safetensors")
-    first, second = read("cat " * 72 + "zigzag", 10, ours.tokenizer, words=ours.words).chunks.popitem()[1]
+    first, second = read_prompt("cat " * 72 + "zigzag", 10, ours.tokenizer, words=ours.words).chunks.popitem()[1]
     assert (len(first), len(second)) == (72, 5)
-    first, second = read("cat " * 60 + ", zigzag " + "cat " * 12, 10, ours.tokenizer, words=ours.words).chunks.popitem()[1]
+    prompt = "cat " * 60 + ", zigzag " + "cat " * 12
+    first, second = read_prompt(prompt, 10, ours.tokenizer, words=ours.words).chunks.popitem()[1]
     assert (len(first), len(second)) == (61, 17) and second[0].learnt is not None      # moved on with what follows the comma
 
 

@@ -13,8 +13,8 @@ from npdiffusion.pipeline import StableDiffusionPipeline
 METHODS = [each for name, each in vars(StableDiffusionPipeline).items()
            if not name.startswith("_") and inspect.isfunction(each) and name != "contexts"]
 PUBLIC = [npdiffusion.load, npdiffusion.use_backend, errors.nearest, request.resolve, kernels.use_backend, kernels.backend,
-          samplers.find, samplers.find_schedule, samplers.check_pair, sheets.sheet, Previews.__init__, Previews.__call__,
-          *METHODS]
+          samplers.find_sampler, samplers.find_schedule, samplers.check_pair, sheets.sheet, Previews.__init__,
+          Previews.__call__, *METHODS]
 
 
 @pytest.mark.parametrize("function", PUBLIC, ids=lambda function: function.__qualname__)

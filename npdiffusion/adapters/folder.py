@@ -13,7 +13,7 @@ MOST_FILES = 100_000
 SHOWN = 5
 
 
-def find(folder, name):
+def find_adapter(folder, name):
     """The file of the adapter of that name; UserError, with the nearest name, if there is none or more than one.
 
     A name is that of a file without suffix, if need be with folders before it ("styles/ink"), or the one that its maker
@@ -78,7 +78,7 @@ def suggestion(name, files):
     return f"; known are {known}{more}" if files else "; there are none at all"
 
 
-def locate(path):
+def adapter_file(path):
     """A file, or the one in a folder as diffusers and PEFT write it → path"""
     path = pathlib.Path(path).expanduser()
     if path.is_dir():

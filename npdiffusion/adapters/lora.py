@@ -49,7 +49,7 @@ class LoRA:
         return sha.hexdigest()[:12]
 
 
-def read(path, shapes, config, family):
+def read_lora(path, shapes, config, family):
     """Open a LoRA for a model → LoRA
 
     shapes: {part: {parameter: shape}}; config: the UNet's; family: the model's, see checkpoints/families.py
@@ -67,7 +67,7 @@ def read(path, shapes, config, family):
     known = names.spellings(layers, config, family)
     found, unmatched = {}, []
     for key, tensor in tensors.items():
-        spelling, role = names.split(key) or (None, None)
+        spelling, role = names.split_key(key) or (None, None)
         if spelling not in known:
             unmatched.append(key)
         elif role in found.setdefault(known[spelling], {}):

@@ -55,7 +55,7 @@ class Adapters:
 
     def follow(self, prompt, negative_prompt=""):
         """Activate what the tags in a prompt ask for, beside what is loaded by name → the prompt without tags"""
-        text, wanted = tags.take(prompt)
+        text, wanted = tags.take_tags(prompt)
         tags.note_literal(negative_prompt, "adapters act on the whole picture, so the prompt is their place")
         tagged = [(name, (self.named(name), strength)) for name, strength in wanted]
         self.put_in_force([*self.loaded.values(), *(adapter for _, adapter in tagged)])
@@ -69,7 +69,7 @@ class Adapters:
 
     def load(self, path, name, strength):
         """Load an adapter by a name and activate it → name"""
-        path = folder.locate(path)
+        path = folder.adapter_file(path)
         name = path.stem if name is None else name
         if name in self.loaded:
             raise UserError(f"an adapter {name!r} is loaded already: give this one another name")
@@ -95,7 +95,7 @@ class Adapters:
 
     def named(self, name):
         """The adapter that a prompt calls so; UserError if there is none, or it can't be used."""
-        return self.open(folder.find(self.folder, name))
+        return self.open(folder.find_adapter(self.folder, name))
 
     def open(self, path):
         """The adapter in a file, which is opened again only if it has changed; warns of tensors that fit nowhere."""
@@ -111,7 +111,7 @@ class Adapters:
         if not self.parts:
             raise UserError(f"{path}: only models that were loaded from a checkpoint can take it")
         shapes = {name: part.shapes for name, part in self.parts.items()}
-        adapter = lora.read(path, shapes, self.parts["unet"].model.config, self.family)
+        adapter = lora.read_lora(path, shapes, self.parts["unet"].model.config, self.family)
         if adapter.unmatched:
             warnings.warn(f"{path}: {len(adapter.unmatched)} of {adapter.count} tensors belong to no layer of the "
                           f"model and are left out: {parameters.some(adapter.unmatched)}", stacklevel=2)

@@ -43,7 +43,7 @@ OTHER_KINDS = [(re.compile(pattern), kind) for pattern, kind in (
     (r"^(first_stage_model|model\.diffusion_model|cond_stage_model)\.", "a complete model and no LoRA"))]
 
 
-def split(key):
+def split_key(key):
     """A key → (layer as the file spells it, role), or None if it has no suffix that is known."""
     if len(key) > LONGEST_KEY:
         return None

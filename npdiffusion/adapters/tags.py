@@ -26,13 +26,13 @@ class Strength(NamedTuple):
     text_encoder: float
 
 
-def take(prompt):
+def take_tags(prompt):
     """Prompt → the prompt without tags, [(name, Strength)]; warns of tags that aren't followed, and of parts of them"""
     found, notes = [], {}
 
     def understand(match):
         kind, inside = match.groups()
-        tag, reason = parse(inside) if kind in KINDS else (None, other_kind(kind))
+        tag, reason = parse_tag(inside) if kind in KINDS else (None, other_kind(kind))
         if tag and len(found) == MOST:
             tag, reason = None, f"a prompt may have {MOST}"
         if tag:
@@ -55,7 +55,7 @@ def other_kind(kind):
     return f": networks that are offered are called <lora:name:strength>{hint}"
 
 
-def parse(inside):
+def parse_tag(inside):
     """What is between "<lora:" and ">" → (name, Strength) or None, and what a note says of it, or None
 
     Arguments that other programs know are passed over, with a note.

@@ -54,7 +54,7 @@ class LearntWords:
                 if key:                                    # a file that is called " " can't be named in a prompt
                     self._known.setdefault(key, (file, width))
         else:
-            name, vectors = read(path, width)
+            name, vectors = read_words(path, width)
             words = [word] if word is not None else [path.stem] if name == FOR_A1111 else [name, path.stem]
             for each in words:
                 if not isinstance(each, str) or not each.strip():
@@ -97,7 +97,7 @@ class LearntWords:
     def _look_up(self, key):
         if not isinstance(self._known[key], LearntWord):
             path, width = self._known[key]
-            self._known[key] = LearntWord(path.stem, read(path, width)[1])
+            self._known[key] = LearntWord(path.stem, read_words(path, width)[1])
         return self._known[key]
 
     def _compile(self):
@@ -115,7 +115,7 @@ def _key(word):
     return " ".join(word.lower().split())
 
 
-def read(path, width=None):
+def read_words(path, width=None):
     """A file with a learnt word → (name of the tensor, vectors (n, X), float32)
 
     Raises UserError for files of another kind and for vectors of another width.

@@ -8,13 +8,15 @@ import os
 import time
 
 import npdiffusion
-from npdiffusion.command.options import parse, without_effect  # noqa: F401 (a command has `parse` and `run`, see cli.py)
+from npdiffusion.command.options import parse_options, without_effect
 from npdiffusion.command.prepare import compile_kernels, precision, set_up
 from npdiffusion.command.previews import find_previews, start_previews
 from npdiffusion.command.talk import Progress, print_line, say
 from npdiffusion.errors import UserError
 from npdiffusion.jobs.listener import Listener
 from npdiffusion.settings import ON_COMMAND_LINE
+
+parse = parse_options                     # a command has `parse` and `run`, see cli.py
 
 
 def run(options):
@@ -81,8 +83,8 @@ def check_files(entries, options):
     requests = [entry.request for entry in entries]
     if options.lora_dir is not None and not os.path.isdir(os.path.expanduser(options.lora_dir)):
         raise UserError(f"--lora-dir: there is no folder {options.lora_dir}")
-    for name in sorted({name for request in requests for name, _ in tags.take(request.prompt)[1]}):
-        folder.find(options.lora_dir, name)
+    for name in sorted({name for request in requests for name, _ in tags.take_tags(request.prompt)[1]}):
+        folder.find_adapter(options.lora_dir, name)
     words = LearntWords()
     if options.embedding_dir is not None:
         if not os.path.exists(os.path.expanduser(options.embedding_dir)):      # a file is taken too

@@ -11,14 +11,14 @@ from npdiffusion.settings import SETTINGS
 from npdiffusion.settings.kinds import Unfit
 
 
-def read(path, given):
+def settings_like(path, given):
     """{option: value} of what is inside a file and not among `given`, the options of the command line
 
     UserError if there is nothing inside, or it can't be read, or none of the settings can be followed.
     """
     from npdiffusion.pictures import text_inside
-    text = text_inside.read(path)
-    prompt, negative_prompt, pairs = settings_text.parse(text)
+    text = text_inside.read_text(path)
+    prompt, negative_prompt, pairs = settings_text.parse_parameters(text)
     texts, unknown = settings_text.to_options(pairs)
     if not pairs:
         raise UserError(f"{path}: there are no settings inside, only a text: {printable(one_line(text))[:60]}")
@@ -52,9 +52,9 @@ def read(path, given):
 def settings(path):
     """The settings inside a picture, from Python → arguments of `generate`, arguments of `load`
 
-    What can't be followed is said on stderr. UserError as from `read`.
+    What can't be followed is said on stderr. UserError as from `settings_like`.
     """
-    found = read(path, {})
+    found = settings_like(path, {})
     model = {"path_or_id": found.pop("model", None), "vae": found.pop("vae", None)}
     return found, model
 

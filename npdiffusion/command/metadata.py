@@ -21,7 +21,7 @@ def run(options):
     failed = 0
     for path in options.files:
         try:
-            text = text_inside.read(path)
+            text = text_inside.read_text(path)
         except UserError as error:
             say(f"npdiffusion: error: {explain(error)}")
             failed += 1

@@ -44,7 +44,7 @@ def build_parser():
     return parser
 
 
-def parse(argv=None):
+def parse_options(argv=None):
     """The checked options of a run: those in OPTIONS, and `entries`, the pictures to be made (unless `info` is asked for).
 
     SystemExit with code 2 and a line on stderr if they are wrong.
@@ -60,7 +60,7 @@ def parse(argv=None):
     if given.get("like") is not None and not given.get("info"):
         from npdiffusion.command import like, prepare
         prepare.set_up(argparse.Namespace(**defaults | given))      # before NumPy is imported for it
-        inside = like.read(given["like"], given)
+        inside = like.settings_like(given["like"], given)
     layers = defaults | inside | given
     options = argparse.Namespace(**{name: layers[name] for name in OPTIONS})
     if options.info:
@@ -90,7 +90,7 @@ def entries(options, settings, parser):
     elif options.compare_steps is not None:
         parser.error("--compare-steps: it gives a sheet of --compare-samplers a row for each, so that is needed too")
     elif options.prompts is not None:
-        rows = prompts_file.read(options.prompts)
+        rows = prompts_file.read_prompts(options.prompts)
     else:
         rows = [("", {})]
     found = []

@@ -39,16 +39,16 @@ def run(options):
     from npdiffusion.adapters import tags
     from npdiffusion.adapters.textual_inversion import LearntWords
     from npdiffusion.text import editing
-    from npdiffusion.text.reading import padded, read
+    from npdiffusion.text.reading import padded, read_prompt
     tokenizer = loading.load_tokenizer(options.model, options.tokenizer, options.model_dir)
     words = LearntWords()
     if options.embedding_dir is not None:
         words.add(options.embedding_dir)
     calls, syntax = editing.calls(options.sampler, options.steps), options.prompt_syntax
-    prompt, adapters = tags.take(options.prompt)
-    readings = {"": read(prompt, calls, tokenizer, syntax, words)}
+    prompt, adapters = tags.take_tags(options.prompt)
+    readings = {"": read_prompt(prompt, calls, tokenizer, syntax, words)}
     if options.negative_prompt is not None:
-        readings["negative prompt, "] = read(options.negative_prompt, calls, tokenizer, syntax, words)
+        readings["negative prompt, "] = read_prompt(options.negative_prompt, calls, tokenizer, syntax, words)
     length = max(len(chunks) for reading in readings.values() for chunks in reading.chunks.values())
     for name, strength in adapters:
         strengths = " and ".join(f"{part:g} ({model})" for model, part in strength._asdict().items())

@@ -25,7 +25,7 @@ SHORT = {flag for row in SETTINGS.values() for flag in row.options if len(flag) 
 FIRST_OPTION = re.compile(rf"(?:^|\s)(?:--[A-Za-z]|(?:{'|'.join(sorted(SHORT))})(?=\s|=|\d))")
 
 
-def read(path):
+def read_prompts(path):
     """What each line asks for: [(where, {setting: value})]. UserError with file and line for what makes no sense."""
     path = pathlib.Path(path)
     text = text_files.read_text(path, LARGEST_FILE)

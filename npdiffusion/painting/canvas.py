@@ -33,7 +33,7 @@ def open_inputs(request):
                 raise UserError(f"{name} says {SETTINGS[name].says}: init_image, the picture, is missing")
         return Inputs()
     picture = rgb(request.init_image)
-    return Inputs(picture, None if request.mask_image is None else masks.read(request.mask_image, picture.size))
+    return Inputs(picture, None if request.mask_image is None else masks.read_mask(request.mask_image, picture.size))
 
 
 def originals(request, inputs=None, step=8):
@@ -45,7 +45,7 @@ def originals(request, inputs=None, step=8):
     picture, mask = inputs or open_inputs(request)
     if picture is None:
         return None, None
-    sides = None if request.outpaint is None else outpainting.read(request.outpaint, step, LARGEST_SIDE)
+    sides = None if request.outpaint is None else outpainting.read_sides(request.outpaint, step, LARGEST_SIDE)
     if mask is None and not sides:
         return picture, None
     blur = request.mask_blur

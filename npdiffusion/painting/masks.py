@@ -14,7 +14,7 @@ from npdiffusion.errors import UserError
 from npdiffusion.pictures.images import look_into, to_rgb
 
 
-def read(mask, size, name="mask_image"):
+def read_mask(mask, size, name="mask_image"):
     """PIL image or path → PIL image of mode L and that (width, height), resized with a warning if it has another size.
 
     Of a picture with transparent parts the opacity is the mask, as in AUTOMATIC1111's web interface, of any other one

@@ -15,7 +15,7 @@ CUSTOMARY_BLUR = 4           # pixels of feathering, since a straight seam along
 # NumPy and Pillow are imported where they are used: the command line reads sides before they may be there.
 
 
-def read(sides, step, largest):
+def read_sides(sides, step, largest):
     """{"left": 64, ...} or "left=64,right=64" → {side: pixels} for all four sides.
 
     step: what each must be a multiple of; largest: how much it can be. UserError names what is wrong.

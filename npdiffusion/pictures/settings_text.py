@@ -88,7 +88,7 @@ def quote(value):
 
 # ---- reading
 
-def parse(text):
+def parse_parameters(text):
     """A picture's text → prompt, negative prompt, {key: value}; all as they are there, and any of them may be empty."""
     *lines, last = text.strip().split("\n")
     pairs = find_pairs(last) if len(last) <= LONGEST_LINE else []
@@ -130,7 +130,7 @@ def unquote(text):
 
 
 def to_options(pairs):
-    """{key: value} of `parse` → {option: text} in our names, {key: value} of what has no option here
+    """{key: value} of `parse_parameters` → {option: text} in our names, {key: value} of what has no option here
 
     Whether an option takes the text isn't looked at.
     """

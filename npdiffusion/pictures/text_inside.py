@@ -47,7 +47,7 @@ def _save_with_settings(image, path, format=None, **options):
     Image.save(image, path, format, **options)
 
 
-def read(path):
+def read_text(path):
     """The text of settings in a picture's file; UserError if there is none, or it can't be read."""
     path = pathlib.Path(path)
     try:

@@ -262,7 +262,7 @@ class Sides(Kind):
     def read(self, text):
         from npdiffusion.painting import outpainting
         try:
-            found = outpainting.read(text, 8, self.largest)
+            found = outpainting.read_sides(text, 8, self.largest)
         except UserError as error:
             raise Unfit(str(error).removeprefix("outpaint: ").removeprefix("outpaint ")) from None
         return ",".join(f"{side}={pixels}" for side, pixels in found.items() if pixels)

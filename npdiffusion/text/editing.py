@@ -55,7 +55,7 @@ def schedule(prompt, steps, earlier=None):
     earlier  where this is the second pass of a picture (hires fix), the calls of the first: 1.5 is the middle of the
              second pass then, and numbers of steps count on from the first
     """
-    tree = parse(prompt)
+    tree = parse_edits(prompt)
     ends, alternates = {steps}, False
     for node in _nodes(tree):
         if isinstance(node, Alternation):
@@ -66,7 +66,7 @@ def schedule(prompt, steps, earlier=None):
     return [(end, _text(tree, end, steps, earlier)) for end in ends]
 
 
-def parse(prompt):
+def parse_edits(prompt):
     """A prompt as a list of text, Edit and Alternation"""
     tokens = TOKEN.findall(prompt)
     if sum(map(len, tokens)) < len(prompt):                  # a backslash with nothing to protect

@@ -71,7 +71,7 @@ def near(word):
     return max(parts, key=len, default="") or nearest(word, alike, "{}", cutoff=ALIKE)
 
 
-def check(reading, tokenizer):
+def check_words(reading, tokenizer):
     """An `UnknownWords` warning, one line, about the words of a Reading that the embedded model doesn't know, if any."""
     line = note(reading, tokenizer)
     if line:

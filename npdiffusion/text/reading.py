@@ -18,7 +18,7 @@ class Reading(NamedTuple):
     chunks: dict               # {text: list of chunks}, all of the same length
 
 
-def read(prompt, steps, tokenizer, syntax="a1111", words=None, earlier=None):
+def read_prompt(prompt, steps, tokenizer, syntax="a1111", words=None, earlier=None):
     """A prompt → Reading
 
     steps    how many the sampler takes, doubled for those that call the model twice a step; earlier: see editing.py

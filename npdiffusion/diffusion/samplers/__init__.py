@@ -101,7 +101,7 @@ SAMPLERS = {
 }
 
 
-def find(name: str) -> Sampler:
+def find_sampler(name: str) -> Sampler:
     """The `Sampler` of that name; UserError names the nearest known one if there is none."""
     return _look_up(name, SAMPLERS, "sampler")
 

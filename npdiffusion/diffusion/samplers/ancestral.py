@@ -2,7 +2,7 @@
 from math import sqrt
 
 
-def split(sigma, sigma_next):
+def ancestral_step(sigma, sigma_next):
     """σ_down, σ_up with σ_next² = σ_down² + σ_up².
 
     σ_up is the standard deviation of q(x_next | x, x₀), DDPM's β̃ (Ho et al. 2020, arXiv:2006.11239, equation 7), for

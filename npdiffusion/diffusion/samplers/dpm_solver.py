@@ -8,7 +8,7 @@ noise(σ, σ_next) → N(0, 1) like x: the increment of a Brownian motion betwee
 from itertools import pairwise
 from math import log, sqrt
 
-from npdiffusion.diffusion.samplers.ancestral import split
+from npdiffusion.diffusion.samplers.ancestral import ancestral_step
 from npdiffusion.diffusion.samplers.between import Between
 
 
@@ -64,7 +64,7 @@ def dpmpp_sde(denoise, x, sigmas, noise):
     so that the noise of the whole way is that of the first half and that of the second.
     """
     def advance(x, x0, sigma, sigma_next, z):
-        sigma_down, sigma_up = split(sigma, sigma_next)
+        sigma_down, sigma_up = ancestral_step(sigma, sigma_next)
         kept = sigma_down / sigma
         return kept * x + (1 - kept) * x0 + sigma_up * z
 

@@ -4,7 +4,7 @@
 """
 from itertools import pairwise
 
-from npdiffusion.diffusion.samplers.ancestral import split
+from npdiffusion.diffusion.samplers.ancestral import ancestral_step
 
 
 def euler(denoise, x, sigmas):
@@ -18,7 +18,7 @@ def euler(denoise, x, sigmas):
 def euler_a(denoise, x, sigmas, noise):
     """Ancestral: Euler down to σ_down, then fresh noise of size σ_up (see ancestral.py). On equal levels it is DDPM."""
     for sigma, sigma_next in pairwise(sigmas):
-        sigma_down, sigma_up = split(sigma, sigma_next)
+        sigma_down, sigma_up = ancestral_step(sigma, sigma_next)
         x0 = denoise(x, sigma)
         x = x + (sigma_down - sigma) * (x - x0) / sigma
         if sigma_up > 0:

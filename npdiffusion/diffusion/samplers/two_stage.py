@@ -7,7 +7,7 @@ At σ = 0 the slope is 0 / 0, so that the last step of each is Euler's.
 from itertools import pairwise
 from math import sqrt
 
-from npdiffusion.diffusion.samplers.ancestral import split
+from npdiffusion.diffusion.samplers.ancestral import ancestral_step
 from npdiffusion.diffusion.samplers.between import Between
 
 
@@ -40,7 +40,7 @@ def dpm2(denoise, x, sigmas):
 def dpm2_a(denoise, x, sigmas, noise):
     """Ancestral: dpm2 down to σ_down, then fresh noise of size σ_up (see ancestral.py).      k-diffusion"""
     for sigma, sigma_next in pairwise(sigmas):
-        sigma_down, sigma_up = split(sigma, sigma_next)
+        sigma_down, sigma_up = ancestral_step(sigma, sigma_next)
         x, x0 = _midpoint(denoise, x, sigma, sigma_down)
         if sigma_up > 0:
             x = x + sigma_up * noise()

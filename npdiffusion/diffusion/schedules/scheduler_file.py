@@ -3,8 +3,8 @@
 Every setting that changes a picture is either followed or, when the checkpoint's own sampler is used, refused by name.
 A setting that diffusers' class does not have is ignored, as it is there.
 
-diffusers' Stable Diffusion pipelines correct outdated files, and so does `read`: `steps_offset` is 1 and `clip_sample`
-false whatever the file says, and for inpainting `skip_prk_steps` is true.
+diffusers' Stable Diffusion pipelines correct outdated files, and so does `read_scheduler`: whatever the file says,
+`steps_offset` is 1 and `clip_sample` false, and for inpainting `skip_prk_steps` is true.
 """
 import math
 
@@ -62,7 +62,7 @@ LACKING = {
 }
 
 
-def read(config, pipeline=None):
+def read_scheduler(config, pipeline=None):
     """The settings of a file, completed by diffusers' defaults and by four entries about the sampler → dict
 
     config         the file's dictionary; values of any type

@@ -44,7 +44,7 @@ class NoiseSchedule:
     rescale_betas_zero_snr: bool = False                     # nothing of the picture is left at the last time step
     original_inference_steps: int = 50                       # of lcm and tcd: time steps of the distillation
     timestep_scaling: float = 10.0                           # of lcm
-    # The checkpoint's own sampler, see scheduler_file.read:
+    # The checkpoint's own sampler, see scheduler_file.read_scheduler:
     class_name: str = "PNDMScheduler"
     own_sampler: str | None = "pndm"
     variant: str = ""
@@ -59,7 +59,7 @@ class NoiseSchedule:
         """
         if not isinstance(config, dict):
             raise UserError(f"{source}: it must hold an object of settings, not a {type(config).__name__}")
-        settings = scheduler_file.read(config, pipeline)
+        settings = scheduler_file.read_scheduler(config, pipeline)
         try:
             return cls(**{field.name: settings[field.name] for field in fields(cls) if field.name in settings})
         except UserError as error:
@@ -142,7 +142,7 @@ class NoiseSchedule:
         """The kind of σ that the checkpoint's file asks for if the sampler of that name can, else "discrete"."""
         used = self.of(sampler)
         asked = next((kind for field, kind in USED_BY.items() if getattr(used, field)), "discrete")
-        return asked if asked in samplers.find(sampler).schedules else "discrete"
+        return asked if asked in samplers.find_sampler(sampler).schedules else "discrete"
 
     def plan(self, sampler=None, steps=50, kind=None, strength=None, eta=0.0):
         """The noise levels that `sampler` visits in `steps` steps.
@@ -155,7 +155,7 @@ class NoiseSchedule:
         """
         name = self.default_sampler if sampler is None else sampler
         used = self.of(name)
-        method = samplers.find(name)
+        method = samplers.find_sampler(name)
         kind = self.default_kind(name) if kind is None else samplers.find_schedule(kind)
         samplers.check_pair(name, kind)
         if not (_is(steps, Integral) and 1 <= steps <= self.num_train_timesteps):
