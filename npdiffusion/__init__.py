@@ -9,7 +9,8 @@
     diffusion/     from noise to x₀                    painting/      on a picture that is there already
     adapters/      LoRA, learnt words                  checkpoints/   files of weights
     memory/        what fits                           pictures/      files, settings inside them, sheets, previews
-    jobs/          lists of pictures                   command/       the command line
+    jobs/          lists of pictures                   training/      from a loss to new weights
+    command/       the command line
     errors.py      what users see when something is wrong                     version.py
     ../kernels/    the operations that all of it is made of: npdiffusion.kernels
 """
