@@ -15,7 +15,7 @@ import numpy as np
 
 class Optimizer:
     """What all have in common: parameters, the number of steps, and memories that begin as zeros."""
-    slots = ()                             # names of what is remembered for each parameter
+    slots: tuple[str, ...] = ()           # names of what is remembered for each parameter
 
     def __init__(self, parameters, decay=0.0):
         self.parameters, self.decay, self.steps = parameters, decay, 0
