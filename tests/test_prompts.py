@@ -188,16 +188,14 @@ def test_a_negative_prompt_that_makes_another_too_large_is_refused_before_anythi
 
 @pytest.mark.parametrize(("length", "count", "most"), [(1, 1, 16), (2, 1, 8), (2, 4, 2), (20, 1, 1)])
 def test_fewer_contexts_stay_prepared_the_larger_they_are(length, count, most):
-    contexts, made = Contexts.__new__(Contexts), []
-    contexts.length = length
     for different, expected in (most, most), (most + 1, 2 * (most + 1)):       # in turn, twice: all are kept, or none
+        contexts = Contexts.__new__(Contexts)
+        contexts.length, contexts.count, contexts.timestep_cond, contexts._prepared = length, count, None, {}
         arrays = [np.zeros((1, 1, 1)) for _ in range(different)]
         contexts.schedules = [[(call, arrays[call % different]) for call in range(2 * different)]]
-        predict = contexts.by_call(lambda context: made.append(len(context)) or (lambda x, t: x), count)
-        made.clear()
-        for _ in range(2 * different):
-            predict(0, 0)
-        assert made == [count] * expected
+        made = [contexts.conditioning(call) for call in range(2 * different)]
+        assert [len(each) for each in made] == [count] * len(made)
+        assert len(set(map(id, made))) == expected
 
 
 # ---- encoding
@@ -347,13 +345,6 @@ def test_keys_and_values_are_computed_once_for_each_context(pair):
     with kernels.watched(lambda operation, arguments, result: seen.append(id(arguments.get("weight")))):
         ours.generate("a [cat|dog|cat]", "green", steps=8, sampler="ddim", seed=0)
     assert [seen.count(id(layer.weight)) for layer in (cross.to_q, cross.to_k, cross.to_v)] == [8, 2, 2]
-
-
-def test_samplers_that_call_twice_are_known():
-    from npdiffusion.diffusion.samplers import SAMPLERS
-    twice = {name for name, sampler in SAMPLERS.items()
-             if "2 calls per step" in getattr(sampler, "description", sampler.summary)}
-    assert twice == SAMPLERS.keys() & set(editing.TWO_CALLS)
 
 
 @pytest.mark.parametrize(("settings", "words"), [

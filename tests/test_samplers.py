@@ -75,6 +75,18 @@ def test_one_two_and_many_steps_equal_diffusers(name):
         compare(name, steps, SCHEDULER | {"timestep_spacing": "linspace"})        # where rounding and the last step differ most
 
 
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_sampler_calls_the_model_as_often_as_is_said_of_it(name):
+    row, plan, called = SAMPLERS[name], NoiseSchedule.from_config(SCHEDULER).plan(name, 10), []
+
+    def model(x, t, call):
+        called.append(call)
+        return toy_model(x, t)
+    states = list(plan.sample(Denoiser(model, plan), plan.start(Noise(0)()), Noise(0)))
+    last = 1 if row.calls == 2 else 0                                # the last step of two calls ends at σ = 0 and needs one
+    assert len(states) == 10 and len(called) == 10 * row.calls + row.first - last
+
+
 @pytest.mark.parametrize("name, eta", [("ddim", 0.4), ("ddim", 1.0), ("tcd", 0.3), ("tcd", 1.0)])
 def test_eta_equals_diffusers(name, eta):
     compare(name, 10, SCHEDULER, eta=eta)

@@ -36,6 +36,9 @@ VALUES = {
     "noise_sampler_seed": (3,), "solver_p": ("DDIMScheduler",),
 }
 
+# Where diffusers' tables of float32 decide more: one bit more or less in each of their levels moves its own samples by 1.1e-4.
+LIMITS = {"KDPM2AncestralDiscreteScheduler": 3e-4}
+
 
 def pictures(config, cls="StableDiffusionPipeline"):
     """(ours, diffusers'): the final samples of a file's own sampler, as NoiseSchedule and diffusers' pipeline take it"""
@@ -85,7 +88,8 @@ def test_a_setting_is_followed_as_by_diffusers_pipeline_or_refused_by_name(class
     for setting, value, config in variants(class_name):
         refused = refusal(config)
         if refused is None:
-            agree("scheduler files", f"{class_name}, {setting} {str(value)[:20]}", *pictures(config), 1e-4, relative=True)
+            what, limit = f"{class_name}, {setting} {str(value)[:20]}", LIMITS.get(class_name, 1e-4)
+            agree("scheduler files", what, *pictures(config), limit, relative=True)
         else:
             assert f"{setting} {value}, isn't offered here" in refused or setting == "rescale_betas_zero_snr"
 
