@@ -121,8 +121,8 @@ class Opened:
 
 def open_checkpoint(path_or_id=None, tokenizer=None, vae=None, model_dir=None):
     """A checkpoint, opened → Opened; arguments as of `load`. UserError for what is no model of a known family."""
-    path = locate(path_or_id, model_dir)
-    model = whole_model.open_model(path, vae)
+    path = locate(path_or_id, model_dir, given=[name for name, part in (("vae", vae), ("tokenizer", tokenizer)) if part])
+    model = whole_model.open_model(path, vae, tokenizer)
     config = model.parts[model.family.text_encoders[0]].model.config
     return Opened(path, str(path_or_id or path), model, find_tokenizer(tokenizer, path, config, model.family))
 
@@ -132,18 +132,18 @@ def load_tokenizer(path_or_id=None, tokenizer=None, model_dir=None):
     path_or_id = library.resolve(path_or_id, model_dir)
     path = pathlib.Path(os.path.expanduser(path_or_id or locate(None)))
     if tokenizer is None and path.is_file():
-        family, tensors = whole_model.by_part(safetensors_file.read_file(path), path)
+        family, tensors = whole_model.by_part(safetensors_file.read_file(path), path, given=("unet", "vae"))
         name = family.text_encoders[0]
-        config = family.parts[name].config.from_dict(whole_model.sizes(family, tensors, path)[name], path)
+        config = family.parts[name].config.from_dict(whole_model.sizes(family, {name: tensors[name]}, path)[name], path)
         return find_tokenizer(None, path, config, family)
     return find_tokenizer(tokenizer or str(path), path, None, families.FAMILIES[0])
 
 
-def locate(path_or_id, model_dir=None):
-    """The file or folder that is meant; UserError if there is none."""
+def locate(path_or_id, model_dir=None, given=()):
+    """The file or folder that is meant; UserError if there is none. given: parts that it may lack"""
     model = library.resolve(path_or_id, model_dir)
     if model is None:
         import npdiffusion.weights
         return pathlib.Path(npdiffusion.weights.__file__).parent
     path = os.path.expanduser(model)
-    return pathlib.Path(path) if os.path.exists(path) else hub.model(model)
+    return pathlib.Path(path) if os.path.exists(path) else hub.model(model, given)

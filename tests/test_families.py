@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 import npdiffusion
 from npdiffusion.checkpoints import families, whole_model
 from npdiffusion.checkpoints.families import FAMILIES
-from npdiffusion.checkpoints.safetensors_file import Stacked, Transposed, cut, read_file
+from npdiffusion.checkpoints.safetensors_file import read_file
+from npdiffusion.checkpoints.tensors import Stacked, Transposed, cut
 from npdiffusion.diffusion.guidance import guide
 from npdiffusion.errors import UserError
 from tests import folders, references

@@ -10,7 +10,8 @@ from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch_file
 
 from npdiffusion import loading
-from npdiffusion.checkpoints import library, safetensors_file
+from npdiffusion.checkpoints import library
+from npdiffusion.checkpoints.tensors import Tensor
 from npdiffusion.checkpoints.families import check_sizes
 from npdiffusion.command import cli
 from npdiffusion.errors import UserError
@@ -117,7 +118,7 @@ def test_the_cache_is_listed_by_ids(shelf, tmp_path):
 def test_no_weights_are_read(shelf, monkeypatch):
     def read(*_):
         raise AssertionError("weights were read")
-    monkeypatch.setattr(safetensors_file.Tensor, "__call__", read)
+    monkeypatch.setattr(Tensor, "__call__", read)
     assert len(families(shelf)) == 21
     with pytest.raises(AssertionError, match="weights were read"):
         load_parts(str(shelf / "folder"))

@@ -9,6 +9,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ import npdiffusion
 from npdiffusion import kernels, loading
 from npdiffusion.checkpoints import hub, safetensors_file
 from npdiffusion.checkpoints.families import FAMILIES
+from npdiffusion.checkpoints.tensors import PIECE, Tensor
 from npdiffusion.diffusion.schedules import NoiseSchedule
 from npdiffusion.errors import UserError
 from npdiffusion.kernels import machine, reference
@@ -361,9 +363,22 @@ def test_missing_tensors_are_listed_and_counted(folder):
     assert "12 missing: up_blocks.0.resnets.0.conv1.bias" in text and "and 8 more" in text
 
 
-def test_unexpected_tensor_is_named(folder):
+def test_unexpected_tensor_is_left_out_with_a_note(folder, written):
     rewrite(folder / VAE_WEIGHTS, lambda tensors: tensors | {"decoder.extra.weight": torch.zeros(1)})
-    assert "1 unexpected: decoder.extra.weight" in message(folder)
+    with pytest.warns(UserWarning, match=r"vae/diff.*: 1 of its \d+ tensors belong .* left out: decoder.extra.weight"):
+        assert same(load_parts(folder), load_parts(written))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("file, older, names", [
+    (TEXT_WEIGHTS, True, ["text_projection.weight"]), (TEXT_WEIGHTS, False, ["text_projection.weight"]),
+    (TEXT_WEIGHTS, True, ["text_projection.weight", "logit_scale", "vision_model.embeddings.class_embedding",
+                          "visual_projection.weight"]),
+    (VAE_WEIGHTS, False, ["loss.logvar", "model_ema.decay"])])
+def test_the_rest_of_clip_and_what_trained_a_vae_are_ignored_silently(folder, written, file, older, names):
+    rewrite(folder / file, lambda tensors: {("text_model." if older else "") + name: each for name, each in tensors.items()}
+            | {name: torch.zeros(2, 2) for name in names})
+    assert same(load_parts(folder), load_parts(written))
 
 
 def test_tensor_of_another_shape_is_named(folder):
@@ -386,12 +401,50 @@ def test_weights_that_are_not_finite_are_named(folder, value, dtype):
     assert "conv_out.bias holds values that are not finite" in message(folder)
 
 
-@pytest.mark.parametrize("name, dtype", [
-    ("F64", torch.float64), ("I64", torch.int64), ("F8_E4M3", torch.float8_e4m3fn)])
-def test_other_kinds_of_numbers_are_named(folder, name, dtype):
-    rewrite(folder / UNET_WEIGHTS, lambda tensors: tensors | {"conv_out.bias": torch.zeros(4, dtype=dtype)})
+def test_other_kinds_of_numbers_are_named_before_anything_is_read(folder, monkeypatch):
+    rewrite(folder / UNET_WEIGHTS, lambda tensors: tensors | {"conv_out.bias": torch.zeros(4, dtype=torch.int64)})
+    monkeypatch.setattr(Tensor, "__call__", lambda self, into=None: pytest.fail("a tensor was read"))
     text = message(folder)
-    assert "'conv_out.bias' is of type " + name in text and str(folder / UNET_WEIGHTS) in text
+    assert "'conv_out.bias' is of type I64" in text and str(folder / UNET_WEIGHTS) in text
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_float8_is_decoded_exactly(tmp_path, dtype):
+    every = torch.arange(256, dtype=torch.uint8).view(dtype)
+    save_file({"x": every.repeat(3, 1)}, tmp_path / "x.safetensors")
+    found = safetensors_file.read_file(tmp_path / "x.safetensors")["x"]()
+    assert found.dtype == np.float16 and np.array_equal(found, every.repeat(3, 1).half().numpy(), equal_nan=True)
+
+
+def test_a_model_of_float8_is_the_one_of_its_rounded_weights(folder, tmp_path):
+    twin = shutil.copytree(folder, tmp_path / "twin")
+    def rounded(tensors, to):
+        return {name: each.to(torch.float8_e4m3fn).to(to) for name, each in tensors.items()}
+    for file in UNET_WEIGHTS, TEXT_WEIGHTS:
+        rewrite(folder / file, lambda tensors: rounded(tensors, torch.float8_e4m3fn))
+        rewrite(twin / file, lambda tensors: rounded(tensors, torch.float32))
+    expected = folders.our_results(load_parts(twin))
+    for name, found in folders.our_results(load_parts(folder)).items():
+        assert np.array_equal(found, expected[name])
+
+
+def test_decoding_takes_a_piece_of_a_tensor_at_a_time(tmp_path):
+    numbers = torch.randn(3, PIECE // 4)
+    save_file({"x": numbers.double(), "small": numbers[0, :5].double()}, tmp_path / "x.safetensors")
+    tensors = safetensors_file.read_file(tmp_path / "x.safetensors")
+    tracemalloc.start()
+    found = tensors["x"]()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.array_equal(found, numbers.numpy()) and np.array_equal(tensors["small"](), numbers[0, :5].numpy())
+    assert peak < found.nbytes + 3 * PIECE < numbers.numel() * 12
+    assert np.array_equal(tensors["x"].rows(1, 3)(), numbers[1:].numpy())
+
+
+@pytest.mark.parametrize("part, option", [("vae", "vae"), ("tokenizer", "tokenizer")])
+def test_a_part_that_is_given_may_be_missing_in_a_folder(folder, written, part, option):
+    shutil.rmtree(folder / part)
+    assert same(load_parts(folder, **{option: written / part}), load_parts(written))
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -548,7 +601,7 @@ def test_tokenizer_folder_that_does_not_exist(folder):
 
 def test_too_little_memory_is_told_before_anything_is_read(written, monkeypatch):
     monkeypatch.setattr(machine, "memory_available", lambda: 5_000_000)
-    monkeypatch.setattr(safetensors_file.Tensor, "__call__", lambda self: pytest.fail("a tensor was read"))
+    monkeypatch.setattr(Tensor, "__call__", lambda self: pytest.fail("a tensor was read"))
     assert message(written) == f"{written}: needs about 0.0 GB of memory, 0.0 GB are available"
 
 
@@ -561,7 +614,7 @@ def test_unknown_memory_is_no_obstacle(written, monkeypatch):
 def test_memory_that_runs_out_gives_one_line(written, monkeypatch):
     def exhausted(self, into=None):
         raise MemoryError
-    monkeypatch.setattr(safetensors_file.Tensor, "__call__", exhausted)
+    monkeypatch.setattr(Tensor, "__call__", exhausted)
     assert message(written) == f"{written}: not enough memory for this model"
 
 

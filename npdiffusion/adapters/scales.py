@@ -12,7 +12,7 @@ import numpy as np
 import safetensors
 
 from npdiffusion.adapters import patterns
-from npdiffusion.checkpoints.safetensors_file import STORED_AS
+from npdiffusion.checkpoints.tensors import STORED_AS
 from npdiffusion.checkpoints.text_files import read_json
 from npdiffusion.errors import UserError
 from npdiffusion.kernels.arrays import as_float32

@@ -1,6 +1,8 @@
 """A file → {our name: tensor} and sizes; one file per format or naming.
 
     safetensors_file.py   the format                                 text_files.py     texts and JSON, within limits
+    tensors.py            one tensor of a file, or some as one       quantized.py      kinds of numbers that are decoded
+    leftovers.py          what in a file belongs to no part
     families.py           which model it is, one row per family      original_names.py CompVis' names, in one file for all parts
     whole_model.py        every part of a model, opened              part.py           a model still empty, and its tensors
     autoencoders.py       a VAE by itself                            tokenizers.py     which tokenizer belongs to a model

@@ -11,9 +11,8 @@ config.json beside them tell their sizes by the shapes of tensors; what shapes d
 """
 import os
 import pathlib
-import re
 
-from npdiffusion.checkpoints import hub, original_names, safetensors_file
+from npdiffusion.checkpoints import hub, leftovers, original_names, safetensors_file
 from npdiffusion.checkpoints.families import FAMILIES
 from npdiffusion.checkpoints.part import Part
 from npdiffusion.checkpoints.text_files import read_json
@@ -28,9 +27,6 @@ VAE = FAMILIES[0].parts["vae"]        # every family has the same kind
 STEM, ORIGINAL_PREFIX = VAE.stem, VAE.prefix
 OLD_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}   # in diffusers' first year
 
-# Kept in files for training: averages of the weights, and what judged them.
-IGNORED = re.compile(r"(first_stage_model\.)?(loss\..*|model_ema\..*)")
-
 
 def open_autoencoder(path_or_id):
     """The autoencoder of a file, a folder or a Hugging Face id, see above → Part. UserError if there is none."""
@@ -41,31 +37,40 @@ def open_autoencoder(path_or_id):
         path = hub.autoencoder(path_or_id)
     if path.is_dir():
         path = path / "vae" if (path / "vae" / "config.json").is_file() else path
-        if (path / "config.json").is_file():
-            return in_folder(path)
-        there = [path / name for name in TAESD_FILES.values() if (path / name).is_file()]
-        if not there:
-            raise UserError(f"{path}: no VAE in this folder, neither config.json nor "
-                            f"{' and '.join(TAESD_FILES.values())}")
-        path = there[-1]
-    return in_file(path)
+        if not (path / "config.json").is_file():
+            there = [path / name for name in TAESD_FILES.values() if (path / name).is_file()]
+            if not there:
+                raise UserError(f"{path}: no VAE in this folder, neither config.json nor "
+                                f"{' and '.join(TAESD_FILES.values())}")
+            path = there[-1]
+    part = in_folder(path) if path.is_dir() else in_file(path)
+    leftovers.note(part.source, part.left_out, len(part.tensors) + len(part.left_out))
+    return part
 
 
 def in_folder(folder):
     """That of a folder in diffusers layout → Part"""
+    config = config_of(folder)
+    tensors, file = safetensors_file.read_folder(folder, STEM)
+    if isinstance(config, TinyVAEConfig):
+        return Part.match(AutoencoderTiny(config), tensors, file)
+    return Part.match(AutoencoderKL(config), tensors, file, diffusers_name(tensors))
+
+
+def config_of(folder):
+    """That in a folder's config.json → VAEConfig or TinyVAEConfig"""
     source = folder / "config.json"
     settings = read_json(source)
-    tensors, file = safetensors_file.read_folder(folder, STEM)
-    if settings.get("_class_name") == "AutoencoderTiny":
-        return Part.match(AutoencoderTiny(TinyVAEConfig.from_dict(settings, source)), tensors, file)
-    return Part.match(AutoencoderKL(VAEConfig.from_dict(settings, source)), tensors, file, diffusers_name(tensors))
+    kind = TinyVAEConfig if settings.get("_class_name") == "AutoencoderTiny" else VAEConfig
+    return kind.from_dict(settings, source)
 
 
 def in_file(path):
     """That of one file, or of TAESD's two → Part"""
     if (path.parent / "config.json").is_file() and path.name.startswith(STEM):
         return in_folder(path.parent)
-    tensors = {name: tensor for name, tensor in safetensors_file.read_file(path).items() if not IGNORED.fullmatch(name)}
+    tensors = {name: tensor for name, tensor in safetensors_file.read_file(path).items()
+               if not leftovers.LEFTOVERS.fullmatch(name)}
     whole = {name: tensor for name, tensor in tensors.items() if name.startswith(ORIGINAL_PREFIX)}
     tensors = whole or tensors                                                  # of a complete model, its VAE
     shapes = {name.removeprefix(ORIGINAL_PREFIX): tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -73,7 +78,7 @@ def in_file(path):
         if "encoder.down.0.block.0.conv1.weight" in shapes:
             config = VAEConfig.from_dict(original_names.vae_settings(shapes), path)
             prefix = ORIGINAL_PREFIX if whole else ""
-            return Part.match(AutoencoderKL(config), tensors, path, original_names.vae_name(config, prefix))
+            return Part.match(AutoencoderKL(config), tensors, path, original_names.vae_name(config, prefix, tensors))
         if "encoder.down_blocks.0.resnets.0.conv1.weight" in shapes:
             config = VAEConfig.from_dict(settings_of(shapes), path)
             return Part.match(AutoencoderKL(config), tensors, path, diffusers_name(tensors))

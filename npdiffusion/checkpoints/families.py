@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from npdiffusion.checkpoints import original_names
+from npdiffusion.checkpoints.leftovers import LEFTOVERS
 from npdiffusion.errors import UserError
 from npdiffusion.models.clip import CLIPTextModel
 from npdiffusion.models.configs import UNET_ONLY, VAE_ONLY, CLIPTextConfig, UNetConfig, VAEConfig
@@ -66,7 +67,6 @@ class Family:
     classes     of pipelines, in model_index.json; a folder without one is of the first family whose parts it has
     scheduler   scheduler_config.json of a single file, which has none      marks: empty tensors that change it
     tokenizer   Hugging Face id whose vocabulary all such models have       padding: the piece that fills up its ids
-    ignored     names of tensors in files that belong to no part
     context     from the hidden states of each text encoder (N, T, X_i) to what the UNet attends to (N, T, X)
     """
     name: str
@@ -76,7 +76,6 @@ class Family:
     tokenizer: str
     padding: str
     marks: dict = field(default_factory=dict)
-    ignored: re.Pattern = re.compile(r"(?!)")
     context: Callable = lambda states: states[0] if len(states) == 1 else np.concatenate(states, axis=-1)
 
     @property
@@ -118,7 +117,8 @@ RELATIVES = [(re.compile(pattern), description) for pattern, description in (
     (r"model\.diffusion_model\.joint_blocks\.|joint_blocks\.", "Stable Diffusion 3"),
     (r"(model\.diffusion_model\.)?(double_blocks|single_transformer_blocks)\.", "Flux"),
     (r"cond_stage_model\.model\.", V2),
-    (r"control_model\.|controlnet_", "a ControlNet, which steers a model and is none itself"))]
+    (r"control_model\.|controlnet_", "a ControlNet, which steers a model and is none itself"),
+    (r"edm_(mean|std|vpred\.\w+)$", "a model with the noise of EDM (CosXL, Playground 2.5)"))]
 # and only one part of a model if all names begin so; original names and diffusers'.
 SINGLE_PARTS = [(re.compile(pattern), description) for pattern, description in (
     (r"((encoder|decoder)\.(layers\.)?)?\d+\.(weight|bias|conv\.|skip\.)", "TAESD, a small VAE"),
@@ -145,7 +145,7 @@ FAMILIES = [
                 LoRANames(("lora_unet_",), ("unet.", ""), old_unet_layer, original=("diffusion_model.",)), only=UNET_ONLY),
             "vae": PartRow(
                 VAEConfig, AutoencoderKL, "diffusion_pytorch_model", "first_stage_model.", original_names.vae_settings,
-                lambda config, names, prefix: original_names.vae_name(config, prefix), only=VAE_ONLY)},
+                lambda config, names, prefix: original_names.vae_name(config, prefix, names), only=VAE_ONLY)},
         classes=("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline",
                  "StableDiffusionInpaintPipelineLegacy", "LatentConsistencyModelPipeline",
                  "LatentConsistencyModelImg2ImgPipeline"),
@@ -154,11 +154,7 @@ FAMILIES = [
                    "steps_offset": 1, "clip_sample": False},           # and nothing about timestep_spacing
         tokenizer="openai/clip-vit-large-patch14", padding="<|endoftext|>",
         marks={"v_pred": {"prediction_type": "v_prediction"},
-               "ztsnr": {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}},
-        # Averages of the weights in training, buffers that follow from others, the VAE's discriminator, CLIP's joint embedding
-        ignored=re.compile(r"model_ema\..*|.*\.position_ids|first_stage_model\.loss\..*|cond_stage_model\.logit_scale|"
-                           r"cond_stage_model\.transformer\.(logit_scale|text_projection(\.weight)?)|"
-                           r"betas|alphas_cumprod(_prev)?|(sqrt|log|posterior)_\w+|logvar|lvlb_weights")),
+               "ztsnr": {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}}),
 ]
 
 
@@ -169,15 +165,17 @@ def of_class(name):
     return next((family for family in FAMILIES if name is None or name in family.classes), None)
 
 
-def of_names(names, source):
-    """The family of a single file, by its tensors' names; UserError if it is none of them"""
+def of_names(names, source, given=()):
+    """The family of a single file, by its tensors' names; UserError if it is none of them; given: parts that it may lack"""
     check_names(names, source)
-    found = [(family, [part for part, row in family.parts.items() if row.spelled(names) is None]) for family in FAMILIES]
+    found = [(family, [part for part, row in family.parts.items() if part not in given and row.spelled(names) is None])
+             for family in FAMILIES]
     # the one with most parts, if all are there
     family, missing = min(found, key=lambda each: (len(each[1]), -len(each[0].parts)))
     if missing:
         row = family.parts[missing[0]]
-        raise UserError(f"{source}: not a Stable Diffusion checkpoint, it has no {row.prefix}… (the {missing[0]})")
+        hint = "; name one to go with it: --vae" if missing == ["vae"] else ""
+        raise UserError(f"{source}: not a Stable Diffusion checkpoint, it has no {row.prefix}… (the {missing[0]}){hint}")
     return family
 
 
@@ -194,6 +192,7 @@ def check_names(names, source):
 
 def other_names(names):
     """What the tensors of a file are if they are no whole model of ours, as far as their names tell; or None"""
+    names = [name for name in names if not LEFTOVERS.fullmatch(name)] or names
     for table, some_or_all in (RELATIVES, any), (SINGLE_PARTS, all):
         for pattern, description in table:
             if some_or_all(pattern.match(name) for name in names):

@@ -8,6 +8,7 @@ The cache is a folder that Hugging Face programs share, HF_HUB_CACHE, or else hu
 Looking there takes no network and no other package. Downloading needs huggingface_hub (the extra `hub`) and takes only
 the files that are read; HF_HUB_OFFLINE=1 forbids it. What is in the cache is not compared with the hub again.
 """
+import functools
 import os
 import pathlib
 import re
@@ -48,9 +49,9 @@ def everything_cached():
     return [folder for _, *name in names if (folder := cached("/".join(name)))]
 
 
-def model(repository):
-    """The folder, in diffusers layout, of a model; UserError if it can't be had."""
-    return find(repository, model_files)
+def model(repository, given=()):
+    """The folder, in diffusers layout, of a model; UserError if it can't be had. given: parts that it may lack"""
+    return find(repository, functools.partial(model_files, given=given))
 
 
 def autoencoder(repository):
@@ -98,17 +99,21 @@ def find(repository, select):
                         f"{type(error).__name__}: {reason}") from None
 
 
-def model_files(repository, names):
-    """Of a repository's file names, those that loading a model reads: one of the family whose parts it has, or the first."""
+def model_files(repository, names, given=()):
+    """Of a repository's file names, those that loading a model reads: one of the family whose parts it has, or the first.
+
+    given: parts, or "tokenizer", that come from elsewhere
+    """
     settings = {family.name: ["model_index.json", "scheduler/scheduler_config.json",
-                              *(f"{part}/config.json" for part in family.parts)] for family in families.FAMILIES}
+                              *(f"{part}/config.json" for part in family.parts if part not in given)]
+                for family in families.FAMILIES}
     family = next((family for family in families.FAMILIES if {*settings[family.name]} <= {*names}), families.FAMILIES[0])
     settings = settings[family.name]
     missing = [name for name in settings if name not in names]
     if missing:
         raise UserError(f"{repository}: not a model in diffusers layout, it has no {', '.join(missing)}")
-    needed = settings + tokenizer_files(repository, names)
-    for part, stem in ((part, row.stem) for part, row in family.parts.items()):
+    needed = settings + ([] if "tokenizer" in given else tokenizer_files(repository, names))
+    for part, stem in ((part, row.stem) for part, row in family.parts.items() if part not in given):
         there = [name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/")]
         weights = safetensors_file.choose(there, stem)
         if weights is None:

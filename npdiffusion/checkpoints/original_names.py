@@ -39,14 +39,14 @@ def unet_blocks(config):
         yield f"up_blocks.{i}.upsamplers.0.conv", f"output_blocks.{up + layers}.{after_attention}.conv"
 
 
-def vae_blocks(config):
-    """Pairs of names of a VAE's blocks: diffusers', original."""
+def vae_blocks(config, newer=False):
+    """Pairs of names of a VAE's blocks: diffusers', original; newer: whether its attention is called as in diffusers"""
     levels, layers = len(config.block_out_channels), config.layers_per_block
     for side in "encoder", "decoder":
         yield f"{side}.conv_norm_out", f"{side}.norm_out"
         yield f"{side}.mid_block.resnets.0", f"{side}.mid.block_1"
         yield f"{side}.mid_block.attentions.0", f"{side}.mid.attn_1"
-        yield f"{side}.mid_block.attentions.0.to_out.0", f"{side}.mid.attn_1.proj_out"
+        yield f"{side}.mid_block.attentions.0.to_out.0", f"{side}.mid.attn_1.{'to_out.0' if newer else 'proj_out'}"
         yield f"{side}.mid_block.resnets.1", f"{side}.mid.block_2"
     for i in range(levels):
         for j in range(layers):
@@ -62,9 +62,14 @@ def unet_name(config, prefix=""):
     return functools.partial(original, dict(unet_blocks(config)), UNET_SYNONYMS, prefix)
 
 
-def vae_name(config, prefix=""):
-    """The same for a VAE's parameters"""
-    return functools.partial(original, dict(vae_blocks(config)), VAE_SYNONYMS, prefix)
+def vae_name(config, prefix="", names=()):
+    """The same for a VAE's parameters; names: of the file's tensors
+
+    Some files were converted from diffusers and kept its names of attention's layers (diffusers' pull request 6097).
+    """
+    newer = any(name.endswith(".mid.attn_1.to_q.weight") for name in names)
+    synonyms = {name: original for name, original in VAE_SYNONYMS.items() if not (newer and name.startswith("to_"))}
+    return functools.partial(original, dict(vae_blocks(config, newer)), synonyms, prefix)
 
 
 def text_name(names, prefix=""):
@@ -85,6 +90,8 @@ def original(blocks, synonyms, prefix, name):
 
 def unet_settings(shape):
     """From {original name: shape} without prefix."""
+    if not any(name.startswith("middle_block.") for name in shape):
+        raise ValueError("a UNet without a middle block, as small distilled ones are")
     levels = 1 + sum(name.endswith(".0.op.weight") for name in shape)
     layers = count(shape, "input_blocks.{}.0.out_layers.3.weight", start=1)          # up to the first down-sampler
     first = [f"input_blocks.{(layers + 1) * i + 1}" for i in range(levels)]

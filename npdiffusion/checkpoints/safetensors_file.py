@@ -3,112 +3,25 @@
     8 bytes: n     n bytes: JSON {name: {"dtype", "shape", "data_offsets": [start, end]}}     the numbers, back to back
 
 A pickle (.ckpt, .bin, .pt) is a program that rebuilds its tensors, and may do anything else; it is never opened.
-The safetensors library checks the table. Numbers are read when a tensor is called, straight into an array, as they are
-stored; nothing stays of the file in memory. NumPy has no bfloat16: its bits come as uint16.
+The safetensors library checks the table. Numbers are read when a tensor is called (tensors.py); nothing stays of the file
+in memory.
 """
 import json
 import logging
-import math
 import pathlib
 import shlex
-from dataclasses import dataclass, replace
 
-import numpy as np
 import safetensors
 
+from npdiffusion.checkpoints.tensors import Tensor
 from npdiffusion.checkpoints.text_files import read_json
 from npdiffusion.errors import UserError
 
-STORED_AS = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
-SIZES = {name: np.dtype(stored).itemsize for name, stored in STORED_AS.items()}
 LARGEST_HEADER = 16 << 20     # bytes; all of Stable Diffusion v1 needs 0.2 MB
 MOST_SHARDS = 64
 PICKLES = (".ckpt", ".bin", ".pt", ".pth")
 
 _log = logging.getLogger("npdiffusion")
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """One tensor of a file, whose numbers are read when it is called."""
-    path: pathlib.Path
-    name: str
-    dtype: str              # as the file says: "F32", "F16", "BF16", "I64", ...
-    shape: tuple
-    start: int              # where in the file its numbers begin
-
-    @property
-    def nbytes(self):
-        """Bytes of its numbers in the file."""
-        return math.prod(self.shape) * SIZES.get(self.dtype, 4)
-
-    def rows(self, start, stop):
-        """The tensor of its rows start … stop − 1 alone; only those are read."""
-        row = self.nbytes // self.shape[0] if self.shape[0] else 0
-        return replace(self, shape=(stop - start, *self.shape[1:]), start=self.start + start * row)
-
-    def __call__(self, into=None):
-        """Its numbers → array of `shape`: float32, float16, or uint16 for bfloat16
-
-        into: a function from a number of bytes to memory, uint8, to read them into; new memory without it
-        Raises UserError if it is of a kind that weights don't have, or if the file has become shorter since it was opened.
-        """
-        if self.dtype not in STORED_AS:
-            raise UserError(f"{self.path}: {self.name[:200]!a} is of type {self.dtype}, but weights are read as "
-                            f"{', '.join(STORED_AS)} alone")
-        memory = np.empty(self.nbytes, np.uint8) if into is None else into(self.nbytes)
-        try:
-            with self.path.open("rb", buffering=0) as file:
-                file.seek(self.start)
-                read = 0
-                while read < memory.size and (count := file.readinto(memory[read:])):      # at most 2 GB at a time
-                    read += count
-        except OSError as error:
-            raise UserError(f"{self.path}: {error.strerror or error}") from None
-        if read < memory.size:
-            raise UserError(f"{self.path}: it was cut short while it was read")
-        return memory.view(STORED_AS[self.dtype]).reshape(self.shape)
-
-
-class Stacked:
-    """Several tensors as one, one below the other: a parameter that a file keeps in parts. They differ in their rows alone."""
-    def __init__(self, *tensors):
-        self.tensors, self.name, self.path, self.dtype = tensors, tensors[0].name, tensors[0].path, tensors[0].dtype
-        self.shape = (sum(tensor.shape[0] for tensor in tensors), *tensors[0].shape[1:])
-        self.nbytes = sum(tensor.nbytes for tensor in tensors)
-
-    def __call__(self, into=None):
-        """As a `Tensor`'s."""
-        return np.concatenate([tensor() for tensor in self.tensors])
-
-
-class Transposed:
-    """A matrix whose rows and columns are exchanged: the file's x @ W is our x @ Wᵀ."""
-    def __init__(self, tensor):
-        self.tensor, self.name, self.path, self.dtype = tensor, tensor.name, tensor.path, tensor.dtype
-        self.shape, self.nbytes = tensor.shape[::-1], tensor.nbytes
-
-    def __call__(self, into=None):
-        """As a `Tensor`'s."""
-        return np.ascontiguousarray(self.tensor().T)
-
-
-def cut(tensors, ending, *parts):
-    """{name: Tensor}, in which those whose names end so are cut into equal numbers of rows, one for each of other endings
-
-    cut(tensors, ".in_proj_weight", ".q_proj.weight", ".k_proj.weight", ".v_proj.weight"): (3·D, D) → three times (D, D)
-    What can't be cut so stays as it is.
-    """
-    found = {}
-    for name, tensor in tensors.items():
-        rows = tensor.shape[0] if tensor.shape else 0
-        if not name.endswith(ending) or not rows or rows % len(parts):
-            found[name] = tensor
-            continue
-        step = rows // len(parts)
-        for i, part in enumerate(parts):
-            found[name.removesuffix(ending) + part] = tensor.rows(i * step, (i + 1) * step)
-    return found
 
 
 def read_file(path):

@@ -7,13 +7,12 @@ Only settings and tables of contents are read.
 """
 from typing import NamedTuple
 
-from npdiffusion.checkpoints import autoencoders, families, safetensors_file
+from npdiffusion.checkpoints import autoencoders, families, leftovers, safetensors_file
 from npdiffusion.checkpoints.families import Family
 from npdiffusion.checkpoints.part import Part
 from npdiffusion.checkpoints.text_files import read_json
 from npdiffusion.diffusion.schedules import NoiseSchedule
 from npdiffusion.errors import UserError
-from npdiffusion.models import parameters
 from npdiffusion.models.configs import Reader, UNetConfig, VAEConfig
 
 
@@ -25,20 +24,22 @@ class WholeModel(NamedTuple):
     guidance_scale: float | None = None
 
 
-def open_model(path, vae=None):
+def open_model(path, vae=None, tokenizer=None):
     """A folder or a file → WholeModel; vae: an autoencoder in place of its own, see autoencoders.py
 
+    tokenizer: one that is used in place of its own, so that it may lack it
     UserError if it is another family, or its parts don't fit together.
     """
-    return open_folder(path, vae) if path.is_dir() else open_file(path, vae)
+    return open_folder(path, vae, tokenizer) if path.is_dir() else open_file(path, vae)
 
 
-def open_folder(folder, vae=None):
+def open_folder(folder, vae=None, tokenizer=None):
     """As `open_model`, of a folder."""
     index = folder / "model_index.json"
+    given = {"vae": vae, "tokenizer": tokenizer}
     index_settings = read_json(index) if index.exists() else {}
     family = families.of_folder(index_settings.get("_class_name"), folder)
-    needed = [name for name in (*family.parts, "tokenizer", "scheduler") if not (name == "vae" and vae is not None)]
+    needed = [name for name in (*family.parts, "tokenizer", "scheduler") if given.get(name) is None]
     missing = [name for name in needed if not (folder / name).is_dir()]
     if missing:
         hint = ""
@@ -54,15 +55,17 @@ def open_folder(folder, vae=None):
     schedule = NoiseSchedule.from_config(read_json(source), source, index_settings.get("_class_name"))
     configs = {name: row.config.from_dict(settings[name], folder / name / "config.json", row.only)
                for name, row in family.parts.items() if row.config is not VAEConfig}
-    own = None if "vae" not in settings else autoencoders.in_folder(folder / "vae")
-    parts = {"vae": own if vae is None else replacement(vae, own)}
+    parts = {"vae": autoencoders.in_folder(folder / "vae") if vae is None else
+             replacement(vae, autoencoders.config_of(folder / "vae") if "vae" in settings else None)}
     check_widths(family, configs | {"vae": parts["vae"].model.config}, folder)
     for name, config in configs.items():
         row = family.parts[name]
         tensors, source = safetensors_file.read_folder(folder / name, row.stem)
-        tensors = {key: tensor for key, tensor in tensors.items() if not key.endswith(".position_ids")}
         older = any(key.startswith("text_model.") for key in tensors)          # how text encoders were saved at first
         parts[name] = Part.match(row.model(config), tensors, source, "text_model.{}".format if older else str)
+    for name, part in parts.items():
+        if name != "vae" or vae is None:
+            leftovers.note(part.source, part.left_out, len(part.tensors) + len(part.left_out))
     read = Reader(index_settings, index)      # "guidance_scale" is a key of our own: diffusers mentions that it ignores it
     advised = read.number("guidance_scale", None) if "guidance_scale" in read.settings else None
     return WholeModel(family, parts, schedule, advised)
@@ -71,17 +74,30 @@ def open_folder(folder, vae=None):
 def open_file(path, vae=None):
     """As `open_model`, of a single file: its sizes are those of its tensors."""
     everything = safetensors_file.read_file(path)
-    family, tensors = by_part(everything, path)
+    family, tensors = by_part(everything, path, () if vae is None else ("vae",))
+    own = tensors.pop("vae", None) if vae is not None else None
     settings = sizes(family, tensors, path)
     check_family(settings, path)
-    rows = {name: row.spelled(tensors[name]) for name, row in family.parts.items()}
+    rows = {name: family.parts[name].spelled(found) for name, found in tensors.items()}
     configs = {name: row.config.from_dict(settings[name], path, row.only) for name, row in rows.items()}
+    parts = {} if vae is None else {"vae": replacement(vae, config_of_own_vae(family, own, path))}
+    configs |= {name: part.model.config for name, part in parts.items()}
     check_widths(family, configs, path)
-    parts = {name: Part.match(row.model(configs[name]), tensors[name], path, row.name(configs[name], tensors[name], row.prefix))
-             for name, row in rows.items()}
-    if vae is not None:
-        parts["vae"] = replacement(vae, parts["vae"])
+    for name, row in rows.items():
+        spell = row.name(configs[name], tensors[name], row.prefix)
+        parts[name] = Part.match(row.model(configs[name]), tensors[name], path, spell)
+    prefixes = tuple(row.prefix for row in spellings(family, everything).values())
+    others = {name for name in everything if not name.startswith(prefixes)} - family.marks.keys()
+    leftovers.note(path, others.union(*(parts[name].left_out for name in rows)), len(everything))
     return WholeModel(family, parts, NoiseSchedule.from_config(scheduler(family, everything)))
+
+
+def config_of_own_vae(family, tensors, source):
+    """That of the autoencoder in a single file, or None if it has none, or one that can't be told; tensors: of `by_part`"""
+    try:
+        return VAEConfig.from_dict(sizes(family, {"vae": tensors}, source)["vae"]) if tensors else None
+    except UserError:
+        return None                  # half of one, perhaps: it is replaced anyway
 
 
 def scheduler(family, names):
@@ -90,25 +106,25 @@ def scheduler(family, names):
     return family.scheduler | {field: value for settings in marked for field, value in settings.items()}
 
 
-def by_part(tensors, source):
-    """The tensors of a single file → its family, {part: {name in the file: tensor}}; UserError if it is no whole model"""
-    family = families.of_names(tensors, source)
-    tensors = {name: tensor for name, tensor in tensors.items()
-               if name not in family.marks and not family.ignored.fullmatch(name)}
-    rows = {part: row.spelled(tensors) for part, row in family.parts.items()}
-    parts = {part: {name: tensor for name, tensor in tensors.items() if name.startswith(row.prefix)}
-             for part, row in rows.items()}
-    others = tensors.keys() - {name for found in parts.values() for name in found}
-    if others:
-        raise UserError(f"{source}: {len(others)} tensors that a {family.name} checkpoint doesn't have: "
-                        f"{parameters.some(others)}")
-    return family, {part: row.arrange(parts[part]) for part, row in rows.items()}
+def by_part(tensors, source, given=()):
+    """The tensors of a single file → its family, {part: {name in the file: tensor}}; UserError if it is no whole model
+
+    given: parts that it may lack      Names stay as they are, but for what the family's row arranges.
+    """
+    family = families.of_names(tensors, source, given)
+    return family, {part: row.arrange({name: tensor for name, tensor in tensors.items() if name.startswith(row.prefix)})
+                    for part, row in spellings(family, tensors).items()}
+
+
+def spellings(family, names):
+    """{part: the row that spells it as these names of tensors do} of the parts that are there"""
+    return {part: spelled for part, row in family.parts.items() if (spelled := row.spelled(names))}
 
 
 def sizes(family, parts, source):
     """{part: settings as in a config.json} of a single file, from the shapes in what `by_part` gives"""
     try:
-        rows = {name: row.spelled(parts[name]) for name, row in family.parts.items()}
+        rows = {name: family.parts[name].spelled(found) for name, found in parts.items()}
         return {name: row.sizes({tensor.removeprefix(row.prefix): found.shape for tensor, found in parts[name].items()})
                 for name, row in rows.items()}
     except (KeyError, IndexError, ValueError) as error:
@@ -118,11 +134,11 @@ def sizes(family, parts, source):
 def replacement(path_or_id, own):
     """An autoencoder to take the place of a model's own → Part; UserError unless its latents are of that kind
 
-    own: None if the model has none
+    own: its configuration, or None if the model has none
     """
     new = autoencoders.open_autoencoder(path_or_id)
     for what, setting in ("channels in its latents", "latent_channels"), ("pixels to a latent pixel", "reduction"):
-        wanted, found = (getattr(each.model.config, setting) for each in (own or new, new))
+        wanted, found = (getattr(config, setting) for config in (own or new.model.config, new.model.config))
         if found != wanted:
             raise UserError(f"{path_or_id}: this VAE has {found} {what}, the model's own {wanted}: "
                             "it is of another family")

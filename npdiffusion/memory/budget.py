@@ -128,7 +128,7 @@ def plan(parts, limit, sizes, dtype=None, images=2, mode="auto", preview_vae=Non
     streamable = {name: part.may_stay_on_disk(dtype) for name, part in parts.items()}
     fixed = beside + sum(parameters.nbytes(part.model, dtype) for part in parts.values()) - sum(
         sum(found.values()) for found in streamable.values())
-    buffer = max((count + parts["unet"].bytes_on_disk(name) for name, count in streamable["unet"].items()), default=0)
+    buffer = max((count + parts["unet"].bytes_to_read(name) for name, count in streamable["unet"].items()), default=0)
     for tile in tile_sizes(vae, width, height, mode):
         room = limit - RUNTIME - fixed - buffer - max(step, estimates.picture(vae, width, height, tile))
         if room >= 0:
@@ -142,7 +142,7 @@ def plan(parts, limit, sizes, dtype=None, images=2, mode="auto", preview_vae=Non
         names, size = streaming.keep(streamable[name], room - (kept - fixed))
         on_disk[name] = streamable[name].keys() - names
         kept += size
-    read = sum(parts["unet"].bytes_on_disk(name) for name in on_disk["unet"])
+    read = sum(parts["unet"].bytes_in_file(name) for name in on_disk["unet"])
     return Budget(limit, dtype, width, height, kept, buffer, read, on_disk, tile, images)
 
 

@@ -20,7 +20,7 @@ _local = threading.local()
 
 
 class OnDisk:
-    """A weight in a file. shape: the parameter's      tensor: gives the array when called, see safetensors_file.Tensor"""
+    """A weight in a file. shape: the parameter's      tensor: gives the array when called, see checkpoints/tensors.py"""
     __slots__ = "pack", "shape", "source", "tensor"               # no others: `parameters.walk` finds nothing below
 
     def __init__(self, tensor, shape, source):

@@ -80,12 +80,15 @@ def load(module, tensors, source, dtype="float32"):
     """Give every parameter of `module` its array and bring it into the layout of the backend in use.
 
     tensors: mapping from name to a function that returns the array, with attributes `shape` and, for messages, `name`;
-        float32, float16, or uint16, which means bfloat16; see safetensors_file.Tensor
+        float32, float16, or uint16, which means bfloat16; see checkpoints/tensors.py
     source: what error messages call the checkpoint
     dtype: "float32", or "bfloat16" for the weights of most products
     Strict both ways: UserError names what is missing, unexpected, of another shape, or not finite.
     """
-    fill(list(walk(module)), match(module, tensors, source), source, dtype)
+    matched = match(module, tensors, source)
+    if unexpected := tensors.keys() - matched.keys():
+        raise UserError(f"{source}: its tensors don't fit the model; {len(unexpected)} unexpected: {some(unexpected)}")
+    fill(list(walk(module)), matched, source, dtype)
 
 
 def fill(parameters, tensors, source, dtype="float32", on_disk=()):
@@ -125,19 +128,21 @@ def _is_finite(weight):
 
 
 def match(module, tensors, source, name_in_file=str):
-    """{parameter: tensor}, when `tensors` has exactly the parameters of `module`, in their shapes; reads no data
+    """{parameter: tensor}, when `tensors` has all parameters of `module`, in their shapes; reads no data
 
     name_in_file: from a parameter's name to the one in `tensors`; this is the only place that translates names
     A matrix may come as a 1×1 convolution, (O, I, 1, 1): the attention of original VAE files is written so.
-    UserError that names what is missing, unexpected or of another shape.
+    UserError that names what is missing or of another shape; what is left over is of no concern here.
     """
     named = {name: name_in_file(name) for name in shapes(module)}
     wanted = {named[name]: shape for name, shape in shapes(module).items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    missing, unexpected = wanted.keys() - found.keys(), found.keys() - wanted.keys()
     problems = []
-    for kind, names in (("missing", wanted.keys() - found.keys()), ("unexpected", found.keys() - wanted.keys())):
-        if names:
-            problems.append(f"{len(names)} {kind}: {some(names)}")
+    if missing:
+        problems.append(f"{len(missing)} missing: {some(missing)}")
+        if unexpected:                                                 # the same under other names, perhaps
+            problems.append(f"{len(unexpected)} unexpected: {some(unexpected)}")
     other = [name for name in wanted.keys() & found.keys() if found[name] != wanted[name]
              and not (len(wanted[name]) == 2 and found[name] == (*wanted[name], 1, 1))]
     if other:
