@@ -11,8 +11,8 @@ from safetensors.torch import save_file as save_torch_file
 
 from npdiffusion import loading
 from npdiffusion.checkpoints import library
-from npdiffusion.checkpoints.tensors import Tensor
 from npdiffusion.checkpoints.families import check_sizes
+from npdiffusion.checkpoints.tensors import Tensor
 from npdiffusion.command import cli
 from npdiffusion.errors import UserError
 from tests import folders, references

@@ -418,6 +418,7 @@ def test_float8_is_decoded_exactly(tmp_path, dtype):
 
 def test_a_model_of_float8_is_the_one_of_its_rounded_weights(folder, tmp_path):
     twin = shutil.copytree(folder, tmp_path / "twin")
+
     def rounded(tensors, to):
         return {name: each.to(torch.float8_e4m3fn).to(to) for name, each in tensors.items()}
     for file in UNET_WEIGHTS, TEXT_WEIGHTS:

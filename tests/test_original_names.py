@@ -170,7 +170,7 @@ def test_missing_tensors_are_named_as_in_the_file_and_counted(file):
 def test_what_belongs_to_no_part_is_left_out_with_one_note(file):
     odd = {name: torch.zeros(1) for name in ("surprise", "a\n\x1b[31mb", "first_stage_model.surprise")}
     path = file(lambda tensors: tensors | odd)
-    with pytest.warns(UserWarning) as notes:
+    with pytest.warns(UserWarning, match="left out") as notes:
         found = folders.our_results(load_parts(path))
     note, = notes
     assert str(note.message) == (f"{path}: 3 of its 355 tensors belong to no part of the model and are left out: "
