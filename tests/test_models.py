@@ -123,7 +123,7 @@ def test_unet_of_a_batch_equals_unet_of_each(each_backend, tiny):
 def test_residuals_can_be_added_between_the_way_down_and_the_way_up(each_backend, tiny):
     """As a ControlNet does (Zhang et al. 2023, arXiv:2302.05543)."""
     ours, x, states = twin(tiny["unet"]), random(2, 8, 6, 4), random(2, 77, 24, seed=1)
-    conditioning, time_embedding = Conditioning(states), ours.embed_time([10.0, 500.0])
+    conditioning, time_embedding = Conditioning(states), ours.embed_time([10.0, 500.0], Conditioning(states))
     x_down, skips = ours.down(ours.conv_in(x), time_embedding, conditioning)
     middle = ours.mid_block(x_down, time_embedding, conditioning)
     for_skips, for_middle = [random(*skip.shape, seed=i) for i, skip in enumerate(skips)], random(*middle.shape, seed=99)

@@ -34,8 +34,8 @@ class Attention:
 
 
 class SelfAttention(Attention):
-    """x, residual (N, T, C) → (N, T, C)"""
-    def __call__(self, x, residual):
+    """x, residual (N, T, C) → (N, T, C), whatever they are conditioned on"""
+    def __call__(self, x, residual, conditioning=None):
         return self.attend(x, *self.keys_and_values(x), residual)
 
 

@@ -1,5 +1,7 @@
 """CLIP's text encoder (Radford et al. 2021, arXiv:2103.00020): a causal transformer, 12 layers of width 768 in SD v1.
 
+OpenCLIP's are alike, but larger and with GELU: 23 layers of width 1024 in SD 2, 32 of width 1280 for XL's second one.
+
     x = token_embedding[ids] + position_embedding
     x = x + attention(layer_norm1(x));  x = x + mlp(layer_norm2(x))       in each layer
     context = final_layer_norm(x)
@@ -97,6 +99,19 @@ class CLIPTextModel:
     def pooled(self, states, ids):
         """What stands for a prompt as a whole: the state of its first end token      (N, T, C), ids (N, T) → (N, C)
 
-        states: with the final layer norm, as a call returns them. The end token has the highest id of the vocabulary.
+        states: with the final layer norm, as a call returns them. The end token has the highest id of the vocabulary, unless
+        the configuration names another.
         """
-        return states[np.arange(len(ids)), np.argmax(ids, axis=-1)]
+        end = self.config.eos_token_id
+        ends = np.argmax(ids if end == 2 else ids == end, axis=-1)
+        return states[np.arange(len(ids)), ends]
+
+
+class CLIPTextModelWithProjection(CLIPTextModel):
+    """The same, with pooled vectors that are projected to where CLIP compares texts with pictures      → (N, P)"""
+    def __init__(self, config):
+        super().__init__(config)
+        self.text_projection = Linear(config.hidden_size, config.projection_dim, bias=False)
+
+    def pooled(self, states, ids):
+        return self.text_projection(super().pooled(states, ids))

@@ -7,6 +7,8 @@ A guided step asks the UNet about the same N latents under two prompts. It may t
 prompts, where latents i go with prompts i and N + i: the batch stays N up to the first cross-attention, and what was
 kept before it (skip connections, residuals) is `repeated` when it meets the batch of 2N. No result changes.
 
+In XL the time embedding differs between prompts, and so they have no more in common than the first convolution.
+
 N prompts, S words of width X, C channels, P numbers of an embedded guidance scale.
 """
 import math
@@ -20,11 +22,13 @@ class Conditioning:
     states         hidden states of the prompts, (N, S, X), float32
     timestep_cond  for models with `time_cond_proj_dim`: the embedded guidance scale, (N, P) or (1, P), see
                    `guidance_embedding`; None for all others
+    pooled, sizes  in XL: a vector for each prompt as a whole, (N, X₂), and sizes that the picture is said to have, in pixels
+                   (N, 6), see text/contexts.py; None for all others
 
     Keys and values are computed when first asked for and kept: a UNet whose weights have changed needs a new object.
     """
-    def __init__(self, states, timestep_cond=None):
-        self.states, self.timestep_cond = states, timestep_cond
+    def __init__(self, states, timestep_cond=None, pooled=None, sizes=None):
+        self.states, self.timestep_cond, self.pooled, self.sizes = states, timestep_cond, pooled, sizes
         self._keys_and_values = {}
 
     def __len__(self):

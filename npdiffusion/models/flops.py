@@ -20,28 +20,33 @@ def unet(config, height, width, words=WORDS):
     for _ in range(last):
         sides.append(tuple((side + 1) // 2 for side in sides[-1]))
     count["linear"] += 2 * config.time_channels * (channels[0] + config.time_channels)
+    if config.added_width:
+        count["linear"] += 2 * config.time_channels * (config.added_width + config.time_channels)
 
-    def layer(level, inputs):
+    def layer(level, inputs, depth):
         _residual_block(count, sides[level], inputs, channels[level], config.time_channels)
-        if config.cross_attention[level]:
-            _transformer(count, sides[level], channels[level], config.cross_attention_dim, words)
+        if depth:
+            crosses = config.only_cross_attention is not None and config.only_cross_attention[level]
+            _transformer(count, sides[level], channels[level], config.cross_attention_dim, words, depth, crosses)
 
     _convolution(count, sides[0], config.in_channels, channels[0])
     skips = [channels[0]]
     for level, outputs in enumerate(channels):
-        for _ in range(config.layers_per_block):
-            layer(level, skips[-1])
+        for depth in config.depths(level):
+            layer(level, skips[-1], depth)
             skips.append(outputs)
         if level < last:
             _convolution(count, sides[level + 1], outputs, outputs, kind="3×3 stride 2")
             skips.append(outputs)
-    for _ in range(2):
-        _residual_block(count, sides[last], channels[last], channels[last], config.time_channels)
-    _transformer(count, sides[last], channels[last], config.cross_attention_dim, words)
+    if config.mid_depth is not None:
+        for _ in range(2 if config.mid_depth else 1):
+            _residual_block(count, sides[last], channels[last], channels[last], config.time_channels)
+    if config.mid_depth:
+        _transformer(count, sides[last], channels[last], config.cross_attention_dim, words, config.mid_depth)
     below = channels[last]
     for level in range(last, -1, -1):
-        for _ in range(config.layers_per_block + 1):
-            layer(level, below + skips.pop())
+        for depth in config.depths(level, up=True):
+            layer(level, below + skips.pop(), depth)
             below = channels[level]
         if level:
             _convolution(count, sides[level - 1], below, below)
@@ -84,10 +89,14 @@ def _residual_block(count, side, inputs, outputs, time_channels=0):
     count["linear"] += 2 * time_channels * outputs
 
 
-def _transformer(count, side, channels, context_channels, words):
-    """Projections in and out, self-attention, cross-attention, and a feed-forward layer: C → 2 · 4C, 4C → C"""
+def _transformer(count, side, channels, context_channels, words, depth=1, crosses=False):
+    """Projections in and out; `depth` times self-attention, or with `crosses` a further cross-attention, cross-attention, and
+    a feed-forward layer: C → 2 · 4C, 4C → C"""
     tokens = side[0] * side[1]
     for _ in range(2):
         _convolution(count, side, channels, channels, kind="1×1")
-    count["linear"] += 2 * tokens * channels * channels * (4 + 2 + 8 + 4) + 2 * 2 * words * context_channels * channels
-    count["attention"] += 4 * tokens * (tokens + words) * channels
+    keys = 2 * 2 * words * context_channels * channels
+    count["linear"] += depth * (2 * tokens * channels * channels * (4 + 2 + 8 + 4) + keys)
+    if crosses:
+        count["linear"] += depth * (keys - 2 * 2 * tokens * channels * channels)
+    count["attention"] += depth * 4 * tokens * ((words if crosses else tokens) + words) * channels

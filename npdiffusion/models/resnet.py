@@ -11,7 +11,7 @@ from npdiffusion.models.layers import Conv2d, GroupNorm, Linear
 
 
 class ResnetBlock2D:
-    """(N, H, W, C_in), silu(time embedding) (N, E), (1, E) if all images share it, or None → (N, H, W, C_out)
+    """(N, H, W, C_in), silu(time embedding) (N, E), (n, E) if images share it, see `repeated`, or None → (N, H, W, C_out)
 
     eps of the norms is 1e-5 in the UNet (`norm_eps`) and 1e-6 in the VAE.
     """

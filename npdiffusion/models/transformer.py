@@ -32,28 +32,31 @@ class FeedForward:
 
 
 class BasicTransformerBlock:
-    """x (n, T, C), `Conditioning` of N prompts → (N, T, C)"""
-    def __init__(self, channels, heads, context_channels):
+    """x (n, T, C), `Conditioning` of N prompts → (N, T, C)      crosses: both attentions read the prompt"""
+    def __init__(self, channels, heads, context_channels, crosses=False):
         self.norm1 = LayerNorm(channels)
-        self.attn1 = SelfAttention(channels, heads)
+        self.attn1 = CrossAttention(channels, heads, context_channels) if crosses else SelfAttention(channels, heads)
         self.norm2 = LayerNorm(channels)
         self.attn2 = CrossAttention(channels, heads, context_channels)
         self.norm3 = LayerNorm(channels)
         self.ff = FeedForward(channels)
 
     def __call__(self, x, conditioning):
-        x = self.attn1(self.norm1(x), residual=x)
+        x = self.attn1(self.norm1(x), residual=x, conditioning=conditioning)
         x = self.attn2(self.norm2(x), residual=x, conditioning=conditioning)
         return self.ff(self.norm3(x), residual=x)
 
 
 class Transformer2DModel:
-    """(n, H, W, C), `Conditioning` of N prompts → (N, H, W, C)      eps of the norm is 1e-6 here, whatever `norm_eps` says"""
-    def __init__(self, channels, heads, context_channels, groups):
+    """(n, H, W, C), `Conditioning` of N prompts → (N, H, W, C)      eps of the norm is 1e-6 here, whatever `norm_eps` says
+
+    depth: how many blocks      linear: projections in and out are called linear layers, not 1×1 convolutions
+    """
+    def __init__(self, channels, heads, context_channels, groups, depth=1, linear=False, crosses=False):
         self.norm = GroupNorm(channels, groups, eps=1e-6)
-        self.proj_in = Conv2d(channels, channels, kernel=1)
-        self.transformer_blocks = [BasicTransformerBlock(channels, heads, context_channels)]
-        self.proj_out = Conv2d(channels, channels, kernel=1)
+        self.proj_in = Linear(channels, channels) if linear else Conv2d(channels, channels, kernel=1)
+        self.transformer_blocks = [BasicTransformerBlock(channels, heads, context_channels, crosses) for _ in range(depth)]
+        self.proj_out = Linear(channels, channels) if linear else Conv2d(channels, channels, kernel=1)
 
     def __call__(self, x, conditioning):
         n, height, width, channels = x.shape

@@ -1,8 +1,9 @@
 """The UNet that predicts the noise in latents, given the time step and the prompt.
 
 Ronneberger et al. 2015, arXiv:1505.04597, with the residual blocks of DDPM and the spatial transformers of latent
-diffusion (Rombach et al. 2021, arXiv:2112.10752): four levels of 320, 640, 1280 and 1280 channels in SD v1. On the way
-down every result is kept; on the way up each residual block reads one of them beside its input, last kept first.
+diffusion (Rombach et al. 2021, arXiv:2112.10752): four levels of 320, 640, 1280 and 1280 channels in SD v1 and 2, three
+in XL, whose transformers have more blocks (Podell et al. 2023, arXiv:2307.01952). On the way down every result is kept; on
+the way up each residual block reads one of them beside its input, last kept first.
 
 N images, H × W latent pixels, C channels (last), E time channels (4 · first level), S words of context width X.
 What images, prompts or steps have in common is computed once: see conditioning.py.
@@ -17,7 +18,7 @@ from npdiffusion.models.transformer import Transformer2DModel
 
 
 class TimestepEmbedding:
-    """Two layers on the sinusoidal embedding, then SiLU, with which every residual block begins      (N, C) → (N, E)
+    """Two layers on the sinusoidal embedding      (N, C) → (N, E)
 
     A model that guidance is distilled into also takes the embedded guidance scale, (N, P) or (1, P).
     """
@@ -30,7 +31,7 @@ class TimestepEmbedding:
     def __call__(self, x, condition=None):
         if condition is not None:
             x = x + self.cond_proj(condition)
-        return kernels.silu(self.linear_2(kernels.silu(self.linear_1(x))))
+        return self.linear_2(kernels.silu(self.linear_1(x)))
 
 
 class DownBlock:
@@ -42,7 +43,7 @@ class DownBlock:
         channels = config.block_out_channels[level]
         self.resnets = [_resnet(config, in_channels if i == 0 else channels, channels)
                         for i in range(config.layers_per_block)]
-        self.attentions = [_transformer(config, level) for _ in self.resnets] if config.cross_attention[level] else []
+        self.attentions = _transformers(config, level, config.depths(level))
         last = level == len(config.block_out_channels) - 1
         self.downsamplers = [] if last else [Downsample2D(channels, padding=(1, 1, 1, 1))]
 
@@ -60,16 +61,20 @@ class DownBlock:
 
 
 class MidBlock:
-    """Residual block, transformer, residual block at the smallest size      (N, H, W, C) → (N, H, W, C)"""
+    """Residual block, transformer, residual block at the smallest size      (N, H, W, C) → (N, H, W, C)
+
+    Some distilled models have only the first.
+    """
     def __init__(self, config):
         channels = config.block_out_channels[-1]
-        self.attentions = [_transformer(config, -1)]
-        self.resnets = [_resnet(config, channels, channels) for _ in range(2)]
+        self.attentions = [_transformer(config, -1, config.mid_depth)] if config.mid_depth else []
+        self.resnets = [_resnet(config, channels, channels) for _ in range(1 + len(self.attentions))]
 
     def __call__(self, x, time_embedding, conditioning):
         x = self.resnets[0](x, time_embedding)
-        x = self.attentions[0](x, conditioning)
-        return self.resnets[1](x, time_embedding)
+        for attention, resnet in zip(self.attentions, self.resnets[1:]):
+            x = resnet(attention(x, conditioning), time_embedding)
+        return x
 
 
 class UpBlock:
@@ -80,7 +85,7 @@ class UpBlock:
         skips = [channels] * config.layers_per_block + [below]
         inputs = [in_channels] + [channels] * config.layers_per_block
         self.resnets = [_resnet(config, x + skip, channels) for x, skip in zip(inputs, skips)]
-        self.attentions = [_transformer(config, level) for _ in self.resnets] if config.cross_attention[level] else []
+        self.attentions = _transformers(config, level, config.depths(level, up=True))
         self.upsamplers = [Upsample2D(channels)] if level > 0 else []
 
     def __call__(self, x, skips, time_embedding, conditioning):
@@ -108,8 +113,9 @@ class UNet2DConditionModel:
         levels = range(len(channels))
         self.conv_in = Conv2d(config.in_channels, channels[0])
         self.time_embedding = TimestepEmbedding(channels[0], config.time_channels, config.time_cond_proj_dim)
+        self.add_embedding = TimestepEmbedding(config.added_width, config.time_channels) if config.added_width else None
         self.down_blocks = [DownBlock(config, level, channels[max(level - 1, 0)]) for level in levels]
-        self.mid_block = MidBlock(config)
+        self.mid_block = None if config.mid_depth is None else MidBlock(config)
         self.up_blocks = [UpBlock(config, level, channels[min(level + 1, levels[-1])]) for level in reversed(levels)]
         self.conv_norm_out = GroupNorm(channels[0], config.norm_num_groups, eps=config.norm_eps)
         self.conv_out = Conv2d(channels[0], config.out_channels)
@@ -119,22 +125,42 @@ class UNet2DConditionModel:
             conditioning = Conditioning(conditioning)
         if len(conditioning) % len(latents):
             raise ValueError(f"{len(latents)} latents cannot be shared by {len(conditioning)} prompts")
-        time_embedding = self.embed_time(timesteps, conditioning.timestep_cond)
+        time_embedding = self.embed_time(timesteps, conditioning)
         x, skips = self.down(self.conv_in(latents), time_embedding, conditioning)
-        x = self.mid_block(x, time_embedding, conditioning)
+        if self.mid_block:
+            x = self.mid_block(x, time_embedding, conditioning)
         x = self.up(x, skips, time_embedding, conditioning)
         return self.conv_out(self.conv_norm_out.silu(x))
 
-    def embed_time(self, timesteps, timestep_cond=None):
-        """Time steps (N,) or one number, embedded guidance scale (N, P), (1, P) or None → (N, E), (1, E) for one number"""
-        timesteps, config = np.atleast_1d(np.asarray(timesteps, np.float32)), self.config
-        sinusoids = kernels.timestep_embedding(timesteps, config.block_out_channels[0], config.flip_sin_to_cos,
-                                               config.freq_shift)
-        return self.time_embedding(sinusoids, timestep_cond)
+    def embed_time(self, timesteps, conditioning):
+        """Time steps (N,) or one number, M prompts → what residual blocks read, (N, E), (1, E) for one number, XL: (M, E)
+
+        SiLU is applied here, once: every residual block begins with it.
+        """
+        sinusoids = self._sinusoids(timesteps, self.config.block_out_channels[0])
+        embedded = self.time_embedding(sinusoids, conditioning.timestep_cond)
+        if self.add_embedding:
+            added = self.add_embedding(self.added(conditioning))
+            embedded = repeated(embedded, len(added)) + added
+        return kernels.silu(embedded)
+
+    def added(self, conditioning):
+        """XL: the pooled vector of each prompt, then the sinusoids of its sizes, one after the other      → (M, added_width)"""
+        if conditioning.pooled is None:
+            raise ValueError("this UNet also needs pooled vectors and sizes: give it a Conditioning that has them")
+        sizes = self._sinusoids(conditioning.sizes.reshape(-1), self.config.size_width)
+        return np.concatenate([conditioning.pooled, sizes.reshape(len(conditioning), -1)], axis=-1)
+
+    def _sinusoids(self, numbers, width):                    # (N,) or one number → (N, width)
+        numbers = np.atleast_1d(np.asarray(numbers, np.float32))
+        return kernels.timestep_embedding(numbers, width, self.config.flip_sin_to_cos, self.config.freq_shift)
 
     def down(self, x, time_embedding, conditioning):
-        """The result of `conv_in` (N, H, W, C) → that of the last level, and a list of what the way up reads, x first"""
-        skips = [x]
+        """The result of `conv_in` (N, H, W, C) → that of the last level, and a list of what the way up reads, x first
+
+        In XL, where each prompt has its own time embedding, prompts share no more than x.
+        """
+        skips, x = [x], repeated(x, max(len(x), len(time_embedding)))
         for block in self.down_blocks:
             x, outputs = block(x, time_embedding, conditioning)
             skips += outputs
@@ -152,6 +178,11 @@ def _resnet(config, in_channels, out_channels):
                          time_channels=config.time_channels)
 
 
-def _transformer(config, level):
+def _transformers(config, level, depths):
+    return [_transformer(config, level, depth) for depth in depths] if config.cross_attention[level] else []
+
+
+def _transformer(config, level, depth):
+    crosses = level >= 0 and config.only_cross_attention is not None and config.only_cross_attention[level]
     return Transformer2DModel(config.block_out_channels[level], config.heads[level], config.cross_attention_dim,
-                              config.norm_num_groups)
+                              config.norm_num_groups, depth, config.linear_projection, crosses)
