@@ -21,6 +21,10 @@ MODULES = {
     "npdiffusion.pictures.preview": "npdiffusion/pictures/preview.py",
     "npdiffusion.pictures.sheets": "npdiffusion/pictures/sheets.py",
     "npdiffusion.pictures.text_inside": "npdiffusion/pictures/text_inside.py",
+    "npdiffusion.study": "npdiffusion/study/__init__.py",
+    "npdiffusion.study.tracing": "npdiffusion/study/tracing.py",
+    "npdiffusion.study.attention": "npdiffusion/study/attention.py",
+    "npdiffusion.study.strips": "npdiffusion/study/strips.py",
     "npdiffusion.kernels": "kernels/__init__.py",
     "npdiffusion.kernels.reference": "kernels/reference.py",
 }

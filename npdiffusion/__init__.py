@@ -10,7 +10,7 @@
     adapters/      LoRA, learnt words                  checkpoints/   files of weights
     memory/        what fits                           pictures/      files, settings inside them, sheets, previews
     jobs/          lists of pictures                   training/      from a loss to new weights
-    command/       the command line
+    command/       the command line                    study/         a look inside
     errors.py      what users see when something is wrong                     version.py
     ../kernels/    the operations that all of it is made of: npdiffusion.kernels
 """

@@ -11,7 +11,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TOP = {"__init__.py", "__main__.py", "errors.py", "loading.py", "pipeline.py", "py.typed", "request.py", "version.py",
        "adapters", "checkpoints", "command", "diffusion", "jobs", "memory", "models", "painting", "pictures", "settings",
-       "text", "training"}
+       "study", "text", "training"}
 LIBRARIES = {"numpy", "numba", "llvmlite", "scipy", "PIL", "safetensors", "tqdm", "huggingface_hub"}
 
 

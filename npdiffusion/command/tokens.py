@@ -61,6 +61,7 @@ def run(options):
 
 def describe(reading, tokenizer, calls):
     """Lines about a Reading: when each text holds, and the tokens of each"""
+    from npdiffusion.text.chunks import spelt
     for prompt, chunks in list(reading.chunks.items())[:CONTEXTS]:
         when = f"calls {spans(reading.entries, prompt, calls)} of {calls} of the model: "
         yield (when if len(reading.entries) > 1 else "") + repr(prompt)
@@ -72,12 +73,6 @@ def describe(reading, tokenizer, calls):
                 yield f"    {identity:>6}  {token.word or spelt(token.id, tokenizer):<16}{weight}".rstrip()
     if len(reading.chunks) > CONTEXTS:
         yield f"… and {len(reading.chunks) - CONTEXTS} more texts that take turns"
-
-
-def spelt(number, tokenizer):
-    """A token's characters, with - where its word goes on"""
-    piece = tokenizer.pieces[number]
-    return (tokenizer.decode([number]) or piece) + ("" if piece.endswith("</w>") else "-")
 
 
 def spans(entries, text, calls):

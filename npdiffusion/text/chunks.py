@@ -83,3 +83,9 @@ def weights(chunk, tokenizer):
 def vectors(chunk):
     """Which of these ids learnt vectors stand in place of: [(position, vector (X,)), ...]"""
     return [(position, token.learnt) for position, token in enumerate(chunk, start=1) if token.learnt is not None]
+
+
+def spelt(number, tokenizer):
+    """A token's characters, with - where its word goes on"""
+    piece = tokenizer.pieces[number]
+    return (tokenizer.decode([number]) or piece) + ("" if piece.endswith("</w>") else "-")

@@ -1,0 +1,33 @@
+"""Making a picture as `generate` does, while operations are watched and steps counted."""
+import contextlib
+
+from npdiffusion import kernels
+from npdiffusion.errors import UserError
+from npdiffusion.pictures.text_inside import with_settings
+from npdiffusion.settings import Request
+
+
+class Stopped(Exception):
+    """Raised by a watch that has seen enough."""
+
+
+def resolved_for(pipeline, prompt, negative_prompt="", **settings):
+    """What `generate` with these arguments would make → request.Resolved; UserError for several prompts"""
+    if not isinstance(prompt, str):
+        raise UserError("one prompt is looked into at a time")
+    return pipeline.resolve(Request.of(prompt=prompt, negative_prompt=negative_prompt or "", **settings))
+
+
+def make(pipeline, resolved, watches, step=None, preview=None):
+    """The pictures of a `Resolved`, settings inside; an empty list if a watch raises `Stopped`
+
+    watches: functions for `kernels.watched`, called in their order; step, preview: as for `pipeline.make`
+    """
+    with contextlib.ExitStack() as stack:
+        for watch in watches:
+            stack.enter_context(kernels.watched(watch))
+        try:
+            images = pipeline.make(resolved, step, preview)
+        except Stopped:
+            return []
+    return [with_settings(image, text) for image, text in zip(images, pipeline.texts(resolved))]
