@@ -21,7 +21,7 @@ class TorchGenerator:
     """The numbers of torch.randn(shape, generator=torch.Generator().manual_seed(seed)), float32 on the CPU.
 
     Seeds from −2⁶³ to 2⁶⁴ − 1 are taken, as torch does; only the low 32 bits count, so −1 and 2³² − 1 are the same
-    seed.
+    seed. Why two uniform numbers make two normal ones: docs/notes/01-probability.md
 
     Exactness: the uniforms are torch's own, bit for bit. Of 10⁶ normals in a long draw about five in six are equal too
     and none is further off than 3 units in the last place (5e-7), because torch's vectorised logarithm, sine and cosine
