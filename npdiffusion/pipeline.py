@@ -267,7 +267,8 @@ def steps_shown(steps, callback, progress):
     if kernels.backend() == "numba":
         from npdiffusion.kernels import fast
         if not fast.is_cached("float32"):
-            tqdm.write("npdiffusion: compiling kernels, which takes a minute and is done once", file=sys.stderr)
+            tqdm.write("npdiffusion: compiling kernels, which takes half a minute and is done once", file=sys.stderr)
+            fast.warm_up(dtype="float32")
     with tqdm(total=steps, unit="step", disable=None) as bar:        # None: only on a terminal
         def step(done, total, latents):
             bar.update(done - bar.n)

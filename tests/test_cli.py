@@ -432,7 +432,7 @@ def test_compiling_is_announced_when_there_is_something_to_compile(cached, pipel
 
     def warm_up(report, dtype):
         for number, name in enumerate("abc"):
-            report(name, number, 3)
+            report(number, 3)
             compiled.append(name)
 
     fast = types.SimpleNamespace(is_cached=lambda dtype: cached, warm_up=warm_up)

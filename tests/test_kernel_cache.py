@@ -191,3 +191,63 @@ def test_a_process_that_was_forked_before_kernels_ran_runs_them():
             "    print(pool.map_async(work, [3, 4]).get(timeout=120))\n")
     done = process(code)
     assert done.returncode == 0 and done.stdout.startswith("[0.73105"), done.stderr
+
+
+# ---- several at once
+
+TOGETHER = """
+import sys, time
+import numpy as np
+from npdiffusion.kernels import fast, machine
+from npdiffusion.kernels.codegen import compiling, processes
+
+machine.physical_cores = lambda: 2
+activate = next(each for each in compiling.declared() if each.name == "activations.activate")
+begun = []
+"""
+
+
+def test_a_second_process_compiles_what_this_one_then_finds_on_disk(tmp_path):
+    done = process(TOGETHER + """
+class Waits:                                             # keeps this process busy until the other one has done its part
+    def compile(self):
+        while not activate.is_cached():
+            time.sleep(0.05)
+processes.compile_together([activate, Waits()], lambda: begun.append(1))
+print(len(begun), activate.compiled is None)
+""" + RUN.partition("; ")[2].partition("; ")[2], NUMBA_CACHE_DIR=str(tmp_path), NUMBA_DEBUG_CACHE="1")
+    assert done.returncode == 0, done.stderr
+    assert "2 True" in done.stdout and "data loaded" in done.stdout and "data saved" not in done.stdout
+    x = np.linspace(-3, 3, 50, dtype=np.float32)
+    found = np.frombuffer(bytes.fromhex(done.stdout.split()[-1]), np.float32)
+    np.testing.assert_allclose(found, reference.silu(x), rtol=1e-6)
+
+
+@pytest.mark.parametrize("executable", ["/bin/false", "missing"])
+def test_processes_that_cannot_help_cost_time_only(executable, tmp_path):
+    if executable != "missing":
+        (tmp_path / "python-broken").symlink_to(executable)
+    done = process(TOGETHER + f"""
+sys.executable = {str(tmp_path / 'python-broken')!r}
+compiling._kernels[:] = [activate]
+processes.compile_together([activate, activate], lambda: begun.append(1))
+fast.warm_up()
+print(activate.compiled is not None)
+""", NUMBA_CACHE_DIR=str(tmp_path / "cache"))
+    assert (done.returncode, done.stdout.split()[-1:]) == (0, ["True"]), done.stderr
+
+
+def test_a_helper_is_stopped_with_what_it_helps(tmp_path):
+    done = process(TOGETHER + """
+class Stopped:
+    def compile(self):
+        raise KeyboardInterrupt
+started = []
+popen = processes.subprocess.Popen
+processes.subprocess.Popen = lambda *a, **k: started.append(popen(*a, **k)) or started[0]
+try:
+    processes.compile_together([activate, Stopped()], lambda: None)
+except KeyboardInterrupt:
+    print(started[0].poll() is not None)
+""", NUMBA_CACHE_DIR=str(tmp_path))
+    assert done.stdout.split() == ["True"], done.stderr

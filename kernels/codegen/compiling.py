@@ -5,6 +5,7 @@ signature alone: a call with other types is an error instead of a second, silent
 call are plain `njit`; they become part of the kernel's machine code and need no cache entry of their own.
 """
 import functools
+import itertools
 import os
 import sys
 import threading
@@ -16,6 +17,7 @@ from numba import types
 from .. import environment
 from ..threads import start_threads
 from . import cache
+from .processes import compile_together
 
 environment.check()
 
@@ -152,17 +154,22 @@ def _needed(dtype):
     return [each for each in _kernels if each.dtype in (None, "float32", dtype)]
 
 
-def warm_up(report=None, dtype="bfloat16"):
-    """Load or compile every kernel that has been imported and that a model of `dtype` needs.
+def declared():
+    """All kernels that have been imported."""
+    return tuple(_kernels)
 
-    `report(name, number, total)` is called before each.
+
+def warm_up(report=None, dtype="bfloat16"):
+    """Load or compile every kernel that has been imported and that a model of `dtype` needs, on all cores.
+
+    `report(number, total)` is called before each that has to be compiled, from any thread; number counts from 0.
     """
-    needed = _needed(dtype)
-    for number, each in enumerate(needed):
-        if each.compiled is None:
-            if report is not None:
-                report(each.name, number, len(needed))
-            each.compile()
+    needed = [each for each in _needed(dtype) if each.compiled is None]
+    missing = [each for each in needed if not each.is_cached()]
+    begun = itertools.count()
+    compile_together(missing, lambda: report and report(next(begun), len(missing)))
+    for each in needed:
+        each.compile()
 
 
 def is_cached(dtype="bfloat16"):

@@ -52,6 +52,6 @@ def compile_kernels(dtype):
         return False
     say("Compiling kernels (first run only) ...")
     with Progress("kernel") as progress:
-        fast.warm_up(lambda name, number, total: progress(number, total), dtype)
+        fast.warm_up(progress, dtype)
         progress(progress.bar.total, progress.bar.total)
     return True
