@@ -6,7 +6,7 @@
     info.py       --info                             prepare.py    backend, threads, compiling
     talk.py       progress, messages
 
-Subcommands, which do something other than make pictures: help.py, metadata.py, models.py, subjects.py, tokens.py
+Subcommands, which do something other than make pictures: help.py, metadata.py, models.py, serve.py, subjects.py, tokens.py
 
     npdiffusion WORD ...      WORD is exactly one of SUBCOMMANDS; a prompt of that one word is written after `--` or `-p`
 
@@ -23,6 +23,7 @@ SUBCOMMANDS = {
     "help": "this text, or that of a subcommand",
     "metadata": "the settings inside pictures",
     "models": "the models that are here",
+    "serve": "a page on this machine, and interfaces for other programs",
     "subjects": "what the embedded model can draw",
     "tokens": "how a prompt is split into tokens",
 }
@@ -38,7 +39,7 @@ INSTEAD = {
     **dict.fromkeys(("img2img", "image-to-image", "i2i"), 'a picture to start from is an option: npdiffusion "cat" -i cat.png'),
     **dict.fromkeys(("inpaint", "inpainting", "outpaint"), 'that is an option: npdiffusion "a cat" -i cat.png --mask mask.png'),
     **dict.fromkeys(("upscale", "hires"), "an enlarged picture is an option: --hires 2"),
-    **dict.fromkeys(("serve", "server", "web", "webui", "ui", "gui", "api"), "there is no server here"),
+    **dict.fromkeys(("server", "web", "webui", "ui", "gui", "api"), "npdiffusion serve is the page and the interfaces"),
     **dict.fromkeys(("train", "finetune", "fine-tune", "dreambooth"), "models can't be trained by the command"),
     **dict.fromkeys(("convert", "quantize", "merge"), "models are loaded as they are, no file has to be converted"),
     **dict.fromkeys(("download", "pull", "fetch", "get"), "a model is downloaded when its Hugging Face id is given to -m"),

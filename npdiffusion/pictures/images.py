@@ -34,30 +34,37 @@ def open_image(path):
 
 
 @contextlib.contextmanager
-def look_into(path):
-    """A PIL image of the file, whose pixels are not read yet; every error within becomes a UserError as above."""
+def look_into(path, file=None):
+    """A PIL image of the file, whose pixels are not read yet; every error within becomes a UserError as above.
+
+    file: open, where there is one already, or its path says no more than what to call it
+    """
     with _readable(path), contextlib.ExitStack() as stack:
-        check_regular(path)
-        yield stack.enter_context(_opened(path, path))
+        if file is None:
+            check_regular(path)
+        yield stack.enter_context(_opened(file or path, path))
 
 
-def from_bytes(content, name):
-    """The content of a picture file → PIL image of the mode it has; UserError, which calls it by `name`, as for a file."""
-    with _readable(name), _opened(io.BytesIO(content), name) as image:
+def from_bytes(content, name, most=LARGEST_PICTURE):
+    """The content of a picture file → PIL image of the mode it has; UserError, which calls it by `name`, as for a file.
+
+    most: pixels
+    """
+    with _readable(name), _opened(io.BytesIO(content), name, most) as image:
         image.load()
         return image.copy()
 
 
 @contextlib.contextmanager
-def _opened(source, name):
+def _opened(source, name, most=LARGEST_PICTURE):
     """Pillow's image of a path or a file; UserError if it is too large."""
     Image.init()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")                  # of Pillow, about metadata and the size, see below
         with Image.open(source, formats=[known for known in FORMATS if known in Image.OPEN]) as image:
-            if image.width * image.height > LARGEST_PICTURE:
+            if image.width * image.height > most:
                 raise UserError(f"{name}: {image.width}x{image.height} is too large, at most "
-                                f"{LARGEST_PICTURE // 10**6} million pixels are read")
+                                f"{most // 10**6} million pixels are read")
             yield image
 
 

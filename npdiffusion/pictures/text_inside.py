@@ -53,16 +53,21 @@ def read_text(path):
     try:
         check_regular(path)
         with path.open("rb") as file:
-            png = file.read(8) == SIGNATURE
-            text = from_png(file) if png else None
-        text = text or from_exif(path)
+            return from_file(file, path)
     except OSError as error:
         raise UserError(f"{path}: can't be read ({error.strerror or error})") from None
+
+
+def from_file(file, name):
+    """The same of an open file, which messages call by `name`"""
+    try:
+        png = file.read(8) == SIGNATURE
+        text = (from_png(file) if png else None) or from_exif(file, name)
     except (ValueError, zlib.error) as error:
-        raise UserError(f"{path}: the settings inside are damaged ({error})") from None
+        raise UserError(f"{name}: the settings inside are damaged ({error})") from None
     if not text:
         where = f"a PNG text named {KEY}, or an EXIF comment" if png else "an EXIF comment"
-        raise UserError(f"{path}: there are no settings inside ({where})")
+        raise UserError(f"{name}: there are no settings inside ({where})")
     return text
 
 
@@ -112,10 +117,11 @@ def inflate(data):
     return result
 
 
-def from_exif(path):
+def from_exif(file, name):
     """The comment or the description in a picture's EXIF tables, or a GIF's comment; None without any."""
     from npdiffusion.pictures.images import look_into
-    with look_into(path) as image:
+    file.seek(0)
+    with look_into(name, file) as image:
         exif = image.getexif()
         places = (exif.get_ifd(EXIF_TABLE).get(USER_COMMENT), exif.get(USER_COMMENT), exif.get(DESCRIPTION),
                   image.info.get("comment"))

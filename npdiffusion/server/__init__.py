@@ -1,0 +1,14 @@
+"""A server on this machine: a page, and interfaces that other programs speak. `npdiffusion serve` starts it.
+
+    request in JSON → settings.Request → a job in the queue → jobs/render.py → picture
+
+    app.py         all routes together                 guard.py       who may ask, and how much
+    engine.py      the one who makes the pictures      turns.py       whose turn it is, what is ahead
+    job.py         what is known of a request's way    store.py       jobs on disk, which outlive the server
+    gallery.py     the pictures that are kept          catalogue.py   models, LoRAs and words, by name alone
+    jobs_api.py    /api, our own, for the page         waiting.py     answers that take long
+    reading.py     JSON, pictures, settings in files   notes.py       warnings, for the one whom they concern
+    limits.py      how much is taken
+
+Nothing here prints. Starlette, uvicorn and python-multipart are the extra "serve".
+"""

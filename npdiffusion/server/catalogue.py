@@ -1,0 +1,84 @@
+"""What a request may name: models, LoRAs, learnt words. Names of what is there, looked up and never joined to a path."""
+import os
+import time
+
+from npdiffusion.adapters import folder, tags
+from npdiffusion.adapters.textual_inversion import LearntWords
+from npdiffusion.checkpoints import library
+from npdiffusion.errors import UserError, nearest
+from npdiffusion.pictures.settings_text import model_name
+
+FRESH = 30                            # seconds for which a list is taken as it is
+
+
+class Catalogue:
+    """The folders of a server.
+
+    model  what -m named, the model of requests that name none       model_dir, lora_dir, embedding_dir: as of the command
+    """
+    def __init__(self, model=None, model_dir=None, lora_dir=None, embedding_dir=None):
+        self.given, self.model_dir, self.lora_dir, self.embedding_dir = model, model_dir, lora_dir, embedding_dir
+        self.default = model_name(model)
+        self._lists = {}
+
+    def forget(self):
+        """Look into the folders again."""
+        self._lists = {}
+
+    def _list(self, name, make):
+        known = self._lists.get(name)
+        if known is None or time.monotonic() - known[0] > FRESH:
+            known = self._lists[name] = time.monotonic(), make()
+        return known[1]
+
+    @property
+    def models(self):
+        """{name: family} of the models that can be loaded, the one of requests that name none first"""
+        def make():
+            usable = {entry.name: entry.family for entry in library.entries(self.model_dir) if entry.usable}
+            return {self.default: usable.get(self.default, "")} | usable
+        return self._list("models", make)
+
+    @property
+    def loras(self):
+        """Names of the LoRAs"""
+        return self._list("loras", lambda: sorted(folder.catalogue(self.lora_dir)) if self.lora_dir else [])
+
+    @property
+    def words(self):
+        """Learnt words"""
+        def make():
+            words = LearntWords()
+            if self.embedding_dir:
+                words.add(self.embedding_dir)
+            return sorted(words)
+        return self._list("words", make)
+
+    def model(self, name):
+        """A name, or None or "" for the default → the name of a model that is here; UserError if there is none."""
+        if not name:
+            return self.default
+        for same in (lambda known: known == name, lambda known: known.rpartition("/")[2] == name.removesuffix(".safetensors")):
+            found = list(filter(same, self.models))
+            if len(found) == 1:
+                return found[0]
+        raise UserError(f"there is no model {name[:100]!r} here; {nearest(name, self.models)}known are "
+                        f"{', '.join(list(self.models)[:20])}")
+
+    def place(self, name):
+        """What `-m` would be given for a model of that name"""
+        return self.given if name == self.default else name
+
+    def check_adapters(self, prompt):
+        """UserError for a LoRA in a prompt that isn't here."""
+        for name, _ in tags.take_tags(prompt)[1]:
+            if self.lora_dir is None:
+                raise UserError(f"<lora:{name[:100]}>: this server has no folder of LoRAs (--lora-dir)")
+            folder.find_adapter(self.lora_dir, name)
+
+
+def folders(catalogue):
+    """The paths that answers must not tell, the longest first"""
+    given = [catalogue.given, catalogue.model_dir, catalogue.lora_dir, catalogue.embedding_dir, os.getcwd(),
+             os.path.expanduser("~")]
+    return sorted({os.path.expanduser(path) for path in given if path and os.sep in str(path)}, key=len, reverse=True)
