@@ -11,6 +11,7 @@
     memory/        what fits                           pictures/      files, settings inside them, sheets, previews
     jobs/          lists of pictures                   training/      from a loss to new weights
     command/       the command line                    study/         a look inside
+    server/        a page, and interfaces for other programs
     errors.py      what users see when something is wrong                     version.py
     ../kernels/    the operations that all of it is made of: npdiffusion.kernels
 """

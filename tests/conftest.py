@@ -9,7 +9,8 @@ from tests import differences
 from tests.fake_pipeline import FakePipeline
 
 FRAMEWORKS = {
-    "torch", "torchsde", "diffusers", "transformers", "peft", "tokenizers", "huggingface_hub", "openvino", "matplotlib"}
+    "torch", "torchsde", "diffusers", "transformers", "peft", "tokenizers", "huggingface_hub", "openvino", "matplotlib",
+    "starlette", "uvicorn", "python_multipart", "openai", "webuiapi", "sd_backend_client", "selenium"}
 
 
 # ---- references that are not installed

@@ -51,7 +51,7 @@ def run(options):
     key = find_key(options)
     listening = listen(options.host, options.port)
     from npdiffusion.jobs.destinations import find_output
-    from npdiffusion.server.app import serve
+    from npdiffusion.server.app import make_server, serve
     from npdiffusion.server.catalogue import Catalogue
     from npdiffusion.server.engine import Engine
     from npdiffusion.server.gallery import Gallery
@@ -78,7 +78,7 @@ def run(options):
         if key is not None and not options.api_key and KEY not in os.environ:
             say(f"key: {key}")
         try:
-            serve(engine, listening, options.host, options.allow_host, key)
+            serve(make_server(engine, options.host, options.allow_host, key), listening)
         except KeyboardInterrupt:
             pass
         left = len(engine.turns)
@@ -97,7 +97,7 @@ def find_key(options):
 
 
 def is_loopback(host):
-    return host == "localhost" or host == "::1" or host.startswith("127.")
+    return host in {"localhost", "::1"} or host.startswith("127.")
 
 
 def listen(host, port):

@@ -6,7 +6,9 @@
     engine.py      the one who makes the pictures      turns.py       whose turn it is, what is ahead
     job.py         what is known of a request's way    store.py       jobs on disk, which outlive the server
     gallery.py     the pictures that are kept          catalogue.py   models, LoRAs and words, by name alone
-    jobs_api.py    /api, our own, for the page         waiting.py     answers that take long
+    jobs_api.py    /api, our own, for the page         sdapi.py       /sdapi/v1, AUTOMATIC1111's
+    openai_api.py  /v1, OpenAI's                       sdapi_fields.py   what its requests ask for
+    waiting.py     answers that take long
     reading.py     JSON, pictures, settings in files   notes.py       warnings, for the one whom they concern
     limits.py      how much is taken
 

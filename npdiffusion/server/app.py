@@ -1,20 +1,24 @@
 """All routes together, behind the guard; and the server that runs them.
 
     /            the page          /api/…          our own interface, jobs_api.py
+    /sdapi/v1/…  AUTOMATIC1111's, sdapi.py        /v1/…    OpenAI's, openai_api.py
 """
 import asyncio
+import base64
+import hashlib
 import importlib.resources
 import logging
+import re
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from npdiffusion.errors import UserError
-from npdiffusion.server import jobs_api, limits, reading
-from npdiffusion.server.guard import Guard
+from npdiffusion.server import jobs_api, limits, openai_api, reading, sdapi
+from npdiffusion.server.guard import POLICY, Guard
 from npdiffusion.server.notes import handed_out
 
 LOG = logging.getLogger("npdiffusion.server")
@@ -24,40 +28,59 @@ GRACE = 3                             # seconds that connections have to end whe
 def application(engine, host="127.0.0.1", allowed=(), key=None):
     """The ASGI application of an engine; the rest is for `Guard`."""
     page = importlib.resources.files("npdiffusion.server").joinpath("page.html").read_bytes()
+    head = {"cache-control": "no-cache", "content-security-policy": policy(page)}
 
     async def show(request):
-        return Response(page, media_type="text/html", headers={"cache-control": "no-cache"})
+        return Response(page, media_type="text/html", headers=head)
 
-    app = Starlette(routes=[Route("/", show), *jobs_api.ROUTES],
+    app = Starlette(routes=[Route("/", show), *jobs_api.ROUTES, *sdapi.ROUTES, *openai_api.ROUTES],
                     exception_handlers={UserError: told, LookupError: unknown, HTTPException: told_status, Exception: mistake})
+    app.state.options = sdapi.fresh_options()
     app.state.engine, app.state.large = engine, asyncio.Semaphore(limits.LARGE_AT_ONCE)
     return Guard(app, host, allowed, key)
 
 
+def policy(page):
+    """The policy of the page: its own script and style, known by their hashes, and no other"""
+    hashed = []
+    for kind, tag in (("script-src", b"script"), ("style-src", b"style")):
+        inside = re.search(rb"<%s>(.*?)</%s>" % (tag, tag), page, re.DOTALL)[1]
+        hashed.append(f"{kind} 'sha256-{base64.b64encode(hashlib.sha256(inside).digest()).decode()}'")
+    return "; ".join([POLICY, *hashed])
+
+
 # ---- what goes wrong, without paths and tracebacks
+
+def refuse(request, status, message, more=None, mistake=None):
+    """An answer about a mistake, in the form that the interface has"""
+    forms = {"sdapi": sdapi, "v1": openai_api}
+    return forms.get(request.url.path.split("/")[1], jobs_api).refused(request, status, message, more, mistake)
+
 
 def status_of(error):
     """The status that tells of a UserError"""
+    if hasattr(error, "status"):
+        return error.status
     return 503 if isinstance(error, limits.Busy) else 413 if isinstance(error, limits.TooMuch) else 400
 
 
 async def told(request, error):
     message = reading.without_paths(error, request.app.state.engine.folders)
     more = {"retry-after": "30", "x-should-retry": "false"} if isinstance(error, limits.Busy) else {}
-    return jobs_api.refused(request, status_of(error), message, more)
+    return refuse(request, status_of(error), message, more, error)
 
 
 async def unknown(request, error):
-    return jobs_api.refused(request, 404, f"there is no such {error}")
+    return refuse(request, 404, f"there is no such {error}")
 
 
 async def told_status(request, error):
-    return jobs_api.refused(request, error.status_code, error.detail, error.headers)
+    return refuse(request, error.status_code, error.detail, error.headers)
 
 
 async def mistake(request, error):
     LOG.error("a mistake in npdiffusion", exc_info=error)
-    return jobs_api.refused(request, 500, "a mistake in npdiffusion; its log has more")
+    return refuse(request, 500, "a mistake in npdiffusion; its log has more")
 
 
 # ---- running
@@ -73,15 +96,21 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def serve(engine, socket, host="127.0.0.1", allowed=(), key=None):
-    """Answer on a socket that listens until a signal ends it; the engine has been started and is stopped then."""
+def make_server(engine, host="127.0.0.1", allowed=(), key=None):
+    """A `Server` that is ready to run; the engine has been started."""
     config = uvicorn.Config(application(engine, host, allowed, key), log_config=None, access_log=False, lifespan="off",
                             http="h11", ws="none", loop="asyncio", server_header=False, timeout_keep_alive=30,
                             limit_concurrency=limits.MOST_CONNECTIONS, timeout_graceful_shutdown=GRACE)
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
+    return Server(config, engine)
+
+
+def serve(server, socket):
+    """Answer on a socket that listens until a signal, or `should_exit`, ends it; the engine is stopped then."""
+    engine = server.engine
     with handed_out():
         try:
-            Server(config, engine).run(sockets=[socket])
+            server.run(sockets=[socket])
         finally:
             engine.stop()
             engine.thread.join(60)

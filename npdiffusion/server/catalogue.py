@@ -46,12 +46,12 @@ class Catalogue:
 
     @property
     def words(self):
-        """Learnt words"""
+        """{learnt word: shape of its vectors, or None if its file can't be read}"""
         def make():
             words = LearntWords()
             if self.embedding_dir:
                 words.add(self.embedding_dir)
-            return sorted(words)
+            return {word: shape(words, word) for word in sorted(words)}
         return self._list("words", make)
 
     def model(self, name):
@@ -75,6 +75,14 @@ class Catalogue:
             if self.lora_dir is None:
                 raise UserError(f"<lora:{name[:100]}>: this server has no folder of LoRAs (--lora-dir)")
             folder.find_adapter(self.lora_dir, name)
+
+
+def shape(words, word):
+    """(n, X) of the vectors that a learnt word stands for, or None if its file can't be used"""
+    try:
+        return next(found.vectors.shape for found in words.split(word) if not isinstance(found, str))
+    except (UserError, StopIteration):
+        return None
 
 
 def folders(catalogue):

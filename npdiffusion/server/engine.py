@@ -166,7 +166,7 @@ class Engine:
         while not self.stopping:
             try:
                 self._one()
-            except Exception:               # noqa: BLE001, the disk may be full; the thread goes on whatever happens
+            except Exception:               # the disk may be full; the thread goes on whatever happens
                 LOG.exception("a picture could not be dealt with")
                 time.sleep(1)
 
@@ -191,7 +191,7 @@ class Engine:
             state, error = FAILED, mistake
         except MemoryError:
             state, error = FAILED, UserError("there is not enough memory for this picture")
-        except Exception as mistake:        # noqa: BLE001, it must not end the others' pictures
+        except Exception as mistake:        # it must not end the others' pictures
             LOG.exception("a mistake in npdiffusion")
             state, error = FAILED, UserError(f"a mistake in npdiffusion ({type(mistake).__name__}); its log has more")
         with self.lock:

@@ -21,10 +21,10 @@ from npdiffusion.server import limits
 LOG = logging.getLogger("npdiffusion.server")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 ANYWHERE = ("0.0.0.0", "::", "")      # addresses to listen at that are all addresses of the machine
+POLICY = "default-src 'none'; img-src 'self' data: blob:; connect-src 'self'; form-action 'none'; base-uri 'none'; " \
+         "frame-ancestors 'none'"
 HEADERS = {
-    "content-security-policy": "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
-                               "img-src 'self' data: blob:; connect-src 'self'; form-action 'none'; base-uri 'none'; "
-                               "frame-ancestors 'none'",
+    "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
     "referrer-policy": "no-referrer",
@@ -52,8 +52,9 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                own = {name for name, _ in message["headers"]}
                 message = {**message, "headers": [*message["headers"], *(
-                    (name.encode(), value.encode()) for name, value in HEADERS.items())]}
+                    (name.encode(), value.encode()) for name, value in HEADERS.items() if name.encode() not in own)]}
             await send(message)
         refusal = self.refuse(scope["method"], scope["path"], headers(scope))
         if refusal:

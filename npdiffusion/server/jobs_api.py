@@ -114,9 +114,9 @@ def choices(engine):
     chosen = pipeline.defaults() if pipeline else None
     return {
         "version": __version__, "models": catalogue.models, "model": catalogue.default, "loaded": engine.loaded,
-        "loras": catalogue.loras, "words": catalogue.words,
+        "loras": catalogue.loras, "words": [*catalogue.words],
         "samplers": {name: each.description for name, each in samplers.SAMPLERS.items()},
-        "schedules": {name: text for name, text in samplers.SCHEDULES.items()},
+        "schedules": dict(samplers.SCHEDULES),
         "fitting": {name: list(each.schedules) for name, each in samplers.SAMPLERS.items()},
         "defaults": {"width": pipeline.size[0], "height": pipeline.size[1], "steps": chosen.steps,
                      "guidance_scale": chosen.guidance_scale, "sampler": pipeline.default_sampler} if pipeline else {},
@@ -150,7 +150,7 @@ def split(engine, prompt):
 async def settings(request):
     """The settings inside a picture that is sent"""
     async with reading.in_turn(request):
-        found, pairs, left, text = await apart(reading.inside, await request.body())
+        found, _, left, text = await apart(reading.inside, await request.body())
     found.pop("vae", None)
     return JSONResponse({"settings": found, "not_followed": left, "text": text})
 
@@ -177,7 +177,7 @@ def missing(what):
     raise LookupError(what)
 
 
-def refused(request, status, message, more=None):
+def refused(request, status, message, more=None, mistake=None):
     """An error"""
     return JSONResponse({"error": message}, status, headers=more)
 

@@ -53,14 +53,18 @@ def no_number(word):
 
 def picture(text, name):
     """A file in base64, perhaps as a data: URL → PIL image, upright; UserError, which calls it by `name`, if it is none."""
+    return from_file(content(text, name), name)
+
+
+def content(text, name):
+    """A file in base64, perhaps as a data: URL → bytes"""
     if not isinstance(text, str):
         raise UserError(f"{name}: a picture in base64 is expected")
     match = DATA.match(text)
     try:
-        content = base64.b64decode(text[match.end():] if match else text, validate=True)
+        return base64.b64decode(text[match.end():] if match else text, validate=True)
     except (binascii.Error, ValueError):
         raise UserError(f"{name}: a picture in base64 is expected; paths and addresses are not followed") from None
-    return from_file(content, name)
 
 
 def from_file(content, name):
@@ -81,12 +85,13 @@ def mask_image(image):
         raise UserError(f"mask_image: {error}") from None
 
 
-def settings(found):
+def settings(found, pictures=None):
     """{name: JSON value} by our names → `settings.Request`. UserError for a name that there isn't, or what can't be.
 
     Pictures are in base64: a path is never opened. None is as if it weren't there, and a seed of -1 is a random one.
+    pictures: {"init_image": PIL image, …} that came another way
     """
-    values = {}
+    values = dict(pictures or {})
     for name, value in found.items():
         if name not in SETTINGS:
             raise UserError(f"{name[:60]!r} is no setting of a picture{nearest(name, SETTINGS, ', did you mean {}?')}")
@@ -103,20 +108,30 @@ def settings(found):
 
 
 def inside(content, name="picture"):
-    """The settings inside a picture's file → prompt, negative prompt, {name: value} by our names, what can't be followed, text
+    """The settings inside a picture's file → {name: value} by our names, {key: text} as they stand, lines that say what
+    can't be followed, the whole text
 
     UserError if there are none.
     """
     text = text_inside.from_file(io.BytesIO(content), name)
     prompt, negative_prompt, pairs = settings_text.parse_parameters(text)
     texts, unknown = settings_text.to_options(pairs)
-    found, left = {"prompt": prompt, "negative_prompt": negative_prompt}, [f"{key}: {value}"[:100] for key, value in unknown.items()]
+    found, left = {"prompt": prompt, "negative_prompt": negative_prompt}, []
+    left += [f"{key}: {value}"[:100] for key, value in unknown.items()]
     for key, value in texts.items():
         try:
             found[key] = SETTINGS[key].kind.read(value) if key in SETTINGS else value
         except Unfit as error:
             left.append(f"{settings_text.key_of(key)}: {error}")
     return {key: value for key, value in found.items() if value is not None}, pairs, left, text
+
+
+def text_of(content):
+    """The text of settings inside a picture's file, or "" """
+    try:
+        return text_inside.from_file(io.BytesIO(content), "picture")
+    except UserError:
+        return ""
 
 
 def without_paths(message, folders=()):

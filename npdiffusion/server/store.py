@@ -12,7 +12,7 @@ from npdiffusion.errors import UserError
 from npdiffusion.server.job import FAILED, QUEUED, RUNNING, Job
 
 NAME = "jobs.sqlite"
-MOST_TRIES = 2
+MOST_TRIES = 3
 COLUMNS = ("id", "client", "api", "model", "count", "seed", "prompt", "cost", "kept", "state", "created", "started", "ended",
            "tries", "number", "error", "notes", "pictures")
 TABLE = f"CREATE TABLE IF NOT EXISTS jobs (place INTEGER PRIMARY KEY, {', '.join(COLUMNS)}, request, UNIQUE (id))"
@@ -85,8 +85,8 @@ class Store:
 
     def _jobs(self, where, values):
         found = []
-        for values in self._do(f"SELECT {', '.join(COLUMNS)} FROM jobs {where}", values):
-            read = dict(zip(COLUMNS, values))
+        for line in self._do(f"SELECT {', '.join(COLUMNS)} FROM jobs {where}", values):
+            read = dict(zip(COLUMNS, line))
             lists = {name: json.loads(read[name]) for name in ("notes", "pictures")} | {"seed": int(read["seed"])}
             found.append(Job(**read | lists | {"kept": bool(read["kept"])}))
         return found

@@ -1,0 +1,335 @@
+"""The server's queue and its own interface, /api."""
+import base64
+import io
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("starlette", reason="starlette is not installed")
+
+from npdiffusion.command import cli
+from npdiffusion.errors import UserError
+from npdiffusion.server.job import Job
+from npdiffusion.server.turns import Turns
+from npdiffusion.settings import Request
+from tests.fake_pipeline import FakePipeline
+from tests.processes import modules_after, run_python
+from tests.served import served
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """A server with the embedded model."""
+    with served(tmp_path_factory.mktemp("server") / "pictures") as server:
+        yield server
+
+
+@pytest.fixture
+def fake(tmp_path):
+    """A server whose pictures take no time, unless `act` does."""
+    pipeline = FakePipeline()
+    with served(tmp_path / "pictures", pipeline) as server:
+        server.pipeline = pipeline
+        yield server
+
+
+def png(image):
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def pixels(content):
+    return np.asarray(Image.open(io.BytesIO(content)))
+
+
+class Gate:
+    """What a fake pipeline does while it is closed: wait."""
+    def __init__(self, pipeline):
+        self.event, self.reached = threading.Event(), threading.Event()
+        pipeline.act = self
+
+    def __call__(self):
+        self.reached.set()
+        assert self.event.wait(30)
+
+
+# ---- pictures
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_picture_is_the_commands_bit_for_bit(real, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    drawing = Image.radial_gradient("L").resize((96, 90))
+    drawing.save("drawing.png")
+    Image.linear_gradient("L").save("mask.png")
+    settings = dict(steps=3, sampler="dpm++2m", schedule="karras", seed=7, width=64, height=72, strength=0.9, mask_blur=2)
+    job = real.post("/api/jobs", settings | {
+        "prompt": "a red apple", "negative_prompt": "blue", "count": 2, "init_image": png(drawing),
+        "mask_image": png(Image.linear_gradient("L")), "guidance_scale": 5})
+    done = real.finished(job)
+    assert done["state"] == "done" and len(done["pictures"]) == 2
+    options = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    assert cli.main(["a red apple", "-n", "blue", "-b", "2", "-i", "drawing.png", "--mask", "mask.png", "--cfg-scale", "5",
+                     "-o", "command/", *options]) == 0
+    for number, file in zip(done["pictures"], sorted((tmp_path / "command").iterdir())):
+        assert real.get(f"/api/pictures/{number}.png") == file.read_bytes()
+
+
+def test_events_tell_steps_and_show_the_picture_that_is_to_be(real):
+    job = real.post("/api/jobs", {"prompt": "a cat", "steps": 12, "seed": 1})
+    with urllib.request.urlopen(f"{real.url}/api/jobs/{job['id']}/events", timeout=30) as stream:
+        states = [json.loads(line[6:]) for line in stream if line.startswith(b"data: ")]
+    steps = [state["step"] for state in states]
+    assert states[-1]["state"] == "done" and steps == sorted(steps) and len({*steps}) > 3
+    preview, = {state["preview"] for state in states if "preview" in state} and [
+        next(state["preview"] for state in reversed(states) if "preview" in state)]
+    assert pixels(base64.b64decode(preview.partition(",")[2])).shape == (128, 128, 3)
+
+
+def test_a_random_seed_is_told_and_gives_the_picture_again(real):
+    first = real.finished(real.post("/api/jobs", {"prompt": "a star", "steps": 2, "seed": -1}))
+    again = real.finished(real.post("/api/jobs", {"prompt": "a star", "steps": 2, "seed": first["seed"]}))
+    one, other = (real.get(f"/api/pictures/{state['pictures'][0]}.png") for state in (first, again))
+    assert np.array_equal(pixels(one), pixels(other))
+
+
+def test_words_that_the_model_does_not_know_are_noted_in_the_answer(tmp_path):
+    with served(tmp_path / "pictures") as server:        # here, not in a fixture: pytest takes warnings for itself at each test
+        done = server.finished(server.post("/api/jobs", {"prompt": "a zeppelin", "sampler": "euler", "steps": 1, "eta": 0.5}))
+    assert [note for note in done["notes"] if "zeppelin" in note]
+    assert [note for note in done["notes"] if note.startswith("eta has no effect")]
+
+
+def test_the_gallery_has_what_was_made_with_its_settings(real):
+    done = real.finished(real.post("/api/jobs", {"prompt": "a moon", "steps": 2, "seed": 11}))
+    newest = real.get("/api/pictures?count=1")["pictures"][0]
+    assert newest["number"] == done["pictures"][0] and newest["settings"]["steps"] == 2 and newest["seed"] == 11
+    assert Image.open(io.BytesIO(real.get(f"/api/pictures/{newest['number']}/small"))).format == "WEBP"
+    found = real.call("POST", "/api/settings", body=real.get(f"/api/pictures/{newest['number']}.png"))[2]
+    assert found["settings"]["prompt"] == "a moon" and found["settings"]["seed"] == 11 and found["settings"]["steps"] == 2
+
+
+def test_tokens_are_shown_as_the_prompt_is_read(real):
+    found = real.post("/api/tokens", {"prompt": "a (red:1.3) zeppelin"})
+    assert [each for each in found["chunks"][0] if each[0] == "red"] == [["red", 1.3]] and "zeppelin" in found["unknown"]
+
+
+# ---- the queue
+
+def test_clients_take_turns():
+    turns = Turns()
+    for client, count in (("a", 4), ("b", 1), ("c", 2)):
+        turns.add(Job(client, "api", "m", count, 0, "", 1.0))
+    order = []
+    while job := turns.next():
+        order.append(job.client)
+        job.number += 1
+        if job.number == job.count:
+            turns.remove(job)
+    assert "".join(order) == "abcacaa"
+
+
+def test_what_is_ahead_is_what_comes_before():
+    """Said before anything is made, it equals what is then made before the first picture of each job."""
+    rng, turns, jobs = np.random.default_rng(3), Turns(), []
+    for number in range(30):
+        jobs.append(Job(str(rng.integers(5)), "api", "m", int(rng.integers(1, 5)), number, "", 2.0))
+        turns.add(jobs[-1])
+    said, made = {job.id: turns.ahead(job) for job in jobs}, 0
+    while job := turns.next():
+        if job.number == 0:
+            assert said.pop(job.id) == (made, 2.0 * made)
+        job.number, made = job.number + 1, made + 1
+        if job.number == job.count:
+            turns.remove(job)
+    assert not said
+
+
+def test_one_client_can_not_fill_the_queue(fake):
+    gate = Gate(fake.pipeline)
+    answers = [fake.call("POST", "/api/jobs", {"prompt": "x", "steps": 1}, x_client="a") for _ in range(101)]
+    assert [status for status, *_ in answers] == [202] * 100 + [503] and answers[-1][1]["x-should-retry"] == "false"
+    assert fake.call("POST", "/api/jobs", {"prompt": "x", "steps": 1}, x_client="b")[0] == 202
+    gate.event.set()
+
+
+def test_a_job_that_waits_is_cancelled_without_a_step(fake):
+    gate = Gate(fake.pipeline)
+    first, second = (fake.post("/api/jobs", {"prompt": name, "steps": 1}) for name in ("first", "second"))
+    gate.reached.wait(10)
+    assert fake.get(f"/api/jobs/{second['id']}")["ahead"] == 1
+    assert fake.post(f"/api/jobs/{second['id']}/cancel")["state"] == "cancelled"
+    gate.event.set()
+    assert fake.finished(first)["state"] == "done" and [asked["prompt"] for asked in fake.pipeline.asked] == ["first"]
+
+
+def test_a_picture_at_work_ends_at_its_next_step(real):
+    job = real.post("/api/jobs", {"prompt": "a cat", "steps": 900, "sampler": "euler"})
+    while real.get(f"/api/jobs/{job['id']}")["step"] < 3:
+        time.sleep(0.01)
+    real.post(f"/api/jobs/{job['id']}/cancel")
+    done = real.finished(job, 5)
+    assert done["state"] == "cancelled" and done["step"] < 500 and done["pictures"] == []
+    assert real.finished(real.post("/api/jobs", {"prompt": "a dog", "steps": 1}))["state"] == "done"
+
+
+@pytest.mark.parametrize("error", [ValueError("/home/me/secret.txt"), MemoryError(), UserError("/home/me/a.png: damaged")])
+def test_whatever_goes_wrong_with_a_picture_ends_that_job_alone(fake, error, caplog):
+    def fail():
+        fake.pipeline.act = lambda: None
+        raise error
+    fake.pipeline.act = fail
+    bad, good = (fake.post("/api/jobs", {"prompt": name, "steps": 1}) for name in ("bad", "good"))
+    state = fake.finished(bad)
+    assert state["state"] == "failed" and state["error"] and "/home" not in state["error"]
+    assert fake.finished(good)["state"] == "done" and fake.engine.alive
+
+
+def test_a_full_disk_fails_the_picture_and_not_the_server(fake, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+    with monkeypatch.context() as patch:
+        patch.setattr("npdiffusion.pictures.images.os.fsync", full)
+        state = fake.finished(fake.post("/api/jobs", {"prompt": "x", "steps": 1}))
+    assert state["state"] == "failed" and "No space left" in state["error"]
+    assert fake.finished(fake.post("/api/jobs", {"prompt": "x", "steps": 1}))["state"] == "done"
+
+
+# ---- what is refused
+
+@pytest.mark.parametrize(("content", "status", "said"), [
+    ({"prompt": "x", "step": 3}, 400, "did you mean steps?"),
+    ({"prompt": "x", "steps": "many"}, 400, "steps is 'many'"),
+    ({"prompt": "x", "width": 4096}, 413, "up to 2048 pixels"),
+    ({"prompt": "x", "width": 1024, "hires": 3}, 413, "up to 2048 pixels"),
+    ({"prompt": "x", "steps": 100, "count": 11}, 413, "at most 1000"),
+    ({"prompt": "x", "width": 100}, 400, "multiple of 8"),
+    ({"prompt": "x", "mask_image": "aaaa"}, 400, "mask_image"),
+    ({"prompt": "x", "mask_blur": 4}, 400, "mask_image"),
+    ({"prompt": "x", "init_image": "/etc/passwd"}, 400, "not followed"),
+    ({"prompt": "x", "init_image": {"png": ""}}, 400, "base64"),
+    ({"prompt": "x", "model": "../secret"}, 400, "no model"),
+    ({"prompt": "a <lora:ink>"}, 400, "no folder of LoRAs"),
+    ({"prompt": 5}, 400, "must be a text"),
+    ([], 400, "object"),
+])
+def test_what_can_not_be_made_is_refused_before_it_waits(fake, content, status, said):
+    found, _, answer = fake.call("POST", "/api/jobs", content)
+    assert found == status and said in answer["error"] and not fake.engine.active()
+
+
+def test_a_number_that_json_does_not_have_is_refused(fake):
+    body = '{"prompt": "x", "guidance_scale": NaN}'
+    assert fake.call("POST", "/api/jobs", body=body, content_type="application/json")[0] == 400
+    assert fake.call("POST", "/api/jobs", body="[" * 100_000, content_type="application/json")[0] == 400
+
+
+def test_what_is_not_there_is_not_found(fake):
+    for path in ("/api/jobs/none", "/api/pictures/5.png", "/api/pictures/5/small", "/nowhere"):
+        assert fake.call("GET", path)[0] == 404, path
+
+
+# ---- an end, and a new beginning
+
+def test_what_waits_outlives_the_server_and_nothing_is_made_twice(tmp_path):
+    pipeline = FakePipeline()
+    gate = Gate(pipeline)
+    with served(tmp_path / "pictures", pipeline) as server:
+        one, two = (server.post("/api/jobs", {"prompt": name, "steps": 1, "count": 2, "seed": 5}) for name in ("one", "two"))
+        gate.reached.wait(10)
+        server.engine.stop()
+        gate.event.set()
+    again = FakePipeline()
+    with served(tmp_path / "pictures", again) as server:
+        assert [server.finished(job)["state"] for job in (one, two)] == ["done", "done"]
+        files = sorted(path.name for path in (tmp_path / "pictures").glob("*.png"))
+    assert files == ["one-5.png", "one-6.png", "two-5.png", "two-6.png"]
+    assert len(pipeline.asked) + len(again.asked) <= 5                # what was at work may be made again
+
+
+def test_a_picture_that_ends_the_server_again_and_again_is_given_up(tmp_path):
+    from npdiffusion.server.store import Store
+    store, job = Store(tmp_path), Job("a", "api", "m", 1, 2**64 - 1, "x", 1.0)
+    store.add(job, Request("x").to_json())
+    for tries in (1, 2, 3):
+        job.state, job.tries = "running", tries
+        store.write(job)
+        left = store.waiting()
+        assert [each.state for each in left] == ["queued"][:3 - tries]
+    found = store.find(job.id)
+    assert found.state == "failed" and "3 times" in found.error and found.seed == 2**64 - 1
+    store.close()
+
+
+def start_process(folder, port, *options):
+    """A server in a process of its own, when it answers"""
+    code = "from npdiffusion.command.cli import main; import sys; sys.exit(main(sys.argv[1:]))"
+    process = subprocess.Popen([sys.executable, "-c", code, "serve", "--port", str(port), "-o", f"{folder}/", *options],
+                               stderr=subprocess.PIPE, text=True)
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if "listens" in line:
+            return process, lines
+    raise AssertionError(lines)
+
+
+def free_port():
+    import socket
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return found.getsockname()[1]
+
+
+def ask(port, path, content=None):
+    body = None if content is None else json.dumps(content).encode()
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", body, {"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.loads(answer.read())
+
+
+def test_a_server_that_is_killed_loses_nothing_and_repeats_nothing(tmp_path):
+    port, count = free_port(), 12
+    process, _ = start_process(tmp_path / "pictures", port)
+    jobs = [ask(port, "/api/jobs", {"prompt": "a cat", "steps": 5, "seed": seed}) for seed in range(count)]
+    time.sleep(0.4)
+    process.kill()
+    process.wait()
+    process, _ = start_process(tmp_path / "pictures", port)
+    until = time.monotonic() + 60
+    while any(ask(port, f"/api/jobs/{job['id']}")["state"] != "done" for job in jobs):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 0 and "stopped" in process.stderr.read()
+    lines = [json.loads(line) for line in (tmp_path / "pictures" / "manifest.jsonl").read_text().splitlines()]
+    assert sorted(line["seed"] for line in lines) == list(range(count))
+    assert sorted(line["file"] for line in lines) == sorted(path.name for path in (tmp_path / "pictures").glob("*.png"))
+
+
+# ---- the command
+
+def test_help_of_serve_imports_nothing_heavy():
+    found, text = modules_after("serve", "--help")
+    assert "--api-key" in text and not {"numpy", "PIL", "starlette", "uvicorn", "sqlite3", "numba"} & found
+
+
+def test_a_missing_extra_is_named_in_one_line(tmp_path):
+    code = ("import importlib.util as u, sys; find = u.find_spec\n"
+            "u.find_spec = lambda name, *a: None if name in ('starlette', 'uvicorn') else find(name, *a)\n"
+            "from npdiffusion.command.cli import main; sys.exit(main(['serve']))")
+    done = run_python("-c", code)
+    assert done.returncode == 1
+    assert done.stderr == ('npdiffusion: error: the server needs starlette and uvicorn: pip install "npdiffusion[serve]"\n')
+
+
+def test_a_port_in_use_is_said_in_one_line(fake, tmp_path):
+    done = run_python("-m", "npdiffusion", "serve", "--port", str(fake.port), "-o", f"{tmp_path}/x/")
+    assert done.returncode == 1 and f"port {fake.port} is in use" in done.stderr and done.stderr.count("\n") == 1
