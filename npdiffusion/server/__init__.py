@@ -8,7 +8,7 @@
     gallery.py     the pictures that are kept          catalogue.py   models, LoRAs and words, by name alone
     jobs_api.py    /api, our own, for the page         sdapi.py       /sdapi/v1, AUTOMATIC1111's
     openai_api.py  /v1, OpenAI's                       sdapi_fields.py   what its requests ask for
-    waiting.py     answers that take long
+    waiting.py     answers that take long              openapi.py     a description of all that can be asked for
     reading.py     JSON, pictures, settings in files   notes.py       warnings, for the one whom they concern
     limits.py      how much is taken
 

@@ -1,7 +1,7 @@
 """All routes together, behind the guard; and the server that runs them.
 
     /            the page          /api/…          our own interface, jobs_api.py
-    /sdapi/v1/…  AUTOMATIC1111's, sdapi.py        /v1/…    OpenAI's, openai_api.py
+    /sdapi/v1/…  AUTOMATIC1111's, sdapi.py        /v1/…    OpenAI's, openai_api.py; openapi.py
 """
 import asyncio
 import base64
@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from npdiffusion.errors import UserError
-from npdiffusion.server import jobs_api, limits, openai_api, reading, sdapi
+from npdiffusion.server import jobs_api, limits, openai_api, openapi, reading, sdapi
 from npdiffusion.server.guard import POLICY, Guard
 from npdiffusion.server.notes import handed_out
 
@@ -31,9 +31,10 @@ def application(engine, host="127.0.0.1", allowed=(), key=None):
     head = {"cache-control": "no-cache", "content-security-policy": policy(page)}
 
     async def show(request):
+        """The page"""
         return Response(page, media_type="text/html", headers=head)
 
-    app = Starlette(routes=[Route("/", show), *jobs_api.ROUTES, *sdapi.ROUTES, *openai_api.ROUTES],
+    app = Starlette(routes=[Route("/", show), *jobs_api.ROUTES, *sdapi.ROUTES, *openai_api.ROUTES, *openapi.ROUTES],
                     exception_handlers={UserError: told, LookupError: unknown, HTTPException: told_status, Exception: mistake})
     app.state.options = sdapi.fresh_options()
     app.state.engine, app.state.large = engine, asyncio.Semaphore(limits.LARGE_AT_ONCE)

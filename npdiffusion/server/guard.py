@@ -21,8 +21,8 @@ from npdiffusion.server import limits
 LOG = logging.getLogger("npdiffusion.server")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 ANYWHERE = ("0.0.0.0", "::", "")      # addresses to listen at that are all addresses of the machine
-POLICY = "default-src 'none'; img-src 'self' data: blob:; connect-src 'self'; form-action 'none'; base-uri 'none'; " \
-         "frame-ancestors 'none'"
+POLICY = ("default-src 'none'; img-src 'self' data: blob:; connect-src 'self'; form-action 'none'; base-uri 'none'; "
+          "frame-ancestors 'none'")
 HEADERS = {
     "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",
