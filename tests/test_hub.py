@@ -1,7 +1,6 @@
 """Hugging Face ids: the cache is found without network or package; downloads go through a stand-in for the package."""
 import builtins
 import fnmatch
-import json
 import pathlib
 import shutil
 import socket
@@ -13,7 +12,7 @@ from safetensors.torch import save_file
 
 from npdiffusion import kernels, loading
 from npdiffusion.checkpoints import hub
-from tests import folders
+from tests import folders, references
 from tests.errors import message
 from tests.hub_cache import put
 from tests.loaded import load_parts
@@ -226,9 +225,15 @@ def file(models, tmp_path):
     return path
 
 
-def test_original_names_without_tokenizer_says_what_to_do(file):
+def test_a_single_file_needs_no_tokenizer_if_its_vocabulary_is_clips(tmp_path):
+    models = folders.torch_models() | {"text_encoder": references.torch_text_encoder(**folders.TEXT | dict(vocab_size=49408))}
+    save_file(original(models), tmp_path / "model.safetensors")
+    assert list(load_parts(tmp_path / "model.safetensors")["tokenizer"].encode("a cat")[:5]) == [49406, 320, 2368, 49407, 49407]
+
+
+def test_a_single_file_with_a_vocabulary_of_its_own_says_what_to_do(file):
     text = message(file)
-    assert "vocab.json and merges.txt" in text and f"--tokenizer {CLIP}" in text
+    assert "CLIP's, of 49408" in text and "knows 520 pieces" in text and "--tokenizer FOLDER" in text
 
 
 @pytest.mark.parametrize("place", ["tokenizer", "."])
@@ -243,30 +248,9 @@ def test_tokenizer_that_is_given_goes_first(file, tmp_path):
     assert "xy" in load_parts(file, tokenizer=str(tmp_path / "given"))["tokenizer"].vocabulary
 
 
-def test_tokenizer_of_clip_in_the_cache(file, cache, tmp_path):
-    folders.write_tokenizer(tmp_path / "clip")
-    put(cache, CLIP, tmp_path / "clip")
-    assert load_parts(file)["tokenizer"].length == 77
-
-
-def test_tokenizer_of_another_cached_model(file, cache, written, tmp_path):
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "vocab.json").write_text('{"a": 0}')
-    put(cache, "a/a-language-model", tmp_path / "other")
-    put(cache, "org/model", written)
-    assert load_parts(file)["tokenizer"].length == 77
-
-
-def test_cached_tokenizer_that_pads_otherwise_is_not_taken(file, cache, written, tmp_path):
-    folder = shutil.copytree(written, tmp_path / "second")
-    (folder / "tokenizer/tokenizer_config.json").write_text(json.dumps({"model_max_length": 77, "pad_token": "!"}))
-    put(cache, "org/second", folder)
-    assert "a single file has no tokenizer" in message(file)
-
-
 def test_hub_is_not_asked_for_a_tokenizer_unless_told_so(file, server):
     server.repositories[CLIP] = server.repositories["org/model"]
-    assert "a single file has no tokenizer" in message(file)
+    assert "it has no tokenizer" in message(file)
     assert server.fetched == []
 
 

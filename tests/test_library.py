@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch_file
 
@@ -34,6 +35,8 @@ def shelf(tmp_path, models):
     folders.write_model(folder / "folder", models)
     (folder / "anime" / "deep").mkdir(parents=True)
     save_torch_file(original(models), folder / "anime" / "dream.safetensors")
+    for place in folder, folder / "anime":
+        folders.write_tokenizer(place / "tokenizer")
     painter = references.torch_unet(**folders.UNET | dict(in_channels=9))
     save_torch_file(original(models | {"unet": painter}), folder / "inpaint.safetensors")
     foreign = {
@@ -89,13 +92,25 @@ def test_a_model_for_inpainting_is_told_by_nine_channels():
     assert library.by_sizes(768, 9) == ("Stable Diffusion v1, for inpainting", True)
 
 
-def test_only_models_that_load_are_said_to(shelf):
-    for entry in library.entries(shelf):
-        if entry.usable and entry.name != "embedded":      # which is looked at elsewhere
-            folders.write_tokenizer((shelf / entry.name).parent)
-            assert set(load_parts(entry.path)) > {"unet"}
-    assert {entry.name for entry in library.entries(shelf) if entry.usable} == {
-        "embedded", "folder", "anime/dream", "inpaint"}
+def test_what_is_said_to_load_loads_and_what_is_not_said_to_gives_its_reason(shelf, models):
+    whole = original(models)
+    for name, lacks in ("no-text", "cond_stage_model."), ("no-vae", "first_stage_model."):
+        save_torch_file({key: each for key, each in whole.items() if not key.startswith(lacks)}, shelf / f"{name}.safetensors")
+    save_torch_file(whole | {"first_stage_model.quant_conv.bias": torch.zeros(8, dtype=torch.int64)},
+                    shelf / "integers.safetensors")
+    save_torch_file({key: each.to(torch.float8_e4m3fn) for key, each in whole.items()}, shelf / "eight.safetensors")
+    shutil.rmtree(shelf / "anime" / "tokenizer")
+    entries = {entry.name: entry for entry in library.entries(shelf) if entry.name != "embedded"}
+    for entry in entries.values():
+        try:
+            loads = set(load_parts(entry.path)) > {"unet"}
+        except UserError:
+            loads = False
+        assert entry.usable == loads, entry
+    assert {name for name, entry in entries.items() if entry.usable} == {"folder", "inpaint", "eight"}
+    assert entries["anime/dream"].family == "like Stable Diffusion v1, with a context 128 wide: it has no tokenizer"
+    assert entries["no-vae"].family.endswith(": not a Stable Diffusion checkpoint, it has no first_stage_model.… (the vae)")
+    assert "'first_stage_model.quant_conv.bias' is of type I64" in entries["integers"].family
 
 
 def test_precision_and_size_are_those_of_the_weights(shelf, models):
@@ -125,7 +140,6 @@ def test_no_weights_are_read(shelf, monkeypatch):
 
 
 def test_a_name_of_the_list_is_loaded(shelf, monkeypatch):
-    folders.write_tokenizer(shelf / "anime")
     monkeypatch.setenv(library.VARIABLE, str(shelf))
     for name in "anime/dream", "dream", "dream.safetensors":
         assert loading.locate(name) == shelf / "anime" / "dream.safetensors"
@@ -133,7 +147,6 @@ def test_a_name_of_the_list_is_loaded(shelf, monkeypatch):
 
 
 def test_a_name_in_a_folder_of_models_that_is_given_is_loaded(shelf, on_numpy, capsys):
-    folders.write_tokenizer(shelf / "anime")
     assert loading.load("dream", model_dir=shelf).source == "dream"
     assert cli.main(["tokens", "a red apple", "-m", "dream", "--model-dir", str(shelf)]) == 0
     assert "chunk 1 of 1, 4 of 75 tokens" in capsys.readouterr().out

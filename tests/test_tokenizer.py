@@ -1,10 +1,9 @@
 """The tokenizer equals transformers' CLIPTokenizer, and refuses broken files in one line.
 
-They are compared on the embedded model's vocabulary and on CLIP's, which is not part of the project: the environment
-variable NPDIFFUSION_CLIP_VOCAB names a folder with its vocab.json and merges.txt.
+They are compared on the embedded model's vocabulary and on CLIP's, both of which come with the package.
 """
+import hashlib
 import json
-import os
 import pathlib
 import random
 import time
@@ -15,19 +14,21 @@ import numpy as np
 import pytest
 
 from npdiffusion.errors import UserError
-from npdiffusion.text.tokenizer import CLIPTokenizer, TextCutOff, byte_alphabet, in_order, words
+from npdiffusion.text.tokenizer import END, CLIPTokenizer, TextCutOff, byte_alphabet, clip_vocabulary, in_order, words
 from tests.differences import agree
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module", params=["embedded", "CLIP"])
-def folder(request):
+def folder(request, tmp_path_factory):
     if request.param == "embedded":
         return ROOT / "weights" / "tokenizer"
-    if "NPDIFFUSION_CLIP_VOCAB" not in os.environ:
-        pytest.skip("CLIP's own vocabulary: NPDIFFUSION_CLIP_VOCAB names no folder with it")
-    return pathlib.Path(os.environ["NPDIFFUSION_CLIP_VOCAB"])
+    written = tmp_path_factory.mktemp("clip")
+    vocabulary, merges = clip_vocabulary()
+    (written / "vocab.json").write_text(json.dumps(vocabulary))
+    (written / "merges.txt").write_text("\n".join(map(" ".join, merges)), encoding="utf-8")
+    return written
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +107,27 @@ def test_random_ids_decode_as_in_transformers(pair):
     for _ in range(200):
         ids = [rng.randrange(len(ours.vocabulary)) for _ in range(12)]             # most are broken UTF-8
         assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
+
+
+def test_clips_vocabulary_is_the_published_one():
+    """49,408 pieces: 256 bytes twice, 48,894 merges and two names; the ids that CLIP's own repository gives for a text"""
+    vocabulary, merges = clip_vocabulary()
+    assert (len(vocabulary), len(merges)) == (49408, 48894) == (512 + len(merges) + 2, 48894)
+    text = "\n".join(sorted(vocabulary, key=vocabulary.get)).encode()
+    assert hashlib.sha256(text).hexdigest() == "7cccc44d334555d1ff3c0ac5f0246b428fab2918383e77ee745cf30d41010b78"
+    assert CLIPTokenizer.clip().ids("a photo of a cat") == [320, 1125, 539, 320, 2368]
+
+
+@pytest.mark.parametrize("padding, like", [(END, "Stable Diffusion 1"), ("!", "Stable Diffusion 2")])
+def test_clips_tokenizer_treats_names_as_that_of_a_published_folder(tmp_path, padding, like):
+    vocabulary, merges = clip_vocabulary()
+    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
+    (tmp_path / "merges.txt").write_text("\n".join(map(" ".join, merges)), encoding="utf-8")
+    for name, content in LIKE[like].items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    ours, theirs = CLIPTokenizer.clip(padding), reference(tmp_path)
+    for name in "plain", "punctuation", "names", "names in capitals", "over-long":
+        assert_equal(ours, theirs, TEXTS[name])
 
 
 def test_a_word_of_20_000_letters_is_spelt_as_in_transformers(pair):

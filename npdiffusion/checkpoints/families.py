@@ -66,14 +66,13 @@ class Family:
 
     classes     of pipelines, in model_index.json; a folder without one is of the first family whose parts it has
     scheduler   scheduler_config.json of a single file, which has none      marks: empty tensors that change it
-    tokenizer   Hugging Face id whose vocabulary all such models have       padding: the piece that fills up its ids
+    padding     the piece that fills up its tokenizer's ids
     context     from the hidden states of each text encoder (N, T, X_i) to what the UNet attends to (N, T, X)
     """
     name: str
     parts: dict[str, PartRow]
     classes: tuple
     scheduler: dict
-    tokenizer: str
     padding: str
     marks: dict = field(default_factory=dict)
     context: Callable = lambda states: states[0] if len(states) == 1 else np.concatenate(states, axis=-1)
@@ -152,7 +151,7 @@ FAMILIES = [
         scheduler={"_class_name": "PNDMScheduler", "num_train_timesteps": 1000, "beta_schedule": "scaled_linear",
                    "beta_start": 0.00085, "beta_end": 0.012, "skip_prk_steps": True, "set_alpha_to_one": False,
                    "steps_offset": 1, "clip_sample": False},           # and nothing about timestep_spacing
-        tokenizer="openai/clip-vit-large-patch14", padding="<|endoftext|>",
+        padding="<|endoftext|>",
         marks={"v_pred": {"prediction_type": "v_prediction"},
                "ztsnr": {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}}),
 ]

@@ -11,8 +11,9 @@ import pathlib
 import warnings
 from dataclasses import dataclass
 
-from npdiffusion.checkpoints import families, hub, safetensors_file
+from npdiffusion.checkpoints import families, hub, safetensors_file, whole_model
 from npdiffusion.checkpoints.text_files import read_json
+from npdiffusion.checkpoints.tokenizers import find_tokenizer
 from npdiffusion.errors import UserError, nearest
 
 VARIABLE = "NPDIFFUSION_MODELS"
@@ -32,7 +33,7 @@ class Entry:
     family: str
     precision: str = ""
     size: int = 0                     # bytes of weights
-    usable: bool = False              # whether it is a whole model, as far as its names show
+    usable: bool = False              # whether it is a model that can be loaded
 
 
 # ---- names
@@ -136,14 +137,33 @@ def describe(name, path):
     try:
         if path.is_file():
             tensors = safetensors_file.read_file(path)
-            family, usable = file_family(tensors)
+            family, ours = file_family(tensors)
         else:
-            family, usable = folder_family(path)
+            family, ours = folder_family(path)
             tensors = folder_tensors(path)
-        return Entry(name, path, family, precision(tensors.values()), size(tensors.values()), usable)
+        wrong = refusal(path) if ours else None
+        return Entry(name, path, f"{family}: {wrong}" if wrong else family, precision(tensors.values()),
+                     size(tensors.values()), ours and not wrong)
     except (UserError, OSError, ValueError, TypeError, AttributeError) as error:      # settings of any type
-        wrong = str(error).removeprefix(f"{path}").lstrip("/: ").partition(";")[0]
-        return Entry(name, path, " ".join(wrong.split())[:100], size=path.stat().st_size if path.is_file() else 0)
+        return Entry(name, path, shortened(error, path), size=path.stat().st_size if path.is_file() else 0)
+
+
+def refusal(path):
+    """Why a model can't be loaded, or None if it can; only tables of contents and settings are read."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = whole_model.open_model(path)
+            find_tokenizer(None, path, model.parts[model.family.text_encoders[0]].model.config, model.family)
+    except UserError as error:
+        return shortened(error, path)
+    return None
+
+
+def shortened(error, path):
+    """The beginning of a message about that path, without its name"""
+    wrong = str(error).removeprefix(f"{path}").lstrip("/: ").partition(";")[0]
+    return " ".join(wrong.split())[:100]
 
 
 def folder_tensors(folder):
@@ -187,7 +207,7 @@ def takes_context(name):
 
 
 def by_sizes(width, channels):
-    """→ family, whether it is ours, by the width of the context and the channels that the UNet takes"""
+    """→ family, whether it may be ours, by the width of the context and the channels that the UNet takes"""
     family = families.WIDTHS.get(width, f"like {families.V1}, with a context {width} wide")
     return family + CHANNELS.get(channels, ""), family not in (families.V2, families.XL) and channels != 8
 

@@ -1,4 +1,4 @@
-"""Which tokenizer belongs to a model: its own, one that the user names, or, for a single file, one that is at hand."""
+"""Which tokenizer belongs to a model: one that the user names, its own, or CLIP's, which comes with the package."""
 import os
 import pathlib
 
@@ -8,7 +8,7 @@ from npdiffusion.text.tokenizer import CLIPTokenizer
 
 
 def find_tokenizer(given, path, config, family):
-    """The tokenizer that `given` names, or the model's own, or, for a single file, one that is at hand.
+    """The tokenizer that `given` names, or the model's own, in its folder or beside its file, or CLIP's.
 
     given: a folder, a Hugging Face id, or None      path: of the model      config: of the text encoder, which it must fit,
     or None      family: the model's      UserError if there is none that fits
@@ -22,20 +22,16 @@ def find_tokenizer(given, path, config, family):
         else:
             raise UserError(f"{given}: a folder with vocab.json and merges.txt was expected, or a Hugging Face id")
         return read_tokenizer(folder, config)
-    if path.is_dir():
-        return read_tokenizer(path / "tokenizer", config)
-    for folder in (path.parent / "tokenizer", path.parent):
-        if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
+    beside = (path / "tokenizer",) if path.is_dir() else (path.parent / "tokenizer", path.parent)
+    for folder in beside:
+        if folder.is_dir() and (path.is_dir() or {"vocab.json", "merges.txt"} <= {*os.listdir(folder)}):
             return read_tokenizer(folder, config)
-    for folder in (hub.cached(family.tokenizer), *(model / "tokenizer" for model in hub.everything_cached())):
-        try:
-            found = folder and CLIPTokenizer.from_folder(folder)
-        except UserError:
-            continue                                             # no tokenizer, or another kind
-        if found and len(found.vocabulary) == config.vocab_size and found.padding == family.padding:
-            return found
-    raise UserError(f"{path}: a single file has no tokenizer; put vocab.json and merges.txt of {family.tokenizer} beside it, "
-                    f"or name the folder that has them (--tokenizer FOLDER), or download them (--tokenizer {family.tokenizer})")
+    clip = CLIPTokenizer.clip(family.padding)
+    if not len(clip.vocabulary) <= config.vocab_size < 2 * len(clip.vocabulary):
+        raise UserError(f"{path}: it has no tokenizer; its text encoder knows {config.vocab_size} pieces, so CLIP's, of "
+                        f"{len(clip.vocabulary)}, isn't the one: put vocab.json and merges.txt beside a single file, or name "
+                        "the folder that has them (--tokenizer FOLDER)")
+    return clip
 
 
 def read_tokenizer(folder, config):

@@ -4,6 +4,6 @@
                                            editing.py                emphasis.py            chunks.py
 
 `reading.py` does these steps one after another; `contexts.py` encodes the chunks and keeps what the UNet attends to,
-step by step. `tokenizer.py` is CLIP's, from words to numbers of vocabulary entries; `known_words.py` says which words the
-embedded model has never seen.
+step by step. `tokenizer.py` is CLIP's, from words to numbers of vocabulary entries, whose merges are in
+clip_merges.txt.gz; `known_words.py` says which words the embedded model has never seen.
 """

@@ -20,6 +20,8 @@ no HTML entities, lower case. Letters, numbers, NFC and lower case come from the
 (and is spelt byte by byte like any other), and where combining marks from after 2016 are stacked, NFC sorts them and
 transformers does not yet.
 """
+import functools
+import gzip
 import heapq
 import itertools
 import pathlib
@@ -33,6 +35,7 @@ from npdiffusion.checkpoints.text_files import read_json, read_text
 from npdiffusion.errors import UserError
 
 START, END, END_OF_WORD = "<|startoftext|>", "<|endoftext|>", "</w>"
+CLIP_MERGES = pathlib.Path(__file__).with_name("clip_merges.txt.gz")
 LONGEST_FILE = 32 * 2**20                               # bytes; CLIP's own vocabulary takes 1 MB, a tokenizer.json 4 MB
 
 # Unicode's property White_Space. Python's str.isspace() adds the separators \x1c to \x1f, which CLIP takes for symbols.
@@ -115,6 +118,15 @@ class CLIPTokenizer:
         self.bytes = {character: byte for byte, character in enumerate(self.alphabet)}
         self.names, self.folded = {START, END, padding}, set(folded)
         self.exact = self.names - self.folded
+
+    @classmethod
+    def clip(cls, padding=END):
+        """CLIP's own, which comes with the package: that of all Stable Diffusion models up to XL.
+
+        padding: END in v1 and in XL's first text encoder, "!" in 2 and in XL's second
+        """
+        vocabulary, merges = clip_vocabulary()
+        return cls(vocabulary, merges, padding=padding, folded={START, END} - {padding})
 
     @classmethod
     def from_folder(cls, folder):
@@ -232,6 +244,19 @@ class CLIPTokenizer:
 
     def _as_bytes(self, piece):
         return bytes(self.bytes[c] for c in piece) if self.bytes.keys() >= set(piece) else piece.encode()
+
+
+@functools.cache
+def clip_vocabulary():
+    """CLIP's {piece: id}, 49,408 of them, and its 48,894 merges, in order → dict, list; not to be changed
+
+    The pieces follow from the merges: bytes, in the order in which they are printable; bytes that end a word; what the
+    merges make; the two names of the frame.
+    """
+    merges = gzip.decompress(CLIP_MERGES.read_bytes()).decode().split("\n")[:-1]
+    bytes_ = sorted(byte_alphabet())
+    pieces = [*bytes_, *(byte + END_OF_WORD for byte in bytes_), *(merge.replace(" ", "") for merge in merges), START, END]
+    return {piece: number for number, piece in enumerate(pieces)}, [tuple(merge.split(" ")) for merge in merges]
 
 
 def _split_at(names, text):
