@@ -92,7 +92,7 @@ def test_a_setting_is_read_back_from_the_text_inside_a_picture(name, folder):
         **{} if "steps" in asked else {"steps": 5}, **{} if "seed" in asked else {"seed": 1})
     save_png(Image.new("RGB", (8, 8)), "like.png", png_info(text))
     given = {key: asked[key] for key in ("init_image", "mask_image") if key in asked}
-    assert like.settings_like("like.png", given)[name] == asked[name]
+    assert like.settings_like("like.png", given).found[name] == asked[name]
 
 
 def test_a_request_is_the_same_after_json():

@@ -49,6 +49,14 @@ def take_tags(prompt):
     return text, found
 
 
+def without(prompt, name):
+    """The prompt without the tags of the adapter of that name"""
+    def left(match):
+        tag = parse_tag(match[2])[0] if match[1] in KINDS else None
+        return "" if tag and tag[0] == name else match[0]
+    return TAG.sub(left, prompt)
+
+
 def other_kind(kind):
     """Why a tag with that word isn't followed"""
     hint = ", in small letters" if kind.lower() in KINDS else ""

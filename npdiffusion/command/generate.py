@@ -14,7 +14,7 @@ from npdiffusion.command.previews import find_previews, start_previews
 from npdiffusion.command.talk import Progress, print_line, say
 from npdiffusion.errors import UserError
 from npdiffusion.jobs.listener import Listener
-from npdiffusion.settings import ON_COMMAND_LINE
+from npdiffusion.settings import ON_COMMAND_LINE, Request
 
 parse = parse_options                     # a command has `parse` and `run`, see cli.py
 
@@ -37,6 +37,7 @@ def run(options):
         tiny = find_previews(options, place.folder)
         if left:
             pipeline, seconds = load(options, backend, threads, left, tiny)
+            suit_model(pipeline, left, options)
             previews = reporter.previews = start_previews(options, tiny, pipeline)
             spent, steps = render(pipeline, left, len(entries), place, reporter, options.model, options.vae,
                                   not options.no_metadata, previews)
@@ -80,6 +81,9 @@ def check_files(entries, options):
     from npdiffusion.adapters import folder, tags
     from npdiffusion.adapters.textual_inversion import LearntWords
     from npdiffusion.painting.canvas import open_inputs
+    if options.liked is not None:
+        for entry in entries:
+            entry.request = without_missing(entry, options)
     requests = [entry.request for entry in entries]
     if options.lora_dir is not None and not os.path.isdir(os.path.expanduser(options.lora_dir)):
         raise UserError(f"--lora-dir: there is no folder {options.lora_dir}")
@@ -97,16 +101,65 @@ def check_files(entries, options):
         open_inputs(request)
 
 
+def without_missing(entry, options):
+    """The request without tags in a prompt from another picture, by --like, whose adapters aren't here; a note on each"""
+    from npdiffusion.adapters import folder, tags
+    request = entry.request
+    for name in {name for name, _ in tags.take_tags(request.prompt)[1]} if "prompt" not in entry.named else ():
+        try:
+            folder.find_adapter(options.lora_dir, name)
+        except UserError as error:
+            request = request.changed(prompt=tags.without(request.prompt, name))
+            options.liked.say(f"the prompt is followed without <lora:{name}> ({error})")
+    return request
+
+
+def without_adapters(entries, options, error):
+    """Take the tags out of prompts from another picture, by --like → whether there were any; a note says why"""
+    from npdiffusion.adapters import tags
+    tagged = [entry for entry in entries if options.liked is not None and "prompt" not in entry.named
+              and tags.take_tags(entry.request.prompt)[1]]
+    for entry in tagged:
+        entry.request = entry.request.changed(prompt=tags.take_tags(entry.request.prompt)[0])
+        options.liked.say(f"the prompt is followed without its adapters ({error})")
+    return bool(tagged)
+
+
+def suit_model(pipeline, entries, options):
+    """Take out of the requests what comes from another picture, by --like, and can't be had of this model; a note on each."""
+    if options.liked is None:
+        return
+    differing, suited = ("prompt", "negative_prompt", "seed", "subseed"), {}
+    for entry in entries:
+        settings = entry.request.given()
+        key = str([(name, value) for name, value in settings.items() if name not in differing])
+        if key not in suited:
+            compared = ("sampler", "steps") if options.compare_samplers is not None else ()
+            names = options.liked.found.keys() - entry.named - {*compared}
+            left = options.liked.suited(settings, names, lambda settings: pipeline.resolve(Request(**settings)))
+            suited[key] = settings.keys() - left.keys()
+        if suited[key]:
+            entry.request = Request(**{name: value for name, value in settings.items() if name not in suited[key]})
+
+
 def load(options, backend, threads, entries, tiny=None):
     """The pipeline, kernels compiled → pipeline, {stage: seconds}; tiny: TAESD for previews, as `find_previews` has it"""
     weights = f"within {options.max_memory}" if options.max_memory else precision(options.dtype or "float32")
     say(f"loading {options.model or 'the embedded model'}, {backend} backend, {weights}, "
         f"{threads} thread{'s' * (threads > 1)}")
     start = time.perf_counter()
-    pipeline = npdiffusion.load(find_model(options), dtype=options.dtype, threads=threads, tokenizer=options.tokenizer,
+
+    def loaded_for(entries):
+        return npdiffusion.load(find_model(options), dtype=options.dtype, threads=threads, tokenizer=options.tokenizer,
                                 lora_dir=options.lora_dir, vae=options.vae, embedding_dir=options.embedding_dir,
                                 max_memory=options.max_memory, requests=[entry.request for entry in entries],
                                 preview_vae=tiny and tiny.model)
+    try:
+        pipeline = loaded_for(entries)
+    except UserError as error:        # of an adapter for another model, perhaps: then nothing has been read yet
+        if not without_adapters(entries, options, error):
+            raise
+        pipeline = loaded_for(entries)
     loaded = time.perf_counter()
     seconds = {"loading": loaded - start}
     budget = pipeline.budget if options.max_memory else None

@@ -1,20 +1,87 @@
 """--like FILE: the settings inside a picture, as options of the command line.
 
-What the command line names itself goes first. What can't be followed is said, in a note each: a setting without an
-option, a value that the option doesn't take, a model that isn't here, a picture to start from.
+What the command line names itself goes first. What can't be followed never ends the command, but is said, in a note each:
+a setting without an option, a value that the option doesn't take, a model that isn't here, a picture to start from, and
+what doesn't go together with the rest or with the model, see `Liked.suited`.
 """
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
 from npdiffusion.command.talk import one_line, printable, say
-from npdiffusion.diffusion import samplers
 from npdiffusion.errors import UserError
 from npdiffusion.pictures import settings_text
-from npdiffusion.settings import SETTINGS
+from npdiffusion.settings import ON_COMMAND_LINE, SETTINGS, Request, SettingError
 from npdiffusion.settings.kinds import Unfit
+
+# Settings that are left out together: a part of them would be a picture that nobody asked for.
+TOGETHER = (("width", "height"), ("subseed", "subseed_strength"),
+            ("hires", "hires_strength", "hires_steps", "hires_upscaler"), ("sampler",), ("schedule",))
+
+
+@dataclass
+class Liked:
+    """What was inside a file and can be followed, as far as that can be told without the model.
+
+    path     of the file, for notes      pairs: {key: value} of its text
+    found    {option: value}, among them None for a seed that is to be a random one
+    said     notes that were made: each is made once
+    """
+    path: str
+    pairs: dict
+    found: dict
+    said: set = field(default_factory=set)
+
+    def suited(self, settings: dict, names: set, check: Callable) -> dict:
+        """Settings without those of the file, `names`, that `check` refuses; a note says which, and why.
+
+        check: raises UserError for {name: value} that can't be a picture. Raises it too, if that isn't the file's fault.
+        """
+        while True:
+            try:
+                check(settings)
+                return settings
+            except UserError as error:
+                group = self.culprit(settings, names, check, error)
+                if not group:
+                    raise
+                reason = error.reason(ON_COMMAND_LINE) if isinstance(error, SettingError) else str(error)
+                self.note(group, reason)
+                settings = {name: value for name, value in settings.items() if name not in group}
+
+    @staticmethod
+    def culprit(settings, names, check, error):
+        """The names, of one group, without which `check` is content, or at least says something else; None without any"""
+        there = names & settings.keys() - {"prompt"}     # what a group has beside that is the command line's
+        groups = [tuple(name for name in group if name in there) for group in (*TOGETHER, *((name,) for name in SETTINGS))]
+        groups.sort(key=lambda group: getattr(error, "setting", None) not in group)
+        better = None
+        for group in filter(None, groups):
+            try:
+                check({name: value for name, value in settings.items() if name not in group})
+                return group
+            except UserError as other:
+                better = better or (group if str(other) != str(error) else None)
+        return better
+
+    def note(self, names, reason):
+        """Say that a setting of the file, or several that belong together, is not followed."""
+        written = {key.casefold(): key for key in self.pairs}
+        keys = [written.get(key) for key in dict.fromkeys(settings_text.key_of(name).casefold() for name in names
+                                                          if name in self.found)]
+        what = ", ".join(f"{key}: {printable(one_line(self.pairs[key]))[:60]}" for key in filter(None, keys))
+        self.say(f"{what or settings_text.key_of(names[0])} is not followed ({reason})")
+
+    def say(self, line):
+        """A note, which is made once."""
+        if line not in self.said:
+            self.said.add(line)
+            say(f"{self.path}: {line}")
 
 
 def settings_like(path, given):
-    """{option: value} of what is inside a file and not among `given`, the options of the command line
+    """What is inside a file and not among `given`, the options of the command line → Liked
 
-    UserError if there is nothing inside, or it can't be read, or none of the settings can be followed.
+    UserError if there are no settings inside, or the file can't be read.
     """
     from npdiffusion.pictures import text_inside
     text = text_inside.read_text(path)
@@ -23,6 +90,9 @@ def settings_like(path, given):
     if not pairs:
         raise UserError(f"{path}: there are no settings inside, only a text: {printable(one_line(text))[:60]}")
     notes = dict.fromkeys(unknown, "there is no such option here")
+    if "Hires resize" in unknown:
+        notes["Hires resize"] = ("the factor beside it is followed" if "hires" in texts else
+                                 "hires fix makes both sides so many times as long: --hires 2")
     found = {"prompt": prompt, "negative_prompt": negative_prompt}
     for name, value in texts.items():
         if name not in given:
@@ -31,22 +101,20 @@ def settings_like(path, given):
             except Unfit as error:
                 notes[settings_text.key_of(name)] = error
     random = [name for name in ("seed", "subseed") if name in found and found[name] is None]
-    found = {name: value for name, value in found.items() if value is not None and value is not False}
+    found = {name: value for name, value in found.items() if name in random or (value is not None and value is not False)}
     upscaler = pairs.get("Hires upscaler", "").casefold()
     if found.get("hires_upscaler") == "lanczos" and upscaler not in ("", "lanczos"):
         notes["Hires upscaler"] = "lanczos, the nearest that is offered, is taken"
     check_models(found, given, notes)
     check_start(found, given, notes)
-    check_schedule(found, given, pairs)
+    if "sampler" in given and "Timestep spacing" not in pairs:
+        found.pop("timestep_spacing", None)              # it follows from the other program's sampler
     lines = [f"{key}{': ' * (key in pairs)}{printable(one_line(pairs.get(key, '')))[:60]} is not followed ({why})"
              for key, why in notes.items()]
-    written = {key.casefold() for key in pairs}
-    if not any(settings_text.key_of(name).casefold() in written for name in texts if name in found or name in given):
-        raise UserError(f"{path}: none of the settings inside can be used: {'; '.join(lines[:3])}")
     lines += [f"{settings_text.key_of(name)}: -1 stands for a random one" for name in random]
     for line in lines:
         say(f"{path}: {line}")
-    return found
+    return Liked(path, pairs, found)
 
 
 def settings(path):
@@ -54,9 +122,9 @@ def settings(path):
 
     What can't be followed is said on stderr. UserError as from `settings_like`.
     """
-    found = settings_like(path, {})
-    model = {"path_or_id": found.pop("model", None), "vae": found.pop("vae", None)}
-    return found, model
+    liked = settings_like(path, {})
+    model = {"path_or_id": liked.found.pop("model", None), "vae": liked.found.pop("vae", None)}
+    return liked.suited(liked.found, {*liked.found}, lambda settings: Request.of(**settings)), model
 
 
 def check_models(found, given, notes):
@@ -83,12 +151,3 @@ def check_start(found, given, notes):
             what = "a mask, to be given with --mask-image" if mask else "another picture, to be given with -i"
             if "hires" not in row.needs:
                 notes[row.key] = f"it was made from {what}"
-
-
-def check_schedule(found, given, pairs):
-    """Take a schedule out that the sampler doesn't take, and a spacing that follows from another sampler."""
-    if "sampler" in given and "Timestep spacing" not in pairs:
-        found.pop("timestep_spacing", None)
-    sampler = samplers.SAMPLERS.get(given.get("sampler", found.get("sampler")))
-    if sampler and found.get("schedule") not in sampler.schedules:
-        found.pop("schedule", None)

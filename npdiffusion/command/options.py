@@ -56,11 +56,12 @@ def parse_options(argv=None):
         if "prompt" in given:
             parser.error("only one prompt is taken, and --prompt is a second one")
         given["prompt"] = given.pop("prompt_option")
-    inside = {}
+    liked, inside = None, {}
     if given.get("like") is not None and not given.get("info"):
         from npdiffusion.command import like, prepare
         prepare.set_up(argparse.Namespace(**defaults | given))      # before NumPy is imported for it
-        inside = like.settings_like(given["like"], given)
+        liked = like.settings_like(given["like"], given)
+        inside = liked.found
     layers = defaults | inside | given
     options = argparse.Namespace(**{name: layers[name] for name in OPTIONS})
     if options.info:
@@ -68,7 +69,7 @@ def parse_options(argv=None):
     if options.taesd is not None and options.preview != "taesd":
         parser.error("--taesd: it is for --preview taesd")
     settings = {name: layers[name] for name in SETTINGS if layers[name] is not None}
-    options.named = frozenset(given)
+    options.named, options.liked = frozenset(given), liked
     options.entries = entries(options, settings, parser)
     return options
 
@@ -83,7 +84,7 @@ def entries(options, settings, parser):
             if getattr(options, other):
                 parser.error(f"--compare-samplers: it makes one sheet, so --{other} doesn't go with it")
         compared = {"steps": options.compare_steps or [settings.get("steps")], "sampler": options.compare_samplers}
-        asked = request_of(settings, options.named, parser)
+        asked = request_of(settings, options, options.named, parser)
         seeds, subseeds = asked.seeds()
         first = {"seed": seeds[0], "subseed": subseeds[0] if subseeds else asked.subseed}     # the same for all of them
         rows = [("", dict(zip(compared, way)) | first) for way in itertools.product(*compared.values())]
@@ -96,24 +97,33 @@ def entries(options, settings, parser):
     found = []
     for where, row in rows:
         named = options.named | row.keys() if options.prompts is not None else options.named
-        request = request_of(settings | row, named, parser, where)
+        request = request_of(settings | row, options, named | row.keys(), parser, where)
         found += one_by_one(request, named, {"model": options.model, "vae": options.vae})
     if options.compare_samplers is not None:
         found.sort(key=lambda entry: entry.request.seed)      # each seed has rows of its own on the sheet
     return found
 
 
-def request_of(settings, named, parser, where=""):
-    """The request that these settings make; SystemExit if they don't fit together. where: file and line, for the message"""
+def request_of(settings, options, named, parser, where=""):
+    """The request that these settings make; SystemExit if they don't fit together.
+
+    named: those that --like has no say in      where: file and line, for the message
+    """
     before = f"{where}: " if where else ""
     if settings.get("prompt") is None:
         parser.error(f'{before}a prompt is missing, for example: npdiffusion "a red apple on a blue background" (more: --help)')
+    found = {} if options.liked is None else options.liked.found
+    typed = named | {name for name, value in found.items() if value is None}
+
+    def check(settings):
+        check_typed(Request.of(**settings), typed)
     try:
-        request = Request.of(**settings)
-        check_typed(request, named)
+        if found:
+            settings = options.liked.suited(settings, found.keys() - named, check)
+        check(settings)
     except SettingError as error:
         parser.error(f"{before}{SETTINGS[error.setting].option}: {error.reason(ON_COMMAND_LINE)}")
-    return request
+    return Request.of(**settings)
 
 
 def without_effect(options, entry, resolved):

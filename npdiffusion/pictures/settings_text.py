@@ -161,23 +161,33 @@ def to_options(pairs):
 
 
 def key_of(name):
-    """The key in the text for an option."""
-    return "Size" if name in ("width", "height") else MODELS.get(name) or SETTINGS[name].key
+    """The key in the text for an option; what a prompt is called, which has none."""
+    if name in ("width", "height"):
+        return "Size"
+    return MODELS.get(name) or SETTINGS[name].key or name.replace("_", " ").capitalize()
 
 
 # From a key, in lower case, to the option; of two with one key the first.
 NAMES = {row.key.casefold(): name for name, row in reversed(SETTINGS.items()) if row.key} | {
-    key.casefold(): name for name, key in MODELS.items()} | {"hires scale": "hires"}           # SD.Next's
+    key.casefold(): name for name, key in MODELS.items()} | {      # SD.Next's
+    "hires scale": "hires", "variation strength": "subseed_strength"}
 
 
 def read_hires(options, unknown):
     """Put hires fix among the options where it is given as a size, and the upscaler that comes nearest to theirs."""
     scale = hires_scale(unknown.get("Hires resize", ""), options)
-    if "hires" not in options and scale:
-        options["hires"] = scale
-        del unknown["Hires resize"]
+    if scale and float(scale) == hires_number(options.setdefault("hires", scale)):
+        del unknown["Hires resize"]   # the same, said twice
     if "hires_upscaler" in options:
         options["hires_upscaler"] = "latent" if options["hires_upscaler"].casefold().startswith("latent") else "lanczos"
+
+
+def hires_number(text):
+    """The number that a text is, or None"""
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def hires_scale(size, options):
