@@ -2,6 +2,8 @@
 import difflib
 from collections.abc import Iterable
 
+LONGEST = 200      # characters of a name that are compared
+
 
 class UserError(Exception):
     """Something the user gave (a file, a value, a name) can't be used; the message is one line that says what and what to do.
@@ -17,5 +19,5 @@ def nearest(name: object, known: Iterable[str], hint: str = "did you mean {}? ",
     cutoff: how alike they must be, from 0 to 1, see difflib.SequenceMatcher.ratio
     """
     spelled = {other.casefold(): other for other in known}
-    near = difflib.get_close_matches(str(name).casefold(), spelled, n=1, cutoff=cutoff)
+    near = difflib.get_close_matches(str(name)[:LONGEST].casefold(), spelled, n=1, cutoff=cutoff)
     return hint.format(spelled[near[0]]) if near else otherwise

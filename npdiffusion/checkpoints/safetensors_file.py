@@ -18,6 +18,7 @@ from npdiffusion.checkpoints.text_files import read_json
 from npdiffusion.errors import UserError
 
 LARGEST_HEADER = 16 << 20     # bytes; all of Stable Diffusion v1 needs 0.2 MB
+MOST_AXES = 8                 # of a tensor; weights have 4, and NumPy takes 64
 MOST_SHARDS = 64
 PICKLES = (".ckpt", ".bin", ".pt", ".pth")
 
@@ -49,6 +50,9 @@ def read_file(path):
     table.pop("__metadata__", None)
     if not table:
         raise UserError(f"{path}: there are no tensors in it")
+    for name, entry in table.items():
+        if len(entry["shape"]) > MOST_AXES:
+            raise UserError(f"{path}: {name[:200]!a} has {len(entry['shape'])} axes, at most {MOST_AXES} are read")
     return {name: Tensor(path, name, entry["dtype"], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0])
             for name, entry in table.items()}
 

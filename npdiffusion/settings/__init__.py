@@ -313,6 +313,8 @@ class Request:
         for name in settings:
             if name not in SETTINGS:
                 raise UserError(f"{name[:40]!r} is no setting of a picture{nearest(name, SETTINGS, ', did you mean {}?')}")
+        if "prompt" not in settings:
+            raise UserError("a request in JSON needs a prompt")
         return cls(**{name: from_json(name, value) for name, value in settings.items()})
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from npdiffusion.errors import UserError, nearest
 
 LONGEST_TEXT = 100_000                # characters: far more than fit into all chunks of a prompt
+LONGEST_NAME = 100                    # characters of a choice: what is longer is none
 SMALLEST_SEED, LARGEST_SEED = -2**63, 2**64 - 1
 SWITCHED = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 UNITS = {"": 1, "b": 1, "k": 1e3, "kb": 1e3, "kib": 2**10, "m": 1e6, "mb": 1e6, "mib": 2**20, "g": 1e9, "gb": 1e9,
@@ -215,7 +216,7 @@ class Sampler(Choice):
 
     def with_schedule(self, text):
         """A text → sampler, schedule, or None for either that isn't named"""
-        words = plain(text).split("_")
+        words = plain(text).split("_") if len(text) <= LONGEST_NAME else []
         for cut in range(len(words), 0, -1):
             sampler, schedule = self.named("_".join(words[:cut])), "_".join(words[cut:])
             if sampler and (not schedule or self.schedules.named(schedule)):
