@@ -234,7 +234,7 @@ def loras(folder):
 
     def read(path):
         path = path.parent / "adapter_model.safetensors" if path.suffix == ".json" else path
-        found = lora.read(path, {"unet": unet}, UNET, families.FAMILIES[0])
+        found = lora.read_lora(path, {"unet": unet}, UNET, families.FAMILIES[0])
         for (_, name), change in found.changes.items():
             change(np.ones(unet[name], np.float32), 0.5)
         assert len(found.hash) == 12
@@ -275,7 +275,7 @@ def pictures(folder):
 
     def read(path):
         if path.name in ("p.png", "l.png", "a.gif"):
-            masks.read(path, (8, 8))
+            masks.read_mask(path, (8, 8))
         else:
             images.to_array(images.open_image(path), 16, 16)
     return Reader(read, [path.name for path in folder.iterdir()], folder, share=1)
@@ -299,7 +299,7 @@ def settings_in_pictures(folder):
     exif[text_inside.DESCRIPTION] = SETTINGS_INSIDE
     (folder / "b.jpg").write_bytes(in_format("JPEG", exif=exif))
     (folder / "c.gif").write_bytes(in_format("GIF", "P", comment=text))
-    return Reader(lambda path: settings_text.to_options(settings_text.parse(text_inside.read(path))[2]),
+    return Reader(lambda path: settings_text.to_options(settings_text.parse_parameters(text_inside.read_text(path))[2]),
                   [path.name for path in folder.iterdir()], folder)
 
 
@@ -314,7 +314,7 @@ def like(folder):
         said = io.StringIO()
         with contextlib.redirect_stderr(said):
             try:
-                options.parse(["a cat", "--backend", "numpy", "--like", str(path)])
+                options.parse_options(["a cat", "--backend", "numpy", "--like", str(path)])
             except SystemExit:
                 raise ValueError(f"it ends with: {said.getvalue()[-300:]}") from None
     return Reader(read, [SETTINGS_INSIDE, SD_CPP], share=5)
@@ -328,10 +328,10 @@ def prompts(folder):
 
     def read(text):
         prompt = Request(prompt=text[:5000]).prompt          # of 100,000 that it may have, but there are many of them
-        prompt, _ = tags.take(prompt)
+        prompt, _ = tags.take_tags(prompt)
         for steps, earlier in (7, None), (3, 9):
-            reading.read(prompt, steps, made, earlier=earlier)
-        reading.read(prompt, 4, made, "plain")
+            reading.read_prompt(prompt, steps, made, earlier=earlier)
+        reading.read_prompt(prompt, 4, made, "plain")
     return Reader(read, [
         "a red apple, (on:1.2) a [blue|green] table", "[a cat:a (dog:1.3):0.5] BREAK [[snow]] \\(b\\) [x::3][:y:.2]",
         "a <lora:ink:0.8:te=0.5> <lyco:a> AND b __c__ 's 42 café 🐱",
@@ -343,7 +343,7 @@ def prompt_files(folder):
     (folder / "b.csv").write_text('prompt,negative_prompt,steps,seed,sampler\na red apple,blurry,20,5,euler\n"a, cat",,,-1,\n')
 
     def read(path):
-        for _, row in prompts_file.read(path):
+        for _, row in prompts_file.read_prompts(path):
             try:
                 Request.of(**{"prompt": "a"} | row)
             except UserError:
