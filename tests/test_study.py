@@ -16,7 +16,7 @@ from npdiffusion.study import attention_maps, filmstrip, forward_process, trace
 from npdiffusion.study.making import resolved_for
 from npdiffusion.study.names import Names
 from npdiffusion.study.tracing import Tracer
-from npdiffusion.study.words import Words, find
+from npdiffusion.study.words import Words, find_word
 from tests import pairs
 from tests.differences import agree
 from tests.references import channels_last, random
@@ -160,7 +160,7 @@ def test_words_are_found_whole_in_part_or_with_the_nearest_one(maps, pair):
     with pytest.raises(UserError, match="no word 'appel': did you mean apple"):
         maps.of("appel")
     split = Words(pair[1], resolved_for(pair[1], "a capybara", steps=1, sampler="ddim")).list
-    assert len(find(split, "capybara")) > 1 and find(split, split[2].text) == [2]
+    assert len(find_word(split, "capybara")) > 1 and find_word(split, split[2].text) == [2]
 
 
 # ---- traces

@@ -59,7 +59,7 @@ class AttentionMaps:
 
     def columns(self, word: str) -> list[int]:
         """Which words are meant; UserError, with the nearest one, if there is none such."""
-        return prompts.find(self.words, word)
+        return prompts.find_word(self.words, word)
 
     def of(self, word: str) -> np.ndarray:
         """DAAM's map of a word: the mean over layers, heads and steps; parts of a word are summed      (h, w), from 0 to 1"""

@@ -12,7 +12,7 @@ from npdiffusion.adapters import tags
 from npdiffusion.errors import UserError, nearest
 from npdiffusion.text import chunks
 from npdiffusion.text.editing import calls
-from npdiffusion.text.reading import padded, read
+from npdiffusion.text.reading import padded, read_prompt
 
 START, END, PADDING = "<start>", "<end>", "<padding>"
 
@@ -30,13 +30,13 @@ class Words:
     """The columns of a prompt, `list`, and which positions belong to them at each call of the model."""
     def __init__(self, pipeline, resolved):
         request = resolved.request
-        prompt = tags.take(request.prompt)[0]
+        prompt = tags.take_tags(request.prompt)[0]
         words = pipeline.words.beside(pipeline.adapters.words)
         texts = [prompt] if resolved.guidance <= 1 else [prompt, request.negative_prompt]
         readings, self.entries, earlier = [], [], None
         for way in resolved.passes:
-            found = [read(text, calls(resolved.sampler, way.steps), pipeline.tokenizer, request.prompt_syntax, words,
-                          None if earlier is None else calls(resolved.sampler, earlier)) for text in texts]
+            found = [read_prompt(text, calls(resolved.sampler, way.steps), pipeline.tokenizer, request.prompt_syntax, words,
+                                 None if earlier is None else calls(resolved.sampler, earlier)) for text in texts]
             readings.append(found)
             self.entries.append(found[0].entries)
             earlier = way.steps
@@ -88,7 +88,7 @@ def spelling(chunk, tokenizer):
             word = []
 
 
-def find(words, word):
+def find_word(words, word):
     """The columns of a word, or of a token by its text; UserError, with the nearest one, if the prompt has none such."""
     wanted = str(word).strip().casefold()
     found = [column for column, each in enumerate(words) if wanted in (each.text.casefold(), each.word.casefold())]
