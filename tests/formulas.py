@@ -37,7 +37,8 @@ def tokens(text):
             raise ValueError(f"{text[end:match.start()]!r} isn't understood in {text!r}")
         end = match.end()
         word, accent, letter, number, command = match.group("word", "accent", "letter", "number", "command")
-        if command and command[1:] in GREEK:
+        over_index = text[match.end():].lstrip().startswith("_")
+        if command and (command[1:] in GREEK or (command in ("\\min", "\\max") and not over_index)):
             letter = command[1:]
         if accent:
             letter = (match["inner"] or match["single"]).lstrip("\\") + "_" + accent
@@ -232,6 +233,7 @@ class Parser:
             found = symbol(names)
             if isinstance(found, dict):
                 found = found[written]
+                found = found.value(names) if isinstance(found, Depends) else found
                 if not callable(found):
                     return found
             arguments = [Parser(each).whole()(names) for each in split(inside, *COMMAS)]

@@ -7,6 +7,8 @@ A noisy state is x = α x₀ + σ ε, with ε ~ N(0, 1). Two scales are in use, 
 
 One D(x) = E[x₀ | x] serves both, since x / √(α² + σ²) has the scale of the training.
 
+Why these are the same thing, and the score too: docs/notes/07-score.md
+
     sampler  →  Denoiser(x, level) = x̂₀  →  Prediction(x, t, call) = ε̂, guidance.py  →  UNet
 
 N images, H × W latent pixels, C channels (last); float32 in, float32 out.

@@ -8,7 +8,7 @@ from math import sqrt
 def ddpm(denoise, x, steps, noise):
     """x_{t−1} ~ q(x_{t−1} | x_t, x̂₀) = N(μ̃, β̃).      Ho et al. 2020, arXiv:2006.11239, equations 6 and 7
 
-    steps: (t, ᾱ_t, ᾱ_{t−1}), descending t; the last ᾱ_{t−1} is 1.
+    steps: (t, ᾱ_t, ᾱ_{t−1}), descending t; the last ᾱ_{t−1} is 1.      Derived in docs/notes/05-posterior.md
     """
     for t, a, a_prev in steps:
         x0 = denoise(x, t)

@@ -2,7 +2,7 @@
 
     x_t = √ᾱ_t x₀ + √(1 − ᾱ_t) ε      ᾱ_t = ∏ (1 − β_s), s ≤ t      DDPM (Ho et al. 2020, arXiv:2006.11239), equation 4
 
-Arrays over the T time steps of the training, float64.
+Arrays over the T time steps of the training, float64. Derived in docs/notes/04-forward-process.md.
 """
 import math
 
