@@ -1,6 +1,7 @@
 """The operations that Stable Diffusion is made of, each twice.
 
     reference.py   their definitions in plain NumPy                      fast.py            the compiled twins, gathered
+    gradients.py   the gradient of each, in plain NumPy                  fast_gradients.py  the compiled twins of these
     products/      linear layers, convolution, attention                 normalization.py   group and layer norm
     activations.py SiLU, GELU, ReLU, element by element                  arrays.py          what the twins accept
     codegen/       how kernels are written, compiled and cached          threads.py         how they are launched
@@ -27,10 +28,12 @@ OPERATIONS = ("pack_linear", "pack_conv2d", "linear", "conv2d", "linear_geglu", 
               "silu", "gelu", "quick_gelu", "relu", "softmax", "attention", "upsample_nearest", "upsample_conv2d", "embedding",
               "timestep_embedding")
 BACKENDS = {"numpy": "reference", "numba": "fast"}
+GRADIENTS = {"numpy": "gradients", "numba": "fast_gradients"}
 DTYPES = ("float32", "bfloat16")                         # that weights can be kept in
 
 _chosen = None
 _watchers = ()                                           # (thread, watch) of all threads, the outermost first
+_recorders = {}                                          # {thread: what `recorded` was given}, of threads that record
 _changing = threading.Lock()
 _reporting = threading.local()
 
@@ -73,20 +76,53 @@ def watched(watch):
             _watchers = tuple(each for each in _watchers if each is not entry)
 
 
+@contextlib.contextmanager
+def recorded(record):
+    """Within this context, this thread finds record(name, operation) under the name of each operation.
+
+    record: gives a function that takes the operation's arguments in its place, or None to find operations as they are
+    An inner context takes the place of the outer one until it ends. Watches see what the operation itself is given.
+    """
+    thread = threading.get_ident()
+    before = _recorders.get(thread)
+    _recorders[thread] = record
+    try:
+        yield
+    finally:
+        if before is None:
+            _recorders.pop(thread, None)
+        else:
+            _recorders[thread] = before
+
+
+def recorder():
+    """What `recorded` was given by this thread, None if it is in no such context."""
+    return _recorders.get(threading.get_ident())
+
+
+def gradient(name):
+    """The rules by which gradients of an operation are computed on the backend in use, see gradients.py."""
+    return getattr(_module(GRADIENTS[backend()]), name)
+
+
 def __getattr__(name):
     if name not in OPERATIONS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    operation = getattr(_module(backend()), name)
-    return _reported(name, operation) if _watchers else operation
+    operation = getattr(_module(BACKENDS[backend()]), name)
+    if _watchers:
+        operation = _reported(name, operation)
+    record = recorder() if _recorders else None
+    return operation if record is None else record(name, operation)
 
 
 @functools.cache                           # an operation is looked up thousands of times for a picture
-def _module(backend):
-    return importlib.import_module(f"{__name__}.{BACKENDS[backend]}")
+def _module(name):
+    return importlib.import_module(f"{__name__}.{name}")
 
 
 def _reported(name, operation):
     """The same operation, which is reported to those who watch this thread."""
+    @functools.wraps(operation)
     def call(*args, **options):
         result = operation(*args, **options)
         watches = [watch for thread, watch in _watchers if thread == threading.get_ident()]

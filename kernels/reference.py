@@ -10,7 +10,7 @@ import numpy as np
 
 from .arrays import as_float32
 
-_PATCH_BYTES = 256 << 20       # im2col works on bands of rows, so that its matrix stays below this size
+PATCH_BYTES = 256 << 20       # im2col works on bands of rows, so that its matrix stays below this size
 
 
 # --- weights: the plain twins use them as the checkpoint stores them, bfloat16 (which NumPy lacks) as uint16 ----------
@@ -98,8 +98,8 @@ def conv2d(x, weight, bias=None, stride=1, padding=(0, 0, 0, 0), residual=None):
     x = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
     height, width = (x.shape[1] - kh) // stride + 1, (x.shape[2] - kw) // stride + 1
     matrix = weight.transpose(2, 3, 1, 0).reshape(kh * kw * in_channels, out_channels)
-    y = np.empty((n, height, width, out_channels), np.float32)
-    band = max(1, _PATCH_BYTES // (4 * n * width * kh * kw * in_channels))
+    y = np.empty((n, height, width, out_channels), np.result_type(x, weight, np.float32))
+    band = max(1, PATCH_BYTES // (4 * n * width * kh * kw * in_channels))
     for start in range(0, height, band):
         rows = range(start, min(start + band, height))
         y[:, rows.start:rows.stop] = (im2col(x, (kh, kw), stride, rows) @ matrix).reshape(n, len(rows), width, -1)
@@ -128,8 +128,8 @@ def group_norm(x, weight, bias, groups, eps):
     """
     n, h, w, c = x.shape
     x = x.reshape(n, h * w, groups, c // groups)
-    mean = x.mean(axis=(1, 3), keepdims=True, dtype=np.float64).astype(np.float32)
-    variance = np.square(x - mean).mean(axis=(1, 3), keepdims=True, dtype=np.float64).astype(np.float32)
+    mean = x.mean(axis=(1, 3), keepdims=True, dtype=np.float64).astype(weight.dtype)
+    variance = np.square(x - mean).mean(axis=(1, 3), keepdims=True, dtype=np.float64).astype(weight.dtype)
     x = (x - mean) / np.sqrt(variance + eps)
     return x.reshape(n, h, w, c) * weight + bias
 

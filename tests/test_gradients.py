@@ -1,0 +1,195 @@
+"""The gradient of every operation: against torch's autograd in float64, against finite differences, as a transposed map."""
+import numpy as np
+import pytest
+import torch
+
+from npdiffusion import kernels
+from npdiffusion.kernels import gradients, reference
+from npdiffusion.training.tape import Tape
+from tests.differences import agree
+from tests.operations import ATTENTIONS, CONVOLUTIONS, LIMIT, NORMS, PRODUCTS, convolution, queries_keys_values, values
+
+F = torch.nn.functional
+
+
+def torch_conv2d(x, weight, bias=None, stride=1, padding=(0, 0, 0, 0), residual=None):
+    top, bottom, left, right = padding
+    y = F.conv2d(F.pad(x.permute(0, 3, 1, 2), (left, right, top, bottom)), weight, None, stride).permute(0, 2, 3, 1)
+    y = y if bias is None else y + (bias if bias.ndim == 1 else bias[:, None, None])
+    return y if residual is None else y + residual
+
+
+def torch_geglu(x, weight, bias):
+    value, gate = F.linear(x, weight, bias).chunk(2, dim=-1)
+    return value * F.gelu(gate)
+
+
+def torch_group_norm(x, weight, bias, groups, eps):
+    return F.group_norm(x.permute(0, 3, 1, 2), groups, weight, bias, eps).permute(0, 2, 3, 1)
+
+
+def torch_attention(q, k, v, heads, causal=False):
+    q, k, v = (each.unflatten(-1, (heads, -1)).transpose(1, 2) for each in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2).flatten(2)
+
+
+def torch_upsample(x, height, width):
+    return F.interpolate(x.permute(0, 3, 1, 2), size=(height, width), mode="nearest").permute(0, 2, 3, 1)
+
+
+TORCH = {
+    "linear": lambda x, weight, bias=None, residual=None: F.linear(x, weight, bias) + (0 if residual is None else residual),
+    "conv2d": torch_conv2d,
+    "linear_geglu": torch_geglu,
+    "group_norm": torch_group_norm,
+    "group_norm_silu": lambda *arguments: F.silu(torch_group_norm(*arguments)),
+    "layer_norm": lambda x, weight, bias, eps: F.layer_norm(x, weight.shape, weight, bias, eps),
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "relu": F.relu,
+    "softmax": lambda x: x.softmax(dim=-1),
+    "attention": torch_attention,
+    "upsample_nearest": torch_upsample,
+    "upsample_conv2d": lambda x, weight, bias, *size: torch_conv2d(torch_upsample(x, *size), weight, bias, 1, (1, 1, 1, 1)),
+}
+IMAGES = [((2, 5, 7), (32, 48), (10, 14)), ((2, 5, 7), (6, 10), (9, 13)), ((1, 5, 7), (6, 10), (4, 5))]
+
+
+def cases():
+    """(operation, arguments) at ragged shapes; arrays are what gradients are wanted for."""
+    for rows, inputs, outputs in PRODUCTS:
+        yield "linear", (values(rows, inputs), values(outputs, inputs), values(outputs), values(rows, outputs))
+        yield "linear_geglu", (values(rows, inputs), values(2 * outputs, inputs), values(2 * outputs))
+    yield "linear", (values(3, 5, 7, 40), values(50, 40))
+    for image, channels, kernel, stride, padding in CONVOLUTIONS:
+        x, weight, bias = convolution(image, channels, kernel)
+        residual = values(*reference.conv2d(x, weight, None, stride, padding).shape, seed=1)
+        yield "conv2d", (x, weight, bias, stride, padding, residual)
+        yield "conv2d", (x, weight, bias[0], stride, padding)
+    for image, channels, size in IMAGES:
+        x, weight, bias = convolution(image, channels, 3)
+        yield "upsample_nearest", (x, *size)
+        yield "upsample_conv2d", (x, weight, bias[0], *size)
+    for n, h, w, c, groups in NORMS:
+        if h * w * c == 2 * groups:
+            continue                     # two numbers are ±1 when normalised, whatever they were: rounding is all the slope
+        x = values(n, h, w, c, mean=3) * np.linspace(0.1, 4, c, dtype=np.float32)
+        yield "group_norm", (x, values(c), values(c, seed=1), groups, 1e-5)
+        yield "group_norm_silu", (x, values(c), values(c, seed=1), groups, 1e-5)
+    for shape in [(2, 77, 192), (3, 5), (1, 40, 320), (2, 2, 769)]:
+        yield "layer_norm", (values(*shape, scale=3, mean=1), values(shape[-1]), values(shape[-1], seed=1), 1e-5)
+    for name in ("silu", "gelu", "quick_gelu", "relu", "softmax"):
+        yield name, (values(3, 1001, scale=3),)
+    for n, t, s, heads, width, causal in ATTENTIONS:
+        yield "attention", (*queries_keys_values(n, t, s, heads, width), heads, causal)
+
+
+CASES = [*cases()]
+NAMES = [f"{name}-{'-'.join('x'.join(map(str, x.shape)) for x in arguments if isinstance(x, np.ndarray))}"
+         for name, arguments in CASES]
+
+
+def by_tape(name, arguments, g, wanted):
+    """Gradients by the arguments number `wanted`, of the backend in use."""
+    tape = Tape()
+    variables = {i: tape.variable(arguments[i]) for i in wanted}
+    with tape:
+        y = getattr(kernels, name)(*(variables.get(i, x) for i, x in enumerate(arguments)))
+    tape.backward(y, g)
+    return [tape.gradient(variables[i]) for i in wanted]
+
+
+def by_torch(name, arguments, g):
+    """The same of all arrays, in float64."""
+    tensors = [torch.from_numpy(x.astype(np.float64)).requires_grad_() if isinstance(x, np.ndarray) else x for x in arguments]
+    TORCH[name](*tensors).backward(torch.from_numpy(g.astype(np.float64)))
+    return [each.grad.numpy() for each in tensors if isinstance(each, torch.Tensor)]
+
+
+@pytest.mark.parametrize(("name", "arguments"), CASES, ids=NAMES)
+def test_gradients_match_autograd(each_backend, name, arguments):
+    wanted = [i for i, x in enumerate(arguments) if isinstance(x, np.ndarray)]
+    before = [np.copy(x) for x in arguments]
+    g = values(*getattr(reference, name)(*arguments).shape, seed=7)
+    unchanged = g.copy()
+    expected = by_torch(name, arguments, g)
+    together = by_tape(name, arguments, g, wanted)
+    for i, found, exact in zip(wanted, together, expected):
+        assert found.dtype == np.float32 and found.shape == arguments[i].shape
+        if np.abs(exact).max() > 1e-6 * np.abs(g).max():               # a single key or group member has gradient 0
+            agree("gradients", f"{name} by argument {i}", found, exact, LIMIT, relative=True)
+        else:
+            agree("gradients", f"{name} by argument {i}, which is 0", found, exact, LIMIT)
+    for i, found in zip(wanted, together):
+        alone, = by_tape(name, arguments, g, [i])
+        agree("gradients", f"{name} by argument {i} alone", alone, found, LIMIT * max(1, np.abs(found).max()))
+    np.testing.assert_array_equal(g, unchanged)
+    for x, same in zip(arguments, before):
+        np.testing.assert_array_equal(x, same)
+
+
+@pytest.mark.parametrize(("name", "arguments"), CASES, ids=NAMES)
+def test_gradients_match_finite_differences(on_numpy, name, arguments):
+    """⟨∇L, v⟩ = (L(x + h v) − L(x − h v)) / 2h in float64, for L = ⟨g, f(x)⟩ and a direction v"""
+    operation, h = getattr(reference, name), 1e-6
+    arguments = [x.astype(np.float64) if isinstance(x, np.ndarray) else x for x in arguments]
+    wanted = [i for i, x in enumerate(arguments) if isinstance(x, np.ndarray)]
+    g = values(*operation(*arguments).shape, seed=7).astype(np.float64)
+    for i, gradient in zip(wanted, by_tape(name, arguments, g, wanted)):
+        v = values(*arguments[i].shape, seed=8).astype(np.float64)
+        there, back = ([*arguments[:i], arguments[i] + step * v, *arguments[i + 1:]] for step in (h, -h))
+        slope = np.sum(g * (operation(*there) - operation(*back))) / (2 * h)
+        size = np.sqrt(np.sum(gradient ** 2) * np.sum(v ** 2) / v.size) + np.sqrt(g.size)
+        agree("gradients", f"{name} by argument {i}, finite differences", np.sum(gradient * v) / size, slope / size, 1e-6)
+
+
+@pytest.mark.parametrize(("name", "arguments"), [
+    (name, arguments) for name, arguments in CASES if name in ("linear", "conv2d", "upsample_nearest", "upsample_conv2d")])
+def test_gradient_of_a_linear_operation_is_the_transposed_map(on_numpy, name, arguments):
+    """⟨A x, y⟩ = ⟨x, Aᵀ y⟩, where A is the operation without what it adds"""
+    x, rest = arguments[0].astype(np.float64), [*arguments[1:]]
+    if name != "upsample_nearest":
+        rest[1:2] = [np.zeros(len(rest[0]))]
+        if name == "conv2d":
+            rest = rest[:4]
+        elif name == "linear":
+            rest = rest[:2]
+    y = getattr(reference, name)(x, *rest)
+    other = values(*y.shape, seed=9).astype(np.float64)
+    transposed, = by_tape(name, [x, *rest], other, [0])
+    agree("gradients", f"{name} transposed", np.sum(x * transposed), np.sum(y * other), 1e-11 * np.abs(y).sum())
+
+
+def test_gradient_of_the_time_embedding_matches_autograd(each_backend):
+    t, g = np.array([0.5, 3, 41], np.float32), values(3, 10)
+    for flip in (True, False):
+        tensor = torch.tensor(t, dtype=torch.float64, requires_grad=True)
+        angles = tensor[:, None] * torch.exp(-np.log(10000) * torch.arange(5, dtype=torch.float64) / 4)
+        parts = (angles.cos(), angles.sin()) if flip else (angles.sin(), angles.cos())
+        torch.cat(parts, dim=-1).backward(torch.from_numpy(g.astype(np.float64)))
+        found, = by_tape("timestep_embedding", [t, 10, flip, 1], g, [0])
+        agree("gradients", "timestep_embedding", found, tensor.grad.numpy(), LIMIT, relative=True)
+
+
+def test_gradient_of_a_table_is_summed_where_a_row_stands_twice(each_backend):
+    ids, weight, g = np.array([[1, 4, 1], [0, 1, 4]]), values(6, 3), values(2, 3, 3)
+    table = torch.tensor(weight, requires_grad=True)
+    F.embedding(torch.from_numpy(ids), table).backward(torch.from_numpy(g))
+    found, = by_tape("embedding", [ids, weight], g, [1])
+    agree("gradients", "embedding", found, table.grad.numpy(), LIMIT, relative=True)
+    assert not found[[2, 3, 5]].any()
+
+
+def test_gradient_by_a_bias_of_all_keys_is_zero(each_backend):
+    """softmax doesn't see what all scores have in common"""
+    q, k, v = queries_keys_values(1, 20, 30, 2, 8)
+    _, dk, _ = by_tape("attention", [q, k, v, 2], values(1, 20, 16, seed=3), [0, 1, 2])
+    assert np.abs(dk.sum(axis=1)).max() < 1e-5 * np.abs(dk).max() and np.abs(dk).max() > 0.1
+
+
+@pytest.mark.parametrize("name", kernels.OPERATIONS)
+def test_every_operation_has_rules_on_both_backends(each_backend, name):
+    rules, plain = kernels.gradient(name), getattr(gradients, name)
+    assert rules.__name__ == name and plain.__doc__
+    assert issubclass(rules, plain)
