@@ -15,7 +15,7 @@ from typing import Any
 
 from npdiffusion import kernels
 from npdiffusion.adapters.merging import Adapters
-from npdiffusion.checkpoints import families, hub, library, safetensors_file, whole_model
+from npdiffusion.checkpoints import families, files, hub, library, whole_model
 from npdiffusion.checkpoints.tokenizers import find_tokenizer
 from npdiffusion.checkpoints.whole_model import WholeModel
 from npdiffusion.errors import UserError
@@ -35,8 +35,8 @@ def load(path_or_id: Path | None = None, dtype: str | None = None, threads: int 
          requests: Iterable[Request] = (), preview_vae: Any = None) -> StableDiffusionPipeline:
     """A pipeline that makes pictures from prompts → npdiffusion.pipeline.StableDiffusionPipeline
 
-    path_or_id: None (the embedded model), a folder in diffusers layout, a .safetensors file, a Hugging Face id, or a name
-        in the folder of models (see library.py)
+    path_or_id: None (the embedded model), a folder in diffusers layout, a .safetensors or .gguf file, a Hugging Face id, or
+        a name in the folder of models (see library.py)
     model_dir: the folder of models; None is the one that NPDIFFUSION_MODELS names, if any
     dtype: of the weights of most products, "float32", or "bfloat16", which takes half the memory; all else is float32;
         None: what max_memory makes best, float32 without that
@@ -132,7 +132,7 @@ def load_tokenizer(path_or_id=None, tokenizer=None, model_dir=None):
     path_or_id = library.resolve(path_or_id, model_dir)
     path = pathlib.Path(os.path.expanduser(path_or_id or locate(None)))
     if tokenizer is None and path.is_file():
-        family, tensors = whole_model.by_part(safetensors_file.read_file(path), path, given=("unet", "vae"))
+        family, tensors = whole_model.by_part(files.read_tensors(path), path, given=("unet", "vae"))
         name = family.text_encoders[0]
         config = family.parts[name].config.from_dict(whole_model.sizes(family, {name: tensors[name]}, path)[name], path)
         return find_tokenizer(None, path, config, family)

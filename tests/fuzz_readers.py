@@ -17,7 +17,7 @@ from safetensors.numpy import save, save_file
 
 from npdiffusion import loading
 from npdiffusion.adapters import lora, tags, textual_inversion
-from npdiffusion.checkpoints import autoencoders, families, library, safetensors_file
+from npdiffusion.checkpoints import autoencoders, families, files, library, safetensors_file
 from npdiffusion.checkpoints.text_files import read_json
 from npdiffusion.command import options
 from npdiffusion.diffusion.schedules import NoiseSchedule
@@ -37,7 +37,7 @@ from npdiffusion.settings.kinds import Unfit
 from npdiffusion.settings.run import OPTIONS
 from npdiffusion.text import reading
 from npdiffusion.text.tokenizer import CLIPTokenizer
-from tests import mutations, stand_ins
+from tests import gguf_files, mutations, stand_ins
 
 UNET = UNetConfig(**stand_ins.UNET | {"block_out_channels": (32,), "cross_attention": (True,), "heads": (8,)})
 VAE = VAEConfig(block_out_channels=(32,), layers_per_block=1, sample_size=8)
@@ -95,6 +95,21 @@ def tensors(folder):
         for tensor in safetensors_file.read_file(path).values():
             tensor()
     return Reader(read, [path.name for path in folder.iterdir()], folder)
+
+
+def gguf(folder):
+    """A table of contents, its settings, and numbers of some kinds."""
+    settings = [("general.alignment", 4, struct.pack("<I", 32)), ("tokens", 9, struct.pack("<IQ", 8, 1) + gguf_files.text("b")),
+                ("comfy.gguf.orig_shape.a", 9, struct.pack("<IQ2i", 5, 2, 16, 6))]
+    made = {"a": gguf_files.plain(np.ones((3, 32), np.float32)), "b": gguf_files.q8_0(np.ones((2, 64))),
+            "c": (12, (256,), bytes(144)), "d": gguf_files.plain(np.ones(3, np.float16))}
+    (folder / "a.gguf").write_bytes(gguf_files.gguf(made, settings))
+    (folder / "b.gguf").write_bytes(gguf_files.gguf(made))
+
+    def read(path):
+        for tensor in files.read_tensors(path).values():
+            tensor()
+    return Reader(read, ["a.gguf", "b.gguf"], folder)
 
 
 def shards(folder):
@@ -407,7 +422,8 @@ def bundled(folder):
     return Reader(lambda path: library.describe("a", path), ["a.safetensors"], folder)
 
 
-READERS = {"tensors": tensors, "shards": shards, "model": model, "single file": single_file, "names in a file": single_names,
+READERS = {"tensors": tensors, "GGUF": gguf, "shards": shards, "model": model,
+           "single file": single_file, "names in a file": single_names,
            "autoencoder": autoencoder, "configs": configs, "scheduler": scheduler, "tokenizer": tokenizer, "loras": loras,
            "learnt words": learnt_words, "pictures": pictures, "settings in pictures": settings_in_pictures, "like": like,
            "prompts": prompts, "files of prompts": prompt_files, "manifest": manifests, "wildcards": wildcards,

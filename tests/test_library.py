@@ -84,7 +84,7 @@ def test_each_file_is_listed_as_what_it_is(shelf):
         "taesd_decoder": "TAESD", "text": "a text encoder alone", "control": "a ControlNet",
         "words": "a textual inversion", "strange": "no Stable Diffusion", "old.ckpt": "a pickle, which can run any "
         "program, so it is not opened", "empty": "the file is empty",
-        "x.gguf": "not a safetensors file but a GGUF file",
+        "x.gguf": "not a GGUF file, damaged or cut short (its table of contents goes beyond its end)",
         "other": "Stable Diffusion XL"}
 
 

@@ -1,6 +1,7 @@
 """A file → {our name: tensor} and sizes; one file per format or naming.
 
-    safetensors_file.py   the format                                 text_files.py     texts and JSON, within limits
+    safetensors_file.py   a format                                   gguf_file.py      the other format
+    files.py              whichever it is                            text_files.py     texts and JSON, within limits
     tensors.py            one tensor of a file, or some as one       quantized.py      kinds of numbers that are decoded
     leftovers.py          what in a file belongs to no part
     families.py           which model it is, one row per family      original_names.py CompVis' names, in one file for all parts

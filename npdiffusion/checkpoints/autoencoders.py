@@ -12,7 +12,7 @@ config.json beside them tell their sizes by the shapes of tensors; what shapes d
 import os
 import pathlib
 
-from npdiffusion.checkpoints import hub, leftovers, original_names, safetensors_file
+from npdiffusion.checkpoints import files, hub, leftovers, original_names, safetensors_file
 from npdiffusion.checkpoints.families import FAMILIES
 from npdiffusion.checkpoints.part import Part
 from npdiffusion.checkpoints.text_files import read_json
@@ -69,7 +69,7 @@ def in_file(path):
     """That of one file, or of TAESD's two → Part"""
     if (path.parent / "config.json").is_file() and path.name.startswith(STEM):
         return in_folder(path.parent)
-    tensors = {name: tensor for name, tensor in safetensors_file.read_file(path).items()
+    tensors = {name: tensor for name, tensor in files.read_tensors(path).items()
                if not leftovers.LEFTOVERS.fullmatch(name)}
     whole = {name: tensor for name, tensor in tensors.items() if name.startswith(ORIGINAL_PREFIX)}
     tensors = whole or tensors                                                  # of a complete model, its VAE
@@ -120,7 +120,7 @@ def both_files(path, tensors):
         if side(tensors) == part:
             found[part] = tensors
         elif beside != path and beside.is_file():
-            found[part] = safetensors_file.read_file(beside)
+            found[part] = files.read_tensors(beside)
             if side(found[part]) != part:
                 raise UserError(f"{beside}: not the {part} of TAESD")
     if "decoder" not in found:

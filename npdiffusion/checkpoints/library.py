@@ -11,7 +11,7 @@ import pathlib
 import warnings
 from dataclasses import dataclass
 
-from npdiffusion.checkpoints import families, hub, safetensors_file, whole_model
+from npdiffusion.checkpoints import families, files, hub, safetensors_file, whole_model
 from npdiffusion.checkpoints.text_files import read_json
 from npdiffusion.checkpoints.tokenizers import find_tokenizer
 from npdiffusion.errors import UserError, nearest
@@ -21,7 +21,6 @@ EMBEDDED = "embedded"
 SUFFIXES = (".safetensors", ".gguf", *safetensors_file.PICKLES)
 DEEPEST, MOST = 4, 100_000            # folders within folders, and files of any kind, that are looked at
 PRECISIONS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8", "F8_E5M2": "float8"}
-BYTES = {"F64": 8, "I64": 8, "F16": 2, "BF16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
 CHANNELS = {9: ", for inpainting", 8: ", for editing as told"}      # that the UNet takes
 
 
@@ -136,7 +135,7 @@ def describe(name, path):
     """The Entry of a file, or of a folder in diffusers layout. Never raises: what is wrong is in `family`."""
     try:
         if path.is_file():
-            tensors = safetensors_file.read_file(path)
+            tensors = files.read_tensors(path)
             family, ours = file_family(tensors)
         else:
             family, ours = folder_family(path)
@@ -223,4 +222,4 @@ def precision(tensors):
 
 def size(tensors):
     """Bytes of all weights."""
-    return sum(math.prod(tensor.shape) * BYTES.get(tensor.dtype, 4) for tensor in tensors)
+    return sum(tensor.stored for tensor in tensors)

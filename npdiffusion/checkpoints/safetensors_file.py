@@ -1,4 +1,4 @@
-"""Reading safetensors files, the only form in which weights are read: a table of contents, then numbers.
+"""Reading safetensors files, the form in which weights are shared: a table of contents, then numbers.
 
     8 bytes: n     n bytes: JSON {name: {"dtype", "shape", "data_offsets": [start, end]}}     the numbers, back to back
 
@@ -77,7 +77,7 @@ def name_foreign(path, first):
             (b"version https://git", "a pointer of git-lfs; fetch the file itself with: git lfs pull"),
             (b"<", "a web page; the download went wrong (a login or a licence to be accepted, perhaps)"),
             (b"{", "a JSON file; the weights are in a .safetensors file"),
-            (b"gguf", "a GGUF file; its quantised weights are not supported")):
+            (b"gguf", "a GGUF file, in which only models and autoencoders are read")):
         if text.startswith(mark):
             raise UserError(f"{path}: not a safetensors file but {meaning}")
     if not first:

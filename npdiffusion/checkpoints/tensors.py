@@ -14,6 +14,7 @@ from npdiffusion.errors import UserError
 
 STORED_AS = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 KINDS = {name: Kind(1, np.dtype(stored).itemsize, stored) for name, stored in STORED_AS.items()} | DECODED
+UNKNOWN = Kind(1, 4, "<f4")
 PIECE = 1 << 20         # bytes of a file that are decoded at once
 
 
@@ -34,12 +35,16 @@ class Tensor:
     @property
     def stored(self):
         """Bytes of its numbers in the file."""
-        kind = KINDS.get(self.dtype, Kind(1, 4, "<f4"))
+        kind = KINDS.get(self.dtype, UNKNOWN)
         return -(-math.prod(self.shape) // kind.values) * kind.size
 
     def rows(self, start, stop):
         """The tensor of its rows start … stop − 1 alone; only those are read."""
-        row = self.stored // self.shape[0] if self.shape[0] else 0
+        kind = KINDS.get(self.dtype, UNKNOWN)
+        numbers = math.prod(self.shape[1:])
+        if numbers % kind.values:
+            raise UserError(f"{self.path}: {self.name[:200]!a} is quantised in blocks that are no parts of its rows")
+        row = numbers // kind.values * kind.size
         return replace(self, shape=(stop - start, *self.shape[1:]), start=self.start + start * row)
 
     def __call__(self, into=None):

@@ -1,13 +1,13 @@
 """A complete model, opened: its family, its parts with the tensors that belong into them, its noise schedule.
 
     folder (diffusers layout)     a folder for each part with config.json and weights; scheduler/; model_index.json
-    one .safetensors file         all weights, each part's under a prefix, see original_names.py
+    one .safetensors or .gguf file    all weights, each part's under a prefix, see original_names.py
 
 Only settings and tables of contents are read.
 """
 from typing import NamedTuple
 
-from npdiffusion.checkpoints import autoencoders, families, leftovers, safetensors_file
+from npdiffusion.checkpoints import autoencoders, families, files, leftovers, safetensors_file
 from npdiffusion.checkpoints.families import Family
 from npdiffusion.checkpoints.part import Part
 from npdiffusion.checkpoints.text_files import read_json
@@ -73,7 +73,7 @@ def open_folder(folder, vae=None, tokenizer=None):
 
 def open_file(path, vae=None):
     """As `open_model`, of a single file: its sizes are those of its tensors."""
-    everything = safetensors_file.read_file(path)
+    everything = files.read_tensors(path)
     family, tensors = by_part(everything, path, () if vae is None else ("vae",))
     own = tensors.pop("vae", None) if vae is not None else None
     settings = sizes(family, tensors, path)

@@ -5,7 +5,7 @@ import pathlib
 import platform
 
 from npdiffusion import kernels, weights
-from npdiffusion.checkpoints import families, library, safetensors_file, whole_model
+from npdiffusion.checkpoints import families, files, library, safetensors_file, whole_model
 from npdiffusion.checkpoints.text_files import read_json
 from npdiffusion.kernels import machine
 from npdiffusion.models.configs import UNetConfig, VAEConfig
@@ -65,7 +65,7 @@ def describe(model):
             yield line("  draws", f"{subjects} subjects on {grounds} grounds, and nothing else: "
                        "npdiffusion subjects lists them")
     else:
-        _, parts = whole_model.by_part(safetensors_file.read_file(folder), folder)
+        _, parts = whole_model.by_part(files.read_tensors(folder), folder)
     for part, tensors in parts.items():
         count = sum(math.prod(tensor.shape) for tensor in tensors.values())
         kinds, size = library.precision(tensors.values()), library.size(tensors.values())

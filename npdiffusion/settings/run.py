@@ -30,9 +30,9 @@ OPTIONS = {name: replace(row, name=name) for name, row in {
                              group=MANY, metavar="NUMBERS"),
     "embedding_dir": Setting(Path(), "folder with learnt words (textual inversion), which a prompt uses by their files' names",
                              group=PROMPT, metavar="DIR", synonyms=("--embd-dir", "--embeddings-dir")),
-    "model": Setting(Path(), "folder in diffusers layout, .safetensors file, Hugging Face id, or a name that `npdiffusion "
-                     "models` lists (default: the embedded model, a small one that draws what `npdiffusion subjects` "
-                     "shows, and nothing else)", group=MODEL, flags=("-m", "--model"), metavar="MODEL",
+    "model": Setting(Path(), "folder in diffusers layout, .safetensors or .gguf file, Hugging Face id, or a name that "
+                     "`npdiffusion models` lists (default: the embedded model, a small one that draws what `npdiffusion "
+                     "subjects` shows, and nothing else)", group=MODEL, flags=("-m", "--model"), metavar="MODEL",
                      synonyms=("--ckpt", "--checkpoint")),
     "model_dir": Setting(Path(), "folder of models, which -m can name without their path (default: $NPDIFFUSION_MODELS)",
                          group=MODEL, metavar="DIR"),
