@@ -6,7 +6,8 @@
     info.py       --info                             prepare.py    backend, threads, compiling
     talk.py       progress, messages
 
-Subcommands, which do something other than make pictures: help.py, metadata.py, models.py, serve.py, subjects.py, tokens.py
+Subcommands, which do something other than make pictures: help.py, metadata.py, models.py, serve.py, subjects.py, tokens.py,
+train.py
 
     npdiffusion WORD ...      WORD is exactly one of SUBCOMMANDS; a prompt of that one word is written after `--` or `-p`
 
@@ -26,6 +27,7 @@ SUBCOMMANDS = {
     "serve": "a page on this machine, and interfaces for other programs",
     "subjects": "what the embedded model can draw",
     "tokens": "how a prompt is split into tokens",
+    "train": "learning: a VAE of digits from nothing, curves of a run",
 }
 
 # Words that are typed as if they were subcommands, and what there is instead; SUBCOMMANDS goes first.
@@ -40,7 +42,7 @@ INSTEAD = {
     **dict.fromkeys(("inpaint", "inpainting", "outpaint"), 'that is an option: npdiffusion "a cat" -i cat.png --mask mask.png'),
     **dict.fromkeys(("upscale", "hires"), "an enlarged picture is an option: --hires 2"),
     **dict.fromkeys(("server", "web", "webui", "ui", "gui", "api"), "npdiffusion serve is the page and the interfaces"),
-    **dict.fromkeys(("train", "finetune", "fine-tune", "dreambooth"), "models can't be trained by the command"),
+    **dict.fromkeys(("finetune", "fine-tune", "dreambooth"), "npdiffusion train --help shows what can be trained"),
     **dict.fromkeys(("convert", "quantize", "merge"), "models are loaded as they are, no file has to be converted"),
     **dict.fromkeys(("download", "pull", "fetch", "get"), "a model is downloaded when its Hugging Face id is given to -m"),
     **dict.fromkeys(("install", "update", "upgrade", "uninstall"), "pip does that: pip install --upgrade npdiffusion"),

@@ -5,5 +5,9 @@
     optimizers.py   gradients → new parameters     rates.py       the learning rate of a step
     clipping.py     what precedes a step           averages.py    averaged weights
     runs.py         the folder of a training       curves.py      its log, drawn
+    loop.py         all of this, step by step      initial.py     where it begins
     digits.py       MNIST and what stands for it   drawn_digits.py   from fonts
+    digit_vae.py    a VAE of digits                vae_lesson.py     its training and its picture
+    denoising.py    the loss of a diffusion model
+    picture_folder.py   pictures with captions
 """
