@@ -90,6 +90,7 @@ def conv2d(x, weight, bias=None, stride=1, padding=(0, 0, 0, 0), residual=None):
     x: (N, H, W, I)   weight: (O, I, kh, kw)   bias: (O,), or (N, O) to shift each image by its own time embedding
     padding: zeros added at (top, bottom, left, right)   residual: like the result   → (N, H_out, W_out, O)
     im2col: Chellapilla, Puri & Simard 2006, "High performance convolutional neural networks for document processing".
+    As a matrix, and its transpose: docs/notes/10-convolution.md
     """
     x, weight = factors(x, weight)
     out_channels, in_channels, kh, kw = weight.shape
@@ -125,6 +126,7 @@ def group_norm(x, weight, bias, groups, eps):
     """y = γ (x − μ) / √(σ² + ε) + β, with μ and σ² over the H · W pixels and C / groups channels of a group.
 
     x: (N, H, W, C)   weight γ, bias β: (C,)   → (N, H, W, C)          Wu & He 2018, arXiv:1803.08494
+    What it ignores, and its gradient: docs/notes/11-normalisation.md
     """
     n, h, w, c = x.shape
     x = x.reshape(n, h * w, groups, c // groups)
@@ -183,6 +185,7 @@ def attention(q, k, v, heads, causal=False, dtype="float32"):
     """softmax(Q Kᵀ / √D) V for each head      q: (N, T, h·D)   k, v: (N, S, h·D)   → (N, T, h·D)
 
     With `causal`, query t sees keys 0..t alone (T = S).          Vaswani et al. 2017, arXiv:1706.03762, eq. 1
+    Why √D, and how gradients go back: docs/notes/09-attention.md
     With dtype "bfloat16" the factors of both products are rounded: q log₂ e / √D, k, v, and powers 2^(x − m), where x
     are scores and m is their maximum as a whole number; what powers are divided by is the sum of unrounded ones.
     """

@@ -19,7 +19,7 @@ import re
 
 import numpy as np
 
-from tests.formulas import CLOSING, FUNCTIONS, Parser, Token, enclosed, group, split, tokens
+from tests.formulas import CLOSING, DIFFERENTIAL, FUNCTIONS, Parser, Token, enclosed, group, split, tokens
 
 
 def normal(x, mean, variance):
@@ -90,7 +90,7 @@ def mistakes(token, rest):
     if text == "\\frac":
         top = group(rest)
         bottom = group(rest[len(top):])
-        if not {"\\partial", "d"} & {each.text for each in bottom[:2]}:
+        if not {"\\partial", DIFFERENTIAL} & {each.text for each in bottom[:2]}:
             yield "fraction turned over", [token], [*bottom, *top, *rest[len(top) + len(bottom):]]
     if kind == "name" and re.search("_(bar|hat|tilde)$", text):
         yield "accent dropped", [Token("name", text.rpartition("_")[0])], rest
@@ -128,12 +128,12 @@ def holds(left, relation, right, tolerance, roughly):
         return bool((low <= high + 1e-12).all())
     if left.size > 1 < right.size and left.shape != right.shape:
         return False
-    return difference(left, right) <= (tolerance if relation == "=" else roughly)
+    return difference(left, right) <= tolerance if relation == "=" else difference(left, right, least=1e-30) <= roughly
 
 
-def difference(left, right):
-    """The largest difference over the largest value, or over 1e-3 if all are smaller: some sides are 0"""
-    return float(np.abs(left - right).max() / max(np.abs(left).max(), np.abs(right).max(), 1e-3))
+def difference(left, right, least=1e-3):
+    """The largest difference over the largest value, or over `least` if all are smaller: some sides are 0"""
+    return float(np.abs(left - right).max() / max(np.abs(left).max(), np.abs(right).max(), least))
 
 
 # ---- Unicode, as in docstrings, into LaTeX

@@ -16,6 +16,8 @@ FUNCTIONS = {"\\log": np.log, "\\ln": np.log, "\\exp": np.exp, "\\cos": np.cos, 
 CLOSING = {"(": ")", "[": "]", "{": "}", "\\lVert": "\\rVert", "\\lvert": "\\rvert", "\\lfloor": "\\rfloor",
            "\\langle": "\\rangle"}
 COMMAS = {",", ";", "\\mid", "\\Vert"}
+DIFFERENTIAL = "\\mathrm{d}"              # upright, as in an integral: the letter d may be anything
+ENDS = {"+", "-", DIFFERENTIAL, "\\qquad", *CLOSING.values(), *COMMAS, *RELATIONS}       # of a product
 INVISIBLE = {"\\left", "\\right", "\\big", "\\Big", "\\bigl", "\\bigr", "\\Bigl", "\\Bigr", "\\thinspace", "\\quad", "&", "."}
 TOKEN = re.compile(r"""
     \\(?:mathrm|mathcal|mathbb|mathbf|operatorname|text)\s*\{(?P<word>[^{}]*)\}
@@ -42,7 +44,9 @@ def tokens(text):
             letter = command[1:]
         if accent:
             letter = (match["inner"] or match["single"]).lstrip("\\") + "_" + accent
-        if word is not None or letter:
+        if word == "d":
+            found.append(Token("sign", DIFFERENTIAL))
+        elif word is not None or letter:
             found.append(Token("name", identifier(word if letter is None else letter)))
         elif number:
             found.append(Token("number", number))
@@ -149,7 +153,7 @@ class Parser:
 
     def product(self):
         result = self.factor()
-        while self.next and self.next not in {"+", "-", ")", "]", "}", "d", "\\qquad", *CLOSING.values(), *COMMAS, *RELATIONS}:
+        while self.next and self.next not in ENDS:
             how = self.take().text if self.next in ("/", "\\cdot", "\\times", "\\odot") else ""
             result = product(result, self.factor(), how)
         return result
@@ -252,7 +256,7 @@ class Parser:
     def fraction(self):
         self.take()
         top, bottom = self.part(), self.part()
-        if bottom[0].text in ("\\partial", "d"):
+        if bottom[0].text in ("\\partial", DIFFERENTIAL):
             variable = bottom[1:]
             function = Parser(top[1:]).whole() if top[1:] else self.factor()
             return lambda names: derivative(function, names, variable)
@@ -282,7 +286,7 @@ class Parser:
             low = self.operand()
             high = self.power()
         body = self.product()
-        if self.next != "d":
+        if self.next != DIFFERENTIAL:
             raise ValueError("an integral ends with \\mathrm{d} and its variable")
         self.take()
         variable = self.take().text

@@ -14,11 +14,15 @@ import scipy.special
 import scipy.stats
 from PIL import Image
 
-from npdiffusion.diffusion.schedules import NoiseSchedule
+from npdiffusion.diffusion.samplers import SAMPLERS, euler
+from npdiffusion.diffusion.schedules import NoiseSchedule, karras_sigmas
 from npdiffusion.diffusion.schedules.betas import zero_terminal_snr
+from npdiffusion.kernels import reference
+from npdiffusion.models import flops
+from npdiffusion.models.configs import UNetConfig
 
 FOLDER = pathlib.Path(__file__).resolve().parent / "pictures"
-COLOURS = "#2b6cb0", "#c2410c", "#2f855a", "#7c3aed", "#64748b"
+COLOURS = "#2b6cb0", "#c2410c", "#2f855a", "#7c3aed", "#64748b", "#db2777"
 GREY = "#94a3b8"
 mpl.use("agg")
 mpl.rcParams.update({
@@ -187,10 +191,142 @@ def scores():
     return figure
 
 
+# ---- 8: samplers
+
+def flow():
+    """The probability flow from noise to two points in one dimension, and five steps of Euler along it"""
+    figure, ax = axes(height=3.2)
+    points = np.array([-1.0, 1.0])
+
+    def denoise(x, sigma):
+        return (scipy.special.softmax(-np.square(np.subtract.outer(x, points)) / (2 * sigma**2), axis=-1) * points).sum(-1)
+
+    start = np.linspace(-2, 2, 14)
+    for levels, style in ((np.geomspace(1.5, 0.01, 400), {"color": COLOURS[0]}),
+                          (np.array([1.5, 0.9, 0.5, 0.2, 0.01]), {"color": COLOURS[1], "marker": ".", "alpha": 0.6})):
+        states = np.array([start, *(x for x, _ in euler(denoise, start, levels.tolist()))])
+        ax.plot(levels, states, linewidth=1, **style)
+    ax.set(xlabel="σ, from noise (left) to pictures (right)", ylabel="x",
+           title="blue: the flow to two pictures, ±1; red: four steps of Euler")
+    ax.invert_xaxis()
+    return figure
+
+
+def orders():
+    """Errors against calls of the model for Gaussian pictures, for which the flow is known"""
+    figure, ax = axes(height=3.2)
+    wanted = np.hypot(1, 0.05) / np.hypot(1, 14.6)
+    for name in ("euler", "heun", "dpm2", "dpm++2m", "unipc", "lms"):
+        calls, errors = [], []
+        for steps in (6, 8, 12, 16, 24, 32, 48, 64, 96, 128):
+            levels = karras_sigmas(14.6, 0.05, steps + 1).tolist()
+            *_, (x, _) = SAMPLERS[name].function(lambda x, sigma: x / (1 + float(sigma)**2), 1.0, levels)
+            calls.append(steps * SAMPLERS[name].calls), errors.append(abs(x / wanted - 1))
+        ax.plot(calls, errors, marker=".", label=f"{name}, order {SAMPLERS[name].order}")
+    ax.set(xscale="log", yscale="log", xlabel="calls of the model", ylabel="relative error", xticks=[10, 20, 50, 100, 200],
+           xticklabels=[10, 20, 50, 100, 200], title="twice the calls: error ÷ 2, ÷ 4, …")
+    ax.legend(fontsize=8)
+    return figure
+
+
+# ---- 9, 10: attention, convolution
+
+def softmax():
+    """Sorted weights of a query over sixteen keys, by width of the head"""
+    figure, panels = axes(2, sharey=True)
+    rng = np.random.default_rng(1)
+    for ax, scaled in zip(panels, (False, True)):
+        for width in (4, 40, 160):
+            q, k = rng.standard_normal((500, 1, width)), rng.standard_normal((500, 16, width))
+            weights = scipy.special.softmax((q * k).sum(-1) / (np.sqrt(width) if scaled else 1), axis=-1)
+            ax.plot(range(1, 17), np.sort(weights, axis=-1)[:, ::-1].mean(axis=0), marker=".", label=f"D = {width}")
+        ax.set(xlabel="keys, the best first", title="divided by √D" if scaled else "scores as they are")
+    panels[0].set(ylabel="weight, on average"), panels[0].legend()
+    return figure
+
+
+def toeplitz():
+    """A convolution of one line as a matrix, and its transpose"""
+    figure, panels = axes(2, height=3.0)
+    matrix = np.zeros((8, 10))
+    for row in range(8):
+        matrix[row, row:row + 3] = 1, 2, 3
+    titles = "A: three weights, shifted", "its transpose: turned round, with a border"
+    for ax, each, title in zip(panels, (matrix, matrix.T), titles):
+        ax.imshow(np.where(each, each, np.nan), cmap="Blues", vmin=0, vmax=4)
+        for (i, j), number in np.ndenumerate(each):
+            if number:
+                ax.text(j, i, f"$w_{int(number) - 1}$", ha="center", va="center")
+        ax.set(xticks=[], yticks=[], title=title)
+        plt.setp(ax.spines.values(), visible=True)
+    return figure
+
+
+# ---- 11 to 14: activations, contrast, guidance, sizes
+
+def activations():
+    """SiLU, GELU, quick GELU and their slopes"""
+    figure, panels = axes(2)
+    x = np.linspace(-4, 4, 401)
+    for name, function in (("SiLU", reference.silu), ("GELU", reference.gelu), ("quick GELU", reference.quick_gelu)):
+        panels[0].plot(x, function(x), label=name)
+        panels[1].plot(x, np.gradient(function(x), x), label=name)
+    panels[0].set(title="activations"), panels[1].set(title="their slopes"), panels[0].legend()
+    return figure
+
+
+def contrast():
+    """Eight random pairs of vectors, moved along the gradient of CLIP's loss"""
+    figure, panels = axes(4, height=2.3)
+    rng, n, tau, rate = np.random.default_rng(0), 8, 10.0, 0.5
+    a, b = rng.standard_normal((2, n, 6))
+    for step in range(241):
+        a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b))
+        scores = tau * a @ b.T
+        if step in (0, 20, 80, 240):
+            ax = panels[(0, 20, 80, 240).index(step)]
+            ax.imshow(scores, cmap="RdBu_r", vmin=-tau, vmax=tau)
+            ax.set(xticks=[], yticks=[], title=f"after {step} steps")
+        slope = (scipy.special.softmax(scores, axis=1) + scipy.special.softmax(scores, axis=0) - 2 * np.eye(n)) / 2
+        a, b = a - rate * slope @ b, b - rate * slope.T @ a
+    panels[0].set(ylabel="pictures", xlabel="texts")
+    return figure
+
+
+def guided():
+    """p(x)^(1−s) p(x | c)^s for Gaussians"""
+    figure, ax = axes()
+    x, m, v = np.linspace(-3, 4, 400), 1.0, 0.5
+    ax.plot(x, normal(x), color=GREY, linestyle="--", label="all pictures")
+    for s in (1, 2, 3, 7.5):
+        variance = 1 / (1 - s + s / v)
+        ax.plot(x, normal(x, variance * s * m / v, np.sqrt(variance)), label=f"s = {s}")
+    ax.axvline(m, color=GREY, linewidth=1)
+    ax.set(yticks=[], title="pictures for a prompt, whose mean is the grey line")
+    ax.legend()
+    return figure
+
+
+def budget():
+    """Operations of SD v1's UNet by the size of the picture, and what they are"""
+    figure, panels = axes(2)
+    kinds = {"3×3 convolutions": ("3×3", "3×3 stride 2"), "1×1, linear": ("1×1", "linear"), "attention": ("attention",)}
+    sides = [256, 512, 768, 1024]
+    counts = [flops.unet(UNetConfig(), side // 8, side // 8) for side in sides]
+    bottom = np.zeros(len(sides))
+    for label, names in kinds.items():
+        height = np.array([sum(count[name] for name in names) / 1e9 for count in counts])
+        panels[0].bar([str(side) for side in sides], height, bottom=bottom, label=label)
+        panels[1].plot(sides, height / [sum(count.values()) / 1e9 for count in counts], marker="o", label=label)
+        bottom += height
+    panels[0].set(title="10⁹ operations of a call, by side in pixels"), panels[0].legend()
+    panels[1].set(title="shares", ylim=(0, 0.75), xlabel="side in pixels", xticks=sides)
+    return figure
+
+
 def main(names):
-    helpers = "save", "axes", "normal", "main", "NoiseSchedule"
-    made = {name: make for name, make in globals().items()
-            if callable(make) and make.__module__ == __name__ and name not in helpers}
+    made = {name: make for name, make in globals().items() if callable(make) and make.__module__ == __name__
+            and name not in ("save", "axes", "normal", "main")}
     for name in names or made:
         save(made[name](), name)
 

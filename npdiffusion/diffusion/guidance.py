@@ -2,7 +2,9 @@
 
     ε̂ = ε(∅) + s (ε(c) − ε(∅))      c the prompt, ∅ the negative prompt or an empty one, s the guidance scale
 
-It acts on whatever the model predicts: ε, v or x₀. N images, H × W latent pixels, C channels (last); float32.
+It acts on whatever the model predicts: ε, v or x₀. Why it works, and what it costs: docs/notes/13-guidance.md
+
+N images, H × W latent pixels, C channels (last); float32.
 """
 from collections import deque
 

@@ -7,6 +7,7 @@ OpenCLIP's are alike, but larger and with GELU: 23 layers of width 1024 in SD 2,
     context = final_layer_norm(x)
 
 N prompts, T tokens (77), C channels. Padding is not masked: the UNet was trained to attend to it too.
+What CLIP was trained for, and what follows from it: docs/notes/12-words.md
 """
 import numpy as np
 

@@ -5,7 +5,7 @@ Rombach et al. 2021, arXiv:2112.10752, section 3.1. The encoder gives a Gaussian
     q(z | x) = N(μ(x), σ²(x)),   log σ² clipped to [−30, 20],
 
 and diffusion runs on latents = scaling_factor · z, which brings them near unit variance. Images are in [−1, 1].
-Where that loss comes from, and why an autoencoder alone draws blurred pictures: docs/notes/03-autoencoder.md
+How it is trained, and why alone it would draw blurred pictures: docs/notes/03-autoencoder.md
 
 N images, H × W pixels, C channels (last); f = 2^(levels − 1) is the reduction.
 """

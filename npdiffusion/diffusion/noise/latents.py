@@ -61,6 +61,7 @@ def slerp(share, low, high):
 
     Almost equal arrays are mixed in a straight line, where it takes s for the share of low. Columns without an angle
     between them, or in one line (all, where H is 1), for which its formula gives NaN, are mixed in a straight line too.
+    Why an arc: docs/notes/02-gaussians.md
     """
     def along_columns(x):
         return x / np.linalg.norm(x, axis=1, keepdims=True)

@@ -1,6 +1,6 @@
 """Samplers: from noise to a picture, given a denoiser and a list of noise levels.
 
-Each is a generator that yields the state after every step, and the x̂₀ that led there, the latest where there were two;
+Why a walk works, and what an order is: docs/notes/08-samplers.md. Each is a generator that yields the state after every step, and the x̂₀ that led there, the latest where there were two;
 so previews, progress and stopping belong to the caller.
 Two families, by the scale of their state (see denoiser.py):
 
