@@ -1,7 +1,8 @@
 """Samplers: from noise to a picture, given a denoiser and a list of noise levels.
 
-Why a walk works, and what an order is: docs/notes/08-samplers.md. Each is a generator that yields the state after every step, and the x̂₀ that led there, the latest where there were two;
+Each is a generator that yields the state after every step, and the x̂₀ that led there, the latest where there were two;
 so previews, progress and stopping belong to the caller.
+What they follow, and what an order is: docs/notes/08-samplers.md
 Two families, by the scale of their state (see denoiser.py):
 
     ddpm  ddim  pndm  lcm  tcd     x = √ᾱ_t x₀ + √(1 − ᾱ_t) ε     walk over time steps: (t, ᾱ_t, ᾱ_{t−1}) for each step
