@@ -4,8 +4,9 @@
     ```python     Python                     ```text       neither; nothing else may stand behind ```
 
 bash runs the shell's lines; `npdiffusion` and `python` are small programs that hand their arguments to this process, so that
-nothing is imported or compiled twice. `git`, `python3 -m venv`, `pip` and `python -m pytest` are not run (.ci/run runs them):
-their stand-ins check that the line has a form that installs this project, and do what later lines rely on.
+nothing is imported or compiled twice. `npdiffusion serve … &` is a process of its own, on a free port that stands for 7860.
+`git`, `python3 -m venv`, `pip` and `python -m pytest` are not run (.ci/run runs them): their stand-ins check that the line
+has a form that installs this project, and do what later lines rely on.
 """
 import configparser
 import contextlib
@@ -28,6 +29,8 @@ from npdiffusion.command import cli
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SERVER = re.compile(r"^(npdiffusion serve.*?) &$", re.MULTILINE)
+PORT = "127.0.0.1:7860"
 LANGUAGES = ("sh", "console", "python", "text")
 STRICT = "set -o pipefail\ntrap 'code=$?; [ $code = 0 ] || exit $code' DEBUG\n"        # `set -e` overlooks A in A && B
 CLIENT = f"""#!{sys.executable} -ISs
@@ -97,10 +100,18 @@ class Session:
             (self.tools / name).write_text(CLIENT, encoding="utf-8")
             (self.tools / name).chmod(0o755)
         (self.tools / "variables").touch()
+        self.server, self.address = None, PORT
         prepare(folder)
+
+    def close(self):
+        """End the server, if there is one."""
+        if self.server:
+            self.server.kill()
+            self.server.communicate()
 
     def run(self, block):
         """Do what a block says; whatever is wrong with it is raised."""
+        block = block._replace(text=SERVER.sub(r"\1", block.text).replace(PORT, self.address))
         if block.language == "python":
             self.python(block)
         elif block.language in ("sh", "console"):
@@ -148,7 +159,17 @@ class Session:
             print(json.dumps([code, out.getvalue(), err.getvalue()]), file=file, flush=True)
 
     def npdiffusion(self, arguments, text):
-        return cli.main(arguments)
+        return self.start_server(arguments) if arguments[:1] == ["serve"] else cli.main(arguments)
+
+    def start_server(self, arguments):
+        """A server in a process of its own; returns when it answers"""
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+        self.server = subprocess.Popen([sys.executable, "-m", "npdiffusion", *arguments, "--port", str(port)], text=True,
+                                       stderr=subprocess.PIPE, env=environment)
+        self.address = f"127.0.0.1:{port}"
+        assert any("listens" in line for line in self.server.stderr), "the server didn't start"
 
     def interpreter(self, arguments, text):
         """python -m MODULE, python FILE, python -; but python -m pytest isn't run"""

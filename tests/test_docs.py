@@ -5,6 +5,7 @@ and the autoencoder decodes one picture, whose results are then repeated: what i
 comes to its end, with all of its options and at its sizes. Lines that install something are checked for their form (pages.py).
 """
 import ast
+import contextlib
 import io
 import re
 import shlex
@@ -108,9 +109,10 @@ def one_step(monkeypatch):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("page", pages.PAGES, ids=name)
 def test_a_page_runs_as_it_stands_and_makes_the_pictures_that_it_names(page, at_home, one_step):
-    session, blocks = pages.Session(at_home, prepare), pages.blocks(page)
-    for block in blocks:
-        session.run(block)
+    blocks = pages.blocks(page)
+    with contextlib.closing(pages.Session(at_home, prepare)) as session:
+        for block in blocks:
+            session.run(block)
     for file in shown(page):
         if any(file in block.text for block in blocks):
             assert Image.open(session.place / file).size == Image.open(pages.ROOT / file).size, file

@@ -2,7 +2,9 @@
 import base64
 import io
 import json
+import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,9 +19,10 @@ pytest.importorskip("starlette", reason="starlette is not installed")
 
 from npdiffusion.command import cli
 from npdiffusion.errors import UserError
+from npdiffusion.server.catalogue import Catalogue
 from npdiffusion.server.job import Job
 from npdiffusion.server.turns import Turns
-from npdiffusion.settings import Request
+from npdiffusion.settings import SETTINGS, Request
 from tests.fake_pipeline import FakePipeline
 from tests.processes import modules_after, run_python
 from tests.served import served
@@ -49,6 +52,14 @@ def png(image):
 
 def pixels(content):
     return np.asarray(Image.open(io.BytesIO(content)))
+
+
+def until(true, seconds=60):
+    """Wait until a function gives something true."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 class Gate:
@@ -165,7 +176,7 @@ def test_a_job_that_waits_is_cancelled_without_a_step(fake):
     gate = Gate(fake.pipeline)
     first, second = (fake.post("/api/jobs", {"prompt": name, "steps": 1}) for name in ("first", "second"))
     gate.reached.wait(10)
-    assert fake.get(f"/api/jobs/{second['id']}")["ahead"] == 1
+    assert fake.get(f"/api/jobs/{second['id']}")["ahead"] == 1        # the one at work
     assert fake.post(f"/api/jobs/{second['id']}/cancel")["state"] == "cancelled"
     gate.event.set()
     assert fake.finished(first)["state"] == "done" and [asked["prompt"] for asked in fake.pipeline.asked] == ["first"]
@@ -201,6 +212,77 @@ def test_a_full_disk_fails_the_picture_and_not_the_server(fake, monkeypatch):
         state = fake.finished(fake.post("/api/jobs", {"prompt": "x", "steps": 1}))
     assert state["state"] == "failed" and "No space left" in state["error"]
     assert fake.finished(fake.post("/api/jobs", {"prompt": "x", "steps": 1}))["state"] == "done"
+
+
+def test_hundreds_are_queued_half_vanish_and_nothing_is_made_for_those(fake):
+    """The short version of a thousand requests from fifty clients."""
+    gate, count = Gate(fake.pipeline), 200
+    body = [json.dumps({"prompt": f"of {number % 20}", "steps": 1, "user": f"client {number % 20}"}).encode()
+            for number in range(count)]
+    connections = []
+    for content in body:
+        connection = socket.create_connection(("127.0.0.1", fake.port), timeout=60)
+        connection.sendall(b"POST /v1/images/generations HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+                           b"Connection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(content), content))
+        connections.append(connection)
+    until(lambda: len(fake.engine.turns) == count)
+    for number, connection in enumerate(connections):
+        if number % 20 < 10:
+            connection.close()
+    until(lambda: len(fake.engine.turns) <= count // 2 + 1)
+    asked = len(fake.pipeline.asked)
+    gate.event.set()
+    until(lambda: not fake.engine.active())
+    made = [each["prompt"] for each in fake.pipeline.asked]
+    assert not {*made[asked:]} & {f"of {number}" for number in range(10)} and len(made) <= count // 2 + 1
+    turns = [made[asked + first:asked + first + 10] for first in range(0, count // 2 - 10, 10)]
+    assert all(len({*turn}) == 10 for turn in turns[:-1])                 # each client has one of ten
+    for number, connection in enumerate(connections):
+        if number % 20 >= 10:
+            with connection.makefile("rb") as file:
+                assert b'"b64_json"' in file.read()
+            connection.close()
+    assert not fake.engine.turns.clients and fake.engine.store.waiting() == []
+
+
+def test_position_and_time_left_are_told(fake):
+    gate = Gate(fake.pipeline)
+    jobs = [fake.post("/api/jobs", {"prompt": "x", "steps": 1, "count": 2}, x_client=name) for name in "abc"]
+    states = [fake.get(f"/api/jobs/{job['id']}") for job in jobs]
+    assert [state["ahead"] for state in states] == [0, 1, 2]
+    assert states[0]["seconds_left"] <= states[1]["seconds_left"] <= states[2]["seconds_left"] > 0
+    gate.event.set()
+
+
+def test_another_model_is_loaded_when_its_turn_comes_and_one_that_can_not_be_fails_its_job(tmp_path, monkeypatch):
+    pipelines = {"embedded": FakePipeline(), "other": FakePipeline()}
+    loaded = []
+
+    def load(name):
+        loaded.append(name)
+        if name == "broken":
+            raise UserError("/models/broken.safetensors: cut short")
+        return pipelines[name]
+    monkeypatch.setattr(Catalogue, "models", {"embedded": "", "other": "", "broken": ""})
+    with served(tmp_path / "pictures", loaders=load) as server:
+        jobs = [server.finished(server.post("/api/jobs", {"prompt": "x", "steps": 1, "model": name}))
+                for name in ("embedded", "other", "broken", "other")]
+    assert [job["state"] for job in jobs] == ["done", "done", "failed", "done"]
+    assert jobs[2]["error"] == "broken.safetensors: cut short"
+    assert loaded == ["embedded", "other", "broken", "other"]
+    assert [len(pipeline.asked) for pipeline in pipelines.values()] == [1, 2]
+
+
+def test_the_description_has_every_path_and_every_setting(fake):
+    found = fake.get("/openapi.json")
+    for path, ways in found["paths"].items():
+        for method in ways:
+            status, *_ = fake.call(method.upper(), re.sub(r"\{\w+\}", "0", path), {} if method == "post" else None)
+            assert status != 405, path
+    body = found["paths"]["/api/jobs"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert body["properties"].keys() == {"model", *SETTINGS} and body["properties"]["steps"]["maximum"] == 1000
+    fields = found["paths"]["/sdapi/v1/img2img"]["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"]
+    assert fields["inpaint_full_res"] == {"default": True, "type": "boolean"}
 
 
 # ---- what is refused
@@ -283,7 +365,6 @@ def start_process(folder, port, *options):
 
 
 def free_port():
-    import socket
     with socket.create_server(("127.0.0.1", 0)) as found:
         return found.getsockname()[1]
 

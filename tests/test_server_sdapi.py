@@ -126,13 +126,13 @@ def test_requests_of_sillytavern_are_answered(real):
 
 
 def test_progress_shows_the_picture_that_is_to_be(real):
-    found, thread = [], threading.Thread(target=real.post, args=("/sdapi/v1/txt2img", {"prompt": "a cat", "steps": 150}))
+    found, thread = [], threading.Thread(target=real.post, args=("/sdapi/v1/txt2img", {"prompt": "a cat", "steps": 60}))
     thread.start()
     while thread.is_alive():
         found.append(real.get("/sdapi/v1/progress"))
     shown = [each for each in found if each["current_image"]]
     assert shown and picture(shown[-1]["current_image"]).size == (128, 128)
-    assert any(0 < each["progress"] < 1 and each["state"]["sampling_steps"] == 150 for each in found)
+    assert any(0 < each["progress"] < 1 and each["state"]["sampling_steps"] == 60 for each in found)
     assert real.get("/sdapi/v1/progress?skip_current_image=true")["current_image"] is None
 
 
@@ -154,7 +154,7 @@ def test_interrupt_and_skip_end_pictures_of_this_interface_alone(fake):
 def test_skip_goes_on_with_the_next_picture(real):
     found = []
     thread = threading.Thread(target=lambda: found.append(real.post("/sdapi/v1/txt2img", {
-        "prompt": "a cat", "steps": 150, "n_iter": 2, "seed": 1})))
+        "prompt": "a cat", "steps": 60, "n_iter": 2, "seed": 1})))
     thread.start()
     while real.engine.now is None or real.engine.now.step < 2:
         time.sleep(0.01)

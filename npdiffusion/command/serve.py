@@ -1,9 +1,11 @@
 """npdiffusion serve: a page on this machine, and interfaces that other programs speak."""
 import argparse
+import contextlib
 import importlib.util
 import os
 import pathlib
 import secrets
+import signal
 import socket
 
 from npdiffusion.command.parser import Parser, reader
@@ -77,6 +79,8 @@ def run(options):
         say(f"{address(listening)} is where it listens, {folder}{os.sep} where pictures go; Ctrl-C ends it")
         if key is not None and not options.api_key and KEY not in os.environ:
             say(f"key: {key}")
+        with contextlib.suppress(ValueError):            # not in the main thread: signals are somebody else's
+            signal.signal(signal.SIGTERM, signal.default_int_handler)         # ends it as Ctrl-C does
         try:
             serve(make_server(engine, options.host, options.allow_host, key), listening)
         except KeyboardInterrupt:

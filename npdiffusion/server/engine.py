@@ -139,9 +139,12 @@ class Engine:
         with self.lock:
             if job.id not in self.turns.jobs:
                 return 0, 0.0
-            number, cost = (0, 0.0) if job is self.now else self.turns.ahead(job)
+            now, number, cost = self.now, 0, 0.0
+            if job is not now:
+                number, cost = self.turns.ahead(job, now)
+                if now is not None:
+                    number, cost = number + 1, cost + now.cost
             cost += job.left * job.cost
-            now = self.now
             if now is not None and now.steps:            # what is done of the picture at work
                 cost -= min(now.step / now.steps, 1) * now.cost
             return number, max(0.0, cost * self.rate)

@@ -1,13 +1,15 @@
 """What a request brings: JSON, pictures in base64 or as files, the settings inside a picture. Nothing here opens a path."""
+import asyncio
 import base64
 import binascii
+import concurrent.futures
 import contextlib
+import contextvars
 import io
 import json
 import re
 
 from PIL import ImageOps
-from starlette.concurrency import run_in_threadpool
 
 from npdiffusion.errors import UserError, nearest
 from npdiffusion.painting import masks
@@ -17,6 +19,7 @@ from npdiffusion.settings import SETTINGS, Request, check_typed
 from npdiffusion.settings.kinds import Picture, Unfit
 
 DATA = re.compile(r"data:[\w.+/-]{1,60};base64,", re.ASCII)
+THREADS = concurrent.futures.ThreadPoolExecutor(2, "requests")
 ABSOLUTE = re.compile(r"(?<![\w/.:<])(?:~?/|[A-Za-z]:[\\/])(?:[^\s:,;'\"()]+[\\/])+")       # of a path, all but its last part
 
 
@@ -150,5 +153,6 @@ def encoded(image, format="PNG", **options):
 
 
 async def apart(function, *arguments):
-    """Call what takes its time in another thread."""
-    return await run_in_threadpool(function, *arguments)
+    """Call what takes its time in another thread. Few of them: more would only wait for one another, and for Python's lock."""
+    inside = contextvars.copy_context().run
+    return await asyncio.get_running_loop().run_in_executor(THREADS, inside, function, *arguments)

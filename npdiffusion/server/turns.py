@@ -12,6 +12,7 @@ class Turns:
     def __init__(self):
         self.clients = collections.OrderedDict()         # client → {id: Job}, both in the order of their turns
         self.jobs = {}                                   # id → Job
+        self.last = None                                 # the client whose turn it was
 
     def __len__(self):
         return len(self.jobs)
@@ -38,25 +39,29 @@ class Turns:
         """The job of which a picture is to be made now, or None; it stays here until it is removed"""
         if not self.clients:
             return None
-        client, own = next(iter(self.clients.items()))
-        self.clients.move_to_end(client)
+        if self.last in self.clients:                    # not before now: whoever came in the meantime goes first
+            self.clients.move_to_end(self.last)
+        self.last, own = next(iter(self.clients.items()))
         return next(iter(own.values()))
 
-    def ahead(self, job):
-        """Pictures that come before the next one of a waiting job, and what they cost → (number, cost)"""
+    def ahead(self, job, now=None):
+        """Pictures that come before the next one of a waiting job, and what they cost → (number, cost)
+
+        now: the job of which a picture is at work, which isn't counted
+        """
         own = 0
         for other in self.clients[job.client].values():
             if other is job:
                 break
-            own += other.left
+            own += other.left - (other is now)
         number, cost, mine_passed = own, own * job.cost, False
-        for client, jobs in self.clients.items():
+        for client, jobs in sorted(self.clients.items(), key=lambda item: item[0] == self.last):
             if client == job.client:
                 mine_passed = True
                 continue
             turns = own + (not mine_passed)              # those before us have a turn more
             for other in jobs.values():
-                taken = min(other.left, turns)
+                taken = min(other.left - (other is now), turns)
                 number, cost, turns = number + taken, cost + taken * other.cost, turns - taken
                 if not turns:
                     break
