@@ -10,42 +10,13 @@ import zlib
 
 import numpy as np
 
+from npdiffusion.checkpoints.config_json import config
 from npdiffusion.models import clip, configs, parameters, unet, vae
 from npdiffusion.text.tokenizer import byte_alphabet
 
 MODELS = {configs.UNetConfig: unet.UNet2DConditionModel, configs.VAEConfig: vae.AutoencoderKL,
           configs.CLIPTextConfig: clip.CLIPTextModel}
 SCHEDULER = dict(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, skip_prk_steps=True, steps_offset=1)
-
-
-def config(sizes):
-    """config.json of a model of these sizes, as diffusers or transformers have it → dictionary"""
-    def same(names):
-        return {name: getattr(sizes, name) for name in names.split()}
-    if isinstance(sizes, configs.UNetConfig):
-        levels = range(len(sizes.block_out_channels))
-        attending = ["CrossAttn" if attends else "" for attends in sizes.cross_attention]
-        return {"_class_name": "UNet2DConditionModel", "attention_head_dim": sizes.heads,
-                "down_block_types": [f"{kind}DownBlock2D" for kind in attending],
-                "up_block_types": [f"{kind}UpBlock2D" for kind in reversed(attending)],
-                "transformer_layers_per_block": [sizes.depths(level) if sizes.cross_attention[level] else sizes.mid_depth or 1
-                                                 for level in levels],
-                "reverse_transformer_layers_per_block": [sizes.depths(level, up=True) for level in reversed(levels)],
-                "mid_block_type": None if sizes.mid_depth is None else configs.MID_BLOCKS[not sizes.mid_depth],
-                "use_linear_projection": sizes.linear_projection, "only_cross_attention": sizes.only_cross_attention or False,
-                "addition_embed_type": "text_time" if sizes.added_width else None,
-                "addition_time_embed_dim": sizes.size_width, "projection_class_embeddings_input_dim": sizes.added_width,
-                **same("sample_size in_channels out_channels block_out_channels layers_per_block cross_attention_dim "
-                       "norm_num_groups time_cond_proj_dim")}
-    if isinstance(sizes, configs.VAEConfig):
-        levels = len(sizes.block_out_channels)
-        return {"_class_name": "AutoencoderKL", "down_block_types": ["DownEncoderBlock2D"] * levels,
-                "up_block_types": ["UpDecoderBlock2D"] * levels,
-                **same("sample_size latent_channels block_out_channels layers_per_block norm_num_groups scaling_factor")}
-    end = sizes.vocab_size - 1
-    return {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model", "bos_token_id": end - 1, "eos_token_id": end,
-            "pad_token_id": end, **same("vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads "
-                                        "max_position_embeddings hidden_act")}
 
 
 def torch_model(sizes):

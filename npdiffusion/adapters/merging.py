@@ -22,7 +22,8 @@ from npdiffusion.models import parameters
 class Changed:
     """A tensor of the checkpoint with changes; like one, it has a shape, and calling it gives its numbers, float32."""
     def __init__(self, tensor, shape, changes):
-        self.tensor, self.shape, self.changes, self.name = tensor, shape, changes, tensor.name
+        self.tensor, self.shape, self.changes = tensor, shape, changes
+        self.name, self.path, self.dtype = tensor.name, tensor.path, tensor.dtype
 
     def __call__(self, into=None):
         weight = as_float32(self.tensor()).reshape(self.shape)        # an array of our own, like the differences
@@ -32,6 +33,15 @@ class Changed:
             difference += change(weight, strength)
         weight += difference
         return weight
+
+
+def merged(model, path, strength):
+    """{(part, parameter): tensor} that a LoRA changes, with it; model: checkpoints.whole_model.WholeModel"""
+    adapter = Adapters(model.parts, family=model.family).open(folder.adapter_file(path))
+    strength = as_strength(strength)
+    return {(part, name): Changed(model.parts[part].tensors[name], model.parts[part].shapes[name],
+                                  [(change, strength.unet if part == "unet" else strength.text_encoder)])
+            for (part, name), change in adapter.changes.items()}
 
 
 class Adapters:

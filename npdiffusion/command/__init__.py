@@ -6,8 +6,8 @@
     info.py       --info                             prepare.py    backend, threads, compiling
     talk.py       progress, messages
 
-Subcommands, which do something other than make pictures: help.py, metadata.py, models.py, serve.py, subjects.py, tokens.py,
-train.py
+Subcommands, which do something other than make pictures: convert.py, help.py, metadata.py, models.py, serve.py,
+subjects.py, tokens.py, train.py
 
     npdiffusion WORD ...      WORD is exactly one of SUBCOMMANDS; a prompt of that one word is written after `--` or `-p`
 
@@ -21,6 +21,7 @@ generate.py, which makes pictures, has the same two.
 import importlib
 
 SUBCOMMANDS = {
+    "convert": "write a model anew: folder or single file, rounded, with a LoRA merged in",
     "help": "this text, or that of a subcommand",
     "metadata": "the settings inside pictures",
     "models": "the models that are here",
@@ -43,7 +44,7 @@ INSTEAD = {
     **dict.fromkeys(("upscale", "hires"), "an enlarged picture is an option: --hires 2"),
     **dict.fromkeys(("server", "web", "webui", "ui", "gui", "api"), "npdiffusion serve is the page and the interfaces"),
     **dict.fromkeys(("finetune", "fine-tune", "dreambooth"), "npdiffusion train --help shows what can be trained"),
-    **dict.fromkeys(("convert", "quantize", "merge"), "models are loaded as they are, no file has to be converted"),
+    **dict.fromkeys(("quantize", "merge"), "npdiffusion convert writes a model anew, rounded or with a LoRA merged in"),
     **dict.fromkeys(("download", "pull", "fetch", "get"), "a model is downloaded when its Hugging Face id is given to -m"),
     **dict.fromkeys(("install", "update", "upgrade", "uninstall"), "pip does that: pip install --upgrade npdiffusion"),
     **dict.fromkeys(("info", "env", "doctor"), "that is an option: npdiffusion --info"),

@@ -1,0 +1,165 @@
+"""npdiffusion convert: models written anew are equal here, and open in diffusers."""
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTokenizer as TorchCLIPTokenizer
+
+import npdiffusion
+from npdiffusion import loading
+from npdiffusion.checkpoints import conversion
+from npdiffusion.checkpoints.files import read_tensors
+from npdiffusion.command import cli
+from npdiffusion.kernels.arrays import as_float32
+from npdiffusion.kernels.reference import to_bfloat16
+from tests import folders, references
+from tests.differences import agree
+from tests.errors import message_of
+from tests.gguf_files import gguf, plain, q8_0
+from tests.loaded import load_parts
+from tests.single_files import original
+
+pytestmark = pytest.mark.usefixtures("on_numpy")
+
+
+def numbers(path, **options):
+    """{part and parameter: array} of a model, as it is in its file"""
+    return {(name, parameter): tensor().reshape(part.shapes[parameter])
+            for name, part in loading.open_checkpoint(path, **options).model.parts.items()
+            for parameter, tensor in part.tensors.items()}
+
+
+def equal(found, expected):
+    return found.keys() == expected.keys() and all(np.array_equal(found[name], expected[name]) for name in expected)
+
+
+def convert(*words):
+    assert cli.main(["convert", *map(str, words)]) == 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_there_and_back_again_tensors_are_equal(written, tmp_path, dtype):
+    expected = {name: array if dtype == "float32" else array.astype(np.float16) if dtype == "float16" else to_bfloat16(array)
+                for name, array in numbers(written).items()}
+    convert(written, tmp_path / "one.safetensors", "--dtype", dtype)
+    folders.write_tokenizer(tmp_path / "tokenizer")
+    convert(tmp_path / "one.safetensors", tmp_path / "folder")
+    convert(tmp_path / "folder", tmp_path / "two.safetensors")
+    for name in "one.safetensors", "folder", "two.safetensors":
+        assert equal(numbers(tmp_path / name), expected)
+    one, two = (tmp_path / f"{name}.safetensors" for name in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
+    kinds = {tensor.dtype for tensor in read_tensors(one).values()}
+    assert kinds == {{"float32": "F32", "float16": "F16", "bfloat16": "BF16"}[dtype]}
+
+
+def test_a_single_file_has_the_original_names_and_shapes(models, written, tmp_path):
+    convert(written, tmp_path / "x.safetensors")
+    expected = original(models)
+    found = load_file(tmp_path / "x.safetensors")
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+    with safe_open(tmp_path / "x.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+
+
+@pytest.mark.parametrize("source", ["folder", "single file"])
+def test_a_folder_opens_in_diffusers_and_gives_the_same_results(models, written, tmp_path, source):
+    if source == "single file":
+        save_file(original(models), tmp_path / "x.safetensors")
+        folders.write_tokenizer(tmp_path / "tokenizer")
+    convert(written if source == "folder" else tmp_path / "x.safetensors", tmp_path / "new")
+    theirs = StableDiffusionPipeline.from_pretrained(tmp_path / "new", local_files_only=True)
+    expected = folders.torch_results(models)
+    for name, found in folders.torch_results({part: getattr(theirs, part) for part in models}).items():
+        agree("convert", f"from {source}, {name} in diffusers", found, expected[name], 1e-6, relative=True)
+    assert theirs.scheduler.config.beta_schedule == "scaled_linear" and theirs.scheduler.config.steps_offset == 1
+    ours, text = npdiffusion.load(tmp_path / "new").tokenizer, "a red apple <|endoftext|> B"
+    assert ours.encode(text).tolist() == theirs.tokenizer(text, padding="max_length", truncation=True)["input_ids"]
+
+
+def test_the_tokenizer_that_is_written_is_the_one_that_was_read(tmp_path):
+    tokenizer = npdiffusion.text.tokenizer.CLIPTokenizer.clip()
+    conversion.write_tokenizer(tmp_path, tokenizer)
+    again, theirs = type(tokenizer).from_folder(tmp_path), TorchCLIPTokenizer.from_pretrained(tmp_path)
+    assert (again.vocabulary, again.ranks, again.folded, again.padding, again.length) == (
+        tokenizer.vocabulary, tokenizer.ranks, tokenizer.folded, tokenizer.padding, tokenizer.length)
+    text = "A photo of a cat <|STARTOFTEXT|>!"
+    assert tokenizer.encode(text).tolist() == theirs(text, padding="max_length", truncation=True)["input_ids"]
+
+
+def test_an_inpainting_model_stays_one(tmp_path):
+    models = folders.torch_models() | {"unet": references.torch_unet(**folders.UNET | dict(in_channels=9))}
+    save_file(original(models), tmp_path / "x.safetensors")
+    folders.write_tokenizer(tmp_path / "tokenizer")
+    convert(tmp_path / "x.safetensors", tmp_path / "new")
+    assert json.loads((tmp_path / "new" / "model_index.json").read_text())["_class_name"] == "StableDiffusionInpaintPipeline"
+    assert equal(numbers(tmp_path / "new"), numbers(tmp_path / "x.safetensors"))
+
+
+def test_what_is_quantised_becomes_float32_exactly_and_marks_become_settings(models, tmp_path):
+    arrays = {name: tensor.numpy() for name, tensor in original(models).items()}
+    (tmp_path / "x.gguf").write_bytes(gguf({name: q8_0(array) if array.ndim == 2 and array.shape[1] % 32 == 0 else plain(array)
+                                            for name, array in arrays.items()} | {"v_pred": plain(np.zeros(0, np.float32))}))
+    folders.write_tokenizer(tmp_path / "tokenizer")
+    convert(tmp_path / "x.gguf", tmp_path / "new")
+    assert equal(numbers(tmp_path / "new"), numbers(tmp_path / "x.gguf"))
+    assert load_parts(tmp_path / "new")["schedule"].prediction_type == "v_prediction"
+
+
+def test_a_lora_that_is_merged_in_is_the_lora_in_use(written, tmp_path):
+    lora = tmp_path / "ink.safetensors"
+    name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+    save_file({f"{name}.lora_down.weight": torch.randn(4, 128), f"{name}.lora_up.weight": torch.randn(32, 4),
+               f"{name}.alpha": torch.tensor(2.0)}, lora)
+    convert(written, tmp_path / "new", "--lora", lora, "--lora-strength", "0.5")
+    pipeline = npdiffusion.load(written)
+    pipeline.load_lora_weights(lora, adapter_weight=0.5)
+    layer = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight"
+    merged, plain_ = numbers(tmp_path / "new"), numbers(written)
+    assert not np.array_equal(merged["unet", layer], plain_["unet", layer])
+    attention = pipeline.unet.down_blocks[0].attentions[0].transformer_blocks[0].attn2
+    assert np.array_equal(merged["unet", layer], attention.to_k.weight)
+    assert [name for name in merged if not np.array_equal(merged[name], plain_[name])] == [("unet", layer)]
+
+
+def test_an_autoencoder_can_be_replaced_but_not_by_taesd_in_a_single_file(written, models, tmp_path):
+    models["vae"].save_pretrained(tmp_path / "vae")
+    tensors = {name: 2 * each for name, each in load_file(tmp_path / "vae/diffusion_pytorch_model.safetensors").items()}
+    save_file(tensors, tmp_path / "vae/diffusion_pytorch_model.safetensors")
+    convert(written, tmp_path / "new", "--vae", tmp_path / "vae")
+    name = "vae", "decoder.conv_in.weight"
+    assert np.array_equal(numbers(tmp_path / "new")[name], 2 * numbers(written)[name])
+
+
+def test_nothing_is_overwritten_and_nothing_is_left_behind(written, tmp_path, monkeypatch):
+    opened = loading.open_checkpoint(written)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there.safetensors").write_text("mine")
+    os.symlink(tmp_path / "nowhere", tmp_path / "link")
+    for name in "there", "there.safetensors", "link":
+        assert "nothing is overwritten" in message_of(conversion.convert, opened, tmp_path / name)
+    before = sorted(tmp_path.iterdir())
+    for name in "x", "x.safetensors":
+        with monkeypatch.context() as patch:
+            patch.setattr(conversion, "rounded", lambda tensor, kind: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                conversion.convert(opened, tmp_path / name)
+    assert sorted(tmp_path.iterdir()) == before and (tmp_path / "there.safetensors").read_text() == "mine"
+
+
+def test_numbers_too_large_for_float16_are_named(models, written, tmp_path):
+    tensors = original(models)
+    tensors["model.diffusion_model.out.2.bias"][1] = 1e5
+    save_file(tensors, tmp_path / "x.safetensors")
+    folders.write_tokenizer(tmp_path / "tokenizer")
+    opened = loading.open_checkpoint(tmp_path / "x.safetensors")
+    said = message_of(conversion.convert, opened, tmp_path / "new", "float16")
+    assert "'model.diffusion_model.out.2.bias' holds numbers that are not finite, or too large for float16" in said
+    assert not (tmp_path / "new").exists()
+    conversion.convert(opened, tmp_path / "new", "bfloat16")
+    assert as_float32(numbers(tmp_path / "new")["unet", "conv_out.bias"])[1] > 99_000
