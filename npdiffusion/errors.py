@@ -5,9 +5,11 @@ from collections.abc import Iterable
 LONGEST = 200      # characters of a name that are compared
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """Something the user gave (a file, a value, a name) can't be used; the message is one line that says what and what to do.
 
+    As a ValueError it is caught by what is written for other libraries, too; inside, it goes before one (`except UserError:
+    raise`), since its message is made already.
     The command line prints it after "npdiffusion: error:" and exits with 1; a traceback is shown only with -v.
     """
 

@@ -27,10 +27,12 @@ from npdiffusion.checkpoints import families
 from npdiffusion.diffusion import defaults
 from npdiffusion.diffusion.denoiser import Denoiser
 from npdiffusion.diffusion.guidance import Prediction
-from npdiffusion.memory.malloc import memory_reused
+from npdiffusion.errors import UserError
+from npdiffusion.memory import malloc
 from npdiffusion.models.diagnosis import finite
 from npdiffusion.pictures.images import to_images
 from npdiffusion.pictures.settings_text import model_name, parameters
+from npdiffusion.pictures.sheets import Pictures
 from npdiffusion.pictures.text_inside import with_settings
 from npdiffusion.request import Resolved, check_clip_skip, resolve
 from npdiffusion.settings import STEPS, Request
@@ -63,10 +65,33 @@ class StableDiffusionPipeline:
         self.embedded = False         # whether it is the model that comes with the library, whose words are known
         self.timings = {}             # seconds that each stage of the last `generate` took
         self._alone = threading.RLock()       # held while a picture is made or weights change
+        malloc.one_heap()             # before threads read the weights
 
     def __repr__(self):
+        if self.unet is None:
+            return f"<StableDiffusionPipeline: {self.source}, closed>"
         width, height = self.size
         return f"<StableDiffusionPipeline: {self.source}, {self.family.name}, pictures of {width}×{height} pixels>"
+
+    def close(self) -> None:
+        """Let go of the models and give their memory back to the system, which deleting the last reference does as well.
+
+        No pictures can be made after that. Calling it again is harmless, and `with npdiffusion.load() as pipeline:` calls it.
+        """
+        with self._alone:
+            self.text_encoder = self.unet = self.vae = None
+            self.models, self.adapters, self.words = {}, Adapters(), LearntWords()
+        malloc.give_back()
+
+    def __enter__(self) -> "StableDiffusionPipeline":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __del__(self):
+        if not sys.is_finalizing() and getattr(self, "unet", None) is not None:
+            self.close()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -104,7 +129,7 @@ class StableDiffusionPipeline:
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         requests = [Request.of(prompt=each, negative_prompt=negative_prompt or "", **settings) for each in prompts]
-        images = []
+        images = Pictures()
         for number, request in enumerate(requests):
             if request.seed is not None:
                 request = request.changed(seed=request.seed + number * request.count)
@@ -124,12 +149,14 @@ class StableDiffusionPipeline:
 
     def resolve(self, request: Request, inputs: Any = None) -> Resolved:
         """What a request comes to for this model, see request.py"""
+        if self.unet is None:
+            raise UserError("this pipeline was closed: load the model anew")
         return resolve(request, self, inputs)
 
     def make(self, resolved: Resolved, callback: StepCallback | None = None,
              preview: StepCallback | None = None) -> list[Image.Image]:
         """The pictures of a `request.Resolved`; all else is as for `generate`."""
-        with self._alone, memory_reused():
+        with self._alone, malloc.memory_reused():
             return self._make(resolved, callback or ignored, preview or ignored)
 
     def _make(self, resolved, callback, preview):

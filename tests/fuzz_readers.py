@@ -350,7 +350,7 @@ def prompts(folder):
     return Reader(read, [
         "a red apple, (on:1.2) a [blue|green] table", "[a cat:a (dog:1.3):0.5] BREAK [[snow]] \\(b\\) [x::3][:y:.2]",
         "a <lora:ink:0.8:te=0.5> <lyco:a> AND b __c__ 's 42 café 🐱",
-        "((((a))))[[[[b]]]] [a:[b|c|d]:4] (e:-1) (f:1e3)"], share=5)
+        "((((a))))[[[[b]]]] [a:[b|c|d]:4] (e:-1) (f:1e3)"], share=2)
 
 
 def prompt_files(folder):

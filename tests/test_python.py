@@ -1,15 +1,21 @@
 """Using the library from Python, as a user of diffusers would."""
 import inspect
 import io
+import sys
+import weakref
 
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 import npdiffusion
 from npdiffusion.errors import UserError
+from npdiffusion.models.configs import TinyVAEConfig
+from npdiffusion.models.taesd import AutoencoderTiny
 from npdiffusion.pictures import text_inside
 from npdiffusion.settings import SETTINGS
+from tests.processes import output_of
 
 PROMPT = "a red apple"
 FAST = dict(steps=1, seed=3, width=64, height=64)
@@ -28,16 +34,37 @@ def test_a_picture_that_is_saved_has_its_settings_inside(pipeline, tmp_path):
         assert part in image.info["parameters"]
 
 
+@pytest.mark.parametrize("name", ["apple.jpg", "apple.jpeg", "apple.webp", "APPLE.PNG"])
+def test_jpeg_webp_and_png_have_their_settings_inside(name, pipeline, tmp_path):
+    image, = pipeline.generate("a red apple (é)", "blue", **FAST)
+    image.save(tmp_path / name)
+    assert text_inside.read_text(tmp_path / name) == image.info["parameters"]
+    with open(tmp_path / "memory", "wb") as file:
+        image.save(file, format=Image.registered_extensions()[(tmp_path / name).suffix.lower()])
+    with open(tmp_path / "memory", "rb") as file:
+        assert text_inside.from_file(file, "memory") == image.info["parameters"]
+    with open(tmp_path / f"open-{name}", "wb") as file:
+        image.save(file)
+    assert text_inside.read_text(tmp_path / f"open-{name}") == image.info["parameters"]
+
+
 def test_settings_that_are_given_to_save_go_before_and_other_formats_are_saved_too(pipeline, tmp_path):
-    from PIL.PngImagePlugin import PngInfo
     image, = pipeline.generate(PROMPT, **FAST)
     image.save(tmp_path / "plain.png", pnginfo=PngInfo())
-    assert "parameters" not in Image.open(tmp_path / "plain.png").info
-    image.save(tmp_path / "apple.jpg")
-    memory = io.BytesIO()
-    image.save(memory, format="PNG")
-    assert Image.open(memory).text["parameters"] == image.info["parameters"]
-    assert Image.open(tmp_path / "apple.jpg").size == (64, 64)
+    image.save(tmp_path / "plain.jpg", exif=b"")
+    for name in "plain.png", "plain.jpg":
+        with pytest.raises(UserError, match="there are no settings inside"):
+            text_inside.read_text(tmp_path / name)
+    image.save(tmp_path / "apple.bmp")
+    assert Image.open(tmp_path / "apple.bmp").size == (64, 64)
+
+
+def test_jpeg_without_room_for_the_settings_is_saved_without_them(tmp_path):
+    image = text_inside.with_settings(Image.new("RGB", (8, 8)), "x" * 40_000)
+    with pytest.warns(UserWarning, match="a JPEG file has no room for settings of 40000 characters"):
+        image.save(tmp_path / "a.jpg")
+    image.save(tmp_path / "a.webp")
+    assert text_inside.read_text(tmp_path / "a.webp") == "x" * 40_000 and Image.open(tmp_path / "a.jpg").size == (8, 8)
 
 
 def test_a_list_of_prompts_gives_a_list_of_pictures_whose_seeds_count_on(pipeline):
@@ -62,8 +89,53 @@ def test_a_pipeline_says_what_it_is(pipeline):
     assert "Stable Diffusion v1, pictures of 128×128 pixels" in repr(pipeline)
 
 
-def test_the_error_that_users_see_is_exported():
+def test_a_pipeline_and_its_parts_say_what_they_are(pipeline):
+    assert repr(pipeline.unet).startswith("<UNet2DConditionModel: 10.9 million parameters, UNetConfig(in_channels=4, ")
+    assert repr(pipeline.vae).startswith("<AutoencoderKL: 3.4 million parameters, VAEConfig(")
+    assert repr(pipeline.text_encoder).startswith("<CLIPTextModel: 1.6 million parameters, CLIPTextConfig(vocab_size=")
+    assert repr(AutoencoderTiny(TinyVAEConfig())).startswith("<AutoencoderTiny: 2.4 million parameters, TinyVAEConfig(")
+    assert repr(pipeline.tokenizer) == f"<CLIPTokenizer: {len(pipeline.tokenizer.vocabulary)} pieces, texts of 77 ids>"
+
+
+def test_notebooks_show_the_picture_or_a_sheet_of_several(pipeline):
+    one, two = (pipeline.generate(PROMPT, count=count, **FAST) for count in (1, 2))
+    assert isinstance(two, list) and len(two) == 2
+    shown = [Image.open(io.BytesIO(images._repr_png_())) for images in (one, two)]
+    assert np.array_equal(np.asarray(shown[0]), np.asarray(one[0])) and shown[1].width > 2 * 64
+
+
+def test_the_error_that_users_see_is_exported_and_a_value_error(pipeline):
     assert npdiffusion.UserError is UserError
+    with pytest.raises(ValueError, match="steps is 0: it must be a whole number from 1 to 1000"):
+        pipeline.generate(PROMPT, steps=0)
+
+
+def test_a_closed_pipeline_says_so():
+    with npdiffusion.load() as closed:
+        unet = weakref.ref(closed.unet)
+    assert unet() is None and repr(closed).endswith("weights, closed>")
+    closed.close()
+    with pytest.raises(UserError, match="this pipeline was closed: load the model anew"):
+        closed.generate(PROMPT)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the memory of this process is read from /proc")
+@pytest.mark.parametrize("end", ["pipeline.close()", "del pipeline"])
+def test_the_memory_of_a_pipeline_that_is_closed_or_deleted_goes_back_to_the_system(end):
+    before, loaded, after = map(float, output_of(f"""
+import npdiffusion
+def megabytes():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096 / 1e6
+for _ in range(3):
+    before = megabytes()
+    pipeline = npdiffusion.load()
+    pipeline.generate("a cat", steps=1, width=64, height=64)
+    loaded = megabytes()
+    {end}
+print(before, loaded, megabytes())
+""").split())
+    assert loaded - before > 50 and after - before < 15          # the weights are 64 MB
 
 
 def test_nothing_is_written_to_a_stream_that_is_no_terminal(pipeline, capsys):

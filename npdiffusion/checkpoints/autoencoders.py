@@ -86,6 +86,8 @@ def in_file(path):
             return taesd(tensors, path)
         if "1.conv.0.weight" in shapes or "3.conv.0.weight" in shapes:
             return taesd(both_files(path, tensors), path)
+    except UserError:
+        raise
     except (KeyError, IndexError, ValueError) as error:
         raise UserError(f"{path}: its layers are not those of a known VAE (at {error})") from None
     raise UserError(f"{path}: not a VAE; its tensors are {parameters.some(shapes)}")

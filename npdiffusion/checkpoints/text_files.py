@@ -32,8 +32,9 @@ def read_text(path, largest):
 
 def read_json(path, largest=LARGEST_JSON):
     """The dictionary in a JSON file; UserError as by `read_text`, or if it is anything else than that."""
+    text = read_text(path, largest)
     try:
-        content = json.loads(read_text(path, largest))
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(content, dict):

@@ -127,6 +127,8 @@ def sizes(family, parts, source):
         rows = {name: family.parts[name].spelled(found) for name, found in parts.items()}
         return {name: row.sizes({tensor.removeprefix(row.prefix): found.shape for tensor, found in parts[name].items()})
                 for name, row in rows.items()}
+    except UserError:
+        raise
     except (KeyError, IndexError, ValueError) as error:
         raise UserError(f"{source}: its layers are not those of {family.name} (at {error})") from None
 

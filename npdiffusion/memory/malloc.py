@@ -9,7 +9,7 @@ import ctypes
 import os
 import threading
 
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4          # M_... of malloc.h
+_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8          # M_... of malloc.h
 _lock, _within = threading.Lock(), 0         # how many are within, of all threads: the settings are the process's
 
 
@@ -36,6 +36,23 @@ def memory_reused():
                 libc.mallopt(_MMAP_MAX, 65536)       # the defaults
                 libc.mallopt(_TRIM_THRESHOLD, 64 << 20)
                 libc.malloc_trim(0)
+
+
+def one_heap():
+    """Have all threads share one heap, before they are started, unless the user has set how many there may be.
+
+    A thread's own heap is never given back as a whole: threads that read weights leave a third of a model behind, each time.
+    """
+    libc = _glibc()
+    if libc is not None and "MALLOC_ARENA_MAX" not in os.environ:
+        libc.mallopt(_ARENA_MAX, 1)
+
+
+def give_back():
+    """Give memory of arrays that are gone back to the system, which glibc would keep for others."""
+    libc = _glibc()
+    if libc is not None:
+        libc.malloc_trim(0)
 
 
 def _glibc():

@@ -13,6 +13,7 @@ import numpy as np
 
 from npdiffusion import kernels
 from npdiffusion.models.layers import Embedding, LayerNorm, Linear
+from npdiffusion.models.parameters import described
 
 
 class CLIPEmbeddings:
@@ -89,6 +90,9 @@ class CLIPTextModel:
         self.embeddings = CLIPEmbeddings(config)
         self.encoder = CLIPEncoder(config)
         self.final_layer_norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def __repr__(self):
+        return described(self)
 
     def __call__(self, ids, clip_skip=0, vectors=()):
         return self.final_layer_norm(self.hidden_states(ids, clip_skip, vectors)[-1])

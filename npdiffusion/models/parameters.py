@@ -49,6 +49,18 @@ def shapes(module):
     return {name: getattr(owner, attribute).shape for name, owner, attribute in walk(module)}
 
 
+def count(module):
+    """How many numbers the parameters are, loaded, packed and on disk or still empty."""
+    values = module if isinstance(module, list) else vars(module).values()
+    return sum(math.prod(value.shape) if hasattr(value, "shape") else count(value) for value in values
+               if hasattr(value, "shape") or isinstance(value, list) or hasattr(value, "__dict__"))
+
+
+def described(model):
+    """A model in a line: how many parameters it has, and its configuration."""
+    return f"<{type(model).__name__}: {count(model) / 1e6:.1f} million parameters, {model.config}>"
+
+
 def nbytes(module, dtype):
     """Memory that the parameters take once they are loaded as `dtype`."""
     return sum(memory_of(parameter, dtype) for parameter in walk(module))

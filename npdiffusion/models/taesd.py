@@ -16,6 +16,7 @@ import numpy as np
 from npdiffusion import kernels
 from npdiffusion.errors import UserError
 from npdiffusion.models.layers import Conv2d
+from npdiffusion.models.parameters import described
 from npdiffusion.models.tiling import tiled
 
 
@@ -81,6 +82,9 @@ class AutoencoderTiny:
         self.config = config
         self.encoder = Encoder(config) if has_encoder else None
         self.decoder = Decoder(config)
+
+    def __repr__(self):
+        return described(self)
 
     def latents(self, images, draw=None, tile=None):
         """Images (N, H, W, 3) in [−1, 1] → latents that diffusion runs on (N, H/f, W/f, latent channels); draws nothing

@@ -13,6 +13,7 @@ import numpy as np
 from npdiffusion import kernels
 from npdiffusion.models.conditioning import Conditioning, repeated
 from npdiffusion.models.layers import Conv2d, GroupNorm, Linear
+from npdiffusion.models.parameters import described
 from npdiffusion.models.resnet import Downsample2D, ResnetBlock2D, Upsample2D
 from npdiffusion.models.transformer import Transformer2DModel
 
@@ -119,6 +120,9 @@ class UNet2DConditionModel:
         self.up_blocks = [UpBlock(config, level, channels[min(level + 1, levels[-1])]) for level in reversed(levels)]
         self.conv_norm_out = GroupNorm(channels[0], config.norm_num_groups, eps=config.norm_eps)
         self.conv_out = Conv2d(channels[0], config.out_channels)
+
+    def __repr__(self):
+        return described(self)
 
     def __call__(self, latents, timesteps, conditioning):
         if not isinstance(conditioning, Conditioning):

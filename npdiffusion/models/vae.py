@@ -13,6 +13,7 @@ import numpy as np
 
 from npdiffusion.models.attention import Attention
 from npdiffusion.models.layers import Conv2d, GroupNorm
+from npdiffusion.models.parameters import described
 from npdiffusion.models.resnet import Downsample2D, ResnetBlock2D, Upsample2D
 from npdiffusion.models.tiling import tiled
 
@@ -122,6 +123,9 @@ class AutoencoderKL:
         self.quant_conv = Conv2d(2 * config.latent_channels, 2 * config.latent_channels, kernel=1)
         self.post_quant_conv = Conv2d(config.latent_channels, config.latent_channels, kernel=1)
         self.decoder = Decoder(config)
+
+    def __repr__(self):
+        return described(self)
 
     def encode(self, images, tile=None):
         """Images (N, H, W, 3) in [−1, 1] → mean and log variance of z, each (N, H/f, W/f, latent channels)"""

@@ -6,6 +6,7 @@
 
 The font is the one that comes with Pillow, so that sheets look alike everywhere; it has little more than ASCII.
 """
+import io
 import math
 import os
 import unicodedata
@@ -50,6 +51,15 @@ def sheet(pictures: Sequence[Image.Image | str | os.PathLike[str]], captions: Se
         for number, words in enumerate(captions[i] if captions else ()):
             draw.text((left + width / 2, top + height + number * line), words, INK, font, anchor="ma")
     return result
+
+
+class Pictures(list):
+    """A list of PIL images, which notebooks show: one as it is, several as a sheet."""
+    def _repr_png_(self):
+        file = io.BytesIO()
+        if self:
+            (self[0] if len(self) == 1 else sheet(self)).save(file, format="PNG")
+        return file.getvalue() or None
 
 
 def size(picture):

@@ -7,8 +7,10 @@
 A file is untrusted: no more than LONGEST_TEXT is read or inflated, and the pixels of a picture with a text are not looked at.
 """
 import functools
+import os
 import pathlib
 import struct
+import warnings
 import zlib
 
 from npdiffusion.checkpoints.text_files import check_regular
@@ -18,6 +20,7 @@ KEY = "parameters"                    # of the chunk
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 LONGEST_TEXT = 1 << 20                # bytes, inflated
 MOST_CHUNKS = 100_000
+LARGEST_EXIF = 65_000                 # bytes that a JPEG file takes
 SLOPPY = b"Version: stable-diffusion.cpp"        # a program that writes UTF-8 where Latin-1 is due
 USER_COMMENT, DESCRIPTION = 0x9286, 0x010E       # EXIF's numbers for them,
 EXIF_TABLE = 0x8769                   # and for the second table, which the comment belongs in; some write it in the first
@@ -31,19 +34,42 @@ def png_info(text):
     return info
 
 
+def exif(text):
+    """EXIF with the text as its comment, in UTF-16 as AUTOMATIC1111's web interface writes it → bytes"""
+    from PIL.Image import Exif
+    tables = Exif()
+    tables.get_ifd(EXIF_TABLE)[USER_COMMENT] = b"UNICODE\0" + text.encode("utf-16-be", "replace")
+    return tables.tobytes()
+
+
+def save_options(kind, text):
+    """The arguments of Pillow's `save` by which a picture of a format, "PNG", "JPEG" or "WEBP", gets the text inside
+
+    None of another format, and with a warning if JPEG has no room for the text.
+    """
+    if kind == "PNG":
+        return {"pnginfo": png_info(text)}
+    inside = exif(text) if kind in ("JPEG", "WEBP") else b""
+    if kind == "JPEG" and len(inside) > LARGEST_EXIF:
+        warnings.warn(f"a JPEG file has no room for settings of {len(text)} characters: they are left out", stacklevel=3)
+        inside = b""
+    return {"exif": inside} if inside else {}
+
+
 def with_settings(image, text):
-    """The image, whose `info` holds the text of its settings and whose `save` writes it into PNG files."""
+    """The image, whose `info` holds the text of its settings and whose `save` writes it into PNG, JPEG and WebP files."""
     image.info[KEY] = text
     image.save = functools.partial(_save_with_settings, image)
     return image
 
 
 def _save_with_settings(image, path, format=None, **options):
-    """Pillow's `save`, with the settings inside a PNG unless `pnginfo` says what is."""
+    """Pillow's `save`, with the settings inside unless `pnginfo` or `exif` say what is."""
     from PIL.Image import Image, registered_extensions
-    kind = format or registered_extensions().get(pathlib.Path(str(path)).suffix.lower(), "")
-    if kind.upper() == "PNG" and KEY in image.info:
-        options.setdefault("pnginfo", png_info(image.info[KEY]))
+    name = path if isinstance(path, (str, os.PathLike)) else getattr(path, "name", "")        # as Pillow finds it
+    kind = format or registered_extensions().get(os.path.splitext(str(name))[1].lower(), "")
+    if KEY in image.info:
+        options = save_options(kind.upper(), image.info[KEY]) | options
     Image.save(image, path, format, **options)
 
 
@@ -63,6 +89,8 @@ def from_file(file, name):
     try:
         png = file.read(8) == SIGNATURE
         text = (from_png(file) if png else None) or from_exif(file, name)
+    except UserError:
+        raise
     except (ValueError, zlib.error) as error:
         raise UserError(f"{name}: the settings inside are damaged ({error})") from None
     if not text:

@@ -128,6 +128,9 @@ class CLIPTokenizer:
         vocabulary, merges = clip_vocabulary()
         return cls(vocabulary, merges, padding=padding, folded={START, END} - {padding})
 
+    def __repr__(self):
+        return f"<CLIPTokenizer: {len(self.vocabulary)} pieces, texts of {self.length} ids>"
+
     @classmethod
     def from_folder(cls, folder):
         """Read a model's tokenizer folder: vocab.json and merges.txt, or else tokenizer.json, which holds both.
