@@ -18,7 +18,7 @@ from npdiffusion.checkpoints.text_files import read_json
 from npdiffusion.errors import UserError
 
 LARGEST_HEADER = 16 << 20     # bytes; all of Stable Diffusion v1 needs 0.2 MB
-MOST_AXES = 8                 # of a tensor; weights have 4, and NumPy takes 64
+MOST_AXES, LONGEST_AXIS = 8, 1 << 31      # of a tensor; weights have 4, and NumPy takes 64 of some product
 MOST_SHARDS = 64
 PICKLES = (".ckpt", ".bin", ".pt", ".pth")
 
@@ -51,8 +51,9 @@ def read_file(path):
     if not table:
         raise UserError(f"{path}: there are no tensors in it")
     for name, entry in table.items():
-        if len(entry["shape"]) > MOST_AXES:
-            raise UserError(f"{path}: {name[:200]!a} has {len(entry['shape'])} axes, at most {MOST_AXES} are read")
+        if len(entry["shape"]) > MOST_AXES or max(entry["shape"], default=0) > LONGEST_AXIS:
+            raise UserError(f"{path}: {name[:200]!a} has the shape {str(entry['shape'])[:100]}, but at most {MOST_AXES} axes "
+                            f"are read, none longer than {LONGEST_AXIS}")
     return {name: Tensor(path, name, entry["dtype"], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0])
             for name, entry in table.items()}
 
