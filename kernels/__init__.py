@@ -2,7 +2,8 @@
 
     reference.py   their definitions in plain NumPy                      fast.py            the compiled twins, gathered
     gradients.py   the gradient of each, in plain NumPy                  fast_gradients.py  the compiled twins of these
-    products/      linear layers, convolution, attention                 normalization.py   group and layer norm
+    products/      linear layers, convolution, attention                 backward/          kernels of gradients
+    normalization.py   group and layer norm
     activations.py SiLU, GELU, ReLU, element by element                  arrays.py          what the twins accept
     codegen/       how kernels are written, compiled and cached          threads.py         how they are launched
     machine.py     the processor and its cores                           environment.py     numba's own variables

@@ -1,40 +1,106 @@
 """The compiled twins of gradients.py, by the same names. Importing this module imports numba.
 
-A gradient of a product is a product again, so those by inputs run on the kernels of the forward pass. What isn't
-compiled is the definition itself.
+The gradient of a product's input is a product again, with the weight read the other way, and runs on the kernels of the
+forward pass; those of weights, norms, activations and attention have kernels of their own (backward/). What is not here
+is the definition itself.
 """
-from . import gradients
-from .fast import conv2d as _conv2d
-from .fast import linear as _linear
-from .gradients import (  # noqa: F401 (looked up by name)
-    attention,
-    embedding,
-    gelu,
-    group_norm,
-    group_norm_silu,
-    layer_norm,
-    linear_geglu,
-    pack_conv2d,
-    pack_linear,
-    quick_gelu,
-    relu,
-    silu,
-    softmax,
-    timestep_embedding,
-    upsample_conv2d,
-    upsample_nearest,
-)
+from . import fast, gradients
+from .activations import GELU, QUICK_GELU, SILU
+from .backward.attention import attention_gradient
+from .backward.elementwise import activation_gradient, cell_sums, gate_gradient
+from .backward.normalization import group_norm_gradient, layer_norm_gradient
+from .backward.transposed import transposed
+from .backward.weights import convolution_gradient, matrix_gradient
+from .gradients import embedding, pack_conv2d, pack_linear, relu, rows, softmax, timestep_embedding
+
+__all__ = ["attention", "conv2d", "embedding", "gelu", "group_norm", "group_norm_silu", "layer_norm", "linear", "linear_geglu",
+           "pack_conv2d", "pack_linear", "quick_gelu", "relu", "silu", "softmax", "timestep_embedding", "upsample_conv2d",
+           "upsample_nearest"]
 
 
 class linear(gradients.linear):
-    """dx is `linear` with the transposed weight."""
     def x(g, weight):
-        return _linear(g, gradients.matrix(weight).T)
+        return fast.linear(g, transposed(weight))
+
+    def weight(g, x):
+        return matrix_gradient(rows(g), rows(x))
 
 
 class conv2d(gradients.conv2d):
-    """dx is `conv2d` with the flipped, transposed weight; Winograd's way is open to it as well."""
+    """dx of stride 1 pads g inside the kernel, and Winograd's way is open to it."""
     def x(g, weight, x_shape, stride, padding):
-        weight = gradients.matrix(weight)
-        spread = gradients.spread_out(g, weight.shape[2:], x_shape, stride, padding)
-        return _conv2d(spread, gradients.flipped(weight))
+        turned = transposed(weight)
+        _, _, kh, kw = turned.shape
+        top, bottom, left, right = kh - 1 - padding[0], kh - 1 - padding[1], kw - 1 - padding[2], kw - 1 - padding[3]
+        if stride == 1 and min(top, bottom, left, right) >= 0:
+            return fast.conv2d(g, turned, padding=(top, bottom, left, right))
+        return fast.conv2d(gradients.spread_out(g, (kh, kw), x_shape, stride, padding), turned)
+
+    def weight(g, x, weight_shape, stride, padding):
+        return convolution_gradient(g, x, tuple(weight_shape[2:]), stride, tuple(padding))
+
+
+class linear_geglu(gradients.linear_geglu):
+    def x(g, x, weight, bias):
+        return linear.x(gate_gradient(g, fast.linear(x, weight, bias)), weight)
+
+    def x_weight_bias(g, x, weight, bias):
+        g = gate_gradient(g, fast.linear(x, weight, bias))
+        return linear.x(g, weight), linear.weight(g, x), linear.bias(g)
+
+
+class group_norm(gradients.group_norm):
+    def x(g, x, weight, bias, groups, eps):
+        return group_norm_gradient(g, x, weight, bias, groups, eps, False)[0]
+
+    def x_weight_bias(g, x, weight, bias, groups, eps):
+        return group_norm_gradient(g, x, weight, bias, groups, eps, False)
+
+
+class group_norm_silu(gradients.group_norm_silu):
+    def x(g, x, weight, bias, groups, eps):
+        return group_norm_gradient(g, x, weight, bias, groups, eps, True)[0]
+
+    def x_weight_bias(g, x, weight, bias, groups, eps):
+        return group_norm_gradient(g, x, weight, bias, groups, eps, True)
+
+
+class layer_norm(gradients.layer_norm):
+    def x(g, x, weight, eps):
+        return layer_norm_gradient(g, x, weight, eps)[0]
+
+    def x_weight_bias(g, x, weight, eps):
+        return layer_norm_gradient(g, x, weight, eps)
+
+
+class silu(gradients.silu):
+    def x(g, x):
+        return activation_gradient(g, x, SILU)
+
+
+class gelu(gradients.gelu):
+    def x(g, x):
+        return activation_gradient(g, x, GELU)
+
+
+class quick_gelu(gradients.quick_gelu):
+    def x(g, x):
+        return activation_gradient(g, x, QUICK_GELU)
+
+
+class attention(gradients.attention):
+    def q_k_v(g, y, q, k, v, heads, causal):
+        return attention_gradient(g, y, q, k, v, heads, causal)
+
+
+class upsample_nearest(gradients.upsample_nearest):
+    def x(g, x_shape):
+        return cell_sums(g, *x_shape[1:3])
+
+
+class upsample_conv2d(gradients.upsample_conv2d):
+    def x(g, weight, x_shape):
+        return cell_sums(conv2d.x(g, weight, (x_shape[0], *g.shape[1:3], x_shape[3]), 1, (1, 1, 1, 1)), *x_shape[1:3])
+
+    def weight(g, x, weight_shape):
+        return conv2d.weight(g, fast.upsample_nearest(x, *g.shape[1:3]), weight_shape, 1, (1, 1, 1, 1))

@@ -45,24 +45,35 @@ def group_norm_silu(x, weight, bias, groups, eps):
 
 def _group_norm(x, weight, bias, groups, eps, with_silu):
     x = float32(x, "x")
-    images, channels = x.shape[0], x.shape[-1]
+    channels = x.shape[-1]
     if channels % groups:
         raise ValueError(f"{channels} channels cannot be divided into {groups} groups")
     weight, bias = shaped(weight, (channels,), "weight"), shaped(bias, (channels,), "bias")
     y = np.empty(x.shape, np.float32)
     if x.size == 0:
         return y
-    pixels = math.prod(x.shape[1:-1])
+    sizes, parallel = bands_of(x, groups)
+    partial = statistics(x, sizes, parallel)
+    threads.launch(group_norm_bands, tuple(sizes), eps, True, with_silu, flat(x), weight, bias, partial, flat(y),
+                   parallel=parallel, scratch=3 * channels)
+    return y
+
+
+def bands_of(x, groups):
+    """(Sizes, whether they are worth several threads) of a group norm      x: (N, ..., C)"""
+    images, channels, pixels = x.shape[0], x.shape[-1], math.prod(x.shape[1:-1])
     parallel = x.size > _SMALL
     bands = min(max(8, 2 * threads.get_threads()), -(-pixels // _RUN)) if parallel else 1
     band = -(-pixels // bands)
-    bands = -(-pixels // band)
-    partial = np.empty(images * bands * groups * 2, np.float64)          # (N, bands, groups): mean, M₂
-    sizes = tuple(Sizes(images, pixels, channels, groups, bands, band))
-    for normalize in (False, True):
-        threads.launch(group_norm_bands, sizes, eps, normalize, with_silu, flat(x), weight, bias, partial, flat(y),
-                       parallel=parallel, scratch=3 * channels)
-    return y
+    return Sizes(images, pixels, channels, groups, -(-pixels // band), band), parallel
+
+
+def statistics(x, sizes, parallel):
+    """Mean and M₂ of each band of pixels and group      x: contiguous → flat float64, (N, bands, groups, 2)"""
+    partial, nothing = np.empty(sizes.images * sizes.bands * sizes.groups * 2, np.float64), np.empty(0, np.float32)
+    threads.launch(group_norm_bands, tuple(sizes), 0.0, False, False, flat(x), nothing, nothing, partial, nothing,
+                   parallel=parallel, scratch=3 * sizes.channels)
+    return partial
 
 
 def layer_norm(x, weight, bias, eps):
@@ -157,16 +168,23 @@ def _band_statistics(start, pixels, channels, groups, x, partial, target, memory
 
 
 @inlined
+def merged(image, group, sizes, partial):
+    """(count, mean, M₂) of a group from those of its bands, as `statistics` gives them"""
+    count, mean, m2 = 0.0, 0.0, 0.0
+    for number in range(sizes.bands):
+        at = ((image * sizes.bands + number) * sizes.groups + group) * 2
+        in_band = float(min(sizes.band, sizes.pixels - number * sizes.band) * (sizes.channels // sizes.groups))
+        count, mean, m2 = _merge(count, mean, m2, in_band, partial[at], partial[at + 1])
+    return count, mean, m2
+
+
+@inlined
 def _scale_and_shift(image, sizes, eps, weight, bias, partial, memory, mean_at):
     """For each channel: the mean to memory[mean_at:], γ / √(σ² + ε) and β behind it."""
     channels = sizes.channels
     width = channels // sizes.groups
     for g in range(sizes.groups):
-        count, mean, m2 = 0.0, 0.0, 0.0
-        for number in range(sizes.bands):
-            at = ((image * sizes.bands + number) * sizes.groups + g) * 2
-            in_band = float(min(sizes.band, sizes.pixels - number * sizes.band) * width)
-            count, mean, m2 = _merge(count, mean, m2, in_band, partial[at], partial[at + 1])
+        count, mean, m2 = merged(image, g, sizes, partial)
         scale = 1 / math.sqrt(m2 / count + eps)
         for c in range(g * width, (g + 1) * width):
             memory[mean_at + c] = mean
@@ -206,13 +224,18 @@ def layer_norm_rows(thread_count, counter, rows, channels, eps, x, weight, bias,
 
 @inlined
 def _layer_norm_row(start, channels, eps, x, weight, bias, y):
+    centre, rest, scale = row_statistics(x, start, channels, eps)
+    for c in range(channels):
+        store(y, start + c, (load(x, start + c) - centre - rest) * scale * load(weight, c) + load(bias, c))
+
+
+@inlined
+def row_statistics(x, start, channels, eps):
+    """(m, μ − m, 1 / √(σ² + ε)) of `channels` numbers; in two parts, because μ may need more digits than one has"""
     centre = np.float32(_sum(x, start, channels) / np.float32(channels))
     total, square = _deviations(x, start, channels, centre)
     variance = max(0.0, square - float(total) * total / channels) / channels
-    rest = total / np.float32(channels)                  # μ − centre
-    scale = np.float32(1 / math.sqrt(variance + eps))
-    for c in range(channels):
-        store(y, start + c, (load(x, start + c) - centre - rest) * scale * load(weight, c) + load(bias, c))
+    return centre, total / np.float32(channels), np.float32(1 / math.sqrt(variance + eps))
 
 
 @reordered

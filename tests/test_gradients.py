@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from npdiffusion import kernels
-from npdiffusion.kernels import gradients, reference
+from npdiffusion.kernels import fast, gradients, reference
+from npdiffusion.kernels.backward.transposed import transposed
+from npdiffusion.kernels.products.packing import Packed
 from npdiffusion.training.tape import Tape
 from tests.differences import agree
 from tests.operations import ATTENTIONS, CONVOLUTIONS, LIMIT, NORMS, PRODUCTS, convolution, queries_keys_values, values
@@ -85,9 +87,21 @@ def cases():
         yield "attention", (*queries_keys_values(n, t, s, heads, width), heads, causal)
 
 
-CASES = [*cases()]
+def large_cases():
+    """Where kernels go block by block: several of rows, columns, pixels and keys."""
+    yield "linear", (values(700, 300), values(500, 300), values(500))
+    yield "conv2d", (values(2, 3, 200, 20), values(150, 20, 3, 3), values(150), 1, (1, 1, 1, 1))
+    yield "conv2d", (values(1, 5, 400, 5), values(7, 5, 3, 3), values(7), 2, (1, 1, 1, 1))
+    yield "conv2d", (values(3, 20, 17, 100), values(3, 100, 3, 3), values(3), 1, (1, 1, 1, 1))
+    yield "group_norm_silu", (values(2, 40, 41, 64, mean=3), values(64), values(64, seed=1), 8, 1e-5)
+    yield "layer_norm", (values(400, 320, mean=3), values(320), values(320, seed=1), 1e-5)
+    yield "attention", (*queries_keys_values(1, 300, 400, 2, 40), 2, False)
+    yield "attention", (*queries_keys_values(2, 301, 301, 1, 96), 1, True)
+
+
+CASES, LARGE = [*cases()], [*large_cases()]
 NAMES = [f"{name}-{'-'.join('x'.join(map(str, x.shape)) for x in arguments if isinstance(x, np.ndarray))}"
-         for name, arguments in CASES]
+         for name, arguments in CASES + LARGE]
 
 
 def by_tape(name, arguments, g, wanted):
@@ -107,7 +121,7 @@ def by_torch(name, arguments, g):
     return [each.grad.numpy() for each in tensors if isinstance(each, torch.Tensor)]
 
 
-@pytest.mark.parametrize(("name", "arguments"), CASES, ids=NAMES)
+@pytest.mark.parametrize(("name", "arguments"), CASES + LARGE, ids=NAMES)
 def test_gradients_match_autograd(each_backend, name, arguments):
     wanted = [i for i, x in enumerate(arguments) if isinstance(x, np.ndarray)]
     before = [np.copy(x) for x in arguments]
@@ -129,7 +143,7 @@ def test_gradients_match_autograd(each_backend, name, arguments):
         np.testing.assert_array_equal(x, same)
 
 
-@pytest.mark.parametrize(("name", "arguments"), CASES, ids=NAMES)
+@pytest.mark.parametrize(("name", "arguments"), CASES, ids=NAMES[:len(CASES)])
 def test_gradients_match_finite_differences(on_numpy, name, arguments):
     """⟨∇L, v⟩ = (L(x + h v) − L(x − h v)) / 2h in float64, for L = ⟨g, f(x)⟩ and a direction v"""
     operation, h = getattr(reference, name), 1e-6
@@ -186,6 +200,18 @@ def test_gradient_by_a_bias_of_all_keys_is_zero(each_backend):
     q, k, v = queries_keys_values(1, 20, 30, 2, 8)
     _, dk, _ = by_tape("attention", [q, k, v, 2], values(1, 20, 16, seed=3), [0, 1, 2])
     assert np.abs(dk.sum(axis=1)).max() < 1e-5 * np.abs(dk).max() and np.abs(dk).max() > 0.1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("shape", [(1, 1), (33, 7), (64, 320), (4, 320, 3, 3), (50, 3, 2, 3), (96, 20, 1, 1), (64, 64, 3, 3)])
+def test_a_transposed_weight_has_the_same_numbers(shape, dtype):
+    weight = values(*shape)
+    packed = fast.pack_linear(weight, dtype) if len(shape) == 2 else fast.pack_conv2d(weight, dtype)
+    expected = gradients.matrix(packed).T if len(shape) == 2 else gradients.flipped(gradients.matrix(packed))
+    turned = transposed(packed)
+    assert turned.dtype == dtype and turned.shape == expected.shape
+    np.testing.assert_array_equal(gradients.matrix(turned), expected)
+    np.testing.assert_array_equal(turned.panels, Packed(gradients.stored(turned), dtype).panels)       # zeros beyond the edges
 
 
 @pytest.mark.parametrize("name", kernels.OPERATIONS)

@@ -1,0 +1,221 @@
+"""The gradient of a product's weight: for each output pixel, g by the patch of x that it saw, summed over all pixels.
+
+    dW[o, i, u, v] = Σ over n, r, q of g[n, r, q, o] · x[n, s·r + u − top, s·q + v − left, i]
+
+For one tap (u, v) that is a matrix product whose sum runs over pixels. A job is a block of inputs by a block of outputs,
+all taps of it, C, which stays in the second-level cache while the job goes through the images, a few rows at a time:
+
+    x, with zeros around it    (s (R − 1) + kh) × P pixels      R rows of outputs, P columns: a row and what pads it
+    g, P columns as well       R × P pixels, the last of each row zeros
+
+so that pixel k of g meets pixel k + u · P + v of x (if s = 1), for all k in one run of the register tile: the two copies
+serve all taps, and no patch is ever written. With stride s > 1, R is 1 and k steps s pixels in x. The tile's rows are
+channels of one, its columns panels of the other: of the two ways the one that computes less beyond the edges is taken,
+a convolution to 3 outputs would waste nine tenths of a panel. Few jobs share the images, and their sums are added.
+"""
+from typing import NamedTuple
+
+import numpy as np
+from numba import prange
+
+from .. import threads
+from ..arrays import flat, float32
+from ..codegen.compiling import floats_in, floats_out, inlined, kernel, size, sizes_of
+from ..codegen.memory import load, next_job, store
+from ..products.matmul import TAIL_ROWS, TILE_ROWS, full_tile, tail_tile
+from ..products.packing import COLUMNS
+
+RUN = 160                                                # pixels that the tile sums at once, or so
+C_FLOATS = 96 << 10                                      # of a job, 384 KB
+_SMALL = 500_000                                         # multiply-adds that are not worth waking threads for
+
+
+def matrix_gradient(g, x):
+    """gᵀ x      g: (rows, out)   x: (rows, in)   → (out, in)"""
+    g, x = float32(g, "g"), float32(x, "x")
+    sums = _sums(g.reshape(1, 1, *g.shape), x.reshape(1, 1, *x.shape), (1, 1), 1, (0, 0), rows_of_x=False)
+    return sums[0]
+
+
+def convolution_gradient(g, x, kernel, stride, padding):
+    """dW, see above      g: (N, H_out, W_out, O)   x: (N, H, W, I)   kernel: (kh, kw)   → (O, I, kh, kw)"""
+    g, x = float32(g, "g"), float32(x, "x")
+    outputs, inputs = g.shape[3], x.shape[3]
+    if kernel == (1, 1) and stride == 1 and padding == (0, 0, 0, 0):
+        return matrix_gradient(g.reshape(-1, outputs), x.reshape(-1, inputs)).reshape(outputs, inputs, 1, 1)
+    rows_of_x = stride > 1 or _cost(inputs, outputs) <= _cost(outputs, inputs)
+    sums = _sums(g, x, kernel, stride, (padding[0], padding[2]), rows_of_x)
+    order = (2, 1, 0) if rows_of_x else (1, 2, 0)
+    return np.ascontiguousarray(sums.transpose(order)).reshape(outputs, inputs, *kernel)
+
+
+def _cost(rows, columns):
+    """Multiply-adds of a pixel, those beyond the edges included."""
+    return -(-rows // TAIL_ROWS) * TAIL_ROWS * (-(-columns // COLUMNS)) * COLUMNS
+
+
+class Sizes(NamedTuple):
+    """Of images, blocks and jobs."""
+    images: int
+    height: int                                          # of x
+    width: int
+    inputs: int
+    out_height: int
+    out_width: int
+    outputs: int
+    kernel_height: int
+    kernel_width: int
+    stride: int
+    top: int
+    left: int
+    rows_of_x: int                                       # whether the tile's rows are channels of x; else of g
+    block_rows: int                                      # channels of a job that are rows of the tile,
+    padded_rows: int                                     # with what whole tiles compute beyond them,
+    block_columns: int                                   # and those that are its columns
+    run_rows: int                                        # R
+    run_columns: int                                     # output pixels of a row in a run
+    pitch: int                                           # P
+    parts: int                                           # jobs that share the images
+
+
+def _sums(g, x, kernel, stride, corner, rows_of_x):
+    """→ (taps, I, O) if the tile's rows are channels of x, else (taps, O, I)"""
+    images, out_height, out_width, outputs = g.shape
+    _, height, width, inputs = x.shape
+    kh, kw = kernel
+    taps = kh * kw
+    rows, columns = (inputs, outputs) if rows_of_x else (outputs, inputs)
+    block_columns = min(-(-columns // COLUMNS), 4 if taps > 1 else 8) * COLUMNS
+    block_rows = min(rows, max(TILE_ROWS, C_FLOATS // (taps * block_columns) // TILE_ROWS * TILE_ROWS))
+    block_rows = -(-rows // -(-rows // block_rows))      # as equal as possible
+    run_columns = min(out_width, RUN)
+    pitch = (run_columns - 1) * stride + kw
+    run_rows = max(1, min(out_height, RUN // pitch)) if stride == 1 and run_columns == out_width else 1
+    blocks = -(-rows // block_rows) * -(-columns // block_columns)
+    runs = images * -(-out_height // run_rows) * -(-out_width // run_columns)
+    small = images * out_height * out_width * taps * rows * columns < _SMALL
+    parts = 1 if small else max(1, min(runs, -(-4 * threads.get_threads() // blocks)))
+    sizes = Sizes(images, height, width, inputs, out_height, out_width, outputs, kh, kw, stride, *corner, int(rows_of_x),
+                  block_rows, _padded(block_rows), block_columns, run_rows, run_columns, pitch, parts)
+    sums = np.empty((parts, taps, rows, columns), np.float32)
+    of_x = (((run_rows - 1) * stride + kh) * pitch + TILE_ROWS) * max(sizes.padded_rows, block_columns)
+    of_g = (run_rows * pitch + TILE_ROWS) * max(sizes.padded_rows, block_columns)
+    threads.launch(products, tuple(sizes), flat(g), flat(x), flat(sums), parallel=not small,
+                   scratch=taps * sizes.padded_rows * block_columns + of_x + of_g)
+    return sums[0] if parts == 1 else sums.sum(axis=0)
+
+
+def _whole(rows):
+    """How many of a block's rows go to full tiles; a larger rest fills one."""
+    return (rows + TILE_ROWS - 2 * TAIL_ROWS - 1) // TILE_ROWS * TILE_ROWS
+
+
+def _padded(rows):
+    """Rows that tiles compute."""
+    whole = _whole(rows)
+    return whole + max(0, -(-(rows - whole) // TAIL_ROWS)) * TAIL_ROWS
+
+
+@kernel(sizes_of(Sizes), floats_in, floats_in, floats_out, floats_out, size)
+def products(thread_count, counter, sizes, g, x, sums, memory, share):
+    """A job is a block of C for a part of all runs."""
+    sizes = Sizes(*sizes)
+    rows = sizes.inputs if sizes.rows_of_x else sizes.outputs
+    columns = sizes.outputs if sizes.rows_of_x else sizes.inputs
+    row_blocks = (rows + sizes.block_rows - 1) // sizes.block_rows
+    column_blocks = (columns + sizes.block_columns - 1) // sizes.block_columns
+    for thread in prange(thread_count):
+        job = next_job(counter)
+        while job < sizes.parts * row_blocks * column_blocks:
+            part, block = divmod(job, row_blocks * column_blocks)
+            row, column = divmod(block, column_blocks)
+            row, column = row * sizes.block_rows, column * sizes.block_columns
+            _block(part, row, min(sizes.block_rows, rows - row), rows, column, min(sizes.block_columns, columns - column),
+                   columns, sizes, g, x, sums, memory, thread * share)
+            job = next_job(counter)
+
+
+@inlined
+def _block(part, row, row_count, rows, column, column_count, columns, sizes, g, x, sums, memory, c):
+    """sums[part, :, row:, column:] of a block; memory[c:] holds C, the copy of x, the copy of g."""
+    taps = sizes.kernel_height * sizes.kernel_width
+    x_copy = c + taps * sizes.padded_rows * sizes.block_columns
+    x_rows = (sizes.run_rows - 1) * sizes.stride + sizes.kernel_height
+    widest = max(sizes.padded_rows, sizes.block_columns)
+    g_copy = x_copy + (x_rows * sizes.pitch + TILE_ROWS) * widest
+    for i in range(taps * sizes.padded_rows * sizes.block_columns):
+        store(memory, c + i, 0)
+
+    across = (sizes.out_width + sizes.run_columns - 1) // sizes.run_columns
+    down = (sizes.out_height + sizes.run_rows - 1) // sizes.run_rows
+    runs = sizes.images * down * across
+    for run in range(runs * part // sizes.parts, runs * (part + 1) // sizes.parts):
+        image, place = divmod(run, down * across)
+        r, q = place // across * sizes.run_rows, place % across * sizes.run_columns
+        height = min(sizes.run_rows, sizes.out_height - r)
+        width = min(sizes.run_columns, sizes.out_width - q)
+        if sizes.rows_of_x:
+            _copy(x, image, r * sizes.stride - sizes.top, q * sizes.stride - sizes.left, sizes.height, sizes.width,
+                  (height - 1) * sizes.stride + sizes.kernel_height, sizes.pitch, sizes.pitch, row, row_count, sizes.inputs,
+                  sizes.padded_rows, memory, x_copy, 0)
+            _copy(g, image, r, q, sizes.out_height, sizes.out_width, height, width, sizes.pitch, column, column_count,
+                  sizes.outputs, COLUMNS, memory, g_copy, sizes.run_rows * sizes.pitch)
+        else:
+            _copy(x, image, r * sizes.stride - sizes.top, q * sizes.stride - sizes.left, sizes.height, sizes.width,
+                  (height - 1) * sizes.stride + sizes.kernel_height, sizes.pitch, sizes.pitch, column, column_count,
+                  sizes.inputs, COLUMNS, memory, x_copy, x_rows * sizes.pitch)
+            _copy(g, image, r, q, sizes.out_height, sizes.out_width, height, width, sizes.pitch, row, row_count,
+                  sizes.outputs, sizes.padded_rows, memory, g_copy, 0)
+        depth = (height - 1) * sizes.pitch + width
+        for tap in range(taps):
+            shift = tap // sizes.kernel_width * sizes.pitch + tap % sizes.kernel_width
+            for lane in range(0, column_count, COLUMNS):
+                target = c + tap * sizes.padded_rows * sizes.block_columns + lane
+                if sizes.rows_of_x:
+                    _multiply(memory, x_copy + shift * sizes.padded_rows, sizes.stride * sizes.padded_rows,
+                              g_copy + lane * sizes.run_rows * sizes.pitch, row_count, target, sizes.block_columns,
+                              sizes.padded_rows, depth)
+                else:
+                    _multiply(memory, g_copy, sizes.padded_rows, x_copy + lane * x_rows * sizes.pitch + shift * COLUMNS,
+                              row_count, target, sizes.block_columns, sizes.padded_rows, depth)
+
+    for tap in range(taps):
+        for i in range(row_count):
+            source = c + (tap * sizes.padded_rows + i) * sizes.block_columns
+            target = ((part * taps + tap) * rows + row + i) * columns + column
+            for j in range(column_count):
+                store(sums, target + j, load(memory, source + j))
+
+
+@inlined
+def _multiply(memory, a, step, b, count, target, stride, padded, depth):
+    """C += Aᵀ B for a panel of columns      A: `count` numbers of each pixel, pixels `step` apart   B: COLUMNS of each"""
+    whole = (count + TILE_ROWS - 2 * TAIL_ROWS - 1) // TILE_ROWS * TILE_ROWS
+    for i in range(0, whole, TILE_ROWS):
+        full_tile(memory, a + i, 1, step, memory, b, memory, target + i * stride, stride, depth, True)
+    for i in range(whole, count, TAIL_ROWS):
+        tail_tile(memory, a + i, 1, step, memory, b, memory, target + i * stride, stride, depth, True)
+
+
+@inlined
+def _copy(source, image, row, column, height, width, rows, filled, pitch, channel, count, channels, panel,
+          memory, target, pixels):
+    """`rows` rows of `pitch` pixels of an image, from (row, column) on, zeros outside it and beyond `filled` pixels of a row
+
+    `count` channels from `channel` on; memory[target:] = panels of `panel` channels, `pixels` pixels from one to the next
+    """
+    for i in range(rows):
+        for j in range(pitch):
+            inside = 0 <= row + i and row + i < height and 0 <= column + j and column + j < width and j < filled
+            at = ((image * height + row + i) * width + column + j) * channels + channel
+            for first in range(0, count, panel):
+                goal = target + first * pixels + (i * pitch + j) * panel
+                lanes = min(panel, count - first)
+                if inside:
+                    for lane in range(lanes):
+                        store(memory, goal + lane, load(source, at + first + lane))
+                    for lane in range(lanes, panel):
+                        store(memory, goal + lane, 0)
+                else:
+                    for lane in range(panel):
+                        store(memory, goal + lane, 0)
