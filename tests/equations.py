@@ -141,9 +141,11 @@ def difference(left, right, least=1e-3):
 SIGNS = {"−": "-", "·": r" \cdot ", "√": r"\sqrt ", "ᵀ": r"^\top ", "⁻ˣ": "^{-x}", "ˣ": "^{x}", "∏": r"\prod ", "Σ": r"\sum ",
          "½": r"\frac{1}{2}",
          "²": "^2 ", "³": "^3 ", "⁴": "^4 ", "⁵": "^5 ", "≤": r"\le ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⊙": r"\odot ",
-         "ᾱ": r"\bar{\alpha}", "ₜ": "_t", "ₖ": "_k", "ₛ": "_s", "∂": r"\partial ", "|": r"\mid ", "∅": r"\varnothing "}
+         "ᾱ": r"\bar{\alpha}", "ₜ": "_t", "ᵢ": "_i", "ₖ": "_k", "ⁿ": "^n ", "'": r"_{\mathrm{prime}}",
+         "ₛ": "_s", "∂": r"\partial ", "|": r"\mid ", "∅": r"\varnothing "}
 LETTERS = dict(zip("αβγδεζηθκλμνξρστφχψωπΔΦ", ("alpha beta gamma delta epsilon zeta eta theta kappa lambda mu nu xi rho sigma "
                                                "tau phi chi psi omega pi Delta Phi").split()))
+SUBSCRIPTS = str.maketrans("₂ₐᵦ", "2ab")
 ABOVE = {"\N{COMBINING MACRON}": "bar", "\N{COMBINING CIRCUMFLEX ACCENT}": "hat", "\N{COMBINING TILDE}": "tilde"}
 
 
@@ -152,9 +154,12 @@ def latex(text):
     for accent, command in ABOVE.items():
         for letter in re.findall(rf"(\w){accent}", text):
             text = text.replace(letter + accent, rf"\{command}{{{LETTERS.get(letter, letter)}}}")
+    text = re.sub(r"\b(ln|log|sin|cos|exp)\b", r"\\\1 ", text)
     text = re.sub(r"(?<![\w{\\])([A-Za-z]{2,})", r"\\mathrm{\1}", text)
     text = re.sub(r"_([A-Za-z]{2,})", r"_{\\mathrm{\1}}", text)
     text = re.sub(r"(\d)([A-Za-z](?:_\{[^{}]*\{[^{}]*\}\})?)", r"{\1 \2}", text)
+    for mark in ("₂ₐ", "₂ᵦ", "ₐ", "ᵦ"):
+        text = text.replace(mark, "_{" + mark.translate(SUBSCRIPTS) + "}")
     for digit, small in zip("0123456789", "₀₁₂₃₄₅₆₇₈₉"):
         text = text.replace(small, f"_{digit} ")
     for sign, command in SIGNS.items():

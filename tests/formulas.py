@@ -301,10 +301,11 @@ class Parser:
         return value
 
     def big(self):
-        """\\sum, \\prod or \\max over one or several indices"""
+        """\\sum, \\prod or \\max over one or several indices, or without one over all elements"""
         reduce = BIG[self.take().text]
         if self.next != "_":
-            raise ValueError("what does it go over?")
+            body = self.product()
+            return lambda names: ALL[reduce](body(names))
         self.take()
         index = self.part()
         last = self.power()
@@ -328,6 +329,7 @@ class Parser:
 
 
 BIG = {"\\sum": sum, "\\prod": math.prod, "\\max": lambda values: np.max(values, axis=0)}
+ALL = {BIG["\\sum"]: np.sum, BIG["\\prod"]: np.prod, BIG["\\max"]: np.max}
 
 
 def resolved(names, base, index):

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from npdiffusion.kernels import reference
-from tests.equations import Equation
+from tests.equations import Equation, latex
 from tests.formulas import Depends
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -48,18 +48,35 @@ def standard_normal(n=1, nodes=24):
     return (z if n > 1 else z[0]), lambda values: np.sum(weights * values)
 
 
+def tools():
+    """What every `where` may use"""
+    return {"np": np, "math": math, "rng": np.random.default_rng(0), "kernels": reference, "Depends": Depends,
+            "standard_normal": standard_normal}
+
+
+def display(line, equation, names):
+    exact = names.pop("tolerance", 1e-9), names.pop("roughly", 0.05)
+    return Display(line, equation, dict(names), *exact)
+
+
 def displays(chapter):
     """All equations of a chapter, in their order"""
-    text = chapter.read_text(encoding="utf-8")
-    names = {"np": np, "math": math, "rng": np.random.default_rng(0), "kernels": reference, "Depends": Depends,
-             "standard_normal": standard_normal}
+    text, names = chapter.read_text(encoding="utf-8"), tools()
     for part in PART.finditer(text):
         line = text.count("\n", 0, part.start()) + 1
         if part["where"] is not None:
             exec(compile("\n" * line + part["where"], str(chapter), "exec"), names)
         else:
-            exact = names.pop("tolerance", 1e-9), names.pop("roughly", 0.05)
-            yield Display(line, Equation(part["equation"]), dict(names), *exact)
+            yield display(line, Equation(part["equation"]), names)
+
+
+def of_docstring(bound):
+    """The same for a row of docstring_equations.py, if its text still stands in the file"""
+    assert bound.text in (ROOT / bound.file).read_text(encoding="utf-8"), f"{bound.file} has no longer: {bound.text}"
+    names = tools()
+    exec(bound.where, names)
+    equation = re.split(r", with| over the", bound.text)[0]
+    return display(0, Equation(latex(f"{bound.left} = {equation}" if bound.left else equation)), names)
 
 
 def answers(chapter):

@@ -9,8 +9,10 @@ import pytest
 
 from tests import notes
 from tests.differences import agree
+from tests.docstring_equations import BOUND
 from tests.equations import Equation, latex
 
+OF_DOCSTRINGS = 52           # and of those in docstrings
 NUMBER = 134                  # of equations in the notes: it may only grow
 
 
@@ -50,6 +52,18 @@ def test_every_planted_mistake_is_noticed(chapter):
 def test_there_are_ever_more_equations():
     count = sum(len(list(notes.displays(chapter))) for chapter in notes.CHAPTERS)
     assert count >= NUMBER
+
+
+@pytest.mark.parametrize("bound", BOUND, ids=lambda bound: f"{bound.file.rpartition('/')[2]}: {bound.text}")
+def test_an_equation_of_a_docstring_is_what_the_code_does(bound):
+    display = notes.of_docstring(bound)
+    agree("equations of docstrings", f"{bound.file}: {bound.text}", display.check(), 0, display.tolerance)
+    assert list(display.equation.mutants())
+    assert missed(display.equation, display.check) == []
+
+
+def test_ever_more_docstrings_are_bound():
+    assert len({(bound.file, bound.text) for bound in BOUND}) == len(BOUND) >= OF_DOCSTRINGS
 
 
 @pytest.mark.parametrize("chapter", notes.CHAPTERS, ids=name)
