@@ -1,6 +1,7 @@
 """The server's queue and its own interface, /api."""
 import base64
 import io
+import itertools
 import json
 import re
 import signal
@@ -146,6 +147,19 @@ def test_clients_take_turns():
         if job.number == job.count:
             turns.remove(job)
     assert "".join(order) == "abcacaa"
+
+
+def test_models_are_not_loaded_by_turns():
+    turns, order = Turns(), ""
+    for client in "ab":
+        turns.add(Job(client, "api", client, 20, 0, "", 1.0))
+    while job := turns.next(order[-1:] or None):
+        order += job.model
+        job.number += 1
+        if job.number == job.count:
+            turns.remove(job)
+    changes = sum(one != other for one, other in itertools.pairwise(order))
+    assert order.count("a") == order.count("b") == 20 and changes <= 5 and order.index("b") <= 9
 
 
 def test_what_is_ahead_is_what_comes_before():

@@ -175,8 +175,9 @@ def test_all_can_be_reached_by_keyboard(page):
         page.browser.switch_to.active_element.send_keys("\ue004")       # Tab
     assert {"prompt", "negative_prompt", "make", "count", "steps", "sampler", "seed", "zone", "reset"} <= {*seen}
     page.fill(prompt="a star", steps=2, seed=1)
+    before = page.shown()
     page.of("prompt").send_keys("\ue009\ue007")          # Ctrl+Enter
-    until(lambda: "/api/pictures/" in page.shown())
+    until(lambda: "/api/pictures/" in page.shown() and page.shown() != before)
 
 
 @pytest.mark.parametrize("dark", [False, True])

@@ -9,6 +9,7 @@ import hashlib
 import importlib.resources
 import logging
 import re
+import sys
 
 import uvicorn
 from starlette.applications import Starlette
@@ -22,6 +23,7 @@ from npdiffusion.server.guard import POLICY, Guard
 from npdiffusion.server.notes import handed_out
 
 LOG = logging.getLogger("npdiffusion.server")
+SWITCH = 0.0005                       # seconds after which the thread of the pictures lets another one have Python's lock
 GRACE = 3                             # seconds that connections have to end when the server does
 
 
@@ -108,10 +110,12 @@ def make_server(engine, host="127.0.0.1", allowed=(), key=None):
 
 def serve(server, socket):
     """Answer on a socket that listens until a signal, or `should_exit`, ends it; the engine is stopped then."""
-    engine = server.engine
+    engine, before = server.engine, sys.getswitchinterval()
     with handed_out():
         try:
+            sys.setswitchinterval(SWITCH)
             server.run(sockets=[socket])
         finally:
+            sys.setswitchinterval(before)
             engine.stop()
             engine.thread.join(60)

@@ -176,7 +176,7 @@ class Engine:
     def _one(self):
         """Wait for a job and make a picture of it."""
         with self.lock:
-            while not self.stopping and (job := self.turns.next()) is None:
+            while not self.stopping and (job := self.turns.next(self.loaded)) is None:
                 self.work.wait()
             if self.stopping:
                 return

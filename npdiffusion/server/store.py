@@ -47,9 +47,9 @@ class Store:
         self._do(f"INSERT INTO jobs ({', '.join(COLUMNS)}, request) VALUES ({', '.join('?' * len(values))})", values)
 
     def write(self, job):
-        """Write down how far a job is."""
-        found = row(job)
-        self._do(f"UPDATE jobs SET {', '.join(f'{name} = ?' for name in WRITTEN)} WHERE id = ?",
+        """Write down how far a job is; of one that is over the request, with its pictures, is not needed any more."""
+        found, drop = row(job), ", request = NULL" * job.over
+        self._do(f"UPDATE jobs SET {', '.join(f'{name} = ?' for name in WRITTEN)}{drop} WHERE id = ?",
                  [*(found[name] for name in WRITTEN), job.id])
 
     def forget(self, job):

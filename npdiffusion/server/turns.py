@@ -1,10 +1,14 @@
 """Whose picture is next: each client gets one in turn, so that nobody waits for another one's hundred.
 
     a a a a │ b │ c c      →      a b c a c a a
+
+Loading another model takes a while, so whoever wants the one that is loaded may go first, but only MOST_IN_A_ROW times.
 """
 import collections
 
 from npdiffusion.server.limits import MOST_OF_ONE, MOST_WAITING, Busy
+
+MOST_IN_A_ROW = 8
 
 
 class Turns:
@@ -13,6 +17,7 @@ class Turns:
         self.clients = collections.OrderedDict()         # client → {id: Job}, both in the order of their turns
         self.jobs = {}                                   # id → Job
         self.last = None                                 # the client whose turn it was
+        self.passed_over = 0                             # how often in a row it wasn't the first one's, for the model's sake
 
     def __len__(self):
         return len(self.jobs)
@@ -35,14 +40,21 @@ class Turns:
             if not own:
                 del self.clients[job.client]
 
-    def next(self):
-        """The job of which a picture is to be made now, or None; it stays here until it is removed"""
+    def next(self, loaded=None):
+        """The job of which a picture is to be made now, or None; it stays here until it is removed
+
+        loaded: name of the model that is there
+        """
         if not self.clients:
             return None
         if self.last in self.clients:                    # not before now: whoever came in the meantime goes first
             self.clients.move_to_end(self.last)
-        self.last, own = next(iter(self.clients.items()))
-        return next(iter(own.values()))
+        firsts = {client: next(iter(own.values())) for client, own in self.clients.items()}
+        first = next(iter(firsts))
+        ready = next((client for client, job in firsts.items() if job.model == loaded), first)
+        self.passed_over = self.passed_over + 1 if ready != first and self.passed_over < MOST_IN_A_ROW else 0
+        self.last = ready if self.passed_over else first
+        return firsts[self.last]
 
     def ahead(self, job, now=None):
         """Pictures that come before the next one of a waiting job, and what they cost → (number, cost)
