@@ -18,6 +18,8 @@ from PIL import Image
 
 pytest.importorskip("starlette", reason="starlette is not installed")
 
+import npdiffusion
+from npdiffusion import study
 from npdiffusion.command import cli
 from npdiffusion.errors import UserError
 from npdiffusion.server.catalogue import Catalogue
@@ -132,6 +134,20 @@ def test_the_gallery_has_what_was_made_with_its_settings(real):
 def test_tokens_are_shown_as_the_prompt_is_read(real):
     found = real.post("/api/tokens", {"prompt": "a (red:1.3) zeppelin"})
     assert [each for each in found["chunks"][0] if each[0] == "red"] == [["red", 1.3]] and "zeppelin" in found["unknown"]
+
+
+def test_a_look_into_a_picture_shows_where_its_words_were_looked_at(real):
+    done = real.finished(real.post("/api/jobs", {"prompt": "a red apple", "steps": 3, "seed": 2}))
+    number = done["pictures"][0]
+    assert real.call("GET", f"/api/pictures/{number}/look")[0] == 404
+    assert real.finished(real.post(f"/api/pictures/{number}/look"))["state"] == "done"
+    found = real.get(f"/api/pictures/{number}/look")["words"]
+    assert [each["word"] for each in found] == ["a", "red", "apple"]
+    expected = study.attention_maps(npdiffusion.load(), "a red apple", steps=3, seed=2).of("apple")
+    opacity = pixels(base64.b64decode(found[2]["map"].partition(",")[2]))[:, :, 3]
+    assert opacity.max() == 225 and np.unravel_index(opacity.argmax(), opacity.shape) == np.unravel_index(
+        expected.argmax(), expected.shape)
+    assert real.get("/api/pictures?count=1")["pictures"][0]["number"] == number       # no new picture
 
 
 # ---- the queue

@@ -70,8 +70,8 @@ def make(page, **values):
     before = page.shown()
     page.fill(**values)
     page.of("make").click()
-    until(lambda: "/api/pictures/" in page.shown() and page.shown() != before)
-    return np.asarray(Image.open(io.BytesIO(page.server.get(page.shown()))))
+    source = until(lambda: (shown := page.shown()) != before and "/api/pictures/" in shown and shown)
+    return np.asarray(Image.open(io.BytesIO(page.server.get(source))))
 
 
 def test_what_is_typed_is_made_with_a_preview_and_a_bar(page):
@@ -140,6 +140,18 @@ def test_settings_are_read_back_from_the_gallery_and_from_a_dropped_picture(page
     """, base64.b64encode(content).decode())
     until(lambda: page.value("prompt") == "a moon")
     assert [page.value(name) for name in names] == ["a moon", "blue", "4", "17", "3"]
+
+
+def test_a_picture_is_looked_into_word_by_word(page):
+    make(page, prompt="a red apple", steps=3, seed=4)
+    page.browser.find_element("css selector", "#pictures button").click()
+    page.browser.find_element("css selector", "#look .inside").click()
+    words = until(lambda: page.browser.find_elements("css selector", ".map-words button"))
+    assert [word.text for word in words] == ["a", "red", "apple"]
+    words[2].click()
+    shown = page.browser.find_element("css selector", "#look .map")
+    until(lambda: shown.is_displayed() and page.run("return document.querySelector('#look .map').naturalWidth") == 16)
+    page.browser.find_element("css selector", "#look .close").click()
 
 
 def test_tokens_are_counted_as_one_types(page):

@@ -10,7 +10,7 @@
     openai_api.py  /v1, OpenAI's                       sdapi_fields.py   what its requests ask for
     waiting.py     answers that take long              openapi.py     a description of all that can be asked for
     reading.py     JSON, pictures, settings in files   notes.py       warnings, for the one whom they concern
-    limits.py      how much is taken
+    limits.py      how much is taken                   looking.py     what a picture looked at
 
 Nothing here prints. Starlette, uvicorn and python-multipart are the extra "serve".
 """

@@ -15,7 +15,7 @@ from npdiffusion.jobs.listener import Listener
 from npdiffusion.jobs.render import render
 from npdiffusion.pictures.images import to_images
 from npdiffusion.pictures.preview import Linear
-from npdiffusion.server import limits
+from npdiffusion.server import limits, looking
 from npdiffusion.server.catalogue import folders
 from npdiffusion.server.gallery import Results
 from npdiffusion.server.job import CANCELLED, DONE, FAILED, QUEUED, RUNNING, Job
@@ -45,6 +45,7 @@ class Engine:
         self.work = threading.Condition(self.lock)
         self.stopping, self.ready = False, threading.Event()
         self.failure, self.pipeline, self.loaded, self.colours = None, None, None, None
+        self.looks = {}                                  # number of a picture → what `looking.look` found
         self.rate = GUESS                                # seconds for a pixel and step, as measured lately
         self.thread = threading.Thread(target=self._run, name="pictures", daemon=True)
 
@@ -85,8 +86,8 @@ class Engine:
         self.catalogue.check_adapters(request.prompt)
         return None if pipeline is None else pipeline.resolve(request)
 
-    def submit(self, request, client, api="api", model=None, kept=True):
-        """A checked request → the job that it becomes. Raises UserError; Busy if too many wait."""
+    def submit(self, request, client, api="api", model=None, kept=True, look=None):
+        """A checked request → the job that it becomes. Raises UserError; Busy if too many wait. look: see `Job`"""
         model, notes = self.catalogue.model(model), []
         seeds, subseeds = request.seeds()
         request = request.changed(seed=seeds[0], subseed=subseeds[0] if subseeds else request.subseed)
@@ -95,7 +96,8 @@ class Engine:
         if resolved is not None:
             notes += resolved.notes(IN_PYTHON)
             notes += [resolved.reason] if resolved.reason else []
-        job = Job(client, api, model, request.count, seeds[0], request.prompt, cost(request, resolved), kept, notes=notes)
+        job = Job(client, api, model, request.count, seeds[0], request.prompt, cost(request, resolved), kept, notes=notes,
+                  look=look)
         text = request.to_json()
         with self.lock:
             if self.stopping:
@@ -217,6 +219,11 @@ class Engine:
         """The next picture of a job, in its place"""
         pipeline = self._get(job.model)
         request = Request.from_json(self.store.request(job))
+        if job.look is not None:
+            self.looks[job.look] = looking.look(pipeline, request, Watcher(self, job))
+            while len(self.looks) > looking.MOST_KEPT:
+                self.looks.pop(next(iter(self.looks)))
+            return
         entry = one_by_one(request)[job.number]
         entry.asked = {"job": job.id, "picture": job.number}
         place = self.gallery if job.kept else Results(job)

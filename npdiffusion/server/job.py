@@ -20,6 +20,7 @@ class Job:
     kept      whether it outlives the server and its pictures go to the gallery; else they are in `results` alone
     cost      what a picture of it takes, as pixels times steps
     pictures  numbers of its pictures in the gallery; of one that isn't kept, `results` has (PNG file, record) of each
+    look      number of the picture that is looked into instead of making a new one
     unwanted  it is to end at the next step      skipped: this picture of it is
     """
     client: str
@@ -45,6 +46,7 @@ class Job:
     notes: list = field(default_factory=list)
     pictures: list = field(default_factory=list)
     results: list = field(default_factory=list)
+    look: int | None = None
     unwanted: bool = False
     skipped: bool = False
 

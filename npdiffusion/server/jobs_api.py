@@ -4,6 +4,7 @@
     POST /api/jobs/{id}/cancel                                           GET  /api/jobs/{id}/events  the same, as it changes
     GET  /api/jobs            what waits, what was last                  GET  /api/pictures          what is in the folder
     GET  /api/pictures/{n}.png, /api/pictures/{n}/small                  GET  /api/info              what there is to choose
+    POST /api/pictures/{n}/look, then GET: where its words were looked at
     POST /api/tokens {"prompt"}   how a prompt is read                   POST /api/settings          those inside a picture
 
 A job lives until it is over or cancelled, whoever sent it; it survives the server.
@@ -14,7 +15,7 @@ from starlette.routing import Route
 from npdiffusion.adapters import tags
 from npdiffusion.diffusion import samplers
 from npdiffusion.errors import UserError
-from npdiffusion.server import limits, reading
+from npdiffusion.server import limits, looking, reading
 from npdiffusion.server.job import QUEUED
 from npdiffusion.server.notes import collected
 from npdiffusion.server.reading import apart
@@ -101,6 +102,22 @@ async def small(request):
     """A thumbnail"""
     content = await apart(request.app.state.engine.gallery.small, request.path_params["number"])
     return Response(content, media_type="image/webp", headers=FOREVER) if content else missing("picture")
+
+
+async def look(request):
+    """A job that looks into a picture"""
+    engine, number = request.app.state.engine, request.path_params["number"]
+    if engine.gallery.path(number) is None:
+        raise LookupError("picture")
+    line = engine.gallery.manifest.lines[number]
+    job = await apart(engine.submit, looking.request_of(line), client(request), "look", line.get("model"), False, number)
+    return JSONResponse(view(engine, job), 202)
+
+
+async def looked(request):
+    """What a look into a picture has shown"""
+    found = request.app.state.engine.looks.get(request.path_params["number"])
+    return JSONResponse({"words": found}) if found is not None else missing("look into a picture")
 
 
 async def info(request):
@@ -201,6 +218,7 @@ ROUTES = [
     Route("/api/jobs/{id}/events", events),
     Route("/api/pictures", pictures), Route("/api/pictures/{number:int}.png", picture),
     Route("/api/pictures/{number:int}/small", small),
+    Route("/api/pictures/{number:int}/look", look, methods=["POST"]), Route("/api/pictures/{number:int}/look", looked),
     Route("/api/info", info), Route("/api/tokens", tokens, methods=["POST"]),
     Route("/api/settings", settings, methods=["POST"]),
 ]

@@ -1,0 +1,47 @@
+"""A look inside a picture: for each word of its prompt a map of where it was looked at, to be laid over the picture.
+
+The picture is made once more from the settings in the manifest, while its attention is watched (study/attention.py).
+"""
+import numpy as np
+from PIL import Image
+
+from npdiffusion.errors import UserError
+from npdiffusion.server import reading
+from npdiffusion.settings import SETTINGS, Request
+from npdiffusion.study.attention import Recorder
+from npdiffusion.study.making import make
+
+COLOUR, DARKEST = (255, 84, 20), 225  # of a map, and its opacity where a word was looked at most
+MOST_KEPT = 50                        # pictures whose maps are in memory
+
+
+def request_of(line):
+    """A line of the manifest → the request that makes its picture again. UserError if that needs another picture."""
+    settings = {name: value for name, value in line.get("settings", {}).items() if name in SETTINGS}
+    if settings.get("strength") is not None:
+        raise UserError("this picture was made from another one, which isn't here any more")
+    return Request(line["prompt"], line.get("negative_prompt") or "", **settings)
+
+
+def look(pipeline, request, watcher):
+    """Make a picture and see where its words are looked at → [{"word": …, "map": data: URL}], in the order of the prompt"""
+    resolved = pipeline.resolve(request)
+    recorder = Recorder(pipeline, resolved)
+
+    def step(done, total, latents):
+        recorder.step(done, total, latents)
+        watcher.step(done, total, latents)
+    watcher.begins(1, 1, None, resolved, None)
+    make(pipeline, resolved, [recorder.watch], step)
+    found = recorder.finish()
+    return [{"word": word.text, "map": "data:image/png;base64," + reading.encoded(tinted(found.averages()[column]))}
+            for column, word in enumerate(found.words) if word.kind == "token"]
+
+
+def tinted(shares):
+    """A map (h, w) as a picture of one colour, the more opaque the larger"""
+    spread = float(shares.max() - shares.min()) or 1.0
+    opacity = ((shares - shares.min()) / spread * DARKEST).round().astype(np.uint8)
+    image = Image.new("RGBA", opacity.shape[::-1], (*COLOUR, 0))
+    image.putalpha(Image.fromarray(opacity))
+    return image
