@@ -4,9 +4,11 @@ How equations are read: equations.py; how chapters are: notes.py; equations in d
 """
 import math
 import re
+import runpy
 
 import pytest
 
+from npdiffusion import kernels
 from tests import notes
 from tests.differences import agree
 from tests.docstring_equations import BOUND
@@ -14,6 +16,15 @@ from tests.equations import Equation, latex
 
 OF_DOCSTRINGS = 52           # and of those in docstrings
 NUMBER = 134                  # of equations in the notes: it may only grow
+
+
+@pytest.fixture(autouse=True)
+def plain_numpy():
+    """Layers in the notes run the readable definitions: nothing is compiled for them"""
+    backend = kernels.backend()
+    kernels.use_backend("numpy")
+    yield
+    kernels.use_backend(backend)
 
 
 def name(chapter):
@@ -104,6 +115,14 @@ def test_every_picture_is_drawn_by_a_command_and_shown():
     files = [*(notes.FOLDER / "pictures").iterdir()]
     assert shown == {file.stem for file in files} and shown <= made
     assert max(file.stat().st_size for file in files) < 60_000
+
+
+def test_all_chapters_become_one_pdf(tmp_path):
+    pytest.importorskip("typst")
+    pytest.importorskip("markdown_it")
+    runpy.run_path(str(notes.FOLDER / "book.py"))["main"](str(tmp_path / "notes.pdf"))
+    assert (tmp_path / "notes.pdf").read_bytes().startswith(b"%PDF")
+    assert not list(notes.FOLDER.glob(".book*"))
 
 
 def test_every_chapter_is_in_the_list_and_leads_to_the_next():
