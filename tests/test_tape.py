@@ -189,6 +189,15 @@ def test_memory_falls_while_walking_back(on_numpy):
     assert alive == [[False] * 4] and not tape.nodes
 
 
+def test_a_tape_is_printed_with_what_it_keeps(on_numpy):
+    layer = dense()
+    tape = Tape(parameters_of(layer))
+    with tape:
+        kernels.silu(layer(values(2, 6))).sum()
+    assert [line.split() for line in str(tape).splitlines()] == [
+        ["0", "linear", "(2,", "5)", "x"], ["1", "silu", "(2,", "5)", "x"], ["2", "sum", "()"]]
+
+
 def test_what_needs_no_gradient_makes_no_node(on_numpy):
     layer, tape = dense(), Tape()
     with tape:

@@ -79,4 +79,4 @@ class Checkpointed:
                 if source:
                     yield source, inner.gradient(variable)
 
-        return tape.record(result, pull)
+        return tape.record(result, pull, type(self.layer).__name__, ["inputs"])

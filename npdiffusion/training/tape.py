@@ -28,10 +28,10 @@ from npdiffusion.training.variable import Variable, summed_to, value_of
 
 class Node:
     """Something that has a gradient. Without `pull` it is a leaf: a parameter, or an input that was asked for."""
-    __slots__ = ("gradient", "owned", "pull")
+    __slots__ = ("gradient", "line", "owned", "pull")
 
-    def __init__(self, pull=None):
-        self.gradient, self.owned, self.pull = None, False, pull
+    def __init__(self, pull=None, line=""):
+        self.gradient, self.owned, self.pull, self.line = None, False, pull, line      # line: what print(tape) says of it
 
     def add(self, g):
         """gradient += g, in memory of its own from the second time on; the first may belong to others as well."""
@@ -64,6 +64,10 @@ class Tape:
         """{name: parameter} of those parameters that are among `arrays`"""
         wanted = {*map(id, arrays)}
         return {name: parameter for name, parameter in self.parameters.items() if id(parameter) in wanted}
+
+    def __str__(self):
+        """A line for each node: what computed it, its shape, what is kept for the walk back"""
+        return "\n".join(f"{number:>4}  {node.line}" for number, node in enumerate(self.nodes))
 
     def __enter__(self):
         self._recording.enter_context(kernels.recorded(self._operation))
@@ -110,18 +114,21 @@ class Tape:
             return x.node
         return self.leaves.get(id(x))
 
-    def record(self, result, pull):
-        """A Variable with a node of its own; pull: from its gradient to (node, gradient) of all that it was made of"""
-        node = Node(pull)
+    def record(self, result, pull, name, kept=()):
+        """A Variable with a node of its own
+
+        pull: from its gradient to (node, gradient) of all that it was made of     name, kept: for `print(tape)`
+        """
+        node = Node(pull, f"{name:<16} {result.shape!s:<20} {', '.join(sorted(kept))}".rstrip())
         self.nodes.append(node)
         return Variable(result, node, self)
 
-    def join(self, result, parts):
+    def join(self, name, result, parts):
         """`result` as a Variable; parts: [(x, pull)], what it was made of, with the way from its gradient to x's"""
         parts = [(node, pull) for x, pull in parts if (node := self.node(x)) is not None]
         if not parts:
             return Variable(result, None, self)
-        return self.record(result, lambda g: ((node, pull(g)) for node, pull in parts))
+        return self.record(result, lambda g: ((node, pull(g)) for node, pull in parts), name)
 
     def follow(self, rules, arguments, result):
         """`result`, which rules (see kernels/gradients.py) were made for and `arguments` {name: value} led to, as a Variable"""
@@ -139,7 +146,7 @@ class Tape:
                     if target in sources:
                         yield sources[target], summed_to(each, shapes[target])
 
-        return self.record(result, pull)
+        return self.record(result, pull, rules.__name__, needed)
 
     def _operation(self, name, operation):
         """What `kernels` gives out under an operation's name while this tape records."""

@@ -186,9 +186,9 @@ class Variable(np.lib.mixins.NDArrayOperatorsMixin):
 
     # --- what moves and sums numbers
 
-    def _then(self, result, pull):
+    def _then(self, name, result, pull):
         """`result` of this array alone; pull: from its gradient to the one here"""
-        return self.tape.join(result, [(self, pull)])
+        return self.tape.join(name, result, [(self, pull)])
 
     def __getitem__(self, index):
         shape = self.shape
@@ -200,7 +200,7 @@ class Variable(np.lib.mixins.NDArrayOperatorsMixin):
             else:
                 np.add.at(gradient, index, g)            # a row may have been taken more than once
             return gradient
-        return self._then(self.value[index], pull)
+        return self._then("slice", self.value[index], pull)
 
     def __setitem__(self, index, x):
         """A new array from here on: others that were made of the old one keep it."""
@@ -213,13 +213,13 @@ class Variable(np.lib.mixins.NDArrayOperatorsMixin):
             return g
 
         shape = np.shape(x)
-        new = self.tape.join(value, [(self, outside), (x, lambda g: summed_to(g[index], shape))])
+        new = self.tape.join("assignment", value, [(self, outside), (x, lambda g: summed_to(g[index], shape))])
         self.value, self.node = new.value, new.node
 
     def sum(self, axis=None, keepdims=False):
         """Σ over axes"""
         shape = self.shape
-        return self._then(self.value.sum(axis, keepdims=keepdims), lambda g: _spread(g, shape, axis, keepdims))
+        return self._then("sum", self.value.sum(axis, keepdims=keepdims), lambda g: _spread(g, shape, axis, keepdims))
 
     def mean(self, axis=None, keepdims=False):
         """Σ over axes / how many"""
@@ -229,22 +229,22 @@ class Variable(np.lib.mixins.NDArrayOperatorsMixin):
     def reshape(self, *shape):
         """The same numbers in another shape"""
         before = self.shape
-        return self._then(self.value.reshape(*shape), lambda g: g.reshape(before))
+        return self._then("reshape", self.value.reshape(*shape), lambda g: g.reshape(before))
 
     def transpose(self, *axes):
         """Axes in another order, by default reversed"""
         axes = axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes or None
         back = None if axes is None else np.argsort([axis % self.ndim for axis in axes])
-        return self._then(self.value.transpose(axes), lambda g: g.transpose(back))
+        return self._then("transpose", self.value.transpose(axes), lambda g: g.transpose(back))
 
     def swapaxes(self, a, b):
         """Two axes exchanged"""
-        return self._then(self.value.swapaxes(a, b), lambda g: g.swapaxes(a, b))
+        return self._then("swapaxes", self.value.swapaxes(a, b), lambda g: g.swapaxes(a, b))
 
     def astype(self, dtype, **options):
         """In another type of number; the gradient comes back in this one"""
         before = self.dtype
-        return self._then(self.value.astype(dtype, **options), lambda g: g.astype(before, copy=False))
+        return self._then("astype", self.value.astype(dtype, **options), lambda g: g.astype(before, copy=False))
 
     def copy(self):
         """The same numbers; a Variable is never changed, so nothing needs copying"""
@@ -253,7 +253,7 @@ class Variable(np.lib.mixins.NDArrayOperatorsMixin):
     def clip(self, low=None, high=None):
         """Within bounds; no gradient where a bound was the answer"""
         inside = (low is None or self.value >= low) & (high is None or self.value <= high)
-        return self._then(self.value.clip(low, high), lambda g: g * inside)
+        return self._then("clip", self.value.clip(low, high), lambda g: g * inside)
 
 
 def _spread(g, shape, axis, keepdims):
@@ -271,7 +271,7 @@ def _concatenate(arrays, axis=0):
         return lambda g: g[_along(axis, g.ndim, start, end)]
 
     parts = [part(start, end) for start, end in zip([0, *ends], ends)]
-    return _tape_of(arrays).join(np.concatenate(values, axis), zip(arrays, parts))
+    return _tape_of(arrays).join("concatenate", np.concatenate(values, axis), zip(arrays, parts))
 
 
 def _stack(arrays, axis=0):
@@ -297,7 +297,7 @@ def _where(condition, a, b):
         return lambda g: summed_to(g * chosen, shape)
 
     branches = [(a, branch(condition, np.shape(a))), (b, branch(~condition, np.shape(b)))]
-    return _tape_of((a, b)).join(np.where(condition, value_of(a), value_of(b)), branches)
+    return _tape_of((a, b)).join("where", np.where(condition, value_of(a), value_of(b)), branches)
 
 
 def _expand_dims(x, axis):
@@ -310,7 +310,7 @@ def _squeeze(x, axis=None):
 
 def _broadcast_to(x, shape):
     before = x.shape
-    return x._then(np.broadcast_to(x.value, shape), lambda g: summed_to(g, before))
+    return x._then("broadcast_to", np.broadcast_to(x.value, shape), lambda g: summed_to(g, before))
 
 
 FUNCTIONS = {np.concatenate: _concatenate, np.stack: _stack, np.split: _split, np.where: _where, np.expand_dims: _expand_dims,
