@@ -34,6 +34,10 @@ class Conditioning:
     def __len__(self):
         return len(self.states)
 
+    def with_states(self, states):
+        """The same for other hidden states; nothing is remembered"""
+        return Conditioning(states, self.timestep_cond, self.pooled, self.sizes)
+
     def keys_and_values(self, attention):
         """k, v (N, S, C), which an `Attention` makes of the hidden states"""
         if attention not in self._keys_and_values:

@@ -56,7 +56,7 @@ class Checkpointed:
 
         def call(values):
             """The layer, given other arrays; keys and values that conditioning remembers are those of others"""
-            values = [Conditioning(value, each.timestep_cond) if isinstance(each, Conditioning) else value
+            values = [each.with_states(value) if isinstance(each, Conditioning) else value
                       for value, each in zip(values, given)]
             return self.layer(*values[:len(arguments)], **dict(zip(options, values[len(arguments):])))
 
