@@ -42,7 +42,9 @@ def test_wheel_holds_the_embedded_model_and_nothing_but_its_package(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"npdiffusion"}
     for name in ("py.typed", "kernels/reference.py", "weights/model_index.json", "weights/words.json",
-                 "weights/tokenizer/merges.txt", "text/clip_merges.txt.gz", "text/clip_merges.LICENSE",
+                 "weights/tokenizer/merges.txt",
+                 "study/report/page.html", "study/report/script.js", "study/report/style.css",
+                 "text/clip_merges.txt.gz", "text/clip_merges.LICENSE",
                  "weights/unet/diffusion_pytorch_model.safetensors", "weights/vae/diffusion_pytorch_model.safetensors",
                  "weights/text_encoder/model.safetensors", "weights/scheduler/scheduler_config.json"):
         assert f"npdiffusion/{name}" in names

@@ -3,6 +3,7 @@
     cli.py        where it begins and errors end     generate.py   pictures from a prompt and options
     options.py    its options                        parser.py     how a command line is read
     like.py       --like FILE                        previews.py   --preview and --steps-strip
+    inside.py     --inside FILE
     info.py       --info                             prepare.py    backend, threads, compiling
     talk.py       progress, messages
 

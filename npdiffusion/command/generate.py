@@ -8,6 +8,7 @@ import os
 import time
 
 import npdiffusion
+from npdiffusion.command.inside import Inside, find_inside
 from npdiffusion.command.options import parse_options, without_effect
 from npdiffusion.command.prepare import compile_kernels, precision, set_up
 from npdiffusion.command.previews import find_previews, start_previews
@@ -35,12 +36,14 @@ def run(options):
         if options.prompts is not None:
             say(f"{options.prompts}: {len(entries)} pictures, {len(entries) - len(left)} are there already")
         tiny = find_previews(options, place.folder)
+        find_inside(options)
         if left:
             pipeline, seconds = load(options, backend, threads, left, tiny)
             suit_model(pipeline, left, options)
             previews = reporter.previews = start_previews(options, tiny, pipeline)
+            inside = reporter.inside = None if options.inside is None else Inside(pipeline, options)
             spent, steps = render(pipeline, left, len(entries), place, reporter, options.model, options.vae,
-                                  not options.no_metadata, previews)
+                                  not options.no_metadata, previews, inside and inside.make)
         if options.grid:
             first = entries[0].path
             name = "grid.png" if options.prompts is not None else f"{first.stem}-grid.png"
@@ -180,7 +183,7 @@ def find_model(options):
 class Reporter(Listener):
     """Writes what happens: lines and a bar on stderr, the names of files on stdout."""
     def __init__(self, options):
-        self.options, self.previews, self.bar = options, None, None
+        self.options, self.previews, self.inside, self.bar = options, None, None, None
         self.inputs, self.defaults, self.noted = None, None, set()        # what has been said of them
 
     def begins(self, number, total, entry, resolved, inputs):
@@ -211,6 +214,8 @@ class Reporter(Listener):
 
     def saved(self, path):
         print_line(path)
+        if self.inside:
+            self.inside.write()
 
     def note(self, text):
         say(text)

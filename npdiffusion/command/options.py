@@ -80,7 +80,7 @@ def entries(options, settings, parser):
     settings: {name: value} that the command line and --like name, for all of them
     """
     if options.compare_samplers is not None:
-        for other in ("prompts", "grid"):
+        for other in ("prompts", "grid", "inside"):
             if getattr(options, other):
                 parser.error(f"--compare-samplers: it makes one sheet, so --{other} doesn't go with it")
         compared = {"steps": options.compare_steps or [settings.get("steps")], "sampler": options.compare_samplers}

@@ -11,11 +11,13 @@ from npdiffusion.painting.canvas import open_inputs
 from npdiffusion.pictures.settings_text import model_name
 
 
-def render(pipeline, entries, total, place, listener, model=None, vae=None, metadata=True, previews=None):
+def render(pipeline, entries, total, place, listener, model=None, vae=None, metadata=True, previews=None,
+           make=None):
     """Make the pictures of `entries`, the last ones of `total` → {stage: seconds}, number of steps
 
     place: where they go, see destinations.py and manifest.py      model, vae: how they are called in the text inside
     metadata: whether there is such a text      previews: see pictures/preview.py, or None
+    make: in place of the pipeline's own, with the same arguments
     Raises UserError for what this model can't make.
     """
     seconds, steps, inputs, opened = {}, 0, None, None
@@ -27,7 +29,7 @@ def render(pipeline, entries, total, place, listener, model=None, vae=None, meta
         resolved = pipeline.resolve(request, inputs)
         listener.begins(number, total, entry, resolved, inputs)
         try:
-            image, = pipeline.make(resolved, listener.step, previews)
+            image, = (make or pipeline.make)(resolved, listener.step, previews)
         finally:
             listener.ends(entry)
         steps += resolved.planned

@@ -177,14 +177,17 @@ def save_png(image, path, pnginfo=None, taken=(), before=None):
     before(path) is called when all is written, but not yet there under that name.
     The file is complete when it appears. UserError if it can't be written; nothing is left behind then.
     """
-    with _written(image, pathlib.Path(path), pnginfo=pnginfo) as temporary:
-        while True:
-            target = free_name(path, taken)
-            if before:
-                before(target)
-            with contextlib.suppress(FileExistsError):   # made by someone else in this moment: take the next name
-                _move(temporary, target)
-                return target
+    with _written(lambda file: image.save(file, format="PNG", pnginfo=pnginfo), pathlib.Path(path)) as temporary:
+        return _named(temporary, path, taken, before)
+
+
+def save_text(text, path):
+    """Write a text in UTF-8 and return the path it got: `path`, or the next free name beside it (see `free_name`).
+
+    The file is complete when it appears. UserError if it can't be written; nothing is left behind then.
+    """
+    with _written(lambda file: file.write(text.encode()), pathlib.Path(path), "the file") as temporary:
+        return _named(temporary, path)
 
 
 def remove_leftovers(folder):
@@ -204,13 +207,14 @@ def replace_png(image, path):
 
     UserError if it can't be written; nothing is left behind then.
     """
-    with _written(image, pathlib.Path(path), compress_level=1) as temporary:
+    with _written(lambda file: image.save(file, format="PNG", compress_level=1), pathlib.Path(path)) as temporary:
         os.replace(temporary, path)
 
 
 @contextlib.contextmanager
-def _written(image, path, **options):
-    """Within, the image is a complete PNG beside `path`, under the name that is given; afterwards that name is gone.
+def _written(write, path, what="the picture"):
+    """Within, what write(file) writes is a complete file beside `path`, under the name that is given; afterwards that name is
+    gone.
 
     UserError if it can't be written, or not be moved within.
     """
@@ -218,12 +222,12 @@ def _written(image, path, **options):
     try:
         with _temporary(path.parent) as file:
             temporary = file.name
-            image.save(file, format="PNG", **options)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         yield temporary
     except OSError as error:
-        raise UserError(f"{path}: the picture can't be written ({error.strerror or error})") from None
+        raise UserError(f"{path}: {what} can't be written ({error.strerror or error})") from None
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):           # moved already
@@ -233,6 +237,17 @@ def _written(image, path, **options):
 def _temporary(folder):
     """A new file in the folder, open for writing; unlike tempfile's it gets the user's ordinary permissions."""
     return open(pathlib.Path(folder, f".npdiffusion-{os.getpid()}-{os.urandom(4).hex()}.part"), "xb")
+
+
+def _named(temporary, path, taken=(), before=None):
+    """Give a complete file its name, the next free one; before(path) is called just before."""
+    while True:
+        target = free_name(path, taken)
+        if before:
+            before(target)
+        with contextlib.suppress(FileExistsError):       # made by someone else in this moment: take the next name
+            _move(temporary, target)
+            return target
 
 
 def _move(temporary, target):

@@ -51,6 +51,8 @@ OPTIONS = {name: replace(row, name=name) for name, row in {
                             group=PREVIEW, metavar="FILE"),
     "preview_every": Setting(Whole(1, MOST_STEPS), "steps from one preview to the next (default: 1)", 1, PREVIEW, metavar="K"),
     "steps_strip": Setting(Path(), "PNG file for all previews of a picture as one sheet", group=PREVIEW, metavar="FILE"),
+    "inside": Setting(Path(), "write a look inside the picture as one HTML file: its words' attention maps, every step, every "
+                      "layer; an existing file is kept and the new one gets a number", group=PREVIEW, metavar="FILE"),
     "taesd": Setting(Path(), "file, folder or id of TAESD for --preview taesd (default: that of --vae, or madebyollin/taesd "
                      "from Hugging Face's cache)", group=PREVIEW, metavar="VAE"),
     "threads": Setting(Threads(1, 4096), "how many cores work (default: the physical cores)", group=MACHINE,

@@ -8,6 +8,9 @@
     making.py      a picture, made while someone watches      names.py       layers by their names in the checkpoint
     tracing.py     trace                                      attention.py   attention_maps
     words.py       the words that maps are made for           strips.py      filmstrip, forward_process
+    looking.py     everything at once, for a report           report/        the report: one HTML file
+    steps.py       what each step sees and does               arithmetic.py  a sampler's step in numbers
+    leaving_out.py the picture without each word
 
 All of it rests on `kernels.watched`: models and samplers don't know of it, and nothing is slower while nobody looks.
 """

@@ -19,7 +19,7 @@ from npdiffusion.errors import UserError
 from npdiffusion.kernels import reference
 from npdiffusion.models.attention import CrossAttention
 from npdiffusion.study import words as prompts
-from npdiffusion.study.making import make, resolved_for
+from npdiffusion.study.making import finished, make, resolved_for
 from npdiffusion.study.names import Names
 from npdiffusion.study.words import Word, Words
 
@@ -165,7 +165,7 @@ def attention_maps(pipeline: Any, prompt: str, negative_prompt: str = "", **sett
     """
     resolved = resolved_for(pipeline, prompt, negative_prompt, **settings)
     recorder = Recorder(pipeline, resolved)
-    return recorder.finish(make(pipeline, resolved, [recorder.watch], recorder.step))
+    return recorder.finish(finished(pipeline, resolved, make(pipeline, resolved, [recorder.watch], recorder.step)))
 
 
 def probabilities(q, k, dtype="float32"):

@@ -19,7 +19,7 @@ def resolved_for(pipeline, prompt, negative_prompt="", **settings):
 
 
 def make(pipeline, resolved, watches, step=None, preview=None):
-    """The pictures of a `Resolved`, settings inside; an empty list if a watch raises `Stopped`
+    """The pictures of a `Resolved`; an empty list if a watch raises `Stopped`
 
     watches: functions for `kernels.watched`, called in their order; step, preview: as for `pipeline.make`
     """
@@ -27,7 +27,11 @@ def make(pipeline, resolved, watches, step=None, preview=None):
         for watch in watches:
             stack.enter_context(kernels.watched(watch))
         try:
-            images = pipeline.make(resolved, step, preview)
+            return pipeline.make(resolved, step, preview)
         except Stopped:
             return []
+
+
+def finished(pipeline, resolved, images):
+    """Pictures with their settings inside, as `generate` returns them"""
     return [with_settings(image, text) for image, text in zip(images, pipeline.texts(resolved))]

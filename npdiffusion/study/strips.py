@@ -16,7 +16,7 @@ from npdiffusion.errors import UserError
 from npdiffusion.pictures.images import rgb, to_images
 from npdiffusion.pictures.preview import Decoder, Linear
 from npdiffusion.pictures.sheets import sheet
-from npdiffusion.study.making import make, resolved_for
+from npdiffusion.study.making import finished, make, resolved_for
 
 MOST_FRAMES = 50
 LARGEST = 256                 # pixels a side up to which the autoencoder decodes frames; beyond, the linear preview does
@@ -59,7 +59,7 @@ def filmstrip(pipeline: Any, prompt: str, negative_prompt: str = "", *, frames: 
         if done in chosen:
             film.x0.append(x0[0].copy())
 
-    film.images = make(pipeline, resolved, [], step, preview)
+    film.images = finished(pipeline, resolved, make(pipeline, resolved, [], step, preview))
     decode = decoder(pipeline, resolved)
     film.state_pictures = [picture(decode, x) for x in film.states]
     film.x0_pictures = [picture(decode, x) for x in film.x0]

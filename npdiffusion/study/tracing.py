@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from npdiffusion.errors import UserError
-from npdiffusion.study.making import Stopped, make, resolved_for
+from npdiffusion.study.making import Stopped, finished, make, resolved_for
 from npdiffusion.study.names import Names
 
 MOST_CALLS = 200_000           # that are kept one by one: 300 steps of Stable Diffusion v1, 60 MB
@@ -162,7 +162,7 @@ def trace(pipeline: Any, prompt: str, negative_prompt: str = "", *, keep: Sequen
     """
     tracer = Tracer(pipeline, [keep] if isinstance(keep, str) else keep, until)
     resolved = resolved_for(pipeline, prompt, negative_prompt, **settings)
-    tracer.found.images = make(pipeline, resolved, [tracer.watch], tracer.step)
+    tracer.found.images = finished(pipeline, resolved, make(pipeline, resolved, [tracer.watch], tracer.step))
     return tracer.found
 
 
