@@ -2,7 +2,8 @@
 that follows, between two lines of $$, is computed with the names that it left.
 
 What every chapter's `where` may use: np, math, rng (a generator with a fixed seed), kernels (the definitions in plain NumPy),
-Depends (equations.py), and standard_normal(n), the places and the weights of an exact E over n independent N(0, 1).
+Depends (formulas.py), gradient (numerical), and standard_normal(n), places and weights of an exact E over n independent
+N(0, 1).
 """
 import ast
 import contextlib
@@ -48,10 +49,20 @@ def standard_normal(n=1, nodes=24):
     return (z if n > 1 else z[0]), lambda values: np.sum(weights * values)
 
 
+def gradient(f, x, h=1e-5):
+    """∂f/∂x for each number of an array, by central differences"""
+    slopes = np.zeros_like(x)
+    for place in np.ndindex(x.shape):
+        step = np.zeros_like(x)
+        step[place] = h
+        slopes[place] = (f(x + step) - f(x - step)) / (2 * h)
+    return slopes
+
+
 def tools():
     """What every `where` may use"""
     return {"np": np, "math": math, "rng": np.random.default_rng(0), "kernels": reference, "Depends": Depends,
-            "standard_normal": standard_normal}
+            "standard_normal": standard_normal, "gradient": gradient}
 
 
 def display(line, equation, names):

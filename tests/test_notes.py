@@ -60,6 +60,12 @@ def test_every_planted_mistake_is_noticed(chapter):
         assert missed(display.equation, display.check) == [], f"line {display.line}: {display.equation.source}"
 
 
+def test_there_are_as_many_planted_mistakes_as_the_introduction_says():
+    said = re.search(r"more than ([\d,]+) of them", (notes.FOLDER / "README.md").read_text(encoding="utf-8"))[1]
+    equations = [display.equation for chapter in notes.CHAPTERS for display in notes.displays(chapter)]
+    assert int(said.replace(",", "")) <= sum(len(list(equation.mutants())) for equation in equations)
+
+
 def test_there_are_ever_more_equations():
     count = sum(len(list(notes.displays(chapter))) for chapter in notes.CHAPTERS)
     assert count >= NUMBER
