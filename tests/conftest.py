@@ -10,7 +10,8 @@ from tests.fake_pipeline import FakePipeline
 
 FRAMEWORKS = {
     "torch", "torchsde", "diffusers", "transformers", "peft", "tokenizers", "huggingface_hub", "openvino", "matplotlib",
-    "starlette", "uvicorn", "python_multipart", "openai", "webuiapi", "sd_backend_client", "selenium"}
+    "starlette", "uvicorn", "python_multipart", "openai", "webuiapi", "sd_backend_client", "selenium",
+    "distributed"}
 
 
 # ---- references that are not installed

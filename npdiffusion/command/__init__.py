@@ -5,10 +5,10 @@
     like.py       --like FILE                        previews.py   --preview and --steps-strip
     inside.py     --inside FILE
     info.py       --info                             prepare.py    backend, threads, compiling
-    talk.py       progress, messages
+    talk.py       progress, messages                 cluster.py    --cluster ADDRESS
 
 Subcommands, which do something other than make pictures: convert.py, help.py, metadata.py, models.py, serve.py,
-subjects.py, tokens.py, train.py
+subjects.py, tokens.py, train.py, worker.py
 
     npdiffusion WORD ...      WORD is exactly one of SUBCOMMANDS; a prompt of that one word is written after `--` or `-p`
 
@@ -29,6 +29,7 @@ SUBCOMMANDS = {
     "serve": "a page on this machine, and interfaces for other programs",
     "subjects": "what the embedded model can draw",
     "tokens": "how a prompt is split into tokens",
+    "worker": "make pictures for a cluster",
     "train": "learning: a VAE of digits from nothing, curves of a run",
 }
 

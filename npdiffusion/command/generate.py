@@ -35,22 +35,25 @@ def run(options):
         check_files(left, options)
         if options.prompts is not None:
             say(f"{options.prompts}: {len(entries)} pictures, {len(entries) - len(left)} are there already")
-        tiny = find_previews(options, place.folder)
+        tiny, failed = find_previews(options, place.folder), 0
         find_inside(options)
-        if left:
+        if left and options.cluster is not None:
+            from npdiffusion.command import cluster
+            failed = cluster.make(options, left, place, reporter)
+        elif left:
             pipeline, seconds = load(options, backend, threads, left, tiny)
             suit_model(pipeline, left, options)
             previews = reporter.previews = start_previews(options, tiny, pipeline)
             inside = reporter.inside = None if options.inside is None else Inside(pipeline, options)
             spent, steps = render(pipeline, left, len(entries), place, reporter, options.model, options.vae,
                                   not options.no_metadata, previews, inside and inside.make)
-        if options.grid:
+        if options.grid and not failed:
             first = entries[0].path
             name = "grid.png" if options.prompts is not None else f"{first.stem}-grid.png"
             write_grid(entries, first.parent, name, left, reporter)
-    if left:
+    if left and options.cluster is None:
         tell_times(seconds | spent | {"total": time.perf_counter() - start}, steps)
-    return 0
+    return 1 if failed else 0
 
 
 def destination(options, listener):

@@ -66,6 +66,12 @@ def parse_options(argv=None):
     options = argparse.Namespace(**{name: layers[name] for name in OPTIONS})
     if options.info:
         return options
+    if options.cluster is not None:
+        if options.prompts is None:
+            parser.error("--cluster: it is for the pictures of --prompts")
+        for other in "preview", "preview_path", "steps_strip", "inside", "like":
+            if getattr(options, other) is not None:
+                parser.error(f"--cluster: it doesn't go with {OPTIONS[other].option}")
     if options.taesd is not None and options.preview != "taesd":
         parser.error("--taesd: it is for --preview taesd")
     settings = {name: layers[name] for name in SETTINGS if layers[name] is not None}

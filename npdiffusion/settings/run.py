@@ -23,6 +23,9 @@ OPTIONS = {name: replace(row, name=name) for name, row in {
                        "command goes on where it was stopped", group=MANY, metavar="FILE"),
     "wildcards": Setting(Path(), "folder of text files: __name__ in a prompt is a line of name.txt, chosen by the seed",
                          group=MANY, metavar="DIR"),
+    "cluster": Setting(Path(), "make the pictures of --prompts by many processes: tcp://head:8786, the address of a Dask "
+                       "scheduler that `npdiffusion worker` works for, or its file (.json), or local:2, two processes here",
+                       group=MANY, metavar="ADDRESS"),
     "grid": Setting(Switch(), "write a sheet with all pictures, too", False, MANY),
     "compare_samplers": Setting(Several(Choice(samplers.SAMPLERS)), "make one sheet with a column for each, and the seconds: "
                                 "--compare-samplers euler,dpm++2m", group=MANY, metavar="NAMES"),
