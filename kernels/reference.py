@@ -142,7 +142,10 @@ def group_norm_silu(x, weight, bias, groups, eps):
 
 
 def layer_norm(x, weight, bias, eps):
-    """y = γ (x − μ) / √(σ² + ε) + β over the last axis      x: (..., C)          Ba et al. 2016, arXiv:1607.06450"""
+    """y = γ (x − μ) / √(σ² + ε) + β over the last axis      x: (..., C)          Ba et al. 2016, arXiv:1607.06450
+
+    docs/notes/11-normalisation.md
+    """
     mean = x.mean(axis=-1, keepdims=True)
     variance = np.square(x - mean).mean(axis=-1, keepdims=True)
     return (x - mean) / np.sqrt(variance + eps) * weight + bias
@@ -174,7 +177,7 @@ def relu(x):
 
 
 def softmax(x):
-    """eˣ / Σ eˣ over the last axis, shifted by its maximum so that nothing overflows"""
+    """eˣ / Σ eˣ over the last axis, shifted by its maximum so that nothing overflows      docs/notes/09-attention.md"""
     e = np.exp(x - x.max(axis=-1, keepdims=True))
     return e / e.sum(axis=-1, keepdims=True)
 

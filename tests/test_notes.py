@@ -90,6 +90,17 @@ def test_no_dollar_is_left_over(chapter):
     assert "$$" not in text and "<!--" not in text
 
 
+@pytest.mark.parametrize("chapter", [*notes.CHAPTERS, notes.FOLDER / "README.md"], ids=name)
+def test_formulas_within_a_line_survive_markdown(chapter):
+    """Which takes a backslash before punctuation for its own, and $ before a digit or after a space for money"""
+    text = re.sub(r"^```.*?^```$|`[^`\n]+`|\$\$.*?\$\$|<!--.*?-->", "", chapter.read_text(encoding="utf-8"),
+                  flags=re.MULTILINE | re.DOTALL)
+    formulas = re.findall(r"\$([^$\n]+)\$(\w?)", text)
+    assert formulas and text.count("$") == 2 * len(formulas)
+    for formula, behind in formulas:
+        assert formula == formula.strip() and not behind and not re.search(r"\\[^A-Za-z]", formula), formula
+
+
 @pytest.mark.parametrize("chapter", notes.CHAPTERS, ids=name)
 def test_three_exercises_have_answers_that_print_what_they_say(chapter):
     text, answers = chapter.read_text(encoding="utf-8"), notes.answers(chapter)

@@ -1,6 +1,8 @@
 """Over σ, one explicit step each: euler, and euler_a with fresh noise.
 
     dx/dσ = (x − D(x; σ)) / σ      the probability flow, equation 3 of Karras et al. 2022 (arXiv:2206.00364)
+
+Derived in docs/notes/08-samplers.md.
 """
 from itertools import pairwise
 

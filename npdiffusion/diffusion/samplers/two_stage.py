@@ -2,7 +2,7 @@
 
     dx/dσ = (x − D(x; σ)) / σ      the probability flow, equation 3 of Karras et al. 2022 (arXiv:2206.00364)
 
-At σ = 0 the slope is 0 / 0, so that the last step of each is Euler's.
+At σ = 0 the slope is 0 / 0, so that the last step of each is Euler's. What an order is: docs/notes/08-samplers.md
 """
 from itertools import pairwise
 from math import sqrt
