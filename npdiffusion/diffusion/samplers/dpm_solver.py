@@ -2,7 +2,9 @@
 
     λ = −log σ      x(λ + h) = e^{−h} x(λ) + ∫ e^{λ' − λ − h} D dλ'      only D, which changes slowly, is approximated
 
-With D constant over a step that is x_next = (σ_next/σ) x + (1 − σ_next/σ) D, exact for every step size (docs/notes/08-samplers.md).
+With D constant over a step that is x_next = (σ_next/σ) x + (1 − σ_next/σ) D, exact for every step size.
+Derived in docs/notes/08-samplers.md.
+
 noise(σ, σ_next) → N(0, 1) like x: the increment of a Brownian motion between the two, over its standard deviation.
 """
 from itertools import pairwise
