@@ -24,6 +24,7 @@ from npdiffusion.models.unet import UNet2DConditionModel
 from npdiffusion.models.vae import AutoencoderKL
 from npdiffusion.pictures.images import save_png
 from npdiffusion.pictures.text_inside import png_info
+from npdiffusion.training import loop
 from tests import pages, stand_ins
 
 LINK = re.compile(r"\]\(([^()#:\s]+)\)")
@@ -31,7 +32,7 @@ READ = ("docs/scribble.png", "docs/lora.py")          # what commands read from 
 EVERY = [pages.ROOT / "README.md", *sorted((pages.ROOT / "docs").rglob("*.md")),
          *(pages.ROOT / folder / "README.md" for folder in ("weights", "weights/recipe")),
          *sorted((pages.ROOT / "bench").glob("*.md"))]
-UNET, VAE = UNet2DConditionModel.__call__, AutoencoderKL.decode
+UNET, VAE, TRAIN = UNet2DConditionModel.__call__, AutoencoderKL.decode, loop.train
 
 
 def name(page):
@@ -86,7 +87,8 @@ def at_home(home, tmp_path, monkeypatch):
 
 @pytest.fixture
 def one_step(monkeypatch):
-    """Each UNet and each autoencoder answers as it did the first time it was asked for that size, but on a tape."""
+    """Each UNet and each autoencoder answers as it did the first time it was asked for that size, but on a tape; a training
+    ends after two steps."""
     def predict(unet, latents, timesteps, conditioning):
         if kernels.recorder():
             return UNET(unet, latents, timesteps, conditioning)
@@ -103,6 +105,7 @@ def one_step(monkeypatch):
     answers = {}                                          # the models are kept, too, so that no id is used again
     monkeypatch.setattr(UNet2DConditionModel, "__call__", predict)
     monkeypatch.setattr(AutoencoderKL, "decode", decode)
+    monkeypatch.setattr(loop, "train", lambda training, run, steps, *more: TRAIN(training, run, min(steps, 2), *more))
 
 
 # ---- the pages

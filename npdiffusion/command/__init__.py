@@ -29,8 +29,8 @@ SUBCOMMANDS = {
     "serve": "a page on this machine, and interfaces for other programs",
     "subjects": "what the embedded model can draw",
     "tokens": "how a prompt is split into tokens",
+    "train": "learning: a VAE of digits from nothing, LoRAs, words, curves of a run",
     "worker": "make pictures for a cluster",
-    "train": "learning: a VAE of digits from nothing, curves of a run",
 }
 
 # Words that are typed as if they were subcommands, and what there is instead; SUBCOMMANDS goes first.

@@ -1,21 +1,25 @@
 """npdiffusion train WHAT ...: learning; a run that was stopped goes on by the same command.
 
-    npdiffusion train vae --data mnist -o RUN      a VAE of digits from nothing
-    npdiffusion train plot RUN                     the curves of a run, so far
+    npdiffusion train vae --data mnist -o RUN                a VAE of digits from nothing
+    npdiffusion train lora --data DIR -o my.safetensors      a subject or a style from pictures, for a model that is there
+    npdiffusion train word --data DIR -o zog.safetensors     a word for what pictures show
+    npdiffusion train plot RUN                               the curves of a run, so far
 
 A row of TRAININGS is one of these: its options, and a function from options to an exit code. Rows of options are those of
-`settings`; -o is the folder of the run.
+`settings`; -o is the folder of the run, or the file that is made, with a folder of the run beside it.
 """
 import argparse
+import contextlib
+import dataclasses
 import pathlib
 from dataclasses import replace
 
 from npdiffusion.command.parser import Parser
 from npdiffusion.command.prepare import compile_kernels, set_up
-from npdiffusion.command.talk import ERRORS, print_line, say
+from npdiffusion.command.talk import ERRORS, Progress, print_line, say
 from npdiffusion.errors import nearest
 from npdiffusion.settings import MACHINE, Setting
-from npdiffusion.settings.kinds import Choice, Number, Path, Whole
+from npdiffusion.settings.kinds import Choice, Number, Path, Switch, Text, Whole
 from npdiffusion.settings.run import OPTIONS
 
 LEARNING = "learning"
@@ -34,7 +38,37 @@ ROWS = {name: replace(row, name=name) for name, row in {
                     synonyms=("--learning-rate", "--lr")),
     "seed": Setting(Whole(0, 2**32 - 1), "of all random numbers (default: 0)", 0, LEARNING, flags=("-s", "--seed"),
                     metavar="N"),
+    "pictures": Setting(Path(), "folder of pictures, each with its caption in a .txt file of the same name, or all with that "
+                        "of --prompt", flags=("--data",), metavar="DIR"),
+    "file": Setting(Path(), "the .safetensors file that is made; the run is kept in a folder beside it",
+                    flags=("-o", "--output"), metavar="FILE"),
+    "prompt": Setting(Text(), "caption of all pictures", metavar="TEXT"),
+    "size": Setting(Whole(8, 2048), "side of a square picture; others get about its area (default: the model's)",
+                    metavar="PIXELS"),
+    "layers": Setting(Choice(("attention", "transformer", "all")), "which layers learn: those of attention, all of the "
+                      "transformers, or convolutions, too", group=LEARNING, metavar="WHICH"),
+    "rank": Setting(Whole(1, 512), "inner width of an addition", group=LEARNING, metavar="R"),
+    "alpha": Setting(Number(0, 4096, above=True), "additions are multiplied by alpha / rank (default: the rank)",
+                     group=LEARNING, metavar="A"),
+    "text_encoder": Setting(Switch(), "the text encoder learns, too", False, LEARNING),
+    "steps": Setting(Whole(1, 10_000_000), "steps in all", group=LEARNING, metavar="N"),
+    "snr_gamma": Setting(Number(0, 1000), "of Min-SNR weights; 0: all levels of noise weigh the same", group=LEARNING,
+                         metavar="G"),
+    "offset_noise": Setting(Number(0, 1), "shift the noise of a picture by so much, for dark and bright ones", group=LEARNING,
+                            metavar="X"),
+    "word": Setting(Text(), "what it is called in captions and prompts (default: the file's name)", metavar="WORD"),
+    "vectors": Setting(Whole(1, 75), "how many vectors it is", group=LEARNING, metavar="N"),
+    "begin": Setting(Text(), "a word that is near in meaning, to begin from (default: the mean of all)", group=LEARNING,
+                     metavar="WORD"),
+    "prior": Setting(Text(), "a prompt for the subject's class, of which the model draws pictures first and keeps seeing them: "
+                     "so it doesn't forget what others look like", group=LEARNING, metavar="TEXT"),
+    "prior_count": Setting(Whole(1, 10_000), "how many", group=LEARNING, metavar="N"),
+    "prior_weight": Setting(Number(0, 100), "of these in the loss", group=LEARNING, metavar="W"),
+    "format": Setting(Choice(("kohya", "peft")), "names in the file: kohya's, which AUTOMATIC1111, ComfyUI and diffusers "
+                      "read, or PEFT's", metavar="NAME"),
+    "strict": Setting(Switch(), "stop at a picture that can't be read, instead of leaving it out", False),
 }.items()}
+REQUIRED = {"output", "file", "pictures"}
 MACHINES = [replace(OPTIONS[name], group=MACHINE) for name in ("threads", "backend", "verbose")]
 
 
@@ -48,9 +82,49 @@ def vae(options):
     with Bar() as bar:
         elbo = vae_lesson.run(settings, found, options.output, bar)
     if elbo is None:
-        return stopped(options)
+        return stopped(options.output)
     say(f"ELBO of the {len(found.held_out_images):,} held-out pictures, {options.targets} targets: {elbo:.2f} nats per image")
     print_line(pathlib.Path(options.output, vae_lesson.PICTURE))
+    return 0
+
+
+def lora(options):
+    """Train a LoRA."""
+    from npdiffusion.training import fine_tuning
+    return tune(options, fine_tuning.LoRATuning, lambda values, settings, pipeline: fine_tuning.write(
+        options.file, values, settings, pipeline.family, options.format))
+
+
+def word(options):
+    """Train a word."""
+    from npdiffusion.training import words
+    options.word = options.word or pathlib.Path(options.file).stem
+    return tune(options, words.WordTuning, lambda values, settings, _: words.write(options.file, values, settings.word))
+
+
+def tune(options, kind, write):
+    """Fine-tune a model, with the run in a folder beside the file that is made.
+
+    kind: of fine_tuning.Tuning      write(values, settings, pipeline): makes the file
+    """
+    import npdiffusion
+    from npdiffusion.training import fine_tuning
+    folder = pathlib.Path(options.file).with_suffix("")
+    folder = folder.with_name(f"{folder.name}-run")
+    pipeline = npdiffusion.load(options.model, threads=options.threads, tokenizer=options.tokenizer)
+    given = {each.name: getattr(options, each.name) for each in dataclasses.fields(fine_tuning.Settings)
+             if hasattr(options, each.name)}
+    settings = fine_tuning.Settings(**given | {"model": options.model or "embedded", "data": options.pictures,
+                                               "snr_gamma": options.snr_gamma or None})
+    with Progress("picture") if settings.prior else contextlib.nullcontext() as drawn:
+        found = fine_tuning.examples(pipeline, settings, folder, options.strict, drawn)
+    say(f"learning from {len(found)} pictures")
+    with Bar() as bar:
+        values = fine_tuning.run(kind(pipeline, settings, found), folder, bar)
+    if values is None:
+        return stopped(folder)
+    write(values, settings, pipeline)
+    print_line(options.file)
     return 0
 
 
@@ -68,6 +142,15 @@ def plot(options):
 TRAININGS = {
     "vae": ("a VAE of digits", {"data": "mnist", "output": None, "latent": 20, "targets": "binary", "epochs": 30, "batch": 64,
                                 "rate": 3e-3, "seed": 0}, vae),
+    "lora": ("a LoRA: a subject or a style, from a few pictures", {
+        "pictures": None, "file": None, "model": None, "tokenizer": None, "prompt": None, "size": None, "layers": "attention",
+        "rank": 8, "alpha": None, "text_encoder": False, "steps": 500, "batch": 4, "rate": 1e-3, "snr_gamma": 5.0,
+        "offset_noise": 0.0, "prior": None, "prior_count": 24, "prior_weight": 1.0, "seed": 0, "format": "kohya",
+        "strict": False}, lora),
+    "word": ("a word that stands for what pictures show (textual inversion)", {
+        "pictures": None, "file": None, "model": None, "tokenizer": None, "prompt": None, "size": None, "word": None,
+        "vectors": 1, "begin": None, "steps": 500, "batch": 4, "rate": 5e-3, "snr_gamma": 5.0, "offset_noise": 0.0,
+        "seed": 0, "strict": False}, word),
     "plot": ("the curves of a run, into RUN/curves.png", {}, plot),
 }
 
@@ -91,14 +174,16 @@ def parse(arguments):
         parser.add_argument("run_folder", metavar="RUN", help="folder of the run")
     groups = {}
     for name, default in defaults.items():
-        row = ROWS[name]
+        row = ROWS.get(name) or OPTIONS[name]
         group = groups.setdefault(row.group, parser.add_argument_group(row.group)) if row.group == LEARNING else None
-        shown = row.help if "default" in row.help or default is None else f"{row.help} (default: {default})"
-        parser.add(row, group, default=default, help=shown, **({"required": True} if name == "output" else {}))
+        shown = row.help if "default" in row.help or default in (None, False) else f"{row.help} (default: {default})"
+        parser.add(row, group, default=default, help=shown, **({"required": True} if name in REQUIRED else {}))
     for row in MACHINES:
         parser.add(row)
     options = parser.read(arguments[1:], positional="folder")
     options.what = what
+    if "file" in defaults and pathlib.Path(options.file).suffix != ".safetensors":
+        parser.error(f"-o/--output: {options.file} should end in .safetensors")
     return options
 
 
@@ -120,9 +205,9 @@ def run(options):
     return call(options)
 
 
-def stopped(options):
+def stopped(folder):
     """What is said when a run was stopped: exit code 1"""
-    say(f"npdiffusion: stopped; the same command goes on from the state in {options.output}")
+    say(f"npdiffusion: stopped; the same command goes on from the state in {folder}")
     return 1
 
 

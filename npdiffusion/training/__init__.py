@@ -8,6 +8,7 @@
     loop.py         all of this, step by step      initial.py     where it begins
     digits.py       MNIST and what stands for it   drawn_digits.py   from fonts
     digit_vae.py    a VAE of digits                vae_lesson.py     its training and its picture
-    denoising.py    the loss of a diffusion model
-    picture_folder.py   pictures with captions
+    denoising.py    the loss of a diffusion model  picture_folder.py   pictures with captions
+    fine_tuning.py  a LoRA from pictures           lora_layers.py      what it is
+    words.py        a word from pictures
 """
