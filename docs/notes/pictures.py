@@ -110,7 +110,7 @@ def bound():
     left.axvline(mean, color=GREY, linestyle=":"), right.axvline(variance, color=GREY, linestyle=":")
     left.set(xlabel="mean of q", ylim=(-4, -1), title="shaded: KL(q ‖ true posterior)")
     right.set(xlabel="variance of q")
-    left.legend(loc="lower right")
+    right.legend(loc="lower right")
     return figure
 
 
