@@ -16,7 +16,7 @@ from typing import Any
 from npdiffusion import kernels
 from npdiffusion.adapters.merging import Adapters
 from npdiffusion.checkpoints import families, files, hub, library, whole_model
-from npdiffusion.checkpoints.tokenizers import find_tokenizer
+from npdiffusion.checkpoints.tokenizers import find_tokenizer, find_tokenizers
 from npdiffusion.checkpoints.whole_model import WholeModel
 from npdiffusion.errors import UserError
 from npdiffusion.kernels.threads import set_threads
@@ -84,7 +84,7 @@ class Opened:
     path: pathlib.Path
     source: str
     model: WholeModel
-    tokenizer: CLIPTokenizer
+    tokenizers: dict[str, CLIPTokenizer]
 
     def fit(self, max_memory=None, dtype=None, requests=(), preview_vae=None):
         """How the weights are kept → memory.budget.Budget; arguments as of `load`. UserError if they can't be made to fit."""
@@ -105,10 +105,10 @@ class Opened:
     def pipeline(self, budget):
         """The pipeline, whose models are still empty."""
         family, parts, schedule, advised = self.model
-        models = {name: part.model for name, part in parts.items()}
+        models, first = {name: part.model for name, part in parts.items()}, family.text_encoders[0]
         made = StableDiffusionPipeline(
-            self.tokenizer, models.pop("text_encoder"), models.pop("unet"), models.pop("vae"), schedule, self.source, advised,
-            Adapters(parts, budget.dtype, family), budget if budget.limit else None, family, models)
+            self.tokenizers[first], models.pop(first), models.pop("unet"), models.pop("vae"), schedule, self.source, advised,
+            Adapters(parts, budget.dtype, family), budget if budget.limit else None, family, models, self.tokenizers)
         made.embedded = self.path.samefile(locate(None))
         return made
 
@@ -123,8 +123,8 @@ def open_checkpoint(path_or_id=None, tokenizer=None, vae=None, model_dir=None):
     """A checkpoint, opened → Opened; arguments as of `load`. UserError for what is no model of a known family."""
     path = locate(path_or_id, model_dir, given=[name for name, part in (("vae", vae), ("tokenizer", tokenizer)) if part])
     model = whole_model.open_model(path, vae, tokenizer)
-    config = model.parts[model.family.text_encoders[0]].model.config
-    return Opened(path, str(path_or_id or path), model, find_tokenizer(tokenizer, path, config, model.family))
+    configs = {name: model.parts[name].model.config for name in model.family.text_encoders}
+    return Opened(path, str(path_or_id or path), model, find_tokenizers(tokenizer, path, configs, model.family))
 
 
 def load_tokenizer(path_or_id=None, tokenizer=None, model_dir=None):

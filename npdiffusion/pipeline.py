@@ -6,7 +6,6 @@ N pictures of W × H pixels; latents are (N, H/f, W/f, C), f the reduction of th
 """
 import contextlib
 import dataclasses
-import functools
 import inspect
 import os
 import sys
@@ -39,6 +38,7 @@ from npdiffusion.settings import STEPS, Request
 from npdiffusion.text import known_words
 from npdiffusion.text.contexts import Contexts
 from npdiffusion.text.editing import calls
+from npdiffusion.text.encoders import Encoder
 from npdiffusion.text.reading import read_prompt
 
 Path = str | os.PathLike[str]
@@ -52,10 +52,12 @@ class StableDiffusionPipeline:
     vae.encode(images) → mean, logvar      vae.decode(latents) → images in [−1, 1]    schedule: its betas and its sampler
     """
     def __init__(self, tokenizer, text_encoder, unet, vae, schedule, source, default_guidance=None, adapters=None, budget=None,
-                 family=families.FAMILIES[0], others=None):
+                 family=families.FAMILIES[0], others=None, tokenizers=None):
         self.tokenizer, self.text_encoder, self.unet, self.vae = tokenizer, text_encoder, unet, vae
         self.family = family          # its row in checkpoints/families.py
-        self.models = {"text_encoder": text_encoder, **(others or {}), "unet": unet, "vae": vae}      # all parts, by name
+        first = family.text_encoders[0]
+        self.models = {first: text_encoder, **(others or {}), "unet": unet, "vae": vae}      # all parts, by name
+        self.tokenizers = {first: tokenizer, **(tokenizers or {})}                            # of text encoders, by name
         self.schedule = schedule      # a NoiseSchedule: betas, prediction type and sampler of the checkpoint
         self.source = source          # where the model came from, for people
         self.advised_guidance = default_guidance      # the guidance scale that its makers advise, or None
@@ -111,7 +113,7 @@ class StableDiffusionPipeline:
     def defaults(self, sampler: str | None = None) -> defaults.Defaults:
         """Steps and guidance scale where none are asked for, and why → defaults.Defaults"""
         embedded = self.unet.config.time_cond_proj_dim is not None
-        return defaults.defaults(self.schedule, embedded, sampler, self.advised_guidance)
+        return defaults.defaults(self.schedule, embedded, sampler, self.advised_guidance, self.family.guidance)
 
     def generate(self, prompt: str | list[str], negative_prompt: str = "", *, callback: StepCallback | None = None,
                  preview: StepCallback | None = None, progress: bool = True, **settings: Any) -> list[Image.Image]:
@@ -187,10 +189,11 @@ class StableDiffusionPipeline:
     def _contexts_of_passes(self, resolved, prompt):
         """Contexts of the prompt, and of the negative one where it has influence, for each pass; see text/editing.py"""
         request, earlier, found = resolved.request, None, []
-        texts = [prompt] if resolved.guidance <= 1 else [prompt, request.negative_prompt]
+        texts = [(prompt, request.prompt_2), (request.negative_prompt, request.negative_prompt_2)]
         for way in resolved.passes:
-            found.append(self.contexts(texts, way.steps, resolved.sampler, request.clip_skip, request.prompt_syntax, earlier,
-                                       request.count, resolved.timestep_cond))
+            found.append(self.contexts(texts[:1] if resolved.guidance <= 1 else texts, way.steps, resolved.sampler,
+                                       request.clip_skip, request.prompt_syntax, earlier, request.count,
+                                       resolved.timestep_cond, resolved.sizes(way.canvas.size)))
             earlier = way.steps
         return found
 
@@ -246,29 +249,32 @@ class StableDiffusionPipeline:
         """Text → context (1, 77 n, X), float32, n chunks; of a prompt that changes with the steps, that of the first"""
         request = Request(prompt, clip_skip=clip_skip, prompt_syntax=prompt_syntax)
         check_clip_skip(request.clip_skip, self.text_encoder.config.num_hidden_layers)
-        return self.contexts([prompt], STEPS, clip_skip=request.clip_skip, syntax=prompt_syntax).at(0)[0]
+        return self.contexts([(prompt, None)], STEPS, clip_skip=request.clip_skip, syntax=prompt_syntax).at(0)[0].states
 
-    def contexts(self, prompts, steps, sampler=None, clip_skip=None, syntax="a1111", earlier=None, count=1, timestep_cond=None):
-        """What the UNet attends to, call by call → text.contexts.Contexts of a prompt, or of it and the negative one
+    def contexts(self, prompts, steps, sampler=None, clip_skip=None, syntax="a1111", earlier=None, count=1, timestep_cond=None,
+                 sizes=None):
+        """What the UNet attends to, call by call → text.contexts.Contexts
 
+        prompts: of the prompt, or of it and the negative one: what the first text encoder reads, and the second, if that is
+        another text, else None
         steps and sampler say how many calls there are; earlier: the steps of a first pass, see text/editing.py
-        count and timestep_cond: see `Contexts`
+        count, timestep_cond, sizes: see `Contexts`
         """
-        words = self.words.beside(self.adapters.words)
-        readings = [read_prompt(prompt, calls(sampler, steps), self.tokenizer, syntax, words,
-                         None if earlier is None else calls(sampler, earlier)) for prompt in prompts]
+        words, encoders = self.words.beside(self.adapters.words), self.encoders
+        readings = [[read_prompt(other if number and other else prompt, calls(sampler, steps), encoder.tokenizer, syntax, words,
+                                 None if earlier is None else calls(sampler, earlier))
+                     for number, encoder in enumerate(encoders)] for prompt, other in prompts]
         if self.embedded and not self.adapters.used:             # a LoRA may have taught it more
-            known_words.check_words(readings[0], self.tokenizer)
-        return Contexts(readings, self.tokenizer, functools.partial(self._encode, clip_skip or 0), count, timestep_cond)
+            known_words.check_words(readings[0][0], self.tokenizer)
+        zeros = self.family.zeros and len(prompts) > 1 and not any(prompts[1])
+        return Contexts(readings, encoders, clip_skip or 0, count, timestep_cond, sizes, zeros)
 
-    def _encode(self, clip_skip, ids, vectors=()):
-        """Ids (1, 77), [(position, vector), ...] → context (1, 77, X), of all text encoders of the family"""
-        states = []
-        for name in self.family.text_encoders:
-            model = self.models[name]
-            fitting = [(position, vector) for position, vector in vectors if len(vector) == model.config.hidden_size]
-            states.append(finite(model, name, ids, clip_skip, fitting))
-        return self.family.context(states)
+    @property
+    def encoders(self):
+        """The text encoders with their tokenizers → [text.encoders.Encoder]"""
+        family = self.family
+        return [Encoder(name, self.models[name], self.tokenizers[name], family.penultimate,
+                        pools=bool(family.added) and name == family.text_encoders[-1]) for name in family.text_encoders]
 
     def decode(self, latents: np.ndarray, tile: int | None = None) -> Image.Image:
         """Latents of one picture (1, H/f, W/f, C) → PIL image; tile: side of the tiles in pixels, None for all at once"""

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from npdiffusion.checkpoints.families import Family
 from npdiffusion.diffusion import noise
 from npdiffusion.errors import UserError
 from npdiffusion.memory import estimates, tiles
@@ -22,6 +23,8 @@ from npdiffusion.painting.canvas import Canvas
 from npdiffusion.painting.hires import SecondPass, enlarged, second_pass
 from npdiffusion.painting.inpainting import FirstPass
 from npdiffusion.settings import LARGEST_SIDE, NO_EFFECT, Request
+
+AESTHETIC_SCORE, NEGATIVE_SCORE = 6.0, 2.5      # of 10, which XL's refiner is told of a picture, as in diffusers
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Resolved:
     seeds         of each picture; `subseeds` likewise, or None where they play no part
     passes        one, or two with hires fix
     tile          side of the tiles in pixels that the autoencoder works in, or None for whole pictures
+    family        the model's row in checkpoints/families.py
     reason        why steps and guidance scale are not the customary ones, where the model decided so; else None
     """
     request: Request
@@ -51,6 +55,7 @@ class Resolved:
     subseeds: tuple[int, ...] | None
     passes: tuple[FirstPass | SecondPass, ...]
     tile: int | None
+    family: Family
     reason: str | None
 
     @property
@@ -75,6 +80,9 @@ class Resolved:
             clip_skip=r.clip_skip, strength=self.strength, prompt_syntax=r.prompt_syntax, mask_blur=self.mask_blur,
             invert_mask=r.invert_mask or None, padding_mask_crop=r.padding_mask_crop, outpaint=r.outpaint, hires=r.hires,
             hires_steps=r.hires_steps)
+        if self.family.added:
+            found |= {name: getattr(r, name) for name in (
+                "prompt_2", "negative_prompt_2", "original_size", "crops_coords_top_left", "target_size")}
         if r.hires is not None:
             found |= {name: r.value(name) for name in ("hires_strength", "hires_upscaler")}
         return {name: value for name, value in found.items() if value is not None}
@@ -89,6 +97,16 @@ class Resolved:
         for name, so, why in NO_EFFECT:
             if name in given and so(self):
                 yield f"{getattr(option, name)} has no effect {why(self, option)}"
+
+    def sizes(self, size):
+        """The sizes that XL is told of a picture of size (width, height): two arrays (D,), for the prompt and the negative one,
+        or None with other families"""
+        own, r = size[::-1], self.request
+        told = {"original_size": r.original_size or own, "crops_coords_top_left": r.crops_coords_top_left or (0, 0),
+                "target_size": r.target_size or own, "aesthetic_score": (AESTHETIC_SCORE,)}
+        said = [np.array([number for name in self.family.added for number in (told | other)[name]], np.float32)
+                for other in ({}, {"aesthetic_score": (NEGATIVE_SCORE,)})]
+        return said if self.family.added else None
 
     def noise_for(self, canvas, vae):
         """The noise of the seeds, from its beginning, for latents of a canvas → noise.LatentNoise"""
@@ -140,7 +158,7 @@ def resolve(request: Request, model: Any, inputs: Any = None) -> Resolved:
         request, steps, sampler, request.schedule or schedule.default_kind(sampler), scale, size, strength, spacing,
         outpainting.CUSTOMARY_BLUR if request.outpaint and request.mask_blur is None else request.mask_blur, guidance,
         None if embedded is None else guidance_embedding(scale, embedded), seeds, subseeds, tuple(passes),
-        tile_for(model, request, guidance, passes[-1].canvas.size), asked.reason)
+        tile_for(model, request, guidance, passes[-1].canvas.size), model.family, asked.reason)
 
 
 def check_size(width, height, reduction):

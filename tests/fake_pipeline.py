@@ -5,6 +5,7 @@ import numpy as np
 from PIL import Image
 
 from npdiffusion.adapters.merging import Adapters
+from npdiffusion.checkpoints.families import FAMILIES
 from npdiffusion.diffusion import defaults
 from npdiffusion.diffusion.schedules import NoiseSchedule
 from npdiffusion.models.configs import CLIPTextConfig, UNetConfig, VAEConfig
@@ -27,6 +28,7 @@ class FakePipeline:
     unet = types.SimpleNamespace(config=UNetConfig())
     text_encoder = types.SimpleNamespace(config=CLIPTextConfig())
     budget = None
+    family = FAMILIES[0]
     source = "fake"
     texts = StableDiffusionPipeline.texts
 

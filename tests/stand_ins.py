@@ -4,11 +4,13 @@ A picture of these models is noise, but every file is of its kind: names, shapes
 """
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 from safetensors.numpy import save_file
 
 from bench import models
+from bench.models import write_json
 from npdiffusion.checkpoints import families
 from npdiffusion.models import parameters
 from npdiffusion.models.configs import CLIPTextConfig, TinyVAEConfig, UNetConfig, VAEConfig
@@ -19,6 +21,9 @@ UNET = dict(block_out_channels=(32, 64), cross_attention=(True, False), heads=(8
 VAE = VAEConfig(block_out_channels=(32,) * 4, layers_per_block=1, sample_size=64)
 TEXT = CLIPTextConfig(vocab_size=600, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=1)
 PARTS = {"unet": UNetConfig(**UNET), "vae": VAE, "text_encoder": TEXT}
+EULER = {"_class_name": "EulerDiscreteScheduler", "beta_schedule": "scaled_linear", "beta_start": 0.00085,
+         "beta_end": 0.012, "timestep_spacing": "leading", "steps_offset": 1}
+SIZED = dict(added_width=48 + 6 * 8, size_width=8)      # XL's UNet: a pooled vector and six sizes
 TURBO = {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "trailing", "prediction_type": "epsilon"}
 
 
@@ -32,6 +37,22 @@ def folder(path, scheduler=None, **sizes):
     settings = path / "scheduler" / "scheduler_config.json"
     settings.write_text(json.dumps(json.loads(settings.read_text()) | (scheduler or {})))
     return path
+
+
+def relative(path, name, cls, scheduler, **sizes):
+    """A folder of another family than v1, by its name; cls: of the pipeline; sizes: of the UNet"""
+    row = next(family for family in families.FAMILIES if family.name == name)
+    width = TEXT.hidden_size * len(row.text_encoders)
+    unet = UNetConfig(**UNET | dict(linear_projection=True, heads=(4, 8), cross_attention_dim=width) | sizes)
+    for part, model in row.parts.items():
+        config = {"unet": unet, "vae": VAE}.get(part, replace(TEXT, projection_dim=48))
+        write_json(path / part / "config.json", models.config(config))
+        tensors = {key: tensor().astype(np.float16) for key, tensor in models.tensors(model.model(config)).items()}
+        save_file(tensors, path / part / f"{model.stem}.safetensors")
+        if part in row.text_encoders:
+            models.write_tokenizer(path / families.tokenizer_of(part), TEXT.vocab_size)
+    write_json(path / "scheduler" / "scheduler_config.json", EULER | scheduler)
+    write_json(path / "model_index.json", {"_class_name": cls})
 
 
 def single_file(path):
@@ -89,6 +110,10 @@ def write(home):
     v1 = folder(there / "stable-diffusion-v1-5")
     folder(there / "turbo", TURBO)
     folder(there / "LCM_Dreamshaper_v7", {"_class_name": "LCMScheduler"}, time_cond_proj_dim=16)
+    relative(there / "stable-diffusion-2-1", families.V2, "StableDiffusionPipeline", {"prediction_type": "v_prediction"})
+    relative(there / "sd-turbo", families.V2, "StableDiffusionPipeline", TURBO)
+    relative(there / "sdxl", families.XL, "StableDiffusionXLPipeline", {}, **SIZED)
+    relative(there / "sdxl-turbo", families.XL, "StableDiffusionXLPipeline", TURBO, **SIZED)
     (there / "anime").mkdir()
     for name in "v1-5-pruned-emaonly", "anime/dream", "turbo":
         single_file(there / f"{name}.safetensors")

@@ -12,7 +12,7 @@ from safetensors.torch import save_file as save_torch_file
 
 from npdiffusion import loading
 from npdiffusion.checkpoints import library
-from npdiffusion.checkpoints.families import check_sizes
+from npdiffusion.checkpoints.families import FAMILIES
 from npdiffusion.checkpoints.tensors import Tensor
 from npdiffusion.command import cli
 from npdiffusion.errors import UserError
@@ -80,16 +80,17 @@ def test_each_file_is_listed_as_what_it_is(shelf):
     assert found == {
         "folder": small, "anime/dream": small, "inpaint": f"{small}, for inpainting",
         "a/lora": "a LoRA for Stable Diffusion v1", "a/lora-xl": "a LoRA for Stable Diffusion XL",
-        "xl": "Stable Diffusion XL", "sd2": "Stable Diffusion 2", "vae": "a VAE alone", "taesd": "TAESD",
+        "xl": "Stable Diffusion XL, not complete", "sd2": "Stable Diffusion 2, not complete", "vae": "a VAE alone",
+        "taesd": "TAESD",
         "taesd_decoder": "TAESD", "text": "a text encoder alone", "control": "a ControlNet",
         "words": "a textual inversion", "strange": "no Stable Diffusion", "old.ckpt": "a pickle, which can run any "
         "program, so it is not opened", "empty": "the file is empty",
         "x.gguf": "not a GGUF file, damaged or cut short (its table of contents goes beyond its end)",
-        "other": "Stable Diffusion XL"}
+        "other": "Stable Diffusion XL, not complete"}
 
 
 def test_a_model_for_inpainting_is_told_by_nine_channels():
-    assert library.by_sizes(768, 9) == ("Stable Diffusion v1, for inpainting", True)
+    assert library.by_sizes(FAMILIES[0], 768, 9) == ("Stable Diffusion v1, for inpainting", True)
 
 
 def test_what_is_said_to_load_loads_and_what_is_not_said_to_gives_its_reason(shelf, models):
@@ -194,13 +195,6 @@ def test_the_command_lists_what_loads_first(shelf, capsys):
     good, rest = capsys.readouterr().out.split("\n\nnot models that can be loaded:\n")
     assert [line.split()[0] for line in good.splitlines()] == ["embedded", "anime/dream", "folder", "inpaint"]
     assert "a/lora " in rest and "a LoRA for Stable Diffusion v1" in rest
-
-
-@pytest.mark.parametrize("width", [1280, 2048])
-def test_the_refiner_of_xl_is_told_by_its_context_too(width):
-    assert library.by_sizes(width, 4) == ("Stable Diffusion XL", False)
-    with pytest.raises(UserError, match=f"this is Stable Diffusion XL .its context is {width} wide"):
-        check_sizes(width, False, 4, 4, "a.safetensors")
 
 
 def test_a_folder_of_very_many_files_is_looked_into_up_to_a_limit_with_a_warning(shelf, monkeypatch):

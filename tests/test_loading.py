@@ -295,16 +295,16 @@ def test_a_folder_with_a_single_file_in_it(tmp_path):
 
 
 @pytest.mark.parametrize("name, description", [
-    ("StableDiffusionXLPipeline", "Stable Diffusion XL"), ("StableDiffusion3Pipeline", "Stable Diffusion 3"),
+    ("StableDiffusion3Pipeline", "Stable Diffusion 3"),
     ("FluxPipeline", "Flux"), ("LDMPipeline", "made for 'LDMPipeline'"), (["x"], "made for")])
 def test_other_pipelines_are_named(folder, name, description):
     edit(folder / "model_index.json", _class_name=name)
     assert f"{folder}: this is {description}" in message(folder)
 
 
-def test_stable_diffusion_2_is_named_from_its_settings(folder):
+def test_a_unet_with_another_context_than_the_text_encoder_is_named(folder):
     edit(folder / "unet/config.json", cross_attention_dim=1024, use_linear_projection=True, attention_head_dim=[5, 10])
-    assert "this is Stable Diffusion 2" in message(folder)
+    assert "the UNet's context is 1024 wide, but the text encoder has 128" in message(folder)
 
 
 def test_a_model_that_edits_pictures_is_named_from_its_settings(folder):

@@ -403,7 +403,7 @@ def pair(down=(4, 128), up=(64, 4), key=KEY, **more):
 @pytest.mark.parametrize("tensors, expected", [
     (pair((4, 2048)), "made for Stable Diffusion XL (its context is 2048 wide, not 128)"),
     (pair((4, 1024)), "made for Stable Diffusion 2 (its context is 1024 wide, not 128)"),
-    (pair() | pair(key="lora_te2_text_model_encoder_layers_0_mlp_fc1"), "made for Stable Diffusion XL; only those for"),
+    (pair() | pair(key="lora_te2_text_model_encoder_layers_0_mlp_fc1"), "made for Stable Diffusion XL, but the model is of"),
     (pair(key="lora_unet_double_blocks_0_img_attn_proj"), "made for Flux"),
     (pair(key="transformer.single_transformer_blocks.0.attn.to_k"), "made for Flux"),
     (pair(key="transformer.transformer_blocks.0.attn.to_k"), "made for Stable Diffusion 3"),

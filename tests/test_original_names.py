@@ -208,8 +208,6 @@ UNET = "model.diffusion_model."
 
 
 @pytest.mark.parametrize("description, names", [
-    ("Stable Diffusion 2", ["cond_stage_model.model.ln_final.weight", UNET + "input_blocks.0.0.weight"]),
-    ("Stable Diffusion XL", ["conditioner.embedders.0.transformer.text_model.x", UNET + "input_blocks.0.0.weight"]),
     ("Stable Diffusion 3", [UNET + "joint_blocks.0.context_block.attn.proj.weight"]),
     ("Flux", ["double_blocks.0.img_attn.norm.key_norm.scale"]),
     ("a LoRA", ["lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight"]),
@@ -238,11 +236,11 @@ def test_the_shape_tells_inpainting_models_from_those_that_edit(file):
     assert "edits pictures" in message(file(lambda tensors: tensors | {name: torch.zeros(32, 8, 3, 3)}))
 
 
-def test_wide_contexts_and_linear_projections_are_named_from_the_shapes(file):
-    name = "model.diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.weight"
-    assert "this is Stable Diffusion XL" in message(file(lambda tensors: tensors | {name: torch.zeros(64, 2048)}))
-    name = "model.diffusion_model.middle_block.1.proj_in.weight"
-    assert "this is Stable Diffusion 2" in message(file(lambda tensors: tensors | {name: torch.zeros(64, 64)}))
+def test_a_unet_of_another_family_than_the_text_encoder_is_told_by_both_names(file):
+    def linear(tensors):
+        return {name: tensor[:, :, 0, 0].contiguous() if name.endswith((".proj_in.weight", ".proj_out.weight")) and UNET in name
+                else tensor for name, tensor in tensors.items()}
+    assert "its UNet is of Stable Diffusion 2, but its other parts are of Stable Diffusion v1" in message(file(linear))
 
 
 @pytest.mark.parametrize("name", ["decoder.conv_in.weight", "encoder.down.0.block.0.conv1.weight"])

@@ -10,7 +10,7 @@ from PIL import Image
 from npdiffusion import kernels
 from npdiffusion.errors import UserError
 from npdiffusion.text import chunks, editing, emphasis, reading
-from npdiffusion.text.contexts import Contexts
+from npdiffusion.text.contexts import Context, Contexts
 from npdiffusion.text.editing import PromptNote
 from npdiffusion.text.emphasis import BREAK
 from npdiffusion.text.reading import read_prompt
@@ -98,7 +98,7 @@ def test_a_second_pass_counts_on(prompt, entries):
 
 
 def test_the_pipeline_counts_calls_of_both_passes(pair):
-    contexts = pair[1].contexts(["a [cat:dog:1.5] [red:12]"], 10, "heun", earlier=5)
+    contexts = pair[1].contexts([("a [cat:dog:1.5] [red:12]", None)], 10, "heun", earlier=5)
     assert [last for last, _ in contexts.schedules[0]] == [2, 10, 20]          # 12 - 2 · 5, and half of 2 · 10
 
 
@@ -183,15 +183,16 @@ def test_a_negative_prompt_that_makes_another_too_large_is_refused_before_anythi
     monkeypatch.setattr(reading, "MOST_CHUNKS", 6)
     readings = [read_prompt(prompt, 10, CLIPTokenizer.from_folder(VOCABULARY)) for prompt in ("[a|b|c|e]", "a BREAK b")]
     with pytest.raises(UserError, match="is 4 texts that take turns, with 2 chunks"):
-        Contexts(readings, None, None)
+        Contexts([[each] for each in readings], [])
 
 
 @pytest.mark.parametrize(("length", "count", "most"), [(1, 1, 16), (2, 1, 8), (2, 4, 2), (20, 1, 1)])
 def test_fewer_contexts_stay_prepared_the_larger_they_are(length, count, most):
     for different, expected in (most, most), (most + 1, 2 * (most + 1)):       # in turn, twice: all are kept, or none
         contexts = Contexts.__new__(Contexts)
-        contexts.length, contexts.count, contexts.timestep_cond, contexts._prepared = length, count, None, {}
-        arrays = [np.zeros((1, 1, 1)) for _ in range(different)]
+        contexts.length, contexts.count, contexts.timestep_cond, contexts.sizes = length, count, None, None
+        contexts._prepared = {}
+        arrays = [Context(np.zeros((1, 1, 1))) for _ in range(different)]
         contexts.schedules = [[(call, arrays[call % different]) for call in range(2 * different)]]
         made = [contexts.conditioning(call) for call in range(2 * different)]
         assert [len(each) for each in made] == [count] * len(made)
@@ -267,10 +268,10 @@ def test_plain_syntax_takes_a_prompt_as_diffusers_does(pair):
 
 def test_both_prompts_are_padded_to_the_same_number_of_chunks(pair):
     theirs, ours = pair
-    context, negative = ours.contexts([LONG, "a dog"], 10).at(0)
+    context, negative = (each.states for each in ours.contexts([(LONG, None), ("a dog", None)], 10).at(0))
     agree("prompts", "padded negative prompt", negative, torch_context(theirs, [[[("a dog", 1)], []]]), 2e-5, relative=True)
     assert context.shape == negative.shape == (1, 154, 24)
-    context, negative = ours.contexts(["a dog", LONG], 10).at(0)
+    context, negative = (each.states for each in ours.contexts([("a dog", None), (LONG, None)], 10).at(0))
     assert context.shape == negative.shape == (1, 154, 24)
 
 

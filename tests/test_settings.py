@@ -32,7 +32,9 @@ VALUES = {
     "hires_strength": ("0.6", 0.6), "hires_upscaler": ("lanczos", "lanczos"), "rng": ("a1111", "a1111"),
     "clip_skip": ("2", 1), "prompt_syntax": ("plain", "plain"), "subseed": ("4", 4), "subseed_strength": ("0.25", 0.25),
     "eta": ("0.5", 0.5), "guidance_rescale": ("0.7", 0.7), "timestep_spacing": ("trailing", "trailing"),
-    "prediction_type": ("v_prediction", "v_prediction"), "rescale_betas_zero_snr": ("true", True)}
+    "prediction_type": ("v_prediction", "v_prediction"), "rescale_betas_zero_snr": ("true", True),
+    "prompt_2": ("a dog", "a dog"), "negative_prompt_2": ("a cat, red", "a cat, red"), "original_size": ("96x40", (40, 96)),
+    "crops_coords_top_left": ("8,0", (8, 0)), "target_size": ("64x72", (72, 64))}
 WITH = {"mask_image": ["init_image"], "strength": ["init_image"], "invert_mask": ["init_image", "mask_image"],
         "mask_blur": ["init_image", "mask_image"], "padding_mask_crop": ["init_image", "mask_image"],
         "outpaint": ["init_image"], "hires_steps": ["hires"], "hires_strength": ["hires"], "hires_upscaler": ["hires"],

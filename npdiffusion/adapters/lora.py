@@ -59,8 +59,8 @@ def read_lora(path, shapes, config, family):
     opened = safetensors_file.stamp(path)
     tensors = safetensors_file.read_file(path)
     other = names.told_by(names.FAMILIES, tensors)
-    if other:
-        refuse_family(path, other)
+    if other and other != family.name:
+        refuse_family(path, other, family)
     count, words = len(tensors), textual_inversion.bundled(tensors, path, config.cross_attention_dim)
     layers = {part: [name.removesuffix(".weight") for name in found if name.endswith(".weight")]
               for part, found in shapes.items()}
@@ -79,7 +79,7 @@ def read_lora(path, shapes, config, family):
         raise UserError(f"{path}: this is {what}" if what else
                         f"{path}: no LoRA for this model, none of its {len(tensors)} tensors belongs to a layer: "
                         f"{parameters.some(tensors)}")
-    check_context(path, found, config.cross_attention_dim)
+    check_context(path, found, config.cross_attention_dim, family)
     scale = scales.beside(path)
     lora = LoRA(path, opened, count, unmatched, words)
     for (part, name), roles in found.items():
@@ -94,19 +94,19 @@ def read_lora(path, shapes, config, family):
     return lora
 
 
-def refuse_family(path, family):
-    raise UserError(f"{path}: this LoRA is made for {family}; only those for Stable Diffusion v1 can be used")
+def refuse_family(path, theirs, family):
+    raise UserError(f"{path}: this LoRA is made for {theirs}, but the model is of another family, {family.name}")
 
 
-def check_context(path, found, width):
+def check_context(path, found, width, family):
     """UserError if the keys and values of cross-attention read contexts of another width."""
     for (_, name), roles in found.items():
         inner = next((roles[role] for role in ("down", "hada_w1_b") if role in roles), None)
         if inner and name.endswith((".attn2.to_k", ".attn2.to_v")):
             theirs = math.prod(inner.shape[1:])
             if theirs != width:
-                family = f"{families.WIDTHS.get(theirs, 'another model')} (its context is {theirs} wide, not {width})"
-                refuse_family(path, family)
+                other = f"{families.WIDTHS.get(theirs, 'another model')} (its context is {theirs} wide, not {width})"
+                refuse_family(path, other, family)
 
 
 def weight_change(layer, shape, advised):

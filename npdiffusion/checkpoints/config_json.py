@@ -27,7 +27,7 @@ def config(sizes):
     end = sizes.vocab_size - 1
     return {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model", "bos_token_id": end - 1, "eos_token_id": end,
             "pad_token_id": end, **same("vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads "
-                                        "max_position_embeddings layer_norm_eps hidden_act")}
+                                        "max_position_embeddings layer_norm_eps hidden_act projection_dim")}
 
 
 def blocks(sizes):

@@ -12,7 +12,7 @@ import shutil
 
 import numpy as np
 
-from npdiffusion.checkpoints import files, whole_model
+from npdiffusion.checkpoints import families, files, whole_model
 from npdiffusion.checkpoints.config_json import config
 from npdiffusion.checkpoints.text_files import read_json
 from npdiffusion.errors import UserError
@@ -94,8 +94,9 @@ def write_folder(folder, opened, dtype, changed):
                    for parameter, shape in part.shapes.items()}
         write_tensors(folder / name / f"{row.stem}.safetensors", tensors, dtype)
         index[name] = ["transformers" if text else "diffusers", type(part.model).__name__]
-    write_tokenizer(folder / "tokenizer", opened.tokenizer)
-    index["tokenizer"] = ["transformers", "CLIPTokenizer"]
+    for name, tokenizer in opened.tokenizers.items():
+        write_tokenizer(folder / families.tokenizer_of(name), tokenizer)
+        index[families.tokenizer_of(name)] = ["transformers", "CLIPTokenizer"]
     settings = scheduler(opened.path, family)
     write_json(folder / "scheduler" / "scheduler_config.json", settings)
     index["scheduler"] = ["diffusers", settings.get("_class_name", "PNDMScheduler")]

@@ -7,12 +7,11 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from npdiffusion.checkpoints import original_names
 from npdiffusion.checkpoints.leftovers import LEFTOVERS
 from npdiffusion.errors import UserError
-from npdiffusion.models.clip import CLIPTextModel
+from npdiffusion.kernels.arrays import as_float32
+from npdiffusion.models.clip import CLIPTextModel, CLIPTextModelWithProjection
 from npdiffusion.models.configs import UNET_ONLY, VAE_ONLY, CLIPTextConfig, UNetConfig, VAEConfig
 from npdiffusion.models.unet import UNet2DConditionModel
 from npdiffusion.models.vae import AutoencoderKL
@@ -43,6 +42,7 @@ class PartRow:
     variants   the same part as other programs spell it: rows that differ in prefix, sizes, name or arrange
     lora       what adapters call it; None if none change it
     only       {setting in config.json: its one value that is supported}; None: that of Stable Diffusion v1
+    padding    of a text encoder with a tokenizer of its own: the piece that fills up its ids
     """
     config: type
     model: type
@@ -54,6 +54,7 @@ class PartRow:
     only: dict | None = None
     arrange: Callable = dict
     variants: tuple["PartRow", ...] = ()
+    padding: str | None = None
 
     def spelled(self, names):
         """This row or the variant of it whose prefix the tensors of a single file have, or None"""
@@ -67,7 +68,12 @@ class Family:
     classes     of pipelines, in model_index.json; a folder without one is of the first family whose parts it has
     scheduler   scheduler_config.json of a single file, which has none      marks: empty tensors that change it
     padding     the piece that fills up its tokenizer's ids
-    context     from the hidden states of each text encoder (N, T, X_i) to what the UNet attends to (N, T, X)
+    is_told_by  whether a UNet of these settings, as in config.json, is of the family
+    decide      from {name: tensor} of a single file to what shapes don't tell: {"scheduler" or part: settings}
+    penultimate whether the text encoders' last layer and final norm are left out of the context
+    added       sizes that the UNet reads beside a pooled vector of the last text encoder, in their order
+    zeros       whether an empty negative prompt is zeros, not what the text encoders make of it
+    guidance    the scale where nothing else is said      factor: of the VAE's latents, likewise
     """
     name: str
     parts: dict[str, PartRow]
@@ -75,7 +81,13 @@ class Family:
     scheduler: dict
     padding: str
     marks: dict = field(default_factory=dict)
-    context: Callable = lambda states: states[0] if len(states) == 1 else np.concatenate(states, axis=-1)
+    is_told_by: Callable = lambda unet: not unet.get("use_linear_projection") and not unet.get("addition_embed_type")
+    decide: Callable = lambda tensors: {}
+    penultimate: bool = False
+    added: tuple = ()
+    zeros: bool = False
+    guidance: float = 7.5
+    factor: float = VAEConfig.scaling_factor
 
     @property
     def text_encoders(self):
@@ -104,18 +116,75 @@ def old_text_layer(layer):
 
 
 V1, V2, XL = "Stable Diffusion v1", "Stable Diffusion 2", "Stable Diffusion XL"
+REFINER = "the refiner of Stable Diffusion XL"
 # By the width of the context, or of a text encoder's vectors: XL's context is its two encoders' beside each other,
 # 768 + 1280 wide, and that of its refiner the second one's alone.
 WIDTHS = {768: V1, 1024: V2, 1280: XL, 2048: XL}
+
+
+def text_row(prefix):
+    """CLIP ViT-L/14 as transformers names it: v1's text encoder, and XL's first"""
+    return PartRow(
+        CLIPTextConfig, CLIPTextModel, "model", prefix, original_names.text_settings,
+        lambda config, names, prefix: original_names.text_name(names, prefix),
+        LoRANames(("lora_te_text_model_", "lora_te1_text_model_"),
+                  ("text_encoder.text_model.", "text_encoder.", "text_model.", ""), old_text_layer))
+
+
+def open_clip_row(prefix, model=CLIPTextModel, leave=0, **row):
+    """OpenCLIP's: SD 2's text encoder, and XL's second; leave: how many of the file's layers the model doesn't use"""
+    return PartRow(
+        CLIPTextConfig, model, "model", prefix, original_names.open_clip_settings, original_names.open_clip_name,
+        arrange=lambda tensors: original_names.open_clip(tensors, leave), **row)
+
+
+def unet_row(**settings):
+    """settings: what shapes in a single file don't tell, besides what is as in v1"""
+    return PartRow(
+        UNetConfig, UNet2DConditionModel, "diffusion_pytorch_model", "model.diffusion_model.",
+        lambda shape: original_names.unet_settings(shape) | settings,
+        lambda config, names, prefix: original_names.unet_name(config, prefix, names),
+        LoRANames(("lora_unet_",), ("unet.", ""), old_unet_layer, original=("diffusion_model.",)), only=UNET_ONLY)
+
+
+def vae_row(**settings):
+    return PartRow(
+        VAEConfig, AutoencoderKL, "diffusion_pytorch_model", "first_stage_model.",
+        lambda shape: original_names.vae_settings(shape) | settings,
+        lambda config, names, prefix: original_names.vae_name(config, prefix, names), only=VAE_ONLY)
+
+
+def predicts_v(tensors):
+    """What a single file of SD 2 is: 768-v, which predicts v and knows pictures of 768 pixels, or base, which predicts ε
+
+    Nothing in it says so. The rule is ComfyUI's: one bias is spread more widely in models that predict v.
+    """
+    spread = tensors.get("model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias")
+    channels = tensors["model.diffusion_model.input_blocks.0.0.weight"].shape[1]
+    if spread is None or channels != 4 or as_float32(spread()).std() <= SPREAD_OF_V:
+        return {}
+    return {"scheduler": {"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"}, "unet": {"sample_size": 96}}
+
+
+SPREAD_OF_V = 0.09
+BETAS = {"num_train_timesteps": 1000, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+PNDM = {"_class_name": "PNDMScheduler", **BETAS, "skip_prk_steps": True, "set_alpha_to_one": False, "steps_offset": 1,
+        "clip_sample": False}           # and nothing about timestep_spacing
+EULER = {"_class_name": "EulerDiscreteScheduler", **BETAS, "timestep_spacing": "leading", "steps_offset": 1}
+MARKS = {"v_pred": {"prediction_type": "v_prediction"},
+         "ztsnr": {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}}
+CLASSES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline",
+           "StableDiffusionInpaintPipelineLegacy", "LatentConsistencyModelPipeline", "LatentConsistencyModelImg2ImgPipeline")
+XL_FACTOR = 0.13025                     # of the VAE's latents; shapes can't tell it from v1's VAE
+XL_SECOND = LoRANames(("lora_te2_text_model_",), ("text_encoder_2.text_model.", "text_encoder_2."), old_text_layer)
+XL_CLASSES = ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline")
 
 # Of another family if any tensor's name begins so,
 RELATIVES = [(re.compile(pattern), description) for pattern, description in (
     (r"lora_|.*\.(lora[_.]|hada_w|lokr_w)", "a LoRA, which changes a model and is none itself"),
     (r"emb_params$|string_to_param|clip_[gl]$", "a textual inversion, which is a word for a model and no model itself"),
-    (r"conditioner\.embedders\.|text_encoder_2\.", XL),
     (r"model\.diffusion_model\.joint_blocks\.|joint_blocks\.", "Stable Diffusion 3"),
     (r"(model\.diffusion_model\.)?(double_blocks|single_transformer_blocks)\.", "Flux"),
-    (r"cond_stage_model\.model\.", V2),
     (r"control_model\.|controlnet_", "a ControlNet, which steers a model and is none itself"),
     (r"edm_(mean|std|vpred\.\w+)$", "a model with the noise of EDM (CosXL, Playground 2.5)"))]
 # and only one part of a model if all names begin so; original names and diffusers'.
@@ -127,41 +196,63 @@ SINGLE_PARTS = [(re.compile(pattern), description) for pattern, description in (
     (r"model\.diffusion_model\.|input_blocks\.|middle_block\.|output_blocks\.|time_embed\.|out\.|"
      r"down_blocks\.|mid_block\.|up_blocks\.|time_embedding\.|conv_(in|norm_out|out)\.", "a UNet alone"))]
 
-BY_CLASS = (("StableDiffusionXL", XL), ("StableDiffusion3", "Stable Diffusion 3"), ("Flux", "Flux"))
+BY_CLASS = (("StableDiffusion3", "Stable Diffusion 3"), ("Flux", "Flux"))
 
 FAMILIES = [
     Family(
         V1,
-        parts={
-            "text_encoder": PartRow(
-                CLIPTextConfig, CLIPTextModel, "model", "cond_stage_model.transformer.", original_names.text_settings,
-                lambda config, names, prefix: original_names.text_name(names, prefix),
-                LoRANames(("lora_te_text_model_", "lora_te1_text_model_"),
-                          ("text_encoder.text_model.", "text_encoder.", "text_model.", ""), old_text_layer)),
-            "unet": PartRow(
-                UNetConfig, UNet2DConditionModel, "diffusion_pytorch_model", "model.diffusion_model.",
-                original_names.unet_settings, lambda config, names, prefix: original_names.unet_name(config, prefix),
-                LoRANames(("lora_unet_",), ("unet.", ""), old_unet_layer, original=("diffusion_model.",)), only=UNET_ONLY),
-            "vae": PartRow(
-                VAEConfig, AutoencoderKL, "diffusion_pytorch_model", "first_stage_model.", original_names.vae_settings,
-                lambda config, names, prefix: original_names.vae_name(config, prefix, names), only=VAE_ONLY)},
-        classes=("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline",
-                 "StableDiffusionInpaintPipelineLegacy", "LatentConsistencyModelPipeline",
-                 "LatentConsistencyModelImg2ImgPipeline"),
-        scheduler={"_class_name": "PNDMScheduler", "num_train_timesteps": 1000, "beta_schedule": "scaled_linear",
-                   "beta_start": 0.00085, "beta_end": 0.012, "skip_prk_steps": True, "set_alpha_to_one": False,
-                   "steps_offset": 1, "clip_sample": False},           # and nothing about timestep_spacing
-        padding="<|endoftext|>",
-        marks={"v_pred": {"prediction_type": "v_prediction"},
-               "ztsnr": {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}}),
+        parts={"text_encoder": text_row("cond_stage_model.transformer."), "unet": unet_row(), "vae": vae_row()},
+        classes=CLASSES, scheduler=PNDM, padding="<|endoftext|>", marks=MARKS),
+    Family(
+        V2,
+        parts={"text_encoder": open_clip_row("cond_stage_model.model.", leave=1,         # up to the penultimate of 24 layers
+                                             lora=text_row("").lora), "unet": unet_row(), "vae": vae_row()},
+        classes=CLASSES, scheduler=PNDM, padding="!", marks=MARKS, decide=predicts_v,
+        is_told_by=lambda unet: bool(unet.get("use_linear_projection")) and not unet.get("addition_embed_type")),
+    Family(
+        XL,
+        parts={"text_encoder": text_row("conditioner.embedders.0.transformer."),
+               "text_encoder_2": open_clip_row("conditioner.embedders.1.model.", CLIPTextModelWithProjection, padding="!",
+                                               lora=XL_SECOND), "unet": unet_row(sample_size=128),
+               "vae": vae_row(scaling_factor=XL_FACTOR, sample_size=1024)},
+        classes=XL_CLASSES, scheduler=EULER, padding="<|endoftext|>", marks=MARKS,
+        is_told_by=lambda unet: bool(unet.get("addition_embed_type")), penultimate=True,
+        added=("original_size", "crops_coords_top_left", "target_size"), zeros=True, guidance=5.0, factor=XL_FACTOR),
+    Family(
+        REFINER,
+        parts={"text_encoder_2": open_clip_row("conditioner.embedders.0.model.", CLIPTextModelWithProjection, padding="!",
+                                               lora=XL_SECOND), "unet": unet_row(sample_size=128),
+               "vae": vae_row(scaling_factor=XL_FACTOR, sample_size=1024)},
+        classes=XL_CLASSES, scheduler=EULER, padding="!", marks=MARKS,
+        is_told_by=lambda unet: bool(unet.get("addition_embed_type")), penultimate=True,
+        added=("original_size", "crops_coords_top_left", "aesthetic_score"), guidance=5.0, factor=XL_FACTOR),
 ]
+
+
+def folder_name(names):
+    """From a parameter's name to that in a folder's file; names: of its tensors. Text encoders were saved within a
+    `text_model` at first, and those with a projection beside it still are."""
+    if not any(name.startswith("text_model.") for name in names):
+        return str
+    return lambda name: name if name.startswith("text_projection.") else f"text_model.{name}"
+
+
+def tokenizer_of(text_encoder):
+    """The folder of its tokenizer: tokenizer, tokenizer_2"""
+    return text_encoder.replace("text_encoder", "tokenizer")
 
 
 # ---- which family it is
 
-def of_class(name):
-    """The family of a pipeline class, or None; that of a folder without one, None, is the first"""
-    return next((family for family in FAMILIES if name is None or name in family.classes), None)
+def of_class(name, unet=None, there=None):
+    """The family of a folder by the pipeline class in model_index.json, None if it says none; None if there is none
+
+    unet: config.json of its UNet, if that may be looked at      there: names of the parts that it has, or None for all
+    """
+    found = [family for family in FAMILIES if name is None or name in family.classes]
+    told = [family for family in found if unet is None or family.is_told_by(unet)]
+    whole = [family for family in told if there is None or {*family.parts} <= {*there}]
+    return next(iter(whole or told or found), None)
 
 
 def of_names(names, source, given=()):
@@ -179,7 +270,8 @@ def of_names(names, source, given=()):
 
 
 def refuse(description, source):
-    raise UserError(f"{source}: this is {description}; only complete models of {V1} can be loaded")
+    *others, last = (family.name for family in FAMILIES)
+    raise UserError(f"{source}: this is {description}; complete models of {', '.join(others)} and {last} can be loaded")
 
 
 def check_names(names, source):
@@ -199,12 +291,12 @@ def other_names(names):
     return None
 
 
-def of_folder(name, source):
-    """The family of a folder, by the pipeline class in model_index.json, None if it doesn't say; UserError for others"""
+def of_folder(name, source, unet=None, there=None):
+    """The family of a folder, as by `of_class`; UserError for a class of others"""
     other = other_class(name)
     if other:
         refuse(other, source)
-    return of_class(name)
+    return of_class(name, unet, there)
 
 
 def other_class(name):
@@ -217,18 +309,22 @@ def other_class(name):
     return f"made for {str(name)[:100]!a}"
 
 
+OTHER_INPUTS = {5: "a model that also reads a depth map", 7: "a model that enlarges pictures",
+                8: "a model that edits pictures as it is told"}
+
+
 def inputs(latent_channels):
     """Channels that a UNet may take: latents alone, or, for inpainting, latents, a mask, and latents of a masked picture."""
     return (latent_channels, 2 * latent_channels + 1) if isinstance(latent_channels, int) else (latent_channels,)
 
 
-def check_sizes(context_width, linear_projection, in_channels, latent_channels, source):
-    """UserError if the sizes are those of a relative. Untrusted values: nothing is assumed of their types."""
-    if isinstance(context_width, int) and WIDTHS.get(context_width) == XL:
-        refuse(f"{XL} (its context is {context_width} wide)", source)
-    if linear_projection:
-        refuse(f"{V2} (its context is {context_width!r} wide, its transformers project linearly)", source)
-    if in_channels == 8 and latent_channels == 4:
-        refuse("a model that edits pictures as it is told (its UNet takes 8 channels)", source)
-    if in_channels not in inputs(latent_channels):
-        raise UserError(f"{source}: the UNet takes {in_channels!r} channels, VAE latents have {latent_channels!r}")
+def check_sizes(family, unet, latent_channels, source):
+    """UserError if a UNet is of a kind that isn't here, by its settings as in config.json, whose values are untrusted."""
+    channels = unet.get("in_channels", UNetConfig.in_channels)
+    if not family.is_told_by(unet):
+        told = next((other.name for other in FAMILIES if other.is_told_by(unet)), "another family")
+        raise UserError(f"{source}: its UNet is of {told}, but its other parts are of {family.name}")
+    if channels in OTHER_INPUTS and latent_channels == 4:
+        refuse(f"{OTHER_INPUTS[channels]} (its UNet takes {channels} channels)", source)
+    if channels not in inputs(latent_channels):
+        raise UserError(f"{source}: the UNet takes {channels!r} channels, VAE latents have {latent_channels!r}")

@@ -107,12 +107,15 @@ def model_files(repository, names, given=()):
     settings = {family.name: ["model_index.json", "scheduler/scheduler_config.json",
                               *(f"{part}/config.json" for part in family.parts if part not in given)]
                 for family in families.FAMILIES}
-    family = next((family for family in families.FAMILIES if {*settings[family.name]} <= {*names}), families.FAMILIES[0])
+    fitting = [family for family in families.FAMILIES if {*settings[family.name]} <= {*names}]
+    family = max(fitting, key=lambda family: len(family.parts), default=families.FAMILIES[0])
     settings = settings[family.name]
     missing = [name for name in settings if name not in names]
     if missing:
         raise UserError(f"{repository}: not a model in diffusers layout, it has no {', '.join(missing)}")
-    needed = settings + ([] if "tokenizer" in given else tokenizer_files(repository, names))
+    needed = settings.copy()
+    for encoder in family.text_encoders if "tokenizer" not in given else ():
+        needed += tokenizer_files(repository, names, families.tokenizer_of(encoder))
     for part, stem in ((part, row.stem) for part, row in family.parts.items() if part not in given):
         there = [name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/")]
         weights = safetensors_file.choose(there, stem)
@@ -137,9 +140,9 @@ def autoencoder_files(repository, names):
     raise UserError(f"{repository}: no VAE in it (config.json and {stem}.safetensors)")
 
 
-def tokenizer_files(repository, names):
-    """Of a repository's file names, those of its tokenizer."""
-    for folder in "tokenizer/", "":
+def tokenizer_files(repository, names, where="tokenizer"):
+    """Of a repository's file names, those of its tokenizer in that folder, or beside all else."""
+    for folder in f"{where}/", "":
         needed = [folder + name for name in TOKENIZER_FILES if folder + name in names]
         if {folder + "vocab.json", folder + "merges.txt"} <= {*needed} or folder + "tokenizer.json" in needed:
             return needed

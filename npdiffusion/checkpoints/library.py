@@ -21,7 +21,8 @@ EMBEDDED = "embedded"
 SUFFIXES = (".safetensors", ".gguf", *safetensors_file.PICKLES)
 DEEPEST, MOST = 4, 100_000            # folders within folders, and files of any kind, that are looked at
 PRECISIONS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8", "F8_E5M2": "float8"}
-CHANNELS = {9: ", for inpainting", 8: ", for editing as told"}      # that the UNet takes
+# That the UNet takes
+CHANNELS = {5: ", with a depth map", 7: ", for enlarging", 8: ", for editing as told", 9: ", for inpainting"}
 
 
 @dataclass(frozen=True)
@@ -167,8 +168,9 @@ def shortened(error, path):
 
 def folder_tensors(folder):
     """All tensors of a model in diffusers layout, their names with their part's before them."""
-    family = families.of_class(read_json(folder / "model_index.json").get("_class_name")) or families.FAMILIES[0]
-    return {f"{part}.{name}": tensor for part, row in family.parts.items()
+    name, _, unet, there = folder_kind(folder)
+    family = families.of_class(name, unet, there) or families.FAMILIES[0]
+    return {f"{part}.{name}": tensor for part, row in family.parts.items() if part in there
             for name, tensor in safetensors_file.read_folder(folder / part, row.stem)[0].items()}
 
 
@@ -177,11 +179,21 @@ def folder_family(folder):
     index = folder / "model_index.json"
     if not index.is_file():
         raise UserError(f"{folder}: no model in diffusers layout")
-    other = families.other_class(read_json(index).get("_class_name"))
+    name, _, unet, there = folder_kind(folder)
+    other = families.other_class(name)
     if other:
         return other, False
-    unet = read_json(folder / "unet" / "config.json")
-    return by_sizes(unet.get("cross_attention_dim"), unet.get("in_channels"))
+    family = families.of_class(name, unet, there)
+    if not family.is_told_by(unet or {}) or not {*family.parts} <= {*there}:
+        return f"{family.name}, not complete", False
+    return by_sizes(family, unet.get("cross_attention_dim"), unet.get("in_channels"))
+
+
+def folder_kind(folder):
+    """What `families.of_folder` wants to know of a folder in diffusers layout."""
+    index, unet = folder / "model_index.json", folder / "unet" / "config.json"
+    return (read_json(index).get("_class_name") if index.is_file() else None, folder,
+            read_json(unet) if unet.is_file() else None, [path.name for path in folder.iterdir()])
 
 
 def file_family(tensors):
@@ -193,9 +205,12 @@ def file_family(tensors):
         known = families.WIDTHS.get(width)
         return other.partition(",")[0] + (f" for {known}" if known and known != other else ""), False
     first = tensors.get("model.diffusion_model.input_blocks.0.0.weight")
-    if width is None or first is None:
+    if width is None:
         return "no Stable Diffusion", False
-    return by_sizes(width, first.shape[1])
+    try:
+        return by_sizes(families.of_names(tensors, "it"), width, first.shape[1] if first else 4)
+    except UserError:
+        return f"{families.WIDTHS.get(width, families.V1)}, not complete", False
 
 
 def takes_context(name):
@@ -205,10 +220,10 @@ def takes_context(name):
                           "attn2.to_k.lora.down.weight", "attn2.processor.to_k_lora.down.weight"))
 
 
-def by_sizes(width, channels):
-    """→ family, whether it may be ours, by the width of the context and the channels that the UNet takes"""
-    family = families.WIDTHS.get(width, f"like {families.V1}, with a context {width} wide")
-    return family + CHANNELS.get(channels, ""), family not in (families.V2, families.XL) and channels != 8
+def by_sizes(family, width, channels):
+    """→ what it is, whether it can be loaded, by its family, the width of the context and the channels that the UNet takes"""
+    name = family.name if width in families.WIDTHS else f"like {family.name}, with a context {width} wide"
+    return name + CHANNELS.get(channels, ""), channels not in families.OTHER_INPUTS
 
 
 def precision(tensors):

@@ -2,7 +2,7 @@
 import os
 import pathlib
 
-from npdiffusion.checkpoints import hub
+from npdiffusion.checkpoints import families, hub
 from npdiffusion.errors import UserError
 from npdiffusion.text.tokenizer import CLIPTokenizer
 
@@ -22,7 +22,8 @@ def find_tokenizer(given, path, config, family):
         else:
             raise UserError(f"{given}: a folder with vocab.json and merges.txt was expected, or a Hugging Face id")
         return read_tokenizer(folder, config)
-    beside = (path / "tokenizer",) if path.is_dir() else (path.parent / "tokenizer", path.parent)
+    own = path / families.tokenizer_of(family.text_encoders[0])
+    beside = (own,) if path.is_dir() else (path.parent / "tokenizer", path.parent)
     for folder in beside:
         if folder.is_dir() and (path.is_dir() or {"vocab.json", "merges.txt"} <= {*os.listdir(folder)}):
             return read_tokenizer(folder, config)
@@ -32,6 +33,22 @@ def find_tokenizer(given, path, config, family):
                         f"{len(clip.vocabulary)}, isn't the one: put vocab.json and merges.txt beside a single file, or name "
                         "the folder that has them (--tokenizer FOLDER)")
     return clip
+
+
+def find_tokenizers(given, path, configs, family):
+    """A tokenizer for each text encoder of the family, {name of the encoder: CLIPTokenizer}; they differ in their padding
+
+    configs: {name: configuration} of the text encoders; all else is as for `find_tokenizer`
+    """
+    first, *others = family.text_encoders
+    found = {first: find_tokenizer(given, path, configs[first], family)}
+    if not path.is_dir():
+        found[first] = found[first].padded_with(family.padding)
+    for name in others:
+        own = path / families.tokenizer_of(name)
+        found[name] = (read_tokenizer(own, configs[name]) if given is None and own.is_dir() else
+                       found[first].padded_with(family.parts[name].padding or family.padding))
+    return found
 
 
 def read_tokenizer(folder, config):

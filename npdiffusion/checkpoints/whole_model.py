@@ -5,6 +5,7 @@
 
 Only settings and tables of contents are read.
 """
+from dataclasses import replace
 from typing import NamedTuple
 
 from npdiffusion.checkpoints import autoencoders, families, files, leftovers, safetensors_file
@@ -13,7 +14,7 @@ from npdiffusion.checkpoints.part import Part
 from npdiffusion.checkpoints.text_files import read_json
 from npdiffusion.diffusion.schedules import NoiseSchedule
 from npdiffusion.errors import UserError
-from npdiffusion.models.configs import Reader, UNetConfig, VAEConfig
+from npdiffusion.models.configs import Reader, VAEConfig
 
 
 class WholeModel(NamedTuple):
@@ -38,8 +39,14 @@ def open_folder(folder, vae=None, tokenizer=None):
     index = folder / "model_index.json"
     given = {"vae": vae, "tokenizer": tokenizer}
     index_settings = read_json(index) if index.exists() else {}
-    family = families.of_folder(index_settings.get("_class_name"), folder)
-    needed = [name for name in (*family.parts, "tokenizer", "scheduler") if given.get(name) is None]
+    unet = folder / "unet" / "config.json"
+    family = families.of_folder(index_settings.get("_class_name"), folder, read_json(unet) if unet.is_file() else None,
+                                [path.name for path in folder.iterdir()])
+    if index_settings.get("force_zeros_for_empty_prompt") in (True, False) and family.added:
+        family = replace(family, zeros=index_settings["force_zeros_for_empty_prompt"])
+    first = families.tokenizer_of(family.text_encoders[0])
+    needed = [name for name in (*family.parts, first, "scheduler")
+              if given.get("tokenizer" if name == first else name) is None]
     missing = [name for name in needed if not (folder / name).is_dir()]
     if missing:
         hint = ""
@@ -50,19 +57,18 @@ def open_folder(folder, vae=None, tokenizer=None):
             hint = f"; to load a single file, name it: {folder / files[0]}"
         raise UserError(f"{folder}: not a model in diffusers layout, it has no {'/, '.join(missing)}/{hint}")
     settings = {name: read_json(folder / name / "config.json") for name in family.parts if (folder / name).is_dir()}
-    check_family(settings, folder)
+    check_family(family, settings, folder)
     source = folder / "scheduler" / "scheduler_config.json"
     schedule = NoiseSchedule.from_config(read_json(source), source, index_settings.get("_class_name"))
     configs = {name: row.config.from_dict(settings[name], folder / name / "config.json", row.only)
                for name, row in family.parts.items() if row.config is not VAEConfig}
     parts = {"vae": autoencoders.in_folder(folder / "vae") if vae is None else
-             replacement(vae, autoencoders.config_of(folder / "vae") if "vae" in settings else None)}
+             replacement(vae, autoencoders.config_of(folder / "vae") if "vae" in settings else None, family)}
     check_widths(family, configs | {"vae": parts["vae"].model.config}, folder)
     for name, config in configs.items():
         row = family.parts[name]
         tensors, source = safetensors_file.read_folder(folder / name, row.stem)
-        older = any(key.startswith("text_model.") for key in tensors)          # how text encoders were saved at first
-        parts[name] = Part.match(row.model(config), tensors, source, "text_model.{}".format if older else str)
+        parts[name] = Part.match(row.model(config), tensors, source, families.folder_name(tensors))
     for name, part in parts.items():
         if name != "vae" or vae is None:
             leftovers.note(part.source, part.left_out, len(part.tensors) + len(part.left_out))
@@ -77,10 +83,12 @@ def open_file(path, vae=None):
     family, tensors = by_part(everything, path, () if vae is None else ("vae",))
     own = tensors.pop("vae", None) if vae is not None else None
     settings = sizes(family, tensors, path)
-    check_family(settings, path)
+    for part in settings:
+        settings[part] |= decided(family, everything).get(part, {})
+    check_family(family, settings, path)
     rows = {name: family.parts[name].spelled(found) for name, found in tensors.items()}
     configs = {name: row.config.from_dict(settings[name], path, row.only) for name, row in rows.items()}
-    parts = {} if vae is None else {"vae": replacement(vae, config_of_own_vae(family, own, path))}
+    parts = {} if vae is None else {"vae": replacement(vae, config_of_own_vae(family, own, path), family)}
     configs |= {name: part.model.config for name, part in parts.items()}
     check_widths(family, configs, path)
     for name, row in rows.items():
@@ -100,9 +108,15 @@ def config_of_own_vae(family, tensors, source):
         return None                  # half of one, perhaps: it is replaced anyway
 
 
-def scheduler(family, names):
-    """scheduler_config.json of a single file, which holds none; names: of all its tensors"""
-    marked = [settings for mark, settings in family.marks.items() if mark in names]
+def decided(family, tensors):
+    """What the shapes in a single file don't tell, unless marks do: {"scheduler" or part: settings}; tensors: all of them"""
+    return {} if family.marks.keys() & tensors.keys() else family.decide(tensors)
+
+
+def scheduler(family, tensors):
+    """scheduler_config.json of a single file, which holds none; tensors: all of them"""
+    marked = [settings for mark, settings in family.marks.items() if mark in tensors]
+    marked.append(decided(family, tensors).get("scheduler", {}))
     return family.scheduler | {field: value for settings in marked for field, value in settings.items()}
 
 
@@ -133,10 +147,10 @@ def sizes(family, parts, source):
         raise UserError(f"{source}: its layers are not those of {family.name} (at {error})") from None
 
 
-def replacement(path_or_id, own):
+def replacement(path_or_id, own, family):
     """An autoencoder to take the place of a model's own → Part; UserError unless its latents are of that kind
 
-    own: its configuration, or None if the model has none
+    own: its configuration, or None if the model has none      The latents' factor is the model's: the UNet knows no other.
     """
     new = autoencoders.open_autoencoder(path_or_id)
     for what, setting in ("channels in its latents", "latent_channels"), ("pixels to a latent pixel", "reduction"):
@@ -144,15 +158,16 @@ def replacement(path_or_id, own):
         if found != wanted:
             raise UserError(f"{path_or_id}: this VAE has {found} {what}, the model's own {wanted}: "
                             "it is of another family")
+    if isinstance(new.model.config, VAEConfig):            # TAESD's latents have no factor
+        factor = own.scaling_factor if isinstance(own, VAEConfig) else family.factor
+        new.model.config = replace(new.model.config, scaling_factor=factor)
     return new
 
 
-def check_family(settings, source):
+def check_family(family, settings, source):
     """UserError if the sizes are those of a relative; settings: {part: config.json}"""
-    unet, vae = settings["unet"], settings.get("vae", {})
-    families.check_sizes(unet.get("cross_attention_dim"), unet.get("use_linear_projection"),
-                         unet.get("in_channels", UNetConfig.in_channels),
-                         vae.get("latent_channels", VAEConfig.latent_channels), source)
+    latents = settings.get("vae", {}).get("latent_channels", VAEConfig.latent_channels)
+    families.check_sizes(family, settings["unet"], latents, source)
 
 
 def check_widths(family, configs, source):

@@ -53,8 +53,7 @@ def describe(model):
         return
     yield line("model", f"{'embedded, in ' if model is None else ''}{folder}")
     if folder.is_dir():
-        index = folder / "model_index.json"
-        family = families.of_folder(read_json(index).get("_class_name") if index.exists() else None, folder)
+        family = families.of_folder(*library.folder_kind(folder))
         parts = {part: safetensors_file.read_folder(folder / part, row.stem)[0] for part, row in family.parts.items()}
         unet = UNetConfig.from_dict(read_json(folder / "unet" / "config.json"), folder / "unet" / "config.json")
         vae = VAEConfig.from_dict(read_json(folder / "vae" / "config.json"), folder / "vae" / "config.json")

@@ -181,7 +181,7 @@ class UNetConfig:
         if not all(type(h) is int and h >= 1 and c % h == 0 for h, c in zip(heads, channels)):
             read.fail("attention_head_dim", "it is the number of heads and must divide the channels of each level")
         layers = read.integer("layers_per_block", cls.layers_per_block, LARGEST["layers"])
-        down_depths, up_depths, mid_depth = transformer_depths(read, settings, len(channels), layers)
+        down_depths, up_depths, mid_depth = transformer_depths(read, settings, cross_attention, layers)
         only = tuple(read.by_level("only_cross_attention", False, len(channels)))
         if not all(isinstance(value, bool) for value in only):
             read.fail("only_cross_attention", "true or false is needed, or a list of these")
@@ -214,8 +214,9 @@ class UNetConfig:
         return config
 
 
-def transformer_depths(read, settings, levels, layers):
+def transformer_depths(read, settings, cross_attention, layers):
     """`down_depths`, `up_depths` and `mid_depth` of a UNet's configuration; settings: of the file, null included"""
+    levels = len(cross_attention)
     name, reverse = "transformer_layers_per_block", "reverse_transformer_layers_per_block"
     given = read.by_level(name, 1, levels)
     down = tuple(read.depths(name, each, layers) for each in given)
@@ -229,7 +230,7 @@ def transformer_depths(read, settings, levels, layers):
     if middle not in (*MID_BLOCKS, None):
         read.fail("mid_block_type", f"only {' and '.join(MID_BLOCKS)} are known")
     mid = None if middle is None else 0 if middle == "UNetMidBlock2D" else down[-1][0]
-    same = all(depth == 1 for level in (*down, *up) for depth in level)
+    same = all(depth == 1 for level, there in zip((*down, *up), cross_attention * 2) if there for depth in level)
     return (None, None, mid) if same else (down, up, mid)
 
 

@@ -32,6 +32,7 @@ from npdiffusion.settings.kinds import (
     ClipSkip,
     Kind,
     Number,
+    Pair,
     Picture,
     Sampler,
     Seed,
@@ -56,6 +57,8 @@ OTHER_SAMPLERS = {
     "dpmpp_sde": "dpm++sde", "dpm++ sde": "dpm++sde", "uni_pc": "unipc", "uni_pc_bh2": "unipc"}
 SCHEDULE = Choice(samplers.SCHEDULES, {
     "ays": "align_your_steps", "simple": "sgm_uniform", "normal": "discrete", "uniform": "discrete", "default": "discrete"})
+LARGEST_SAID = 1 << 16                # pixels of a picture that XL is told of
+SIZE = Pair(1, LARGEST_SAID, "x", True, "height, width")
 SYNTAXES = ("a1111", "plain")
 SPACINGS = ("linspace", "leading", "trailing")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
@@ -125,6 +128,11 @@ class Request:
     prompt: str = field(metadata={"row": Setting(Text(), "what the picture shows, in quotes", synonyms=("-p", "--prompt"))})
     negative_prompt: str = setting(Text(), "what it should not show", "", flags=("-n", "--negative-prompt"), metavar="TEXT",
                                    synonyms=("--neg",))
+    prompt_2: str | None = setting(
+        Text(), "what the second text encoder of Stable Diffusion XL reads, if not the same", group=PROMPT, metavar="TEXT",
+        key="Prompt 2")
+    negative_prompt_2: str | None = setting(
+        Text(), "and of what it should not show", group=PROMPT, metavar="TEXT", key="Negative prompt 2")
     init_image: Any = setting(
         Picture(), "picture to start from; it is scaled and cut to size", group=PAINTING, flags=("-i", "--init-image"),
         metavar="FILE", diffusers="image", synonyms=("--init-img", "--image"))
@@ -212,6 +220,15 @@ class Request:
         Choice(SYNTAXES), "a1111: (word:1.3) weighs more, [cat:dog:0.5] changes half-way, any length (npdiffusion tokens shows "
         "it); plain: as it stands, cut off after 75 tokens (default: a1111)", "a1111", group=PROMPT, metavar="NAME",
         key="Prompt syntax")
+    original_size: tuple[int, int] | None = setting(
+        SIZE, "with XL: how large the picture is said to have been; small ones are blurred (default: its own size)",
+        group=PROMPT, metavar="WxH", key="Original size")
+    crops_coords_top_left: tuple[int, int] | None = setting(
+        Pair(0, LARGEST_SAID, ",", False, "top, left"), "with XL: how many pixels above and left of it are said to have been "
+        "cut off (default: 0,0: the subject is in the middle)", group=PROMPT, flags=("--crop",), metavar="TOP,LEFT", key="Crop",
+        synonyms=("--crops-coords-top-left",))
+    target_size: tuple[int, int] | None = setting(
+        SIZE, "with XL: how large it is said to be now (default: its own size)", group=PROMPT, metavar="WxH", key="Target size")
     subseed: int | None = setting(
         Seed(), "the seed of a variation, mixed with the other one's noise; pictures count on from it", group=SAMPLING,
         metavar="S", key="Variation seed")
@@ -325,7 +342,7 @@ DIFFUSED = {name: theirs for theirs, name in DIFFUSERS.items()}
 
 def as_json(value):
     """A value as JSON has it; a picture in memory as {"png": its file in base64}"""
-    if value is None or isinstance(value, (str, int, float, dict)):
+    if value is None or isinstance(value, (str, int, float, dict, tuple)):
         return value
     file = io.BytesIO()
     value.save(file, format="PNG")
@@ -410,6 +427,8 @@ NO_EFFECT = (
      lambda v, option: f"with {option.guidance_scale} {v.guidance_scale:g}"),
     ("subseed", lambda v: not v.request.subseed_strength, lambda v, option: f"with {option.subseed_strength} 0"),
     ("timestep_spacing", lambda v: v.schedule == "sgm_uniform", lambda v, option: f"with {option.schedule} sgm_uniform"),
+    *((name, lambda v: not v.family.added, lambda v, option: f"with {v.family.name}") for name in (
+        "prompt_2", "negative_prompt_2", "original_size", "crops_coords_top_left", "target_size")),
     ("apply_overlay", lambda v: v.request.mask_image is None and v.request.outpaint is None,
      lambda v, option: f"without {option.mask_image} or {option.outpaint}"),
 )

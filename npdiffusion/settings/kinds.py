@@ -166,6 +166,35 @@ class Side(Kind):
         return int(value)
 
 
+@dataclass(frozen=True)
+class Pair(Kind):
+    """Two whole numbers from low to high, (a, b).
+
+    between: what stands between them in text      what: what they are, for messages
+    turned: whether text has b first, as sizes are written: 768x512 for (512, 768)
+    """
+    low: int
+    high: int
+    between: str
+    turned: bool
+    what: str
+
+    def read(self, text):
+        parts = text.lower().split(self.between)
+        if len(parts) != 2:
+            raise Unfit(f"{text[:40]!r} is no {self.what}, as {self.write((512, 768))} is")
+        found = tuple(Whole(self.low, self.high).read(part.strip()) for part in parts)
+        return found[::-1] if self.turned else found
+
+    def check(self, name, value):
+        if not isinstance(value, (tuple, list)) or len(value) != 2:
+            raise UserError(f"{name} is {value!r:.60}: it must be two numbers, {self.what}")
+        return tuple(Whole(self.low, self.high, "pixels").check(name, each) for each in value)
+
+    def write(self, value):
+        return self.between.join(map(str, value[::-1] if self.turned else value))
+
+
 def plain(name):
     """A name as it is compared: in lower case, with _ for - and spaces."""
     return name.strip().lower().replace("-", "_").replace(" ", "_")

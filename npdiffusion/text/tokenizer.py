@@ -158,6 +158,12 @@ class CLIPTokenizer:
             raise UserError(f"{folder} pads with {settings['padding']!r}, which {source.name} does not contain")
         return cls(vocabulary, merges, **settings)
 
+    def padded_with(self, padding):
+        """The same vocabulary with another piece that fills up ids → CLIPTokenizer"""
+        if padding == self.padding:
+            return self
+        return CLIPTokenizer(self.vocabulary, list(self.ranks), self.length, padding, self.folded)
+
     def tokenize(self, text):
         """str → list of pieces, all of them, without the start, the end and the padding around them.
 

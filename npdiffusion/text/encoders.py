@@ -1,0 +1,37 @@
+"""What a text encoder makes of a chunk's ids: states that the UNet attends to, and in XL a vector for the prompt as a whole.
+
+    v1, SD 2     the last layer's states, after the final norm; N layers less with clip_skip N
+    XL           two encoders; of each the last but one layer's states, without the norm, side by side: N layers less from the
+                 end with clip_skip N, at least one. Beside them the pooled vector of the second one, whose layers all take part
+                 (Podell et al. 2023, arXiv:2307.01952, section 2.1)
+
+T tokens, X channels; float32.
+"""
+from typing import NamedTuple
+
+import numpy as np
+
+from npdiffusion.models import diagnosis
+from npdiffusion.models.clip import CLIPTextModel
+from npdiffusion.text.tokenizer import CLIPTokenizer
+
+
+class Encoder(NamedTuple):
+    """A text encoder with its tokenizer, called as in error messages; penultimate, pools: see above."""
+    name: str
+    model: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    penultimate: bool = False
+    pools: bool = False
+
+    def __call__(self, ids, vectors=(), clip_skip=0):
+        """Ids (1, T), [(position, vector), ...] of learnt words, of which those that fit are taken → states (1, T, X), pooled
+        (1, P) or None"""
+        fitting = tuple((position, vector) for position, vector in vectors if len(vector) == self.model.config.hidden_size)
+        if not self.penultimate:
+            return diagnosis.finite(self.model, self.name, ids, clip_skip, fitting), None
+        states = self.model.hidden_states(ids, vectors=fitting)
+        last = self.model.final_layer_norm(states[-1])
+        if not np.isfinite(last).all():
+            diagnosis.explain(self.model, self.name, [(ids, 0, fitting)])
+        return states[-1 - max(clip_skip, 1)], self.model.pooled(last, ids) if self.pools else None
