@@ -77,11 +77,12 @@ def test_each_file_is_listed_as_what_it_is(shelf):
     small = "like Stable Diffusion v1, with a context 128 wide"
     assert found.pop("cut").startswith("not a safetensors file, damaged or cut short")
     assert found.pop("broken").startswith("unet/config.json")
+    for name, family in ("xl", "Stable Diffusion XL"), ("sd2", "Stable Diffusion 2"):
+        assert found.pop(name).startswith(f"{family}: not a Stable Diffusion checkpoint, it has no ")
     assert found == {
         "folder": small, "anime/dream": small, "inpaint": f"{small}, for inpainting",
         "a/lora": "a LoRA for Stable Diffusion v1", "a/lora-xl": "a LoRA for Stable Diffusion XL",
-        "xl": "Stable Diffusion XL, not complete", "sd2": "Stable Diffusion 2, not complete", "vae": "a VAE alone",
-        "taesd": "TAESD",
+        "vae": "a VAE alone", "taesd": "TAESD",
         "taesd_decoder": "TAESD", "text": "a text encoder alone", "control": "a ControlNet",
         "words": "a textual inversion", "strange": "no Stable Diffusion", "old.ckpt": "a pickle, which can run any "
         "program, so it is not opened", "empty": "the file is empty",

@@ -209,8 +209,8 @@ def file_family(tensors):
         return "no Stable Diffusion", False
     try:
         return by_sizes(families.of_names(tensors, "it"), width, first.shape[1] if first else 4)
-    except UserError:
-        return f"{families.WIDTHS.get(width, families.V1)}, not complete", False
+    except UserError:                                      # parts are missing: `refusal` says which
+        return families.WIDTHS.get(width, f"like {families.V1}, with a context {width} wide"), True
 
 
 def takes_context(name):
