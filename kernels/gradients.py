@@ -9,8 +9,8 @@ What a rule takes is what must be kept from the forward pass: arguments of the o
 alone, `x_shape`. Where a weight is frozen its rule is not asked, and the input of that product is not kept.
 
 N, H, W, C, T, S, h, D as in reference.py; float32 in and out, and a gradient has the shape of what it belongs to. Where
-weights are bfloat16, the gradient is that of the exact product at the rounded weight: rounding has slope 0 nearly
-everywhere, so it is left out ("straight through", Bengio et al. 2013, arXiv:1308.3432).
+weights are bfloat16, g is rounded where it is multiplied by them, as x is forwards; rounding itself has slope 0 nearly
+everywhere and is left out ("straight through", Bengio et al. 2013, arXiv:1308.3432).
 """
 import math
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from . import reference
 from .arrays import as_float32
-from .reference import stored
+from .reference import factors, stored
 
 _SQRT_HALF, _DENSITY = math.sqrt(0.5), 1 / math.sqrt(2 * math.pi)
 
@@ -59,7 +59,8 @@ class linear:
     of every row by that row's xᵢ.      g: (..., out)
     """
     def x(g, weight):                                                    # → (..., in)
-        return (rows(g) @ matrix(weight)).reshape(*g.shape[:-1], -1)
+        g, weight = factors(g, weight)
+        return (rows(g) @ weight).reshape(*g.shape[:-1], -1)
 
     def weight(g, x):                                                    # → (out, in)
         return rows(g).T @ rows(x)
@@ -80,7 +81,7 @@ class conv2d:
     db = Σ g over pixels      dr = g      g: (N, H_out, W_out, O)
     """
     def x(g, weight, x_shape, stride, padding):                          # → (N, H, W, I)
-        weight = matrix(weight)
+        g, weight = factors(g, weight)
         spread = spread_out(g, weight.shape[2:], x_shape, stride, padding)
         return reference.conv2d(spread, flipped(weight))
 

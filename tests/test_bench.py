@@ -14,7 +14,7 @@ import torch
 from diffusers.models.attention_processor import Attention
 from PIL import Image
 
-from bench import models, network, operations, peak, peers, plot, results, turns
+from bench import models, network, operations, peak, peers, plot, results, train, turns
 from npdiffusion import kernels, load
 from npdiffusion.errors import UserError
 from npdiffusion.models import flops
@@ -113,6 +113,14 @@ def test_the_last_line_has_times_of_ours_and_torch_and_their_results_agree(run, 
     facts = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert all(facts["seconds"][name] > 0 for name in ("npdiffusion", "torch"))
     assert facts["difference"]["torch"] < {"float32": 1e-4, "bfloat16": 0.1}[dtype]
+
+
+@pytest.mark.parametrize(("what", "sizes"), [("unet", TINY_UNET), ("vae", TINY_VAE), ("digits", None), ("lora", TINY_UNET)])
+def test_a_training_step_has_times_of_ours_and_torch_and_their_losses_agree(what, sizes, capsys):
+    train.run(options(train.add_arguments, what, "--batch", "2"), sizes)
+    facts = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert all(facts["seconds"][name] > 0 for name in ("npdiffusion", "torch", "torch, channels last"))
+    assert max(facts["difference"].values()) < 1e-4
 
 
 def test_openvino_computes_the_same_step(capsys):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from npdiffusion import kernels
-from npdiffusion.kernels import fast, gradients, reference
+from npdiffusion.kernels import fast, fast_gradients, gradients, reference
 from npdiffusion.kernels.backward.transposed import transposed
 from npdiffusion.kernels.products.packing import Packed
 from npdiffusion.training.tape import Tape
@@ -212,6 +212,20 @@ def test_a_transposed_weight_has_the_same_numbers(shape, dtype):
     assert turned.dtype == dtype and turned.shape == expected.shape
     np.testing.assert_array_equal(gradients.matrix(turned), expected)
     np.testing.assert_array_equal(turned.panels, Packed(gradients.stored(turned), dtype).panels)       # zeros beyond the edges
+
+
+@pytest.mark.parametrize(("name", "limit"), [("linear", LIMIT), ("conv2d", LIMIT), ("winograd", 0.02)])
+def test_gradients_by_inputs_of_bfloat16_products_match_their_definition(name, limit):
+    """Winograd's way rounds elsewhere, see test_bfloat16.py."""
+    if name == "linear":
+        g, packed, rest = values(70, 50), fast.pack_linear(values(50, 33), "bfloat16"), ()
+    else:
+        channels = (64, 64) if name == "winograd" else (50, 33)
+        g, packed = values(2, 9, 7, channels[0]), fast.pack_conv2d(values(*channels, 3, 3), "bfloat16")
+        rest = (2, 9, 7, channels[1]), 1, (1, 1, 1, 1)
+        name = "conv2d"
+    found = getattr(fast_gradients, name).x(g, packed, *rest)
+    agree("gradients", f"{name} in bfloat16", found, getattr(gradients, name).x(g, packed, *rest), limit, relative=True)
 
 
 @pytest.mark.parametrize("name", kernels.OPERATIONS)

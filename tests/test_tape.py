@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from npdiffusion import kernels
+from npdiffusion.kernels.gradients import matrix
 from npdiffusion.models import layers
 from npdiffusion.models.conditioning import Conditioning
-from npdiffusion.models.parameters import walk
+from npdiffusion.models.parameters import modules, walk
 from npdiffusion.training.checkpointing import checkpoint, checkpointed
+from npdiffusion.training.precision import products_in_bfloat16
 from npdiffusion.training.tape import Tape, parameters_of
 from tests import references
 from tests.differences import agree
@@ -301,6 +303,25 @@ def test_a_variable_is_not_taken_for_an_array_outside_its_tape(on_numpy):
         np.asarray(x)
     with pytest.raises(ValueError, match="another tape"):
         Tape().node(x)
+
+
+def test_products_in_bfloat16_give_gradients_of_the_float32_weights(each_backend):
+    _, ours, function, inputs, _ = unet_case()
+    for _, layer in modules(ours):
+        if hasattr(layer, "prepare"):
+            layer.weight = matrix(layer.weight)          # as in training: arrays, packed when they are used
+    weights = parameters_of(ours)
+    g = random(*function(*inputs).shape, seed=5)
+    expected, _, _ = by_tape(ours, function, inputs, g)
+    tape = Tape(weights)
+    with tape, products_in_bfloat16(ours):
+        y = function(*inputs)
+    found = tape.backward(y, g)
+    assert found.keys() == expected.keys()
+    assert all(parameters_of(ours)[name] is weight and found[name].dtype == np.float32 for name, weight in weights.items())
+    length = np.sqrt(sum(np.sum(each ** 2) for each in expected.values()))
+    difference = np.sqrt(sum(np.sum((found[name] - each) ** 2) for name, each in expected.items()))
+    assert 1e-4 < difference / length < 0.05
 
 
 # ---- NumPy between the operations: each against torch
