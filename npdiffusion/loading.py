@@ -94,11 +94,12 @@ class Opened:
             budget = budgets.unlimited(parts, dtype or "float32")
         else:
             limit = Memory.bytes(Memory().check("max_memory", max_memory))
+            reading = budgets.require_reading(limit, requests)
             trained = (unet.sample_size * vae.reduction,) * 2
             sizes = [largest_size(request, trained, vae.reduction) for request in requests] or [trained]
             guided = not requests or any(request.guidance_scale is None or request.guidance_scale > 1 for request in requests)
             tiling = requests[0].vae_tiling if requests else "auto"
-            budget = budgets.plan(parts, limit, sizes, dtype, 2 if guided else 1, tiling, preview_vae)
+            budget = budgets.plan(parts, limit, sizes, dtype, 2 if guided else 1, tiling, preview_vae, reading)
         estimates.check(vae, budget.kept, str(self.path))
         return budget
 

@@ -1,5 +1,10 @@
 """--max-memory: what is chosen for which amount, weights that are read when used, and how right the estimates are."""
 import gc
+import os
+import pathlib
+import re
+import subprocess
+import sys
 import tracemalloc
 
 import numpy as np
@@ -22,6 +27,8 @@ from npdiffusion.models.conditioning import Conditioning
 from npdiffusion.models.configs import TinyVAEConfig, UNetConfig
 from npdiffusion.models.on_disk import OnDisk, keep
 from npdiffusion.models.unet import UNet2DConditionModel
+from npdiffusion.models.vae import AutoencoderKL
+from npdiffusion.pictures.images import to_images
 from npdiffusion.request import largest_size
 from npdiffusion.settings import Request
 from npdiffusion.settings.kinds import Memory
@@ -99,8 +106,9 @@ def test_too_little_is_refused_before_weights_are_read_with_what_is_needed(capsy
 
 
 def test_a_picture_larger_than_planned_is_refused_before_it_is_begun():
-    pipeline = npdiffusion.load(max_memory=budget.RUNTIME + 1.3 * EMBEDDED)
-    with pytest.raises(UserError, match=r"1 × 1024×1024 pixels: need about .* but max_memory is 0.27 GB"):
+    limit = budget.RUNTIME + 1.3 * EMBEDDED
+    pipeline = npdiffusion.load(max_memory=limit)
+    with pytest.raises(UserError, match=rf"1 × 1024×1024 pixels: need about .* but max_memory is {limit / 1e9:.2f} GB"):
         pipeline.generate("a", steps=1, seed=0, width=1024, height=1024)
 
 
@@ -163,11 +171,11 @@ def test_a_step_computes_two_images_with_guidance(scale, images, parts):
 
 
 def test_without_guidance_half_of_the_feature_maps_have_to_fit(parts):
-    maps = estimates.step(parts["unet"].model.config, 64, 64, 2)
+    maps = estimates.step(parts["unet"].model.config, 128, 128, 2)
     weights = sum(parameters.nbytes(part.model, "float32") for part in parts.values())
     for images, limit in (2, budget.RUNTIME + weights + maps), (1, budget.RUNTIME + weights + maps / 2):
-        assert budget.plan(parts, limit, [(512, 512)], images=images, mode="on").dtype == "float32"
-        assert budget.plan(parts, limit - 1, [(512, 512)], images=images, mode="on").dtype == "bfloat16"
+        assert budget.plan(parts, limit, [(1024, 1024)], images=images, mode="on").dtype == "float32"
+        assert budget.plan(parts, limit - 1, [(1024, 1024)], images=images, mode="on").dtype == "bfloat16"
 
 
 def test_a_picture_in_one_piece_is_refused_where_only_tiles_fit(parts):
@@ -205,6 +213,47 @@ def test_the_command_hands_taesd_over_for_the_budget(pipeline, tmp_path):
     assert isinstance(pipeline.loaded[-1][1]["preview_vae"], taesd.AutoencoderTiny)
     assert cli.main(arguments[:-4]) == 0
     assert pipeline.loaded[-1][1]["preview_vae"] is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the most memory that a process took is read from /proc")
+@pytest.mark.parametrize("mode", ["RGBA", "RGB", "P"])
+def test_reading_a_picture_takes_no_more_memory_than_is_estimated(mode, tmp_path):
+    Image.new(mode, (2000, 1500)).save(tmp_path / "x.png")
+    made = ("import re, sys; from npdiffusion.pictures import images; "
+            "peak = lambda: 1024 * int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]); "
+            "images.open_image(sys.argv[1]); before = peak(); images.open_image(sys.argv[2]); print(peak() - before)")
+    Image.new(mode, (10, 10)).save(tmp_path / "small.png")
+    environment = os.environ | {"PYTHONPATH": str(pathlib.Path(npdiffusion.__file__).parent.parent)}
+    grown = int(subprocess.run([sys.executable, "-c", made, tmp_path / "small.png", tmp_path / "x.png"], env=environment,
+                               capture_output=True, text=True, check=True).stdout)
+    estimated = estimates.reading(tmp_path / "x.png")
+    assert estimated == 2 * 4 * 2000 * 1500 and 0.4 * estimated < grown < estimated + 6e6
+
+
+def test_a_picture_too_large_to_be_read_within_the_amount_is_refused_before_it_is(tmp_path, monkeypatch, capsys):
+    Image.new("L", (8000, 8000)).save(tmp_path / "x.png")
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("it was read"))
+    assert cli.main(["a", "-i", str(tmp_path / "x.png"), "--max-memory", "300MB"]) == 1
+    assert "x.png: reading this picture takes 0.51 GB beside" in capsys.readouterr().err
+    with pytest.raises(UserError, match="reading this picture takes 0.51 GB"):
+        npdiffusion.load(max_memory="300MB", requests=[Request("a", init_image=str(tmp_path / "x.png"))])
+
+
+def test_the_whole_picture_is_counted_beside_the_tiles_that_it_is_decoded_in(parts):
+    config = parts["vae"].model.config
+    vae = AutoencoderKL(config)
+    latents = np.zeros((1, 128, 128, config.latent_channels), np.float32)
+    for _, owner, attribute in parameters.walk(vae):
+        if parameters.is_packed(owner, attribute):
+            owner.prepare("float32")
+    vae.decode(latents[:, :32, :32])                                       # kernels get their working memory
+    tracemalloc.start()
+    picture = vae.decode(latents, tile=128)
+    to_images(picture)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    whole = estimates.picture(config, *picture.shape[2:0:-1], tile=128)
+    assert peak == pytest.approx(whole, rel=0.2) and whole > estimates.picture(config, 128, 128) + picture.nbytes
 
 
 def test_pictures_that_are_there_already_need_no_memory(pipeline, tmp_path):
@@ -274,10 +323,10 @@ def test_a_weight_on_disk_that_is_not_finite_is_named(tmp_path):
 
 def test_the_command_tells_what_was_chosen_and_how_long_a_step_takes(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    amount = f"{(budget.RUNTIME + 25e6) / 1e9:.3f}GB"
+    amount = f"{(budget.RUNTIME + 24e6) / 1e9:.3f}GB"
     assert cli.main(["a red apple", "--steps", "2", "-s", "1", "--max-memory", amount]) == 0
-    told = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("memory 0.21 GB: "))
-    assert "bfloat16 weights, 0.01 GB of the UNet's read from disk in each step, about" in told
+    told = next(line for line in capsys.readouterr().err.splitlines() if line.startswith(f"memory {amount[:4]} GB: "))
+    assert re.search(r"bfloat16 weights, 0\.0[12] GB of the UNet's read from disk in each step, about", told)
 
 
 # ---- estimates

@@ -86,7 +86,9 @@ def check_files(entries, options):
     """UserError for what pictures need and can't be used: adapters and learnt words in prompts, pictures to start from."""
     from npdiffusion.adapters import folder, tags
     from npdiffusion.adapters.textual_inversion import LearntWords
+    from npdiffusion.memory import budget
     from npdiffusion.painting.canvas import open_inputs
+    from npdiffusion.settings.kinds import Memory
     if options.liked is not None:
         for entry in entries:
             entry.request = without_missing(entry, options)
@@ -103,6 +105,8 @@ def check_files(entries, options):
     for request in requests:
         for prompt in request.prompt, request.negative_prompt:
             list(words.split(prompt))
+    if options.max_memory is not None:
+        budget.require_reading(Memory.bytes(options.max_memory), requests)
     for request in {(request.init_image, request.mask_image): request for request in requests}.values():
         open_inputs(request)
 

@@ -24,7 +24,7 @@ from npdiffusion.models import flops, parameters
 from npdiffusion.models import on_disk as streaming
 from npdiffusion.models.on_disk import OnDisk
 
-RUNTIME = 190e6                       # bytes: Python, NumPy, numba, compiled kernels and what they work in
+RUNTIME = 220e6                       # bytes: Python, NumPy, numba, compiled kernels and what they work in
 SMALLEST_TILE = 128                   # pixels: in smaller ones the autoencoder sees too little of the picture
 EXAMPLES = 8                          # weights that are read to find how long that takes
 
@@ -100,12 +100,26 @@ def unlimited(parts, dtype):
     return Budget(None, dtype, kept=sum(parameters.nbytes(part.model, dtype) for part in parts.values()))
 
 
-def plan(parts, limit, sizes, dtype=None, images=2, mode="auto", preview_vae=None):
+def require_reading(limit, requests):
+    """Bytes that reading the largest picture takes that a request starts from; UserError if `limit` is too little for that"""
+    most, pictures = 0, {id(request.init_image): request.init_image for request in requests}
+    for given in pictures.values():
+        needed = estimates.reading(given)
+        if needed and RUNTIME + needed > limit:
+            raise UserError(f"{given if isinstance(given, str) else 'init_image'}: reading this picture takes "
+                            f"{needed / 1e9:.2f} GB beside {RUNTIME / 1e9:.2f} GB of the program, but max_memory is "
+                            f"{limit / 1e9:.2f} GB; a smaller copy of it would do")
+        most = max(most, needed)
+    return most
+
+
+def plan(parts, limit, sizes, dtype=None, images=2, mode="auto", preview_vae=None, reading=0):
     """How to fit the parts of a model, checked but empty, into `limit` bytes → Budget
 
     parts: {name: checkpoints.part.Part}     sizes: (width, height) of pictures, of which the one that needs most counts
     dtype: None leaves the choice     images: that the UNet computes in a step: two for each picture with guidance, one without
     mode: of tiling, as a request has it     preview_vae: an autoencoder beside the model's, for previews, or None
+    reading: bytes that a picture to start from takes
     UserError if they can't be made to fit.
     """
     if kernels.backend() == "numpy":
@@ -113,7 +127,7 @@ def plan(parts, limit, sizes, dtype=None, images=2, mode="auto", preview_vae=Non
     unet, vae = parts["unet"].model.config, parts["vae"].model.config
     f = vae.reduction
     width, height = largest(sizes, unet, vae, images, mode)
-    step = estimates.step(unet, width // f, height // f, images)
+    step = max(reading, estimates.step(unet, width // f, height // f, images))
     beside = 0
     if preview_vae is not None:                       # float32, all of it in memory, and without tiles
         beside = parameters.nbytes(preview_vae, "float32")

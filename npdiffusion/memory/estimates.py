@@ -2,10 +2,18 @@
 
     needed = 4 bytes (bfloat16: 2) · parameters + FEATURE_MAPS · largest feature map of the decoder, for a usual picture
 """
+import math
+import os
+
+from PIL import Image
+
 from npdiffusion.errors import UserError
 from npdiffusion.kernels import machine
+from npdiffusion.pictures import images
 
 UNET_MAPS = 13        # of the first level's size, alive at once in its last blocks: skips, tokens, q, k, v, …
+LEVELS = 31           # bytes of a pixel when numbers become levels: float32 twice, uint8, and as Pillow has it
+IN_PILLOW = 4         # bytes of a pixel in Pillow, in RGB too
 FEATURE_MAPS = 3      # alive at once in a residual block: its input, that normalised, and half as many channels convolved
 
 
@@ -17,16 +25,34 @@ def check(vae, kept, source):
     require(kept + picture(vae, vae.sample_size, vae.sample_size), source)
 
 
-def step(config, width, height, images):
-    """Bytes that the UNet's feature maps take; width, height: latent pixels; images: 2 with guidance for each picture"""
-    return UNET_MAPS * 4 * images * width * height * config.block_out_channels[0]
+def step(config, width, height, together):
+    """Bytes that the UNet's feature maps take; width, height: latent pixels; together: 2 with guidance for each picture"""
+    return UNET_MAPS * 4 * together * width * height * config.block_out_channels[0]
 
 
 def picture(config, width, height, tile=None):
     """Bytes that decoding a picture of width × height pixels takes; config: the VAE's; tile: see tiles.py"""
-    channels = config.block_out_channels
-    width, height = min(width, tile or width), min(height, tile or height)
-    return FEATURE_MAPS * 4 * width * height * channels[min(1, len(channels) - 1)]
+    channels, pixels = config.block_out_channels, width * height
+    tile = max(width, height) if tile is None else tile
+    tall, wide = min(height, tile), min(width, tile)
+    maps = FEATURE_MAPS * 4 * tall * wide * channels[min(1, len(channels) - 1)]
+    if max(width, height) > tile:                  # the whole picture, the tile before, the ends of the tiles above
+        maps += 4 * 3 * (pixels + tall * wide + width * tile // 3)
+    return max(maps, LEVELS * pixels)
+
+
+def reading(image):
+    """Bytes that reading a picture to start from takes: as it is in its file, and in RGB. Zero if it can't be read at all
+
+    image: a path; what is in memory already needs no more than once again
+    """
+    if not isinstance(image, (str, os.PathLike)):
+        return IN_PILLOW * math.prod(getattr(image, "size", ())) if isinstance(image, Image.Image) else 0
+    try:
+        with images.look_into(image) as opened:
+            return 2 * IN_PILLOW * opened.width * opened.height
+    except UserError:
+        return 0
 
 
 def require(needed, what):

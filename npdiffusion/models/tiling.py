@@ -10,6 +10,8 @@
 This is the rule of diffusers' `enable_vae_tiling`, so the same pictures come out. They are not quite those of the whole
 picture: group norms and the attention of the autoencoder see one tile at a time. memory/tiles.py chooses the size.
 """
+import itertools
+
 import numpy as np
 
 OVERLAP = 0.25                        # of a tile's side
@@ -24,19 +26,23 @@ def tiled(function, x, size, result_size):
         return function(x)
     stride, blend = int(size * (1 - OVERLAP)), int(result_size * OVERLAP)
     kept = result_size - blend
-    rows, above = [], []
-    for top in range(0, x.shape[1], stride):
-        row = []
-        for start in range(0, x.shape[2], stride):
+    whole, above = None, []                       # above: the last rows of each tile in the row of tiles before
+    for top, y in zip(range(0, x.shape[1], stride), itertools.count(0, kept)):
+        row, left = [], None
+        for start, z in zip(range(0, x.shape[2], stride), itertools.count(0, kept)):
             tile = function(x[:, top:top + size, start:start + size])
             if above:
                 _fade(above[len(row)], tile, blend)
-            if row:
-                _fade(row[-1].swapaxes(1, 2), tile.swapaxes(1, 2), blend)
-            row.append(tile)
-        rows.append(np.concatenate([tile[:, :kept, :kept] for tile in row], axis=2))
+            if left is not None:
+                _fade(left.swapaxes(1, 2), tile.swapaxes(1, 2), blend)
+            if whole is None:
+                height, width = (side * result_size // size for side in x.shape[1:3])
+                whole = np.empty((len(x), height, width, tile.shape[-1]), np.float32)
+            whole[:, y:y + kept, z:z + kept] = tile[:, :kept, :kept]
+            left = tile
+            row.append(tile[:, max(0, tile.shape[1] - blend):].copy())
         above = row
-    return np.concatenate(rows, axis=1)
+    return whole
 
 
 def _fade(previous, following, length):

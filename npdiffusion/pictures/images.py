@@ -19,6 +19,7 @@ from npdiffusion.checkpoints.text_files import check_regular
 from npdiffusion.errors import UserError
 
 LARGEST_PICTURE = 64_000_000          # pixels; decoded it takes 4 bytes for each
+BAND = 64                             # rows that are put on white at once
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM")      # not EPS, which runs Ghostscript
 
 
@@ -30,7 +31,8 @@ def open_image(path):
     UserError for anything that can't be read, names a file of another kind, or has more than LARGEST_PICTURE pixels.
     """
     with look_into(path) as image:
-        return to_rgb(ImageOps.exif_transpose(image))
+        ImageOps.exif_transpose(image, in_place=True)
+        return to_rgb(image)
 
 
 @contextlib.contextmanager
@@ -92,8 +94,11 @@ def to_rgb(image):
     if image.mode.startswith("I"):                       # 16-bit grey: Pillow would clip it at 255
         image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
     if "transparency" in image.info or image.mode in ("RGBA", "RGBa", "LA", "La", "PA"):
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+        whole = Image.new("RGB", image.size)
+        for top in range(0, image.height, BAND):         # so that no second and third copy of it is needed
+            part = image.crop((0, top, image.width, min(top + BAND, image.height))).convert("RGBA")
+            whole.paste(Image.alpha_composite(Image.new("RGBA", part.size, "white"), part).convert("RGB"), (0, top))
+        return whole
     return image.convert("RGB")
 
 
@@ -147,7 +152,11 @@ def to_images(array):
     """(N, H, W, 3), float in [−1, 1] → list of N PIL images; values beyond are clipped. ValueError for a NaN."""
     if np.isnan(array).any():
         raise ValueError("the picture holds NaN")
-    levels = (np.clip(array * 0.5 + 0.5, 0, 1) * 255).round().astype(np.uint8)
+    levels = array * 0.5                                 # in place from here on: large pictures are large numbers
+    levels += 0.5
+    np.clip(levels, 0, 1, out=levels)
+    levels *= 255
+    levels = np.rint(levels, out=levels).astype(np.uint8)
     return [Image.fromarray(picture) for picture in levels]
 
 
