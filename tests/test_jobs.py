@@ -355,3 +355,55 @@ def test_the_manifest_knows_wildcards_by_their_names(pipeline, tmp_path):
     (tmp_path / "words" / "colour.txt").write_text("blue\n")
     run("--wildcards", "words")
     assert len(pipeline.asked) == 1
+
+
+# ---- what belongs to others
+
+
+@pytest.mark.parametrize("content", [
+    b'{"my": "line"}\n{"the last one": "has no newline"}', b"one line of somebody else, without a newline", b"[1, 2]\n",
+    b'{"file": "a.png", "seed": 1, "asked": {}}\nof somebody else',
+    *(json.dumps({"file": name, "seed": 1, "asked": {}}).encode() + b"\n"
+      for name in ("a\0b.png", "x" * 252 + ".png", "\ud800.png", "../a.png", ".."))])
+def test_a_manifest_that_is_not_ours_is_refused_and_left_as_it_is(content, pipeline, tmp_path, capsys):
+    (tmp_path / "p.txt").write_text("a cat\n")
+    (tmp_path / "manifest.jsonl").write_bytes(content)
+    assert cli.main(["--prompts", "p.txt"]) == 1
+    assert (tmp_path / "manifest.jsonl").read_bytes() == content and not pipeline.asked
+    assert "manifest.jsonl, line " in capsys.readouterr().err
+
+
+def test_a_manifest_that_is_a_link_or_a_pipe_is_not_followed(pipeline, tmp_path, capsys):
+    (tmp_path / "p.txt").write_text("a cat\n")
+    (tmp_path / "victim").write_bytes(b"")
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "manifest.jsonl").symlink_to(tmp_path / "victim")
+    assert cli.main(["--prompts", "p.txt", "-o", "linked/"]) == 1
+    assert (tmp_path / "victim").read_bytes() == b"" and "a symbolic link, which isn't followed" in capsys.readouterr().err
+    (tmp_path / "piped").mkdir()
+    os.mkfifo(tmp_path / "piped" / "manifest.jsonl")
+    assert cli.main(["--prompts", "p.txt", "-o", "piped/"]) == 1
+    assert "manifest.jsonl: not a file" in capsys.readouterr().err
+
+
+def test_odd_names_of_unfinished_files_stop_nothing_and_stay(pipeline, tmp_path):
+    (tmp_path / "p.txt").write_text("a cat\n")
+    names = [f".npdiffusion-{who}-0123abcd.part" for who in ("9" * 30, "0", "-1", "٣", "x", str(os.getpid()))]
+    for name in names:
+        (tmp_path / name).touch()
+    (tmp_path / ".npdiffusion-4194999-01234567.part").touch()          # of a process that can't be
+    assert cli.main(["--prompts", "p.txt"]) == 0
+    assert [name for name in files(tmp_path) if name.endswith(".part")] == sorted(names)
+
+
+def test_a_tilde_that_the_shell_left_in_place_is_the_home_folder(pipeline, tmp_path, monkeypatch, capsys):
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    Image.new("RGB", (64, 64)).save(home / "i.png")
+    (home / "p.txt").write_text("a cat --init-image ~/i.png\n")
+    assert cli.main(["a cat", "--init-image=~/i.png", "--mask=~/i.png", "--output=~/o.png"]) == 0
+    assert cli.main(["--like=~/o.png", "--output=~/again.png"]) == 0
+    assert cli.main(["--prompts=~/p.txt", "--output=~/many/"]) == 0
+    assert cli.main(["metadata", "~/o.png"]) == 0
+    assert files(home) == ["again.png", "i.png", "many", "o.png", "p.txt"] and not (tmp_path / "~").exists()

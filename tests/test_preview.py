@@ -1,4 +1,6 @@
 """Previews: what the denoiser sees in each noisy state, against diffusers; the files that they go to."""
+import pathlib
+
 import numpy as np
 import pytest
 import torch
@@ -107,7 +109,7 @@ def test_a_linear_preview_of_the_embedded_model_comes_near_its_picture():
 
 def test_there_is_a_preview_every_few_steps_and_after_the_last(tmp_path, monkeypatch):
     written = []
-    monkeypatch.setattr(preview, "replace_png", lambda image, path: written.append(path))
+    monkeypatch.setattr(preview, "replace_png", lambda image, path, mark: written.append(path))
     shown = Previews("linear", LinearVAE(), tmp_path / "now.png", every=3)
     for _ in range(2):                                    # a second picture begins anew
         for step in range(1, 9):
@@ -166,3 +168,14 @@ def test_what_is_wrong_is_found_before_the_model_is_loaded(arguments, told, tmp_
     assert cli.main(["a red apple", *arguments]) in (1, 2)
     printed = capsys.readouterr().err
     assert told in printed and printed.count("\n") == 1
+
+
+def test_a_picture_of_the_user_is_not_overwritten_by_previews(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for colour in "red", "blue":                                      # the second run writes the first one's previews anew
+        Image.new("RGB", (40, 30), colour).save("preview.png")
+        before = pathlib.Path("preview.png").read_bytes()
+        assert cli.main(["a cat", "--steps", "1", "-W", "64", "-H", "64", "--preview", "linear", "-o", "p.png"]) == 0
+        assert "preview.png is no preview and stays as it is, previews go to preview-2.png" in capsys.readouterr().err
+        assert pathlib.Path("preview.png").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.glob("preview*")) == ["preview-2.png", "preview.png"]

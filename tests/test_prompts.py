@@ -125,6 +125,21 @@ def test_brackets_without_end_say_no_more_than_the_prompt(prompt):
         assert sum(len(part) for part, _ in emphasis.weighted(text)) <= len(text) <= len(prompt)
 
 
+def test_what_a_prompt_says_is_put_together_once_for_each_way_that_it_can_be():
+    texts = [text for _, text in editing.schedule("[a|b]" * 20_000, 150)]
+    assert len(texts) == 150 and len({id(text) for text in texts}) == 2 and texts[1] == "b" * 20_000
+    assert editing.schedule("[a|b|c][d:e:5]", 12) == [(i, "abc"[(i - 1) % 3] + "de"[i > 5]) for i in range(1, 13)]
+
+
+def test_a_prompt_is_refused_by_the_first_of_its_texts_that_is_too_long(monkeypatch):
+    made = []
+    changes = editing.changes
+    monkeypatch.setattr(editing, "changes", lambda *asked: (made.append(each) or each for each in changes(*asked)))
+    with pytest.raises(UserError, match="more than the 7500 that are allowed"):
+        read_prompt("[a |b ]" * 10_000, 150, CLIPTokenizer.from_folder(VOCABULARY))
+    assert len(made) == 1
+
+
 def test_white_space_is_walked_over_once():                            # for each blank anew takes many minutes
     blanks = " " * 10**6
     assert emphasis.weighted(f"a{blanks}b") == [(f"a{blanks}b", 1.0)]

@@ -3,8 +3,10 @@
     find_previews   before the model is loaded: files that can be written, TAESD found
     start_previews  after that: the `Previews` for generate, one for all pictures, which begins anew with each
 """
+import os
 import pathlib
 
+from npdiffusion.command.talk import say
 from npdiffusion.errors import UserError
 
 TAESD = "madebyollin/taesd"
@@ -21,12 +23,18 @@ def find_previews(options, folder):
         return None
     from npdiffusion.checkpoints import hub
     from npdiffusion.pictures.images import check_folder
+    from npdiffusion.pictures.preview import is_preview
     options.preview_path = options.preview_path or (None if options.steps_strip else str(folder / "preview.png"))
     for name in "preview_path", "steps_strip":
         path = getattr(options, name)
         if path is not None:
             setattr(options, name, check_name(f"--{name.replace('_', '-')}", pathlib.Path(path)))
             check_folder(pathlib.Path(path).parent)
+    wanted = options.preview_path
+    while options.preview_path is not None and os.path.lexists(options.preview_path) and not is_preview(options.preview_path):
+        options.preview_path = next_name(wanted, options.preview_path)
+    if options.preview_path != wanted:
+        say(f"{wanted} is no preview and stays as it is, previews go to {options.preview_path}")
     if options.preview != "taesd":
         return None
     found = options.taesd or (None if options.vae else hub.cached(TAESD) and TAESD)
@@ -34,6 +42,12 @@ def find_previews(options, folder):
         raise UserError("--preview taesd: TAESD is not in Hugging Face's cache; name its file with --taesd, or download "
                         f"it with --taesd {TAESD}")
     return tiny(found or options.vae)
+
+
+def next_name(path, name):
+    """Of path, path-2, path-3, … the one after `name`"""
+    number = int(name.stem.removeprefix(path.stem).removeprefix("-") or 1) + 1
+    return path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
 def check_name(option, path):

@@ -14,21 +14,21 @@ import json
 import os
 import pathlib
 
+from npdiffusion.checkpoints.text_files import check_regular
 from npdiffusion.errors import UserError
 from npdiffusion.jobs.destinations import default_name
 from npdiffusion.pictures import images, text_inside
 
 NAME = "manifest.jsonl"
+BEGINNING = b'{"file": "'             # of each line
+LONGEST_NAME = 255                    # bytes of a file's name
 
 
 class Manifest:
     """The manifest of a folder, locked as long as it is open. UserError if another process has it, or it is damaged."""
     def __init__(self, folder, listener):
         self.folder, self.path, self.listener = pathlib.Path(folder), pathlib.Path(folder, NAME), listener
-        try:
-            self.file = open(self.path, "a+b")
-        except OSError as error:
-            raise UserError(f"{self.path}: can't be written ({error.strerror or error})") from None
+        self.file = self.opened()
         try:
             self.lock()
             self.lines = self.read()
@@ -43,6 +43,17 @@ class Manifest:
     def __exit__(self, *exception):
         self.file.close()
 
+    def opened(self):
+        """The file, for reading and appending. UserError for a link, which may lead anywhere, and for what is no file."""
+        if self.path.is_symlink():
+            raise UserError(f"{self.path}: a symbolic link, which isn't followed: take another folder with --output")
+        try:
+            if self.path.exists():
+                check_regular(self.path)
+            return open(self.path, "a+b")
+        except OSError as error:
+            raise UserError(f"{self.path}: can't be written ({error.strerror or error})") from None
+
     def lock(self):
         try:
             import fcntl
@@ -54,25 +65,27 @@ class Manifest:
             raise UserError(f"{self.path}: another npdiffusion is at work in this folder") from None
 
     def read(self):
-        """The lines, checked; half a line at the end is cut off."""
+        """The lines, checked; then half a line at the end is cut off, if it is one of ours."""
         self.file.seek(0)
-        content = self.file.read()
-        complete = content.rpartition(b"\n")[0] + b"\n" if b"\n" in content else b""
-        if complete != content:
-            self.file.truncate(len(complete))
+        *complete, half = self.file.read().split(b"\n")
         lines = []
-        for number, line in enumerate(complete.splitlines(), start=1):
+        for number, line in enumerate(complete, start=1):
             try:
                 entry = json.loads(line)
                 name, seed, asked = entry["file"], entry["seed"], entry["asked"]
                 if not (isinstance(name, str) and isinstance(seed, int) and isinstance(asked, dict)):
                     raise ValueError("file, seed or asked is of another kind")
-                if os.path.basename(name) != name or name in ("", ".", ".."):
+                if os.path.basename(name) != name or name in ("", ".", "..") or not is_possible(name):
                     raise ValueError(f"{name[:100]!a} is not the name of a file in this folder")
             except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise UserError(f"{self.path}, line {number}: not what was written there ({error}); "
                                 "mend it, or take another folder with --output") from None
             lines.append(entry)
+        if half[:len(BEGINNING)] != BEGINNING[:len(half)]:
+            raise UserError(f"{self.path}, line {len(lines) + 1}: not what was written there; mend it, or take another "
+                            "folder with --output")
+        if half:
+            self.file.truncate(self.file.tell() - len(half))
         return lines
 
     def left(self, entries):
@@ -110,3 +123,11 @@ class Manifest:
         self.file.flush()
         os.fsync(self.file.fileno())
         self.lines.append(line)
+
+
+def is_possible(name):
+    """Whether a file can have that name."""
+    try:
+        return "\0" not in name and len(os.fsencode(name)) <= LONGEST_NAME
+    except UnicodeEncodeError:        # half a character
+        return False

@@ -27,7 +27,7 @@ FIRST_OPTION = re.compile(rf"(?:^|\s)(?:--[A-Za-z]|(?:{'|'.join(sorted(SHORT))})
 
 def read_prompts(path):
     """What each line asks for: [(where, {setting: value})]. UserError with file and line for what makes no sense."""
-    path = pathlib.Path(path)
+    path = pathlib.Path(path).expanduser()
     text = text_files.read_text(path, LARGEST_FILE)
     known = names()
 

@@ -5,21 +5,26 @@
 Pixels take grey as it is, for soft transitions. Latents know only yes and no: a latent pixel is repainted if m ≥ 1/2 at
 the top left of the f × f pixels that it stands for, as in diffusers' inpainting.
 """
+import os
 import warnings
 
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
 from npdiffusion.errors import UserError
-from npdiffusion.pictures.images import look_into, to_rgb
+from npdiffusion.pictures.images import from_array, look_into, to_rgb
 
 
 def read_mask(mask, size, name="mask_image"):
-    """PIL image or path → PIL image of mode L and that (width, height), resized with a warning if it has another size.
+    """PIL image, path or array → PIL image of mode L and that (width, height), resized with a warning if it has another size.
 
     Of a picture with transparent parts the opacity is the mask, as in AUTOMATIC1111's web interface, of any other one
     its lightness. name: what messages call an image. UserError for what can't be read.
     """
+    if isinstance(mask, np.ndarray):
+        mask = from_array(mask, name, grey=True)
+    if not isinstance(mask, (Image.Image, str, os.PathLike)):
+        raise UserError(f"{name} is a {type(mask).__name__}: a PIL image, a path or an array (H, W) was expected")
     if isinstance(mask, Image.Image):
         try:
             mask = to_grey(mask)

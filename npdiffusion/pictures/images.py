@@ -10,16 +10,19 @@ import contextlib
 import io
 import os
 import pathlib
+import re
 import warnings
 
 import numpy as np
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from npdiffusion.checkpoints.text_files import check_regular
 from npdiffusion.errors import UserError
 
 LARGEST_PICTURE = 64_000_000          # pixels; decoded it takes 4 bytes for each
 BAND = 64                             # rows that are put on white at once
+PART = re.compile(r"\.npdiffusion-([1-9][0-9]{0,9})-[0-9a-f]{8}\.part")      # a file that is being written, by that process
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM")      # not EPS, which runs Ghostscript
 
 
@@ -41,6 +44,7 @@ def look_into(path, file=None):
 
     file: open, where there is one already, or its path says no more than what to call it
     """
+    path = os.path.expanduser(path)
     with _readable(path), contextlib.ExitStack() as stack:
         if file is None:
             check_regular(path)
@@ -119,13 +123,16 @@ def rgb(image, name="init_image"):
         raise UserError(f"{name}: {error}") from None
 
 
-def from_array(array, name):
-    """(H, W, 3), uint8 or float from 0 to 1 → PIL image; UserError for another"""
-    right = array.ndim == 3 and array.shape[2] == 3 and 0 < array.shape[0] * array.shape[1] <= LARGEST_PICTURE
-    if right and array.dtype.kind == "f" and np.all((array >= 0) & (array <= 1)):
-        array = (array * 255).round().astype(np.uint8)
+def from_array(array, name, grey=False):
+    """(H, W, 3), uint8 or float from 0 to 1 → PIL image; UserError for another. grey: (H, W), (H, W, 1) and bool, too"""
+    if grey and array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    right = (array.ndim == 3 and array.shape[2] == 3) or (grey and array.ndim == 2)
+    right = right and 0 < array.shape[0] * array.shape[1] <= LARGEST_PICTURE
+    if right and ((array.dtype.kind == "f" and np.all((array >= 0) & (array <= 1))) or (grey and array.dtype == bool)):
+        array = (array * np.float32(255)).round().astype(np.uint8)
     if not right or array.dtype != np.uint8:
-        expected = "(H, W, 3) was expected, uint8 or floats from 0 to 1"
+        expected = f"(H, W, 3){' or (H, W)' * grey} was expected, uint8 or floats from 0 to 1"
         raise UserError(f"{name} is an array {array.shape} of {array.dtype}: {expected}")
     return Image.fromarray(array)
 
@@ -204,19 +211,25 @@ def remove_leftovers(folder):
     if os.name != "posix":                               # elsewhere there is no harmless way to ask whether one lives
         return
     for path in pathlib.Path(folder).glob(".npdiffusion-*-*.part"):
-        with contextlib.suppress(ValueError, OSError):
+        found = PART.fullmatch(path.name)
+        with contextlib.suppress(OverflowError, OSError):
             try:
-                os.kill(int(path.name.split("-")[1]), 0)              # is it still there?
+                os.kill(int(found[1]) if found else os.getpid(), 0)   # is it still there?
             except ProcessLookupError:
                 path.unlink()
 
 
-def replace_png(image, path):
+def replace_png(image, path, mark=None):
     """Write a PIL image as PNG in place of what is there: whoever reads it finds a complete picture, old or new.
 
+    mark: the key of an empty text inside, by which it is known again, if it is to be
     UserError if it can't be written; nothing is left behind then.
     """
-    with _written(lambda file: image.save(file, format="PNG", compress_level=1), pathlib.Path(path)) as temporary:
+    info = PngInfo()
+    if mark is not None:
+        info.add_text(mark, "")
+    options = {"format": "PNG", "compress_level": 1, "pnginfo": info}
+    with _written(lambda file: image.save(file, **options), pathlib.Path(path)) as temporary:
         os.replace(temporary, path)
 
 

@@ -21,12 +21,13 @@ from PIL import Image
 from npdiffusion.errors import UserError, nearest
 from npdiffusion.memory import tiles
 from npdiffusion.models.configs import TinyVAEConfig, VAEConfig
-from npdiffusion.pictures.images import replace_png, save_png, to_images
+from npdiffusion.pictures.images import look_into, replace_png, save_png, to_images
 from npdiffusion.pictures.sheets import sheet
 from npdiffusion.settings.run import PREVIEWS
 
 V1_WEIGHTS = np.array([[0.298, 0.207, 0.208], [0.187, 0.286, 0.173], [-0.158, 0.189, 0.264], [-0.184, -0.271, -0.473]],
                       np.float32)                        # (C, 3), to values in [−1, 1]
+MARK = "npdiffusion preview"                             # a text inside each preview that is written
 FIELDS, FIELD = 64, 6                                    # how many colours the fit sees, and latent pixels of each side
 
 
@@ -60,9 +61,18 @@ class Previews:
         self.images.append(image)
         self.steps.append(step)
         if self.path is not None:
-            replace_png(image, self.path)
+            replace_png(image, self.path, MARK)
         if self.strip is not None and step == steps:
             self.saved_strip = save_png(sheet(self.images, [f"step {number}" for number in self.steps]), self.strip)
+
+
+def is_preview(path):
+    """Whether a file is a preview of an earlier run, which may be written anew."""
+    try:
+        with look_into(path) as image:
+            return image.info.get(MARK) is not None
+    except UserError:
+        return False
 
 
 class Decoder:

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from npdiffusion.pictures.images import LARGEST_PICTURE, look_into, open_image
 
-LINES = 3                     # of a caption
+LINES, LONGEST = 3, 3000      # of a caption, and characters of it: more than three lines of a large picture take
 GAP = 8                       # pixels around each picture
 PAPER, INK = "white", "#202020"
 
@@ -77,17 +77,19 @@ def fit(width, height, count):
 
 
 def drawable(text, font):
-    """The text with accents taken off (ö → o), and ? for each character that the font lacks."""
+    """The text with accents taken off (ö → o), and ? for each character that the font lacks; no more than may be shown."""
     missing = bytes(font.getmask("\uffff"))
-    plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c)).replace("ß", "ss")
-    return "".join(c if c.isspace() or bytes(font.getmask(c)) != missing else "?" for c in plain)
+    plain = "".join(c for c in unicodedata.normalize("NFKD", text[:LONGEST]) if not unicodedata.combining(c))
+    plain = plain.replace("ß", "ss")[:LONGEST]
+    drawn = {c for c in {*plain} if c.isspace() or bytes(font.getmask(c)) != missing}
+    return "".join(c if c in drawn else "?" for c in plain)
 
 
 def broken(text, font, width):
     """A caption as at most LINES lines of at most `width` pixels."""
     lines, rest = [], text.split()
     while rest and len(lines) < LINES:
-        count = max((n for n in range(1, len(rest) + 1) if font.getlength(" ".join(rest[:n])) <= width), default=1)
+        count = max(1, most(len(rest), lambda n, rest=rest: font.getlength(" ".join(rest[:n])) <= width))
         lines.append(" ".join(rest[:count]))
         rest = rest[count:]
     if rest:
@@ -100,6 +102,13 @@ def shortened(line, font, width):
     if font.getlength(line) <= width:
         return line
     kept = line.removesuffix(" …")
-    while kept and font.getlength(kept + "…") > width:
-        kept = kept[:-1]
-    return kept + "…"
+    return kept[:most(len(kept), lambda n: font.getlength(kept[:n] + "…") <= width)] + "…"
+
+
+def most(largest, fits):
+    """The largest number up to that one that fits, by halving; 0 if none does"""
+    low = 0
+    while low < largest:
+        middle = (low + largest + 1) // 2
+        low, largest = (middle, largest) if fits(middle) else (low, middle - 1)
+    return low

@@ -75,7 +75,7 @@ def _save_with_settings(image, path, format=None, **options):
 
 def read_text(path):
     """The text of settings in a picture's file; UserError if there is none, or it can't be read."""
-    path = pathlib.Path(path)
+    path = pathlib.Path(path).expanduser()
     try:
         check_regular(path)
         with path.open("rb") as file:

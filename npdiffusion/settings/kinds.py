@@ -10,6 +10,7 @@ import math
 import numbers
 import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -275,12 +276,18 @@ class Switch(Kind):
 
 
 class Path(Kind):
-    """The path of a file or folder, or another place that a text names."""
+    """The path of a file or folder, or another place that a text names. A ~ that the shell left in place is the home folder."""
+    def read(self, text):
+        return os.path.expanduser(text)
 
 
 class Picture(Path):
-    """The path of a picture; in Python a picture, too."""
+    """The path of a picture; in Python a picture, or an array, which becomes one, too."""
     def check(self, name, value):
+        numpy = sys.modules.get("numpy")                 # without it there are no arrays
+        if numpy is not None and isinstance(value, numpy.ndarray):
+            from npdiffusion.pictures.images import from_array
+            return from_array(value, name, grey=name == "mask_image")
         return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 

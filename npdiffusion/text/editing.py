@@ -14,6 +14,8 @@ holds up to and including call number `last`. The first text of a schedule thus 
 number says. Samplers that call the model twice a step have twice as many steps, and image to image counts from its own
 first call although shares are of all steps.
 """
+import bisect
+import math
 import re
 import warnings
 from dataclasses import dataclass
@@ -55,15 +57,22 @@ def schedule(prompt, steps, earlier=None):
     earlier  where this is the second pass of a picture (hires fix), the calls of the first: 1.5 is the middle of the
              second pass then, and numbers of steps count on from the first
     """
+    return list(changes(prompt, steps, earlier))
+
+
+def changes(prompt, steps, earlier=None):
+    """The entries of `schedule` one at a time: whoever reads them may find that they are too many, or too long."""
     tree = parse_edits(prompt)
-    ends, alternates = {steps}, False
-    for node in _nodes(tree):
-        if isinstance(node, Alternation):
-            alternates = True
-        else:
-            ends.add(_step(node.when, steps, earlier))
-    ends = range(1, steps + 1) if alternates else sorted(end for end in ends if end >= 1)
-    return [(end, _text(tree, end, steps, earlier)) for end in ends]
+    nodes = list(_nodes(tree))
+    lengths = {len(node.choices) for node in nodes if isinstance(node, Alternation)}
+    edits = sorted({_step(node.when, steps, earlier) for node in nodes if isinstance(node, Edit)})
+    ends = range(1, steps + 1) if lengths else sorted({steps, *(end for end in edits if end >= 1)})
+    pieces, turns, known = _prepared(tree, steps, earlier), math.lcm(*lengths), {}
+    for end in ends:
+        same = end % turns, bisect.bisect_left(edits, end)        # what the text depends on
+        if same not in known:
+            known[same] = pieces if isinstance(pieces, str) else pieces(end)
+        yield end, known[same]
 
 
 def parse_edits(prompt):
@@ -144,14 +153,38 @@ def _nodes(tree):
                 yield from _nodes(branch)
 
 
-def _text(tree, step, steps, earlier):
-    """What a tree says in a step, counted from 1."""
-    texts = []
+def _prepared(tree, steps, earlier):
+    """What a tree says: a text, or a function from a step, counted from 1, to the text there."""
+    pieces = []
     for node in tree:
         if isinstance(node, Alternation):
-            node = _text(node.choices[(step - 1) % len(node.choices)], step, steps, earlier)
+            node = _turns([_prepared(choice, steps, earlier) for choice in node.choices])
         elif isinstance(node, Edit):
-            first = step <= _step(node.when, steps, earlier)
-            node = _text(node.before if first else node.after, step, steps, earlier)
-        texts.append(node)
-    return "".join(texts)
+            node = _edit(_step(node.when, steps, earlier), _prepared(node.before, steps, earlier),
+                         _prepared(node.after, steps, earlier))
+        if isinstance(node, str) and pieces and isinstance(pieces[-1], str):
+            pieces[-1] += node
+        else:
+            pieces.append(node)
+    if all(isinstance(piece, str) for piece in pieces):
+        return "".join(pieces)
+    return lambda step: "".join([piece if isinstance(piece, str) else piece(step) for piece in pieces])
+
+
+def _turns(choices):
+    """One of these each step"""
+    if all(isinstance(choice, str) for choice in choices):
+        return choices[0] if len({*choices}) == 1 else lambda step: choices[(step - 1) % len(choices)]
+
+    def turn(step):
+        choice = choices[(step - 1) % len(choices)]
+        return choice if isinstance(choice, str) else choice(step)
+    return turn
+
+
+def _edit(last, before, after):
+    """`before` up to the step `last`, then `after`"""
+    def text(step):
+        found = before if step <= last else after
+        return found if isinstance(found, str) else found(step)
+    return text

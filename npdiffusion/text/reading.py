@@ -34,11 +34,13 @@ def read_prompt(prompt, steps, tokenizer, syntax="a1111", words=None, earlier=No
         return Reading([(steps, prompt)], {prompt: [tokens[:fitting]]})
     if AND_WORD.search(prompt):
         warnings.warn("AND doesn't combine prompts here, it is taken as a word", PromptNote, stacklevel=2)
-    entries = editing.schedule(prompt, steps, earlier)
-    texts, found = dict.fromkeys(text for _, text in entries), {}
-    for text in texts:
-        found[text] = chunks.chunks(emphasis.weighted(text), tokenizer, words)
-        _check_size(len(texts), len(found[text]))          # at once, before more is read
+    entries, found = [], {}
+    for entry in editing.changes(prompt, steps, earlier):
+        entries.append(entry)
+        text = entry[1]
+        if text not in found:
+            found[text] = chunks.chunks(emphasis.weighted(text), tokenizer, words)
+            _check_size(len(found), len(found[text]))      # at once, before more is read
     return padded(Reading(entries, found))
 
 
