@@ -15,9 +15,9 @@ from npdiffusion.command import cli
 from npdiffusion.diffusion import samplers
 from npdiffusion.errors import UserError
 from npdiffusion.pictures import images
-from npdiffusion.study import arithmetic, leaving_out, looking
+from npdiffusion.study import arithmetic, colours, leaving_out, looking
 from npdiffusion.study.making import resolved_for
-from npdiffusion.study.report import colours, contents, page
+from npdiffusion.study.report import contents, page
 from tests import pairs
 from tests.browser import open_browser, until
 from tests.differences import agree

@@ -7,8 +7,8 @@
     info.py       --info                             prepare.py    backend, threads, compiling
     talk.py       progress, messages                 cluster.py    --cluster ADDRESS
 
-Subcommands, which do something other than make pictures: convert.py, help.py, metadata.py, models.py, serve.py,
-subjects.py, tokens.py, train.py, worker.py
+Subcommands, which do something other than make pictures: attention.py, convert.py, filmstrip.py, help.py, lab.py,
+metadata.py, models.py, serve.py, subjects.py, tokens.py, trace.py, train.py, worker.py; studying.py is what some share
 
     npdiffusion WORD ...      WORD is exactly one of SUBCOMMANDS; a prompt of that one word is written after `--` or `-p`
 
@@ -22,13 +22,17 @@ generate.py, which makes pictures, has the same two.
 import importlib
 
 SUBCOMMANDS = {
+    "attention": "what each place of a picture looks at, word by word",
     "convert": "write a model anew: folder or single file, rounded, with a LoRA merged in",
+    "filmstrip": "the steps from noise to a picture",
     "help": "this text, or that of a subcommand",
+    "lab": "samplers compared: their paths, and how their errors fall",
     "metadata": "the settings inside pictures",
     "models": "the models that are here",
     "serve": "a page on this machine, and interfaces for other programs",
     "subjects": "what the embedded model can draw",
     "tokens": "how a prompt is split into tokens",
+    "trace": "every layer while a picture is made: shapes, arithmetic, time",
     "train": "learning: a VAE of digits from nothing, LoRAs, words, curves of a run",
     "worker": "make pictures for a cluster",
 }

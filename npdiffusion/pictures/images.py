@@ -206,6 +206,12 @@ def save_text(text, path):
         return _named(temporary, path)
 
 
+def save_array(array, path):
+    """Write an array as .npy, and return the path it got, as `save_text` does."""
+    with _written(lambda file: np.save(file, array, allow_pickle=False), pathlib.Path(path), "the file") as temporary:
+        return _named(temporary, path)
+
+
 def remove_leftovers(folder):
     """Remove what processes that were killed have not finished writing in a folder."""
     if os.name != "posix":                               # elsewhere there is no harmless way to ask whether one lives

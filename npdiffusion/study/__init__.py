@@ -10,7 +10,8 @@
     words.py       the words that maps are made for           strips.py      filmstrip, forward_process
     looking.py     everything at once, for a report           report/        the report: one HTML file
     steps.py       what each step sees and does               arithmetic.py  a sampler's step in numbers
-    leaving_out.py the picture without each word
+    leaving_out.py the picture without each word              colours.py     a colour map for heat, maps over pictures
+    lab.py         samplers on a distribution that is known
 
 All of it rests on `kernels.watched`: models and samplers don't know of it, and nothing is slower while nobody looks.
 """

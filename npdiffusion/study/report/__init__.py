@@ -3,7 +3,7 @@
     page.py       the file: page.html with style.css, script.js, pictures and numbers inside
     contents.py   the numbers and pictures that the script shows, as JSON
     drawing.py    the UNet as a drawing, with the shapes on the way
-    colours.py    a colour map whose lightness grows evenly
+    lab_page.py   the laboratory for samplers, with lab.css
 
 Texts of users are escaped where they stand in HTML, and set as text by the script; a policy inside the file forbids
 every request.

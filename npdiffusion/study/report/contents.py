@@ -12,7 +12,7 @@ from PIL import Image
 from npdiffusion.pictures.images import to_images
 from npdiffusion.pictures.preview import Linear
 from npdiffusion.pictures.settings_text import model_name
-from npdiffusion.study.report.colours import colour_map, heat
+from npdiffusion.study.colours import colour_map, heat
 from npdiffusion.study.strips import decoder, picture
 
 PICTURE, FRAME, LATENTS, SMALL = 640, 256, 64, 192       # pixels a side, at most, of: the result, x̂₀, latents, differences

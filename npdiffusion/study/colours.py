@@ -1,9 +1,11 @@
-"""A colour map for heat: lightness grows evenly, hue goes from a dark violet over red to a light yellow.
+"""A colour map for heat, and maps over pictures: lightness grows evenly, from a dark violet over
+red to a light yellow.
 
 Colours are chosen in Oklab (Björn Ottosson 2020, bottosson.github.io/posts/oklab), in which equal steps look equal: L is
 even by construction, and a, b turn around it. So a map reads the same in grey, and for who doesn't see red.
 """
 import numpy as np
+from PIL import Image, ImageOps
 
 LMS = np.array([[1, 0.3963377774, 0.2158037573], [1, -0.1055613458, -0.0638541728], [1, -0.0894841775, -1.2914855480]])
 RGB = np.array([[4.0767416621, -3.3077115913, 0.2309699292], [-1.2684380046, 2.6097574011, -0.3413193965],
@@ -25,3 +27,9 @@ def colour_map(count=256):
 def heat(values, largest):
     """Numbers from 0 to `largest` as colours      (h, w) → (h, w, 3), uint8"""
     return colour_map()[np.clip(255 * np.asarray(values) / max(largest, 1e-12), 0, 255).round().astype(int)]
+
+
+def over(image, values, largest, share=0.7):
+    """A map over a picture, which is grey below it → PIL image of the picture's size      values: (h, w), 0 to `largest`"""
+    colours = Image.fromarray(heat(values, largest)).resize(image.size, Image.Resampling.BICUBIC)
+    return Image.blend(ImageOps.grayscale(image).convert("RGB"), colours, share)
