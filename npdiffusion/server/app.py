@@ -14,6 +14,7 @@ import sys
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -37,7 +38,8 @@ def application(engine, host="127.0.0.1", allowed=(), key=None):
         return Response(page, media_type="text/html", headers=head)
 
     app = Starlette(routes=[Route("/", show), *jobs_api.ROUTES, *sdapi.ROUTES, *openai_api.ROUTES, *openapi.ROUTES],
-                    exception_handlers={UserError: told, LookupError: unknown, HTTPException: told_status, Exception: mistake})
+                    exception_handlers={UserError: told, LookupError: unknown, ClientDisconnect: gone,
+                                        HTTPException: told_status, Exception: mistake})
     app.state.options = sdapi.fresh_options()
     app.state.engine, app.state.large = engine, asyncio.Semaphore(limits.LARGE_AT_ONCE)
     return Guard(app, host, allowed, key)
@@ -75,6 +77,10 @@ async def told(request, error):
 
 async def unknown(request, error):
     return refuse(request, 404, f"there is no such {error}")
+
+
+async def gone(request, error):
+    return refuse(request, 400, "the request ended too soon")
 
 
 async def told_status(request, error):

@@ -39,8 +39,9 @@ async def an_object(request):
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise UserError("JSON is expected, with Content-Type: application/json")
+    content = await request.body()
     try:
-        found = json.loads(await request.body() or b"{}", parse_constant=no_number)
+        found = json.loads(content or b"{}", parse_constant=no_number)
     except (ValueError, RecursionError):
         raise UserError("the body is no JSON") from None
     if found is None:
