@@ -1,4 +1,4 @@
-"""The exception for a backend that can't run here."""
+"""What users are told when the compiled backend can't run: an exception whose message is one line."""
 
 
 class BackendError(RuntimeError):

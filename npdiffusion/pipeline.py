@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -67,6 +68,9 @@ class StableDiffusionPipeline:
         self.embedded = False         # whether it is the model that comes with the library, whose words are known
         self.timings = {}             # seconds that each stage of the last `generate` took
         self._alone = threading.RLock()       # held while a picture is made or weights change
+        self._making = None           # the `Resolved` of the picture at work,
+        self._disturbed = False       # and whether another one was made in its callback
+        _pipelines.add(self)
         malloc.one_heap()             # before threads read the weights
 
     def __repr__(self):
@@ -80,6 +84,8 @@ class StableDiffusionPipeline:
 
         No pictures can be made after that. Calling it again is harmless, and `with npdiffusion.load() as pipeline:` calls it.
         """
+        if self._making is not None:
+            raise UserError("this pipeline makes a picture, so it can't be closed now")
         with self._alone:
             self.text_encoder = self.unet = self.vae = None
             self.models, self.adapters, self.words = {}, Adapters(), LearntWords()
@@ -159,7 +165,11 @@ class StableDiffusionPipeline:
              preview: StepCallback | None = None) -> list[Image.Image]:
         """The pictures of a `request.Resolved`; all else is as for `generate`."""
         with self._alone, malloc.memory_reused():
-            return self._make(resolved, callback or ignored, preview or ignored)
+            outer, self._making = self._making, resolved
+            try:
+                return self._make(resolved, callback or ignored, preview or ignored)
+            finally:
+                self._making, self._disturbed = outer, outer is not None
 
     def _make(self, resolved, callback, preview):
         """The story itself, of settings that go together."""
@@ -180,8 +190,12 @@ class StableDiffusionPipeline:
                 for latents, x0 in way.plan.sample(denoise, start.latents, noise):
                     predict.check(latents)
                     done += 1
+                    timings = self.timings
                     callback(done, resolved.planned, latents)
                     preview(done, resolved.planned, x0)
+                    if self._disturbed:          # the weights are again as this picture needs them
+                        self.adapters.follow(resolved.request.prompt, resolved.request.negative_prompt)
+                        self.timings, self._disturbed = timings, False
             latents = start.finish(latents)
         with self._timed("decoding"):
             return resolved.finish([self.decode(one[None], resolved.tile) for one in latents])    # one picture's maps at a time
@@ -285,6 +299,19 @@ class StableDiffusionPipeline:
         start = time.perf_counter()
         yield
         self.timings[stage] = self.timings.get(stage, 0) + time.perf_counter() - start
+
+
+_pipelines: "weakref.WeakSet[StableDiffusionPipeline]" = weakref.WeakSet()        # all that there are
+
+
+def _after_fork():
+    """In a child process: the threads that held locks, and the pictures that they made, do not exist here."""
+    for pipeline in _pipelines:
+        pipeline._alone, pipeline._making = threading.RLock(), None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def ignored(*arguments):

@@ -1,6 +1,7 @@
 """Using the library from Python, as a user of diffusers would."""
 import inspect
 import io
+import os
 import sys
 import weakref
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from safetensors.numpy import save_file
 
 import npdiffusion
 from npdiffusion.errors import UserError
@@ -108,6 +110,53 @@ def test_the_error_that_users_see_is_exported_and_a_value_error(pipeline):
     assert npdiffusion.UserError is UserError
     with pytest.raises(ValueError, match="steps is 0: it must be a whole number from 1 to 1000"):
         pipeline.generate(PROMPT, steps=0)
+
+
+def test_a_picture_made_in_a_callback_of_another_leaves_that_one_as_it_is(tmp_path):
+    pipeline = npdiffusion.load(lora_dir=tmp_path)
+    name = "down_blocks.0.resnets.0.time_emb_proj"
+    outputs, inputs = pipeline.adapters.parts["unet"].shapes[f"{name}.weight"]
+    random = np.random.default_rng(0)
+    flat = "lora_unet_" + name.replace(".", "_")
+    save_file({f"{flat}.lora_down.weight": random.standard_normal((4, inputs), np.float32),
+               f"{flat}.lora_up.weight": random.standard_normal((outputs, 4), np.float32)}, tmp_path / "l.safetensors")
+    settings = FAST | {"steps": 3}
+    expected, = pipeline.generate(PROMPT, **settings)
+    other, = pipeline.generate("a dog <lora:l>", **settings)
+    made = []
+
+    def inside(step, steps, latents):
+        if step == 2:
+            made.extend(pipeline.generate("a dog <lora:l>", **settings))
+    found, = pipeline.generate(PROMPT, callback=inside, **settings)
+    assert np.array_equal(np.asarray(found), np.asarray(expected)) and "Lora" not in found.info["parameters"]
+    assert np.array_equal(np.asarray(made[0]), np.asarray(other)) and "Lora hashes" in made[0].info["parameters"]
+    with pytest.raises(UserError, match="it can't be closed now"):
+        pipeline.generate(PROMPT, callback=lambda *step: pipeline.close(), **FAST)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes don't fork here")
+def test_a_fork_while_another_thread_makes_a_picture_blocks_no_child():
+    output = output_of("""
+import multiprocessing, threading
+import npdiffusion
+npdiffusion.use_backend("numpy")
+pipeline = npdiffusion.load()
+within, end = threading.Event(), threading.Event()
+def wait(*step):
+    within.set()
+    end.wait()
+thread = threading.Thread(target=lambda: pipeline.generate("a cat", steps=1, width=64, height=64, callback=wait))
+thread.start()
+within.wait()
+def size(seed):
+    return pipeline.generate("a cat", steps=1, seed=seed, width=64, height=64)[0].size
+with multiprocessing.get_context("fork").Pool(1) as pool:
+    print(pool.map_async(size, [1]).get(timeout=100))
+end.set()
+thread.join()
+""")
+    assert output == "[(64, 64)]\n"
 
 
 def test_a_closed_pipeline_says_so():

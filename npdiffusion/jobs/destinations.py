@@ -126,6 +126,10 @@ def spelled(name, value):
 def default_name(prompt, seed):
     """File name of a picture: words of its prompt, then the seed."""
     words = "-".join(re.findall(r"\w+", prompt.lower()))
+    try:
+        os.fsencode(words)
+    except UnicodeEncodeError:        # names of files have no other characters under this locale
+        words = "-".join(re.findall(r"\w+", prompt.lower(), re.ASCII))
     short = words.encode()[:LONGEST_WORDS].decode(errors="ignore")
     if short != words:                # no half word, unless it is the only one
         short = short.rpartition("-")[0] or short

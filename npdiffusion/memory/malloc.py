@@ -13,6 +13,16 @@ _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8          # M_... of malloc.h
 _lock, _within = threading.Lock(), 0         # how many are within, of all threads: the settings are the process's
 
 
+def _after_fork():
+    """In a child process: no thread of it is within."""
+    global _lock, _within
+    _lock, _within = threading.Lock(), 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 @contextlib.contextmanager
 def memory_reused():
     """Within, memory of arrays that are gone stays with the process, for those to come; afterwards it is given back."""
