@@ -115,7 +115,7 @@ def test_winograd_takes_many_groups_of_tiles(monkeypatch):
     assert_twin("conv2d", x, weight, bias, 1, (1, 1, 1, 1))
 
 
-@pytest.mark.parametrize("channels", [(32, 48), (6, 10)])
+@pytest.mark.parametrize("channels", [(32, 48), (6, 10), (20, 1), (3, 30)])
 @pytest.mark.parametrize("size", [(10, 14), (9, 13), (4, 5)])
 def test_upsample_conv2d_is_a_convolution_of_the_enlarged_image(channels, size):
     x, weight, bias = convolution((2, 5, 7), channels, 3)

@@ -1,17 +1,17 @@
-"""Convolution, by the one of two algorithms that suits its shape.
+"""Convolution, by the one of three algorithms that suits its shape.
 
     y[n, i, j] = Σ over u, v of W[:, :, u, v] x[n, s·i + u − top, s·j + v − left] + b (+ r)
 
-3×3 kernels of stride 1 go through Winograd's minimal filtering, with a quarter of the multiplications (`winograd`). All
-others are one matrix product whose rows are patches, gathered a block at a time instead of all at once (`patches`,
-`matmul`): im2col, Chellapilla, Puri & Simard 2006, "High performance convolutional neural networks for document
-processing".
+3×3 kernels of stride 1 go through Winograd's minimal filtering, with a quarter of the multiplications (`winograd`), and
+kernels with a few outputs take all taps in one product (`few_outputs`). All others are one matrix product whose rows are
+patches, gathered a block at a time instead of all at once (`patches`, `matmul`): im2col, Chellapilla, Puri & Simard 2006,
+"High performance convolutional neural networks for document processing".
 """
 import numpy as np
 
 from ..arrays import float32
 from ..reference import upsample_nearest
-from . import epilogue, winograd
+from . import epilogue, few_outputs, winograd
 from .matmul import product
 from .packing import packed
 from .patches import Geometry
@@ -28,9 +28,10 @@ def conv2d(x, weight, bias=None, stride=1, padding=(0, 0, 0, 0), residual=None):
     geometry = _geometry(x, height, width, weight, stride, padding)
     outputs = weight.shape[0]
     y = np.empty((images, geometry.out_height, geometry.out_width, outputs), np.float32)
-    if not winograd.suits(geometry, weight):
-        return product(x, geometry, images * geometry.out_pixels, weight, bias, residual, y)
-    return winograd.convolve(x, geometry, weight, *epilogue.checked(bias, residual, images, outputs, y.shape), y)
+    for way in (winograd, few_outputs):
+        if way.suits(geometry, weight):
+            return way.convolve(x, geometry, weight, *epilogue.checked(bias, residual, images, outputs, y.shape), y)
+    return product(x, geometry, images * geometry.out_pixels, weight, bias, residual, y)
 
 
 def upsample_conv2d(x, weight, bias, height, width):
@@ -41,10 +42,11 @@ def upsample_conv2d(x, weight, bias, height, width):
     x, weight = float32(x, "x"), packed(weight)
     geometry = _geometry(x, height, width, weight, 1, (1, 1, 1, 1))
     outputs = weight.shape[0]
-    if not winograd.suits(geometry, weight):
-        return conv2d(upsample_nearest(x, height, width), weight, bias, padding=(1, 1, 1, 1))
-    y = np.empty((len(x), height, width, outputs), np.float32)
-    return winograd.convolve(x, geometry, weight, *epilogue.checked(bias, None, len(x), outputs, y.shape), y)
+    for way in (winograd, few_outputs):
+        if way.suits(geometry, weight):
+            y = np.empty((len(x), height, width, outputs), np.float32)
+            return way.convolve(x, geometry, weight, *epilogue.checked(bias, None, len(x), outputs, y.shape), y)
+    return conv2d(upsample_nearest(x, height, width), weight, bias, padding=(1, 1, 1, 1))
 
 
 def _geometry(x, height, width, weight, stride, padding):
