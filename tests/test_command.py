@@ -1,4 +1,5 @@
 """Subcommands: `npdiffusion WORD ...`"""
+import io
 import os
 import pathlib
 import shutil
@@ -129,3 +130,22 @@ def test_a_folder_that_is_not_there_is_named_before_the_model_is_loaded(option, 
     monkeypatch.setattr(npdiffusion, "load", None)
     assert cli.main(["a cat", option, "nowhere"]) == 1
     assert capsys.readouterr().err == f"npdiffusion: error: {option}: there is no folder nowhere\n"
+
+
+@pytest.mark.parametrize(("content", "prompt", "said"), [
+    ("a réd apple\n".encode(), "a réd apple", ""), (b"\xef\xbb\xbfa cat\r\n", "a cat", ""),
+    (b"", None, "a prompt is missing"),
+    (b"\xff", None, "-: the prompt from standard input: 'utf-8' codec"),
+    (b"x" * 100_001, None, "-: the prompt from standard input: the text has 100001 characters, at most 100000 are taken")])
+@pytest.mark.parametrize("argv", [["-"], ["-p", "-"]])
+def test_a_prompt_comes_from_standard_input(argv, content, prompt, said, pipeline, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    assert cli.main([*argv, "-s", "1"]) == (0 if prompt else 2)
+    assert [asked["prompt"] for asked in pipeline.asked] == [prompt] * (prompt is not None)
+    assert said in capsys.readouterr().err
+
+
+def test_an_amount_of_memory_without_its_unit_is_explained(pipeline, capsys):
+    assert cli.main(["a cat", "--max-memory", "4"]) == 2
+    assert capsys.readouterr().err == ("npdiffusion: error: --max-memory: '4' is 4 bytes, and nothing fits into so few: "
+                                       "amounts are like 4GB or 900MB\n")

@@ -7,6 +7,7 @@ and --version answer at once.
 """
 import argparse
 import itertools
+import sys
 
 import npdiffusion
 from npdiffusion import command
@@ -14,6 +15,7 @@ from npdiffusion.command.parser import Parser, reader
 from npdiffusion.jobs import prompts_file
 from npdiffusion.jobs.entries import one_by_one
 from npdiffusion.settings import ABOUT, GROUPS, MAKE, ON_COMMAND_LINE, SETTINGS, Request, SettingError, check_typed
+from npdiffusion.settings.kinds import LONGEST_TEXT, Unfit
 from npdiffusion.settings.run import NO_EFFECT, OPTIONS
 
 EXAMPLES = """\
@@ -56,6 +58,8 @@ def parse_options(argv=None):
         if "prompt" in given:
             parser.error("only one prompt is taken, and --prompt is a second one")
         given["prompt"] = given.pop("prompt_option")
+    if given.get("prompt") == "-":
+        given["prompt"] = from_standard_input(parser)
     liked, inside = None, {}
     if given.get("like") is not None and not given.get("info"):
         from npdiffusion.command import like, prepare
@@ -78,6 +82,15 @@ def parse_options(argv=None):
     options.named, options.liked = frozenset(given), liked
     options.entries = entries(options, settings, parser)
     return options
+
+
+def from_standard_input(parser):
+    """The prompt that another program writes: echo "a red apple" | npdiffusion -"""
+    content = b"" if sys.stdin is None else sys.stdin.buffer.read(4 * LONGEST_TEXT + 1)
+    try:
+        return SETTINGS["prompt"].kind.read(content.decode("utf-8-sig").strip()) or None
+    except (UnicodeDecodeError, Unfit) as error:
+        parser.error(f"-: the prompt from standard input: {error}")
 
 
 def entries(options, settings, parser):

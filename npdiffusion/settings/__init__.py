@@ -125,7 +125,8 @@ class Request:
     """What a picture is asked for. Raises UserError when it is made with a value out of range, or with settings that
     don't go together; None leaves a choice to the model (see request.py, which resolves it)."""
 
-    prompt: str = field(metadata={"row": Setting(Text(), "what the picture shows, in quotes", synonyms=("-p", "--prompt"))})
+    prompt: str = field(metadata={"row": Setting(
+        Text(), "what the picture shows, in quotes; - reads it from standard input", synonyms=("-p", "--prompt"))})
     negative_prompt: str = setting(Text(), "what it should not show", "", flags=("-n", "--negative-prompt"), metavar="TEXT",
                                    synonyms=("--neg",))
     prompt_2: str | None = setting(

@@ -20,6 +20,7 @@ LONGEST_TEXT = 100_000                # characters: far more than fit into all c
 LONGEST_NAME = 100                    # characters of a choice: what is longer is none
 SMALLEST_SEED, LARGEST_SEED = -2**63, 2**64 - 1
 SWITCHED = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+LEAST_MEMORY = 1e6                    # bytes that may be asked for by command: less is a unit forgotten
 UNITS = {"": 1, "b": 1, "k": 1e3, "kb": 1e3, "kib": 2**10, "m": 1e6, "mb": 1e6, "mib": 2**20, "g": 1e9, "gb": 1e9,
          "gib": 2**30}
 AMOUNT = re.compile(r"\s*(\d{1,15}(?:\.\d{0,9})?)\s*([A-Za-z]*)\s*")
@@ -308,8 +309,11 @@ class Sides(Kind):
 class Memory(Kind):
     """An amount of memory such as "4GB", "1.5 GB" or "900MiB"."""
     def read(self, text):
-        if self.bytes(text) is None:
+        amount = self.bytes(text)
+        if amount is None:
             raise Unfit(f"{text[:40]!r} is no amount of memory like 4GB or 900MB")
+        if amount < LEAST_MEMORY:
+            raise Unfit(f"{text[:40]!r} is {amount:.0f} bytes, and nothing fits into so few: amounts are like 4GB or 900MB")
         return text
 
     def check(self, name, value):
