@@ -9,6 +9,7 @@ the gigabytes are read. Nothing that is given as a local path touches the networ
 """
 import os
 import pathlib
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from npdiffusion.checkpoints import families, files, hub, library, whole_model
 from npdiffusion.checkpoints.tokenizers import find_tokenizer, find_tokenizers
 from npdiffusion.checkpoints.whole_model import WholeModel
 from npdiffusion.errors import UserError
+from npdiffusion.kernels import machine
 from npdiffusion.kernels.threads import set_threads
 from npdiffusion.memory import budget as budgets
 from npdiffusion.memory import estimates
@@ -90,9 +92,10 @@ class Opened:
         """How the weights are kept → memory.budget.Budget; arguments as of `load`. UserError if they can't be made to fit."""
         parts = self.model.parts
         unet, vae = (parts[name].model.config for name in ("unet", "vae"))
-        if max_memory is None:
-            budget = budgets.unlimited(parts, dtype or "float32")
-        else:
+        budget = budgets.unlimited(parts, dtype or "float32")
+        if max_memory is None and kernels.backend() == "numba":
+            max_memory = self._what_there_is(estimates.needed(vae, budget.kept))
+        if max_memory is not None:
             limit = Memory.bytes(Memory().check("max_memory", max_memory))
             reading = budgets.require_reading(limit, requests)
             trained = (unet.sample_size * vae.reduction,) * 2
@@ -102,6 +105,15 @@ class Opened:
             budget = budgets.plan(parts, limit, sizes, dtype, 2 if guided else 1, tiling, preview_vae, reading)
         estimates.check(vae, budget.kept, str(self.path))
         return budget
+
+    def _what_there_is(self, needed):
+        """None, or, if so many bytes are not available, the bytes that are: then the model is fitted into them, with a note"""
+        there = machine.memory_available()
+        if there is None or needed <= there or there < budgets.RUNTIME:
+            return None
+        warnings.warn(f"{self.path}: needs about {needed / 1e9:.1f} GB of memory, {there / 1e9:.1f} GB are available, so it is "
+                      f"fitted into that, as by max_memory (--max-memory)", stacklevel=4)
+        return there
 
     def pipeline(self, budget):
         """The pipeline, whose models are still empty."""

@@ -18,9 +18,10 @@ import npdiffusion
 from npdiffusion import kernels, loading
 from npdiffusion.checkpoints import safetensors_file
 from npdiffusion.checkpoints.part import Part
-from npdiffusion.command import cli, options
+from npdiffusion.command import cli, generate, options
 from npdiffusion.errors import UserError
-from npdiffusion.kernels import threads
+from npdiffusion.jobs.entries import one_by_one
+from npdiffusion.kernels import machine, threads
 from npdiffusion.memory import budget, estimates
 from npdiffusion.models import layers, parameters, taesd
 from npdiffusion.models.conditioning import Conditioning
@@ -327,6 +328,25 @@ def test_the_command_tells_what_was_chosen_and_how_long_a_step_takes(tmp_path, m
     assert cli.main(["a red apple", "--steps", "2", "-s", "1", "--max-memory", amount]) == 0
     told = next(line for line in capsys.readouterr().err.splitlines() if line.startswith(f"memory {amount[:4]} GB: "))
     assert re.search(r"bfloat16 weights, 0\.0[12] GB of the UNet's read from disk in each step, about", told)
+
+
+def test_where_memory_is_short_the_model_is_fitted_into_what_there_is_with_a_note(monkeypatch):
+    monkeypatch.setattr(budget, "RUNTIME", 10e6)
+    monkeypatch.setattr(machine, "memory_available", lambda: EMBEDDED)
+    with pytest.warns(UserWarning, match=r"needs about 0.1 GB of memory, 0.1 GB are available, so it is fitted into that"):
+        pipeline = npdiffusion.load()
+    assert pipeline.budget.dtype == "bfloat16" and pipeline.budget.limit == EMBEDDED
+    monkeypatch.setattr(machine, "memory_available", lambda: 3 * EMBEDDED)
+    assert npdiffusion.load().budget is None
+
+
+@pytest.mark.parametrize(("side", "said"), [(4096, "4096×4096 pixels: a step takes about "), (512, ""), (128, "")])
+def test_that_a_step_takes_minutes_is_said_beforehand(side, said, monkeypatch, capsys):
+    monkeypatch.setattr(budget, "rates", lambda *arguments: (1e11, 1e11))
+    entry = one_by_one(Request("a", width=side, height=side), set())[0]
+    generate.foretell(npdiffusion.load(), [entry])
+    told = capsys.readouterr().err
+    assert told.startswith(said) and (told.endswith("minutes\n") if said else told == "")
 
 
 # ---- estimates

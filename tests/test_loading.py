@@ -603,7 +603,8 @@ def test_tokenizer_folder_that_does_not_exist(folder):
 def test_too_little_memory_is_told_before_anything_is_read(written, monkeypatch):
     monkeypatch.setattr(machine, "memory_available", lambda: 5_000_000)
     monkeypatch.setattr(Tensor, "__call__", lambda self: pytest.fail("a tensor was read"))
-    assert message(written) == f"{written}: needs about 0.0 GB of memory, 0.0 GB are available"
+    assert message(written) == (f"{written}: needs about 0.0 GB of memory, 0.0 GB are available; --dtype bfloat16 takes half "
+                                "the memory of float32, --max-memory less than that")
 
 
 def test_unknown_memory_is_no_obstacle(written, monkeypatch):

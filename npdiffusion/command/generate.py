@@ -4,6 +4,7 @@
 
 Whatever can be found wrong is found before the model is loaded.
 """
+import math
 import os
 import time
 
@@ -16,6 +17,8 @@ from npdiffusion.command.talk import Progress, print_line, say
 from npdiffusion.errors import UserError
 from npdiffusion.jobs.listener import Listener
 from npdiffusion.settings import ON_COMMAND_LINE, Request
+
+LARGE = 4                                 # times the pixels of the training, from which on a step may take minutes
 
 parse = parse_options                     # a command has `parse` and `run`, see cli.py
 
@@ -172,13 +175,30 @@ def load(options, backend, threads, entries, tiny=None):
         pipeline = loaded_for(entries)
     loaded = time.perf_counter()
     seconds = {"loading": loaded - start}
-    budget = pipeline.budget if options.max_memory else None
+    budget = pipeline.budget
     if backend == "numba" and compile_kernels(budget.dtype if budget else options.dtype or "float32"):
         seconds["compiling"] = time.perf_counter() - loaded
     if budget:
         budget.measure(pipeline.unet, pipeline.vae.config.reduction)
         say(budget)
+    elif backend == "numba":
+        foretell(pipeline, entries)
     return pipeline, seconds
+
+
+def foretell(pipeline, entries):
+    """Say beforehand how long a step takes if pictures are so large that it takes minutes."""
+    from npdiffusion.memory.budget import Budget
+    from npdiffusion.request import largest_size
+    reduction = pipeline.vae.config.reduction
+    trained = (pipeline.unet.config.sample_size * reduction,) * 2
+    width, height = max((largest_size(entry.request, trained, reduction) for entry in entries), key=math.prod)
+    if width * height < LARGE * math.prod(trained):
+        return                                             # measuring would take longer than it is worth
+    measured = Budget(None, "float32", width, height)
+    measured.measure(pipeline.unet, reduction)
+    if measured.seconds >= 60:
+        say(f"{width}×{height} pixels: a step takes about {measured.seconds / 60:.2g} minutes")
 
 
 def find_model(options):

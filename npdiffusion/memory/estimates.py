@@ -22,7 +22,12 @@ def check(vae, kept, source):
 
     vae: configuration of the autoencoder      source: what messages call the model
     """
-    require(kept + picture(vae, vae.sample_size, vae.sample_size), source)
+    require(needed(vae, kept), source, "; --dtype bfloat16 takes half the memory of float32, --max-memory less than that")
+
+
+def needed(vae, kept):
+    """Bytes that weights of so many bytes, and making a picture as large as those of the training, take"""
+    return kept + picture(vae, vae.sample_size, vae.sample_size)
 
 
 def step(config, width, height, together):
@@ -55,8 +60,8 @@ def reading(image):
         return 0
 
 
-def require(needed, what):
-    """UserError unless that many bytes are available, as far as the system says."""
+def require(needed, what, hint=""):
+    """UserError unless that many bytes are available, as far as the system says; hint: the end of its message"""
     there = machine.memory_available()
     if there is not None and needed > there:
-        raise UserError(f"{what}: needs about {needed / 1e9:.1f} GB of memory, {there / 1e9:.1f} GB are available")
+        raise UserError(f"{what}: needs about {needed / 1e9:.1f} GB of memory, {there / 1e9:.1f} GB are available{hint}")
