@@ -34,7 +34,7 @@ from npdiffusion.text.tokenizer import CLIPTokenizer
 def load(path_or_id: Path | None = None, dtype: str | None = None, threads: int | None = None,
          tokenizer: Path | None = None, lora_dir: Path | None = None, vae: Path | None = None,
          embedding_dir: Path | None = None, max_memory: int | float | str | None = None, model_dir: Path | None = None,
-         requests: Iterable[Request] = (), preview_vae: Any = None) -> StableDiffusionPipeline:
+         requests: Iterable[Request] = (), preview_vae: Any = None, control: Path | None = None) -> StableDiffusionPipeline:
     """A pipeline that makes pictures from prompts → npdiffusion.pipeline.StableDiffusionPipeline
 
     path_or_id: None (the embedded model), a folder in diffusers layout, a .safetensors or .gguf file, a Hugging Face id, or
@@ -55,6 +55,7 @@ def load(path_or_id: Path | None = None, dtype: str | None = None, threads: int 
         are checked before any weights are read, and max_memory allows for the largest of them; without any, for one of
         the size of the training
     preview_vae: an autoencoder that max_memory shall allow for, too; or None
+    control: a ControlNet, a folder or a file, which pictures that have a `control_image` are led by
     Raises UserError, with one line that says what is wrong, for whatever can't be loaded.
     """
     if dtype not in (None, *kernels.DTYPES):
@@ -71,6 +72,8 @@ def load(path_or_id: Path | None = None, dtype: str | None = None, threads: int 
         if embedding_dir is not None:
             pipeline.load_textual_inversion(embedding_dir)
         pipeline.check_prompts([(request.prompt, request.negative_prompt) for request in requests])
+        if control is not None:
+            pipeline.load_controlnet(control)
         opened.fill(budget)
     except MemoryError:
         raise UserError(f"{path_or_id or 'the embedded model'}: not enough memory for this model") from None

@@ -24,13 +24,15 @@ from npdiffusion.adapters import tags
 from npdiffusion.adapters.merging import Adapters
 from npdiffusion.adapters.textual_inversion import LearntWords
 from npdiffusion.checkpoints import families
+from npdiffusion.checkpoints.controlnets import open_controlnet
 from npdiffusion.diffusion import defaults
 from npdiffusion.diffusion.denoiser import Denoiser
 from npdiffusion.diffusion.guidance import Prediction
 from npdiffusion.errors import UserError
 from npdiffusion.memory import malloc
+from npdiffusion.models.controlnet import Control
 from npdiffusion.models.diagnosis import finite
-from npdiffusion.pictures.images import to_images
+from npdiffusion.pictures.images import fit, rgb, to_images
 from npdiffusion.pictures.settings_text import model_name, parameters
 from npdiffusion.pictures.sheets import Pictures
 from npdiffusion.pictures.text_inside import with_settings
@@ -63,6 +65,7 @@ class StableDiffusionPipeline:
         self.source = source          # where the model came from, for people
         self.advised_guidance = default_guidance      # the guidance scale that its makers advise, or None
         self.adapters = adapters or Adapters()        # LoRAs and their like, merged into the weights
+        self.control = None           # a ControlNet
         self.words = LearntWords()    # textual inversions
         self.budget = budget          # what was chosen for max_memory, see budget.py; None if there was none
         self.embedded = False         # whether it is the model that comes with the library, whose words are known
@@ -183,9 +186,10 @@ class StableDiffusionPipeline:
             noise = resolved.noise_for(way.canvas, self.vae)
             with self._timed("encoding"):
                 start = way.start(self.vae, self.unet, latents, noise, resolved.tile)
+                control = self._control(resolved, way)
             with self._timed("sampling"):
                 rescale = resolved.request.value("guidance_rescale")
-                predict = Prediction(self.unet, context, resolved.guidance, rescale, start.channels)
+                predict = Prediction(self.unet, context, resolved.guidance, rescale, start.channels, control)
                 denoise = Denoiser(predict, way.plan, start.known)
                 for latents, x0 in way.plan.sample(denoise, start.latents, noise):
                     predict.check(latents)
@@ -199,6 +203,29 @@ class StableDiffusionPipeline:
             latents = start.finish(latents)
         with self._timed("decoding"):
             return resolved.finish([self.decode(one[None], resolved.tile) for one in latents])    # one picture's maps at a time
+
+    def _control(self, resolved, way):
+        """What the ControlNet adds in one pass, or None without one"""
+        r, size = resolved.request, way.canvas.size
+        if r.control_image is None:
+            return None
+        picture = np.asarray(fit(rgb(r.control_image, "control_image"), *size), np.float32)[None] / 255
+        hint = finite(self.control.controlnet_cond_embedding, "controlnet", picture)
+        return Control(self.control, hint, *(r.value(name) for name in ("control_scale", "control_start", "control_end")),
+                       r.guess_mode, calls(resolved.sampler, len(way.plan)))
+
+    def load_controlnet(self, path: Path | None) -> None:
+        """Have pictures led by a ControlNet, a folder or a file, in place of one that was there; None: by none
+
+        Pictures then need a `control_image`. UserError if it can't be read, or is for another family.
+        """
+        with self._alone:
+            if path is None:
+                self.control = None
+                return
+            part = open_controlnet(path, self.unet.config, self.family)
+            part.fill(self.adapters.dtype)
+            self.control = part.model
 
     def _contexts_of_passes(self, resolved, prompt):
         """Contexts of the prompt, and of the negative one where it has influence, for each pass; see text/editing.py"""

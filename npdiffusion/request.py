@@ -80,6 +80,9 @@ class Resolved:
             clip_skip=r.clip_skip, strength=self.strength, prompt_syntax=r.prompt_syntax, mask_blur=self.mask_blur,
             invert_mask=r.invert_mask or None, padding_mask_crop=r.padding_mask_crop, outpaint=r.outpaint, hires=r.hires,
             hires_steps=r.hires_steps)
+        if r.control_image is not None:
+            found |= {name: r.value(name) for name in ("control_scale", "control_start", "control_end")}
+            found["guess_mode"] = r.guess_mode or None
         if self.family.added:
             found |= {name: getattr(r, name) for name in (
                 "prompt_2", "negative_prompt_2", "original_size", "crops_coords_top_left", "target_size")}
@@ -136,6 +139,9 @@ def resolve(request: Request, model: Any, inputs: Any = None) -> Resolved:
     scale = asked.guidance_scale if request.guidance_scale is None else request.guidance_scale
     embedded = unet.time_cond_proj_dim                       # width of the scale's embedding where guidance is distilled in
 
+    if (request.control_image is None) != (model.control is None):
+        raise UserError("a ControlNet and the picture that leads it go together: name the one that is missing (in Python "
+                        "load_controlnet, control_image; on the command line --control, --control-image)")
     picture, mask = canvases.originals(request, inputs, f)
     size = outpainting.working_size(request, picture and picture.size, model.size, f)
     width, height = size

@@ -27,7 +27,7 @@ class FakePipeline:
     vae = types.SimpleNamespace(config=VAEConfig())
     unet = types.SimpleNamespace(config=UNetConfig())
     text_encoder = types.SimpleNamespace(config=CLIPTextConfig())
-    budget = None
+    budget = control = None
     family = FAMILIES[0]
     source = "fake"
     texts = StableDiffusionPipeline.texts

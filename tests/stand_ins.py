@@ -14,6 +14,7 @@ from bench.models import write_json
 from npdiffusion.checkpoints import families
 from npdiffusion.models import parameters
 from npdiffusion.models.configs import CLIPTextConfig, TinyVAEConfig, UNetConfig, VAEConfig
+from npdiffusion.models.controlnet import ControlNetModel
 from npdiffusion.models.taesd import AutoencoderTiny
 
 UNET = dict(block_out_channels=(32, 64), cross_attention=(True, False), heads=(8, 8), layers_per_block=1,
@@ -53,6 +54,14 @@ def relative(path, name, cls, scheduler, **sizes):
             models.write_tokenizer(path / families.tokenizer_of(part), TEXT.vocab_size)
     write_json(path / "scheduler" / "scheduler_config.json", EULER | scheduler)
     write_json(path / "model_index.json", {"_class_name": cls})
+
+
+def controlnet(path):
+    """A ControlNet for the model in `folder`, in diffusers layout"""
+    write_json(path / "config.json", models.config(UNetConfig(**UNET)))
+    tensors = models.tensors(ControlNetModel(UNetConfig(**UNET)))
+    save_file({key: tensor().astype(np.float16) for key, tensor in tensors.items()},
+              path / "diffusion_pytorch_model.safetensors")
 
 
 def single_file(path):
@@ -114,6 +123,7 @@ def write(home):
     relative(there / "sd-turbo", families.V2, "StableDiffusionPipeline", TURBO)
     relative(there / "sdxl", families.XL, "StableDiffusionXLPipeline", {}, **SIZED)
     relative(there / "sdxl-turbo", families.XL, "StableDiffusionXLPipeline", TURBO, **SIZED)
+    controlnet(there / "control-canny")
     (there / "anime").mkdir()
     for name in "v1-5-pruned-emaonly", "anime/dream", "turbo":
         single_file(there / f"{name}.safetensors")

@@ -195,10 +195,6 @@ def test_nan_in_a_weight_is_named(file):
     assert name in message(file(lambda tensors: tensors | {name: torch.full((32,), torch.nan)}))
 
 
-def test_a_unet_without_a_middle_block_is_named_as_such(file):
-    assert "a UNet without a middle block" in message(file(without(r"\.middle_block\.")))
-
-
 @pytest.mark.parametrize("prefix", PREFIXES)
 def test_a_part_that_is_missing_is_named(file, prefix):
     assert prefix in message(file(without("^" + re.escape(prefix))))

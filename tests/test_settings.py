@@ -33,9 +33,12 @@ VALUES = {
     "clip_skip": ("2", 1), "prompt_syntax": ("plain", "plain"), "subseed": ("4", 4), "subseed_strength": ("0.25", 0.25),
     "eta": ("0.5", 0.5), "guidance_rescale": ("0.7", 0.7), "timestep_spacing": ("trailing", "trailing"),
     "prediction_type": ("v_prediction", "v_prediction"), "rescale_betas_zero_snr": ("true", True),
+    "control_image": ("in.png", "in.png"), "control_scale": ("0.5", 0.5), "control_start": ("0.1", 0.1),
+    "control_end": ("0.9", 0.9), "guess_mode": ("true", True),
     "prompt_2": ("a dog", "a dog"), "negative_prompt_2": ("a cat, red", "a cat, red"), "original_size": ("96x40", (40, 96)),
     "crops_coords_top_left": ("8,0", (8, 0)), "target_size": ("64x72", (72, 64))}
-WITH = {"mask_image": ["init_image"], "strength": ["init_image"], "invert_mask": ["init_image", "mask_image"],
+WITH = {**{name: ["control_image"] for name in ("control_scale", "control_start", "control_end", "guess_mode")},
+        "mask_image": ["init_image"], "strength": ["init_image"], "invert_mask": ["init_image", "mask_image"],
         "mask_blur": ["init_image", "mask_image"], "padding_mask_crop": ["init_image", "mask_image"],
         "outpaint": ["init_image"], "hires_steps": ["hires"], "hires_strength": ["hires"], "hires_upscaler": ["hires"],
         "subseed": ["subseed_strength"], "subseed_strength": ["subseed"], "eta": ["sampler"]}
@@ -90,10 +93,10 @@ def test_a_setting_means_the_same_in_a_column(name, folder):
 def test_a_setting_is_read_back_from_the_text_inside_a_picture(name, folder):
     asked = in_python(name) | {"sampler": "ddim"} if name == "eta" else in_python(name)
     text = settings_text.parameters("a cat", width=64, height=64, **{
-        key: value for key, value in asked.items() if SETTINGS[key].key and key not in ("init_image", "mask_image")},
+        key: value for key, value in asked.items() if SETTINGS[key].key and not key.endswith("_image")},
         **{} if "steps" in asked else {"steps": 5}, **{} if "seed" in asked else {"seed": 1})
     save_png(Image.new("RGB", (8, 8)), "like.png", png_info(text))
-    given = {key: asked[key] for key in ("init_image", "mask_image") if key in asked}
+    given = {key: asked[key] for key in ("init_image", "mask_image", "control_image") if key in asked}
     assert like.settings_like("like.png", given).found[name] == asked[name]
 
 

@@ -1,11 +1,13 @@
 """UNets of all families: their names and shapes at full size, and what tiny ones compute, beside diffusers'."""
 import math
+import re
 
 import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DConditionModel as TorchUNet
 
+from npdiffusion.checkpoints import original_names
 from npdiffusion.errors import UserError
 from npdiffusion.models import flops, parameters
 from npdiffusion.models.conditioning import Conditioning
@@ -102,3 +104,57 @@ def test_a_context_alone_is_not_enough_where_sizes_are_read():
 def test_sizes_that_make_no_sense_are_one_line(setting, value, told):
     with pytest.raises(UserError, match=f"x.json: {setting} = .*{told}"):
         UNetConfig.from_dict(sizes.TINY_XL | {setting: value}, "x.json")
+
+
+# ---- single files of small UNets, which the script of v1 numbered with three places a level
+
+def numbered_by_threes(name):
+    """As diffusers' script for v1 calls a tensor of a UNet with one layer a level; attention of the lowest level on the way up,
+    which v1 doesn't have, keeps its name"""
+    rules = [(r"conv_in", "input_blocks.0.0"), (r"conv_norm_out", "out.0"), (r"conv_out", "out.2"),
+             (r"time_embedding\.linear_(\d)", lambda m: f"time_embed.{2 * int(m[1]) - 2}"),
+             (r"down_blocks\.(\d)\.resnets\.0", lambda m: f"input_blocks.{3 * int(m[1]) + 1}.0"),
+             (r"down_blocks\.(\d)\.attentions\.0", lambda m: f"input_blocks.{3 * int(m[1]) + 1}.1"),
+             (r"down_blocks\.(\d)\.downsamplers\.0\.conv", lambda m: f"input_blocks.{3 * int(m[1]) + 3}.0.op"),
+             (r"up_blocks\.(\d)\.resnets\.(\d)", lambda m: f"output_blocks.{3 * int(m[1]) + int(m[2])}.0"),
+             (r"up_blocks\.([1-9])\.attentions\.(\d)", lambda m: f"output_blocks.{3 * int(m[1]) + int(m[2])}.1"),
+             (r"up_blocks\.(\d)\.upsamplers\.0", lambda m: f"output_blocks.{3 * int(m[1]) + 2}.{1 if m[1] == '0' else 2}"),
+             (r"mid_block\.resnets\.(\d)", lambda m: f"middle_block.{2 * int(m[1])}"),
+             (r"mid_block\.attentions\.0", "middle_block.1")]
+    for pattern, there in rules:
+        if found := re.match(rf"{pattern}\.", name):
+            block, rest = (there if isinstance(there, str) else there(found)), name[found.end():]
+            if ".resnets." in name:
+                for ours, theirs in original_names.UNET_SYNONYMS.items():
+                    rest = re.sub(rf"^{ours}\.", f"{theirs}.", rest)
+            return f"{block}.{rest}"
+    return name
+
+
+@pytest.mark.parametrize("name", [name for name in sizes.FULL if "BK" in name or "SDXS" in name])
+def test_every_tensor_of_a_small_unet_in_a_single_file_is_used_once(name):
+    config = UNetConfig.from_dict(sizes.FULL[name][0])
+    empty = UNet2DConditionModel(config)
+    file = {numbered_by_threes(key): Shaped(shape) for key, shape in parameters.shapes(empty).items()}
+    found = original_names.unet_settings({key: each.shape for key, each in file.items()})
+    assert UNetConfig.from_dict(found) == config
+    used = parameters.match(empty, file, "file", original_names.unet_name(config, "", file))
+    assert {*map(id, used.values())} == {*map(id, file.values())} and len(used) == sizes.FULL[name][2]
+
+
+class Shaped:
+    """A tensor of which only the shape is known."""
+    def __init__(self, shape):
+        self.shape = shape
+
+
+@pytest.mark.parametrize("name", ["SDXL", "SDXL refiner", "SSD-1B", "Segmind-Vega", "KOALA-700M", "KOALA-1B", "SD 2"])
+def test_every_tensor_of_a_large_unet_in_a_single_file_is_used_once(name):
+    config = UNetConfig.from_dict(sizes.FULL[name][0])
+    empty = UNet2DConditionModel(config)
+    spell = original_names.unet_name(config)
+    file = {spell(key): Shaped(shape) for key, shape in parameters.shapes(empty).items()}
+    found = original_names.unet_settings({key: each.shape for key, each in file.items()}) | {"sample_size": config.sample_size}
+    assert UNetConfig.from_dict(found) == config
+    used = parameters.match(empty, file, "file", original_names.unet_name(config, "", file))
+    assert {*map(id, used.values())} == {*map(id, file.values())} and len(file) == sizes.FULL[name][2]

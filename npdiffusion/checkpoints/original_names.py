@@ -88,6 +88,18 @@ def unet_name(config, prefix="", names=()):
     return functools.partial(original, blocks, UNET_SYNONYMS, prefix)
 
 
+def control_name(config, prefix, widths):
+    """The same for a ControlNet's: a UNet's way down, the hint, of that many widths, and its zero convolutions"""
+    blocks = dict(unet_blocks(config))
+    last = 2 * (widths - 1)
+    blocks |= {"controlnet_mid_block": "middle_block_out.0", "controlnet_cond_embedding.conv_in": "input_hint_block.0",
+               "controlnet_cond_embedding.conv_out": f"input_hint_block.{2 * (last + 1)}"}
+    blocks |= {f"controlnet_cond_embedding.blocks.{i}": f"input_hint_block.{2 * (i + 1)}" for i in range(last)}
+    zeros = (config.layers_per_block + 1) * len(config.block_out_channels)
+    blocks |= {f"controlnet_down_blocks.{i}": f"zero_convs.{i}.0" for i in range(zeros)}
+    return functools.partial(original, blocks, UNET_SYNONYMS, prefix)
+
+
 def numbers_per_level(names):
     """How many numbers a level takes in a file: up to the first down-sampler; None if there is none"""
     numbers = [int(found[1]) for name in names if (found := DOWN_SAMPLER.fullmatch(name))]
@@ -155,8 +167,6 @@ def original(blocks, synonyms, prefix, name):
 
 def unet_settings(shape):
     """From {original name: shape} without prefix."""
-    if not any(name.startswith("middle_block.") for name in shape):
-        raise ValueError("a UNet without a middle block, as small distilled ones are")
     levels = 1 + sum(name.endswith(".0.op.weight") for name in shape)
     layers = count(shape, "input_blocks.{}.0.out_layers.3.weight", start=1)          # up to the first down-sampler
     stride = numbers_per_level(shape) or layers + 1

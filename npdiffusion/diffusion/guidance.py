@@ -41,17 +41,22 @@ class Prediction:
     scale     s; at 1 or less there is no guidance, as in diffusers, and `contexts` holds the prompt alone
     rescale   φ, see `guide`
     channels  further channels that an inpainting model reads beside the latents (N or 1, H, W, K), or None
+    control   a models.controlnet.Control, or None
     """
-    def __init__(self, unet, contexts, scale=1.0, rescale=0.0, channels=None):
+    def __init__(self, unet, contexts, scale=1.0, rescale=0.0, channels=None, control=None):
         self.unet, self.contexts, self.scale, self.rescale, self.channels = unet, contexts, scale, rescale, channels
+        self.control = control
         self.recent = deque(maxlen=MOST_CALLS)               # arguments of the latest calls, for `check`
 
     def __call__(self, x, t, call):
+        latents = x
         if self.channels is not None:
             x = np.concatenate([x, np.broadcast_to(self.channels, (*x.shape[:3], self.channels.shape[-1]))], axis=-1)
         conditioning = self.contexts.conditioning(call)
-        self.recent.append((x, t, conditioning))
-        output = self.unet(x, t, conditioning)
+        control = self.control and self.control.residuals(latents, t, conditioning, call, self.scale > 1)
+        asked = (x, t, conditioning, control) if control else (x, t, conditioning)
+        self.recent.append(asked)
+        output = self.unet(*asked)
         return guide(*np.split(output, 2), self.scale, self.rescale) if self.scale > 1 else output
 
     def check(self, state):

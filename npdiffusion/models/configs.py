@@ -230,6 +230,8 @@ def transformer_depths(read, settings, cross_attention, layers):
     if middle not in (*MID_BLOCKS, None):
         read.fail("mid_block_type", f"only {' and '.join(MID_BLOCKS)} are known")
     mid = None if middle is None else 0 if middle == "UNetMidBlock2D" else down[-1][0]
+    down, up = (tuple(level if there else (0,) * len(level) for level, there in zip(levels, cross_attention))
+                for levels in (down, up))
     same = all(depth == 1 for level, there in zip((*down, *up), cross_attention * 2) if there for depth in level)
     return (None, None, mid) if same else (down, up, mid)
 

@@ -100,41 +100,16 @@ class UpBlock:
         return x
 
 
-class UNet2DConditionModel:
-    """Latents (N, H, W, C_in), time steps (N,) or one number, conditioning → prediction (N, H, W, C_out), float32
-
-    The prediction is the noise ε, or v = √ᾱ ε − √(1−ᾱ) x₀ for checkpoints trained so; the schedule knows which.
-    conditioning: a `Conditioning`, which serves several calls, or an array, the hidden states (N, S, X) of the prompts
-    N latents also go with 2N prompts (3N, ...), which share them: latents i with prompts i and N + i → predictions
-    (2N, H, W, C_out). ValueError for another number.
-    """
+class WayDown:
+    """What a UNet and a ControlNet have in common: the time embedding, the way down, the middle block."""
     def __init__(self, config):
         self.config = config
         channels = config.block_out_channels
-        levels = range(len(channels))
         self.conv_in = Conv2d(config.in_channels, channels[0])
         self.time_embedding = TimestepEmbedding(channels[0], config.time_channels, config.time_cond_proj_dim)
         self.add_embedding = TimestepEmbedding(config.added_width, config.time_channels) if config.added_width else None
-        self.down_blocks = [DownBlock(config, level, channels[max(level - 1, 0)]) for level in levels]
+        self.down_blocks = [DownBlock(config, level, channels[max(level - 1, 0)]) for level in range(len(channels))]
         self.mid_block = None if config.mid_depth is None else MidBlock(config)
-        self.up_blocks = [UpBlock(config, level, channels[min(level + 1, levels[-1])]) for level in reversed(levels)]
-        self.conv_norm_out = GroupNorm(channels[0], config.norm_num_groups, eps=config.norm_eps)
-        self.conv_out = Conv2d(channels[0], config.out_channels)
-
-    def __repr__(self):
-        return described(self)
-
-    def __call__(self, latents, timesteps, conditioning):
-        if not isinstance(conditioning, Conditioning):
-            conditioning = Conditioning(conditioning)
-        if len(conditioning) % len(latents):
-            raise ValueError(f"{len(latents)} latents cannot be shared by {len(conditioning)} prompts")
-        time_embedding = self.embed_time(timesteps, conditioning)
-        x, skips = self.down(self.conv_in(latents), time_embedding, conditioning)
-        if self.mid_block:
-            x = self.mid_block(x, time_embedding, conditioning)
-        x = self.up(x, skips, time_embedding, conditioning)
-        return self.conv_out(self.conv_norm_out.silu(x))
 
     def embed_time(self, timesteps, conditioning):
         """Time steps (N,) or one number, M prompts → what residual blocks read, (N, E), (1, E) for one number, XL: (M, E)
@@ -170,11 +145,52 @@ class UNet2DConditionModel:
             skips += outputs
         return x, skips
 
+
+class UNet2DConditionModel(WayDown):
+    """Latents (N, H, W, C_in), time steps (N,) or one number, conditioning → prediction (N, H, W, C_out), float32
+
+    The prediction is the noise ε, or v = √ᾱ ε − √(1−ᾱ) x₀ for checkpoints trained so; the schedule knows which.
+    conditioning: a `Conditioning`, which serves several calls, or an array, the hidden states (N, S, X) of the prompts
+    N latents also go with 2N prompts (3N, ...), which share them: latents i with prompts i and N + i → predictions
+    (2N, H, W, C_out). ValueError for another number.
+    residuals: what is added to the skips, a list, and to the middle's result, see controlnet.py; None: nothing
+    """
+    def __init__(self, config):
+        super().__init__(config)
+        channels = config.block_out_channels
+        levels = range(len(channels))
+        self.up_blocks = [UpBlock(config, level, channels[min(level + 1, levels[-1])]) for level in reversed(levels)]
+        self.conv_norm_out = GroupNorm(channels[0], config.norm_num_groups, eps=config.norm_eps)
+        self.conv_out = Conv2d(channels[0], config.out_channels)
+
+    def __repr__(self):
+        return described(self)
+
+    def __call__(self, latents, timesteps, conditioning, residuals=None):
+        if not isinstance(conditioning, Conditioning):
+            conditioning = Conditioning(conditioning)
+        if len(conditioning) % len(latents):
+            raise ValueError(f"{len(latents)} latents cannot be shared by {len(conditioning)} prompts")
+        time_embedding = self.embed_time(timesteps, conditioning)
+        x, skips = self.down(self.conv_in(latents), time_embedding, conditioning)
+        if self.mid_block:
+            x = self.mid_block(x, time_embedding, conditioning)
+        if residuals is not None:
+            skips, x = [added(*each) for each in zip(skips, residuals[0], strict=True)], added(x, residuals[1])
+        x = self.up(x, skips, time_embedding, conditioning)
+        return self.conv_out(self.conv_norm_out.silu(x))
+
     def up(self, x, skips, time_embedding, conditioning):
         """The middle block's result, and `skips` from `down`, which this empties → (N, H, W, first level's channels)"""
         for block in self.up_blocks:
             x = block(x, skips, time_embedding, conditioning)
         return x
+
+
+def added(x, y):
+    """x + y, of which one may be shared by the batch of the other      (n, ...), (N, ...) → (N, ...)"""
+    batch = max(len(x), len(y))
+    return repeated(x, batch) + repeated(y, batch)
 
 
 def _resnet(config, in_channels, out_channels):

@@ -221,6 +221,21 @@ class Request:
         Choice(SYNTAXES), "a1111: (word:1.3) weighs more, [cat:dog:0.5] changes half-way, any length (npdiffusion tokens shows "
         "it); plain: as it stands, cut off after 75 tokens (default: a1111)", "a1111", group=PROMPT, metavar="NAME",
         key="Prompt syntax")
+    control_image: Any = setting(
+        Picture(), "picture that the ControlNet of --control is led by, as it was trained: edges, a pose, depths; it is scaled "
+        "and cut to size", group=PAINTING, metavar="FILE")
+    control_scale: float | None = setting(
+        Number(0, 10), "how much it counts (default: 1)", group=PAINTING, metavar="X", customary=1.0, key="Control weight",
+        diffusers="controlnet_conditioning_scale", needs=("control_image",), says="how much a ControlNet counts")
+    control_start: float | None = setting(
+        Number(0, 1), "from which share of the steps on (default: 0)", group=PAINTING, metavar="X", customary=0.0,
+        key="Control start", diffusers="control_guidance_start", needs=("control_image",), says="when a ControlNet begins")
+    control_end: float | None = setting(
+        Number(0, 1), "up to which share of the steps (default: 1)", group=PAINTING, metavar="X", customary=1.0,
+        key="Control end", diffusers="control_guidance_end", needs=("control_image",), says="when a ControlNet ends")
+    guess_mode: bool = setting(
+        Switch(), "let the ControlNet lead more than the prompt, which may be empty", False, group=PAINTING, key="Guess mode",
+        needs=("control_image",), says="how a ControlNet is followed")
     original_size: tuple[int, int] | None = setting(
         SIZE, "with XL: how large the picture is said to have been; small ones are blurred (default: its own size)",
         group=PROMPT, metavar="WxH", key="Original size")
@@ -393,6 +408,8 @@ RULES = (
          f"words alone; with {option.init_image}, choose a larger {option.width} and {option.height}"),
     Rule("apply_overlay", lambda r: r.padding_mask_crop is not None and not r.apply_overlay, lambda r, option:
          f"a part can't be painted without pasting it into the original, so not with {option.padding_mask_crop}"),
+    Rule("control_image", lambda r: r.control_image is not None and r.padding_mask_crop is not None, lambda r, option:
+         f"a ControlNet leads the whole picture, so not with {option.padding_mask_crop}"),
     Rule("strength", lambda r: r.init_image is not None and int((r.steps or STEPS) * r.strength_used) == 0, lambda r, option:
          f"{r.strength_used:g} of {r.steps or STEPS} steps leaves no step, raise one of them"),
     Rule("schedule", lambda r: r.sampler and r.schedule and r.schedule not in samplers.SAMPLERS[r.sampler].schedules,
