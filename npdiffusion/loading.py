@@ -16,7 +16,7 @@ from typing import Any
 
 from npdiffusion import kernels
 from npdiffusion.adapters.merging import Adapters
-from npdiffusion.checkpoints import families, files, hub, library, whole_model
+from npdiffusion.checkpoints import families, files, hub, library, unets, whole_model
 from npdiffusion.checkpoints.tokenizers import find_tokenizer, find_tokenizers
 from npdiffusion.checkpoints.whole_model import WholeModel
 from npdiffusion.errors import UserError
@@ -34,7 +34,8 @@ from npdiffusion.text.tokenizer import CLIPTokenizer
 def load(path_or_id: Path | None = None, dtype: str | None = None, threads: int | None = None,
          tokenizer: Path | None = None, lora_dir: Path | None = None, vae: Path | None = None,
          embedding_dir: Path | None = None, max_memory: int | float | str | None = None, model_dir: Path | None = None,
-         requests: Iterable[Request] = (), preview_vae: Any = None, control: Path | None = None) -> StableDiffusionPipeline:
+         requests: Iterable[Request] = (), preview_vae: Any = None, control: Path | None = None,
+         unet: Path | None = None) -> StableDiffusionPipeline:
     """A pipeline that makes pictures from prompts → npdiffusion.pipeline.StableDiffusionPipeline
 
     path_or_id: None (the embedded model), a folder in diffusers layout, a .safetensors or .gguf file, a Hugging Face id, or
@@ -56,6 +57,7 @@ def load(path_or_id: Path | None = None, dtype: str | None = None, threads: int 
         the size of the training
     preview_vae: an autoencoder that max_memory shall allow for, too; or None
     control: a ControlNet, a folder or a file, which pictures that have a `control_image` are led by
+    unet: a folder or a file with a UNet in place of the model's own, see unets.py
     Raises UserError, with one line that says what is wrong, for whatever can't be loaded.
     """
     if dtype not in (None, *kernels.DTYPES):
@@ -65,7 +67,7 @@ def load(path_or_id: Path | None = None, dtype: str | None = None, threads: int 
             raise UserError(f"threads = {threads!r}, but a whole number from 1 on is needed")
         set_threads(threads)
     try:
-        opened = open_checkpoint(path_or_id, tokenizer, vae, model_dir)
+        opened = open_checkpoint(path_or_id, tokenizer, vae, model_dir, unet)
         budget = opened.fit(max_memory, dtype, requests, preview_vae)
         pipeline = opened.pipeline(budget)
         pipeline.adapters.folder = lora_dir
@@ -135,10 +137,12 @@ class Opened:
             part.fill(budget.dtype)
 
 
-def open_checkpoint(path_or_id=None, tokenizer=None, vae=None, model_dir=None):
+def open_checkpoint(path_or_id=None, tokenizer=None, vae=None, model_dir=None, unet=None):
     """A checkpoint, opened → Opened; arguments as of `load`. UserError for what is no model of a known family."""
     path = locate(path_or_id, model_dir, given=[name for name, part in (("vae", vae), ("tokenizer", tokenizer)) if part])
     model = whole_model.open_model(path, vae, tokenizer)
+    if unet is not None:
+        model.parts["unet"] = unets.open_unet(unet, model.parts["unet"].model.config, model.family)
     configs = {name: model.parts[name].model.config for name in model.family.text_encoders}
     return Opened(path, str(path_or_id or path), model, find_tokenizers(tokenizer, path, configs, model.family))
 

@@ -90,7 +90,7 @@ class StableDiffusionPipeline:
         if self._making is not None:
             raise UserError("this pipeline makes a picture, so it can't be closed now")
         with self._alone:
-            self.text_encoder = self.unet = self.vae = None
+            self.text_encoder = self.unet = self.vae = self.control = None
             self.models, self.adapters, self.words = {}, Adapters(), LearntWords()
         malloc.give_back()
 

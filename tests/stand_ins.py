@@ -123,6 +123,8 @@ def write(home):
     relative(there / "sd-turbo", families.V2, "StableDiffusionPipeline", TURBO)
     relative(there / "sdxl", families.XL, "StableDiffusionXLPipeline", {}, **SIZED)
     relative(there / "sdxl-turbo", families.XL, "StableDiffusionXLPipeline", TURBO, **SIZED)
+    shutil.copy(there / "sdxl-turbo" / "unet" / "diffusion_pytorch_model.safetensors",
+                there / "sdxl_lightning_4step_unet.safetensors")
     controlnet(there / "control-canny")
     (there / "anime").mkdir()
     for name in "v1-5-pruned-emaonly", "anime/dream", "turbo":

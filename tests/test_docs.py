@@ -89,12 +89,12 @@ def at_home(home, tmp_path, monkeypatch):
 def one_step(monkeypatch):
     """Each UNet and each autoencoder answers as it did the first time it was asked for that size, but on a tape; a training
     ends after two steps."""
-    def predict(unet, latents, timesteps, conditioning):
+    def predict(unet, latents, timesteps, conditioning, residuals=None):
         if kernels.recorder():
-            return UNET(unet, latents, timesteps, conditioning)
+            return UNET(unet, latents, timesteps, conditioning, residuals)
         key = id(unet), latents.shape, len(conditioning), conditioning.states.shape
         if key not in answers:
-            answers[key] = unet, UNET(unet, latents, timesteps, conditioning)
+            answers[key] = unet, UNET(unet, latents, timesteps, conditioning, residuals)
         return answers[key][1].copy()
 
     def decode(vae, latents, tile=None):

@@ -266,6 +266,71 @@ def test_turbo_draws_in_one_step_without_guidance(both, tmp_path):
     agree(V2, "turbo, one step, levels of 255", levels(turbo.generate(PROMPT, steps=1, seed=7)[0]), expected, 1)
 
 
+# ---- LoRA
+
+# kohya's names, of the original blocks and both text encoders, and the layers of diffusers' pipeline
+KOHYA = {"unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q": "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q",
+         "unet_input_blocks_5_1_transformer_blocks_1_attn2_to_k": "down_blocks.1.attentions.1.transformer_blocks.1.attn2.to_k",
+         "unet_middle_block_1_transformer_blocks_1_ff_net_2": "mid_block.attentions.0.transformer_blocks.1.ff.net.2",
+         "unet_output_blocks_1_1_proj_in": "up_blocks.0.attentions.1.proj_in",
+         "te1_text_model_encoder_layers_0_self_attn_q_proj": "encoder.layers.0.self_attn.q_proj",
+         "te2_text_model_encoder_layers_1_mlp_fc1": "encoder.layers.1.mlp.fc1"}
+PARTS = {"unet": "unet", "te1": "text_encoder", "te2": "text_encoder_2"}
+
+
+def layer_of(pipeline, name):
+    """The layer of diffusers' pipeline that kohya calls so"""
+    model = getattr(pipeline, PARTS[name.partition("_")[0]])
+    return (getattr(model, "text_model", model)).get_submodule(KOHYA[name])
+
+
+def test_a_lora_of_xl_in_kohyas_names_changes_the_picture_as_weights_changed_by_hand(both, tmp_path):
+    pair, generator, file = both(XL), torch.Generator().manual_seed(0), {}
+    plain, weights = pair.found(), {name: layer_of(pair.theirs, name).weight for name in KOHYA}
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    with torch.no_grad():
+        for name, weight in weights.items():
+            up, down = (torch.randn(*shape, generator=generator) / 4 for shape in ((weight.shape[0], 4), (4, weight.shape[1])))
+            file |= {f"lora_{name}.lora_up.weight": up, f"lora_{name}.lora_down.weight": down}
+            weight += up @ down
+        save_file(file, tmp_path / "ink.safetensors")
+        expected = pair.expected(height=32, width=48, negative_prompt=NEGATIVE)
+        for name, weight in weights.items():
+            weight.copy_(before[name])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")                     # no key is left over
+        pair.ours.load_lora_weights(tmp_path / "ink.safetensors")
+    found = pair.found()
+    pair.ours.unload_lora_weights()
+    agree(XL, "with a LoRA, levels of 255", found, expected, 1)
+    assert np.abs(found - plain).max() > 5 and np.array_equal(pair.found(), plain)
+
+
+# ---- a UNet by itself
+
+def test_a_unet_in_a_file_takes_the_place_of_the_models_own(both, tmp_path):
+    pair = both(XL)
+    other = references.torch_unet(seed=3, **relatives.UNETS[XL])
+    save_file(other.state_dict(), tmp_path / "lightning_unet.safetensors")
+    whole = relatives.single_file(pair.theirs, XL) | {
+        name: tensor.clone() for name, tensor in zip(
+            (key for key in relatives.single_file(pair.theirs, XL) if key.startswith("model.diffusion_model.")),
+            other.state_dict().values(), strict=True)}
+    save_file({key.removeprefix("model.diffusion_model."): tensor for key, tensor in whole.items()
+               if key.startswith("model.diffusion_model.")}, tmp_path / "original.safetensors")
+    found = [npdiffusion.load(pair.folder, unet=tmp_path / f"{name}.safetensors").generate(PROMPT, steps=1, seed=1)[0]
+             for name in ("lightning_unet", "original")]
+    own, = pair.ours.generate(PROMPT, steps=1, seed=1)
+    assert np.array_equal(levels(found[0]), levels(found[1])) and not np.array_equal(levels(found[0]), levels(own))
+
+
+def test_a_unet_of_another_family_is_named_with_both(both, tmp_path):
+    save_file(references.torch_unet(**relatives.UNETS[V2]).state_dict(), tmp_path / "unet.safetensors")
+    with pytest.raises(UserError, match="this UNet is of another model .its context is 128 wide., but the model is of another "
+                       "family, Stable Diffusion XL"):
+        npdiffusion.load(both(XL).folder, unet=tmp_path / "unet.safetensors")
+
+
 # ---- what doesn't go together
 
 def test_a_vae_of_another_model_takes_the_models_own_factor(both):

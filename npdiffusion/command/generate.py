@@ -166,7 +166,8 @@ def load(options, backend, threads, entries, tiny=None):
         return npdiffusion.load(find_model(options), dtype=options.dtype, threads=threads, tokenizer=options.tokenizer,
                                 lora_dir=options.lora_dir, vae=options.vae, embedding_dir=options.embedding_dir,
                                 max_memory=options.max_memory, requests=[entry.request for entry in entries],
-                                preview_vae=tiny and tiny.model, control=options.control)
+                                preview_vae=tiny and tiny.model, control=options.control,
+                                unet=options.unet)
     try:
         pipeline = loaded_for(entries)
     except UserError as error:        # of an adapter for another model, perhaps: then nothing has been read yet

@@ -240,8 +240,8 @@ class Request:
         SIZE, "with XL: how large the picture is said to have been; small ones are blurred (default: its own size)",
         group=PROMPT, metavar="WxH", key="Original size")
     crops_coords_top_left: tuple[int, int] | None = setting(
-        Pair(0, LARGEST_SAID, ",", False, "top, left"), "with XL: how many pixels above and left of it are said to have been "
-        "cut off (default: 0,0: the subject is in the middle)", group=PROMPT, flags=("--crop",), metavar="TOP,LEFT", key="Crop",
+        Pair(0, LARGEST_SAID, ":", False, "top, left"), "with XL: how many pixels above and left of it are said to have been "
+        "cut off (default: 0:0, the subject is in the middle)", group=PROMPT, flags=("--crop",), metavar="TOP:LEFT", key="Crop",
         synonyms=("--crops-coords-top-left",))
     target_size: tuple[int, int] | None = setting(
         SIZE, "with XL: how large it is said to be now (default: its own size)", group=PROMPT, metavar="WxH", key="Target size")

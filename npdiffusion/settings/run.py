@@ -37,6 +37,8 @@ OPTIONS = {name: replace(row, name=name) for name, row in {
                      "`npdiffusion models` lists (default: the embedded model, a small one that draws what `npdiffusion "
                      "subjects` shows, and nothing else)", group=MODEL, flags=("-m", "--model"), metavar="MODEL",
                      synonyms=("--ckpt", "--checkpoint")),
+    "unet": Setting(Path(), "file or folder of a UNet in place of the model's own, of the same family: Lightning, LCM, DMD2",
+                    group=MODEL, metavar="FILE", synonyms=("--diffusion-model",)),
     "control": Setting(Path(), "a ControlNet, a folder or file, which --control-image leads", group=MODEL, metavar="FILE",
                        synonyms=("--control-net", "--controlnet")),
     "model_dir": Setting(Path(), "folder of models, which -m can name without their path (default: $NPDIFFUSION_MODELS)",
