@@ -145,6 +145,14 @@ def test_one_for_another_family_is_named_with_both(tmp_path):
         open_controlnet(tmp_path / "net", UNetConfig.from_dict(references.TINY_UNET), FAMILIES[0])
 
 
+def test_one_for_other_levels_is_named(folder):
+    unet = UNetConfig.from_dict(references.TINY_UNET | {"layers_per_block": 1})
+    with pytest.raises(UserError, match="its layers_per_block is 2, the model's 1"):
+        open_controlnet(folder, unet, FAMILIES[0])
+    with pytest.raises(UserError, match="no middle block"):
+        open_controlnet(folder, UNetConfig.from_dict(references.TINY_UNET | {"mid_block_type": None}), FAMILIES[0])
+
+
 def test_a_controlnet_and_its_picture_go_together(led):
     ours = led[1]
     with pytest.raises(UserError, match="go together"):

@@ -39,6 +39,12 @@ def open_controlnet(path, unet, family):
     config = replace(unet, in_channels=unet.out_channels)
     if diffusers and beside.is_file():
         config = UNetConfig.from_dict(read_json(beside), beside, families.UNET_ONLY | ONLY)
+    if unet.mid_depth is None:
+        raise UserError(f"{path}: the model's UNet has no middle block, so no ControlNet goes with it")
+    for setting in "block_out_channels", "layers_per_block":
+        if getattr(config, setting) != getattr(unet, setting):
+            raise UserError(f"{path}: this ControlNet is for another UNet: its {setting} is {getattr(config, setting)}, the "
+                            f"model's {getattr(unet, setting)}")
     widths = hint_widths({name.removeprefix(PREFIX): tensor.shape for name, tensor in tensors.items()}, diffusers)
     prefix = PREFIX if any(name.startswith(PREFIX) for name in tensors) else ""
     spell = str if diffusers else original_names.control_name(config, prefix, len(widths))
