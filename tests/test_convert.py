@@ -17,7 +17,7 @@ from npdiffusion.checkpoints.files import read_tensors
 from npdiffusion.command import cli
 from npdiffusion.kernels.arrays import as_float32
 from npdiffusion.kernels.reference import to_bfloat16
-from tests import folders, references
+from tests import folders, references, relatives
 from tests.differences import agree
 from tests.errors import message_of
 from tests.gguf_files import gguf, plain, q8_0
@@ -90,6 +90,19 @@ def test_the_tokenizer_that_is_written_is_the_one_that_was_read(tmp_path):
         tokenizer.vocabulary, tokenizer.ranks, tokenizer.folded, tokenizer.padding, tokenizer.length)
     text = "A photo of a cat <|STARTOFTEXT|>!"
     assert tokenizer.encode(text).tolist() == theirs(text, padding="max_length", truncation=True)["input_ids"]
+
+
+def test_xl_becomes_a_folder_that_diffusers_opens_but_no_single_file(tmp_path):
+    theirs = relatives.theirs(relatives.XL)
+    theirs.register_to_config(force_zeros_for_empty_prompt=False)
+    theirs.save_pretrained(tmp_path / "xl")
+    convert(tmp_path / "xl", tmp_path / "new")
+    assert equal(numbers(tmp_path / "new"), numbers(tmp_path / "xl"))
+    again = type(theirs).from_pretrained(tmp_path / "new", local_files_only=True)
+    assert again.text_encoder_2.config.projection_dim == theirs.text_encoder_2.config.projection_dim
+    assert again.config.force_zeros_for_empty_prompt is False
+    said = message_of(conversion.convert, loading.open_checkpoint(tmp_path / "xl"), tmp_path / "x.safetensors")
+    assert "Stable Diffusion XL with this text_encoder_2 can't be written as a single file" in said
 
 
 def test_an_inpainting_model_stays_one(tmp_path):

@@ -102,6 +102,8 @@ def write_folder(folder, opened, dtype, changed):
     index["scheduler"] = ["diffusers", settings.get("_class_name", "PNDMScheduler")]
     if opened.model.guidance_scale is not None:
         index["guidance_scale"] = opened.model.guidance_scale
+    if family.added:
+        index["force_zeros_for_empty_prompt"] = family.zeros
     nothing = {name: [None, None] for name in ("safety_checker", "feature_extractor")}
     write_json(folder / "model_index.json", index | nothing)
 
