@@ -17,7 +17,7 @@ from npdiffusion.study.making import resolved_for
 from npdiffusion.study.names import Names
 from npdiffusion.study.tracing import Tracer
 from npdiffusion.study.words import Words, find_word
-from tests import pairs
+from tests import pages, pairs
 from tests.differences import agree
 from tests.references import channels_last, random
 
@@ -284,3 +284,14 @@ def test_the_forward_process_has_the_mean_and_the_variance_of_its_equation():
     assert [t for t, _ in forward_process(grey, 3)] == [0, 500, 999]
     with pytest.raises(UserError, match="whole numbers from 0 to 999"):
         forward_process(grey, [1000])
+
+
+# ---- the page
+
+def test_a_picture_made_by_hand_is_the_pipelines(tmp_path, monkeypatch):
+    """The first two blocks of docs/inside-a-picture.md, with the embedded model."""
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for block in [each for each in pages.blocks(pages.ROOT / "docs" / "inside-a-picture.md") if each.language == "python"][:2]:
+        exec(block.text.replace("steps=20", "steps=4"), names)
+    agree("study", "a picture made by hand, in levels", np.asarray(names["by_hand"], int), np.asarray(names["image"], int), 1)

@@ -11,10 +11,10 @@ import math
 
 import numpy as np
 
-from npdiffusion.diffusion.denoiser import Denoiser
 from npdiffusion.diffusion.samplers import SAMPLERS
 from npdiffusion.diffusion.samplers.adams import lms
 from npdiffusion.diffusion.schedules import NoiseSchedule
+from npdiffusion.settings import Request
 
 MEANS = np.array([[-1.2, -0.5], [1.1, -0.7], [0.1, 1.1]])
 SPREAD = 0.25
@@ -34,9 +34,9 @@ def denoised(x, alpha, sigma):
     return (w[..., None] * (MEANS + alpha * SPREAD**2 / v * away)).sum(axis=1)
 
 
-def plan_of(name, steps, schedule=None):
+def plan_of(name, steps):
     """The plan that a sampler walks in the laboratory: karras where it can, else the training's time steps"""
-    return (schedule or NoiseSchedule()).plan(name, steps, "karras" if SAMPLERS[name].over_sigmas else None)
+    return NoiseSchedule().plan(name, steps, "karras" if SAMPLERS[name].over_sigmas else None)
 
 
 def walk(name, steps, noise, seed=0):
@@ -93,15 +93,13 @@ def deterministic():
 
 def model_errors(pipeline, prompt, name, steps=MODEL_STEPS, reference=MODEL_REFERENCE, seed=1):
     """Root mean square distance of a model's latents to those of the same sampler in many steps, for each number of steps"""
-    from npdiffusion.diffusion.guidance import Prediction
-    f = pipeline.vae.config.reduction
-    width, height = (side // f for side in pipeline.size)
-    shape = (1, height, width, pipeline.vae.config.latent_channels)
-    noise = np.random.default_rng(seed).standard_normal(shape, np.float32)
     ends = []
+
+    def keep(done, total, latents):
+        if done == total:
+            ends.append(latents)
+
     for count in (*steps, reference):
-        plan = plan_of(name, count, pipeline.schedule)
-        predict = Prediction(pipeline.unet, pipeline.contexts([prompt, ""], count, name), pipeline.default_guidance)
-        *_, (end, _) = plan.sample(Denoiser(predict, plan), plan.start(noise), None)
-        ends.append(end)
+        asked = Request(prompt, steps=count, sampler=name, seed=seed, schedule="karras" if SAMPLERS[name].over_sigmas else None)
+        pipeline.make(pipeline.resolve(asked), keep)
     return [float(np.sqrt(np.mean(np.square(end - ends[-1])))) for end in ends[:-1]]

@@ -65,6 +65,8 @@ class StepRecorder:
         self.after = latents[0]
 
     def preview(self, done, total, x0):
+        if not self._calls:                                      # a model that isn't made of watched operations
+            return
         way = self.way
         plan, first = self.resolved.passes[way].plan, self.ends[way - 1] if way else 0
         t, x, without, given = self._calls[0]
