@@ -15,11 +15,10 @@ from numba import prange
 
 from .. import threads
 from ..arrays import aligned
-from ..codegen.bfloat16 import narrowed
 from ..codegen.compiling import floats_in, floats_out, halves_in, halves_out, inlined, kernels_for, size, sizes_of
 from ..codegen.memory import load, next_job, store
 from ..products.microkernel import LANES
-from ..products.packing import COLUMNS, Packed, element, packed, packed_depth
+from ..products.packing import COLUMNS, Packed, packed, packed_depth
 from ..products.transposition import make_transpose
 
 transpose = make_transpose(LANES)
@@ -87,16 +86,21 @@ def _turn_panel(panel, sizes, panels, target):
 
 @inlined
 def _turn_words(panel, sizes, panels, target):
-    """The same for words of two bfloat16, number by number"""
+    """The same for words of two bfloat16, number by number; what is beyond the edges is zero"""
     outputs, inputs, taps = sizes.outputs, sizes.inputs, sizes.taps
-    depth, new_depth = taps * inputs, taps * outputs
-    rows = packed_depth(new_depth, panels)
-    for k in range(rows):
-        tap, output = divmod(k, outputs)
+    from_rows, to_rows = packed_depth(taps * inputs, panels) // 2, packed_depth(taps * outputs, panels) // 2
+    first = panel * COLUMNS
+    count = min(COLUMNS, inputs - first)
+    for tap in range(taps):
+        k = (taps - 1 - tap) * inputs + first
+        for output in range(outputs):
+            source = output // COLUMNS * from_rows * COLUMNS + output % COLUMNS
+            new_k = tap * outputs + output
+            goal = (panel * to_rows + new_k // 2) * COLUMNS * 2 + new_k % 2
+            for lane in range(count):
+                store(target, goal + 2 * lane, load(panels, (source + (k + lane) // 2 * COLUMNS) * 2 + (k + lane) % 2))
+            for lane in range(count, COLUMNS):
+                store(target, goal + 2 * lane, 0)
+    if taps * outputs % 2:
         for lane in range(COLUMNS):
-            goal = ((panel * (rows // 2) + k // 2) * COLUMNS + lane) * 2 + k % 2
-            i = panel * COLUMNS + lane
-            if i < inputs and k < new_depth:
-                store(target, goal, narrowed(element(panels, depth, (taps - 1 - tap) * inputs + i, output)))
-            else:
-                store(target, goal, 0)
+            store(target, ((panel * to_rows + to_rows - 1) * COLUMNS + lane) * 2 + 1, 0)
