@@ -91,10 +91,9 @@ def test_first_weights_are_as_large_as_torchs():
     model, _ = fresh()
     encoder = model.encoder
     for layer, theirs in ((encoder.conv2, torch.nn.Conv2d(32, 64, 3)), (encoder.to_moments, torch.nn.Linear(3136, 12))):
-        for name in ("weight", "bias"):
-            mine, other = getattr(layer, name), getattr(theirs, name).detach().numpy()
-            assert mine.std() == pytest.approx(other.std(), rel=0.35 if name == "bias" else 0.03)
-            assert np.abs(mine).max() <= np.abs(other).max() * 1.3
+        bound = theirs.weight[0].numel() ** -0.5
+        assert layer.weight.std() == pytest.approx(theirs.weight.std().item(), rel=0.05)
+        assert 0.9 * bound < np.abs(layer.weight).max() <= bound and 0 < np.abs(layer.bias).max() <= bound
 
 
 def test_the_command_trains_draws_measures_and_plots(folder, tmp_path, capfd):
