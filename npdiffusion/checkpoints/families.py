@@ -324,7 +324,7 @@ def check_sizes(family, unet, latent_channels, source):
     if not family.is_told_by(unet):
         told = next((other.name for other in FAMILIES if other.is_told_by(unet)), "another family")
         raise UserError(f"{source}: its UNet is of {told}, but its other parts are of {family.name}")
-    if channels in OTHER_INPUTS and latent_channels == 4:
+    if isinstance(channels, int) and channels in OTHER_INPUTS and latent_channels == 4:
         refuse(f"{OTHER_INPUTS[channels]} (its UNet takes {channels} channels)", source)
     if channels not in inputs(latent_channels):
         raise UserError(f"{source}: the UNet takes {channels!r} channels, VAE latents have {latent_channels!r}")
