@@ -14,7 +14,7 @@ MODULES = {
     "npdiffusion.pipeline": "npdiffusion/pipeline.py",
     "npdiffusion.request": "npdiffusion/request.py",
     "npdiffusion.errors": "npdiffusion/errors.py",
-    "npdiffusion.settings": "npdiffusion/settings/__init__.py",
+    "npdiffusion.settings": "npdiffusion/settings/table.py",
     "npdiffusion.diffusion.samplers": "npdiffusion/diffusion/samplers/__init__.py",
     "npdiffusion.diffusion.schedules": "npdiffusion/diffusion/schedules/settings.py",
     "npdiffusion.diffusion.noise": "npdiffusion/diffusion/noise/__init__.py",

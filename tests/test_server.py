@@ -24,7 +24,7 @@ from npdiffusion.command import cli
 from npdiffusion.errors import UserError
 from npdiffusion.server.catalogue import Catalogue
 from npdiffusion.server.job import Job
-from npdiffusion.server.turns import Turns
+from npdiffusion.server.queue import Turns
 from npdiffusion.settings import SETTINGS, Request
 from tests.fake_pipeline import FakePipeline
 from tests.processes import modules_after, run_python

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import npdiffusion
-from npdiffusion import command, settings
+from npdiffusion import command
 from npdiffusion.command import cli, like, options
 from npdiffusion.errors import UserError
 from npdiffusion.jobs import prompts_file
@@ -20,7 +20,7 @@ from npdiffusion.jobs.entries import one_by_one
 from npdiffusion.pictures import settings_text
 from npdiffusion.pictures.images import save_png
 from npdiffusion.pictures.text_inside import png_info
-from npdiffusion.settings import IN_PYTHON, ON_COMMAND_LINE, SETTINGS, Request, SettingError, check_typed
+from npdiffusion.settings import IN_PYTHON, ON_COMMAND_LINE, SETTINGS, Request, SettingError, check_typed, table
 from npdiffusion.settings.kinds import Switch, Unfit
 
 # A value of each setting, as text and in Python. Those that need others have them in WITH.
@@ -131,17 +131,17 @@ def test_json_that_is_no_request_is_one_line(text, message):
 
 def test_a_setting_added_is_a_row_and_the_place_that_uses_it(monkeypatch, folder):
     """Options, help, checks, files of prompts, CSV, JSON and the picture's text all follow from one line of the table."""
-    source = pathlib.Path(settings.__file__).read_text(encoding="utf-8")
+    source = pathlib.Path(table.__file__).read_text(encoding="utf-8")
     row = ('    sharpness: float | None = setting(Number(0, 2), "how sharp (default: 1)", group=SAMPLING, metavar="X", '
            'key="Sharpness")\n')
     anchor = "    vae_tiling: str = setting("
     assert source.count(anchor) == 1
-    changed = dict(vars(settings))
-    exec(compile(source.replace(anchor, row + anchor), settings.__file__, "exec"), changed)
+    changed = dict(vars(table))
+    exec(compile(source.replace(anchor, row + anchor), table.__file__, "exec"), changed)
     for name, module in list(sys.modules.items()):
-        if name.startswith("npdiffusion") and module is not settings:
+        if name.startswith("npdiffusion") and module is not table:
             for each in ("SETTINGS", "Request", "SettingError", "check_typed", "ON_COMMAND_LINE"):
-                if getattr(module, each, None) is vars(settings)[each]:
+                if getattr(module, each, None) is vars(table)[each]:
                     monkeypatch.setattr(module, each, changed[each])
     assert "--sharpness X" in options.build_parser().format_help()
     entry, = options.parse_options(["a cat", "--sharpness", "1.5"]).entries
@@ -230,7 +230,7 @@ def test_from_generate_to_the_unet_there_are_at_most_eight_frames_and_no_file_is
 def test_every_default_and_rule_stands_in_the_table_alone():
     """No other file of jobs, or of the command that makes pictures, names a range of a setting; subcommands have options of
     their own."""
-    root = pathlib.Path(settings.__file__).parent.parent
+    root = pathlib.Path(table.__file__).parent.parent
     for path in [*(root / "command").glob("*.py"), *(root / "jobs").glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if path.stem not in command.SUBCOMMANDS else ():
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("Whole", "Number", "Side", "Seed", "ClipSkip"):

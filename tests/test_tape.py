@@ -12,7 +12,7 @@ from npdiffusion.kernels.gradients import matrix
 from npdiffusion.models import layers
 from npdiffusion.models.conditioning import Conditioning
 from npdiffusion.models.parameters import modules, walk
-from npdiffusion.training.checkpointing import checkpoint, checkpointed
+from npdiffusion.training.gradient_checkpointing import checkpoint, checkpointed
 from npdiffusion.training.precision import products_in_bfloat16
 from npdiffusion.training.tape import Tape, parameters_of
 from tests import references

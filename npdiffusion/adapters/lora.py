@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from npdiffusion.adapters import changes, names, scales, textual_inversion
+from npdiffusion.adapters import delta_weights, names, scales, textual_inversion
 from npdiffusion.checkpoints import families, safetensors_file
 from npdiffusion.errors import UserError
 from npdiffusion.kernels.arrays import as_float32
@@ -83,7 +83,7 @@ def read_lora(path, shapes, config, family):
     scale = scales.beside(path)
     lora = LoRA(path, opened, count, unmatched, words)
     for (part, name), roles in found.items():
-        layer, factor = changes.Layer(roles, path, f"{part}.{name}"), 1.0
+        layer, factor = delta_weights.Layer(roles, path, f"{part}.{name}"), 1.0
         if roles.keys() - set(BIASES):
             shape = shapes[part][f"{name}.weight"]
             lora.changes[part, f"{name}.weight"], factor = weight_change(layer, shape, scale(part, name))
@@ -111,7 +111,7 @@ def check_context(path, found, width, family):
 
 def weight_change(layer, shape, advised):
     """A function (W, s) → ΔW for a weight of that shape, and α/R; advised: a function from R to it, or None"""
-    kinds = {changes.KINDS[role] for role in layer.tensors if role in changes.KINDS}
+    kinds = {delta_weights.KINDS[role] for role in layer.tensors if role in delta_weights.KINDS}
     if len(kinds) != 1:
         layer.fail("has two kinds of changes at once" if kinds else f"has only {', '.join(sorted(layer.tensors))}")
     outputs, inputs, taps = shape[0], math.prod(shape[1:2]), math.prod(shape[2:])
@@ -126,10 +126,10 @@ def weight_change(layer, shape, advised):
         if length:
             matrix = weight.reshape(outputs, inputs, taps)
             if "magnitude" in layer:
-                difference = changes.dora(matrix + strength * difference, length(), per_output=True) - matrix
+                difference = delta_weights.dora(matrix + strength * difference, length(), per_output=True) - matrix
             else:
                 per_output = layer.tensors["dora_scale"].shape[0] == outputs
-                difference = strength * (changes.dora(matrix + difference, length(), per_output) - matrix)
+                difference = strength * (delta_weights.dora(matrix + difference, length(), per_output) - matrix)
         return layer.finite(difference, "the change").reshape(shape)
     return change, scale
 

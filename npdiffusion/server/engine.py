@@ -20,7 +20,7 @@ from npdiffusion.server.catalogue import folders
 from npdiffusion.server.gallery import Results
 from npdiffusion.server.job import CANCELLED, DONE, FAILED, QUEUED, RUNNING, Job
 from npdiffusion.server.notes import collected
-from npdiffusion.server.turns import Turns
+from npdiffusion.server.queue import Turns
 from npdiffusion.settings import IN_PYTHON, STEPS, Request
 
 LOG = logging.getLogger("npdiffusion.server")

@@ -19,7 +19,7 @@ from npdiffusion.server import limits, looking, reading
 from npdiffusion.server.job import QUEUED
 from npdiffusion.server.notes import collected
 from npdiffusion.server.reading import apart
-from npdiffusion.server.waiting import Events
+from npdiffusion.server.slow_answers import Events
 from npdiffusion.settings import SETTINGS, STEPS
 from npdiffusion.text import editing, known_words
 from npdiffusion.text.reading import read_prompt

@@ -23,7 +23,7 @@ from npdiffusion.server.job import DONE, FAILED
 from npdiffusion.server.jobs_api import client
 from npdiffusion.server.notes import collected
 from npdiffusion.server.reading import apart
-from npdiffusion.server.waiting import Events, Waiting
+from npdiffusion.server.slow_answers import Events, Waiting
 from npdiffusion.settings import SETTINGS
 from npdiffusion.settings.kinds import Choice, Sides, Switch, Unfit, Whole
 

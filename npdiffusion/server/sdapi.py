@@ -22,7 +22,7 @@ from npdiffusion.server.jobs_api import client
 from npdiffusion.server.notes import collected
 from npdiffusion.server.reading import apart
 from npdiffusion.server.sdapi_fields import read_fields
-from npdiffusion.server.waiting import Waiting
+from npdiffusion.server.slow_answers import Waiting
 from npdiffusion.settings import SETTINGS
 from npdiffusion.version import __version__
 

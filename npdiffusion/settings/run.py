@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from npdiffusion import kernels
 from npdiffusion.diffusion import samplers
-from npdiffusion.settings import ABOUT, ADAPTERS, DECODING, MACHINE, MANY, MODEL, MOST_STEPS, PREVIEW, PROMPT, Setting
 from npdiffusion.settings.kinds import Choice, Memory, Path, Several, Switch, Threads, Whole
+from npdiffusion.settings.table import ABOUT, ADAPTERS, DECODING, MACHINE, MANY, MODEL, MOST_STEPS, PREVIEW, PROMPT, Setting
 
 PREVIEWS = ("linear", "taesd", "vae")
 

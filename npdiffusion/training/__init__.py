@@ -1,7 +1,7 @@
 """Learning: from a loss to new weights, for models that are run as they are.
 
     tape.py         what a forward pass computed, and the walk back to gradients     variable.py   an array on a tape
-    checkpointing.py   blocks that are computed again instead of remembered          precision.py   products in bfloat16
+    gradient_checkpointing.py   blocks that are computed again, not remembered       precision.py   products in bfloat16
     optimizers.py   gradients → new parameters     rates.py       the learning rate of a step
     clipping.py     what precedes a step           averages.py    averaged weights
     runs.py         the folder of a training       curves.py      its log, drawn
