@@ -100,8 +100,8 @@ class StableDiffusionPipeline:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def __del__(self):
-        if not sys.is_finalizing() and getattr(self, "unet", None) is not None:
+    def __del__(self, ending=sys.is_finalizing):             # when Python ends, `sys` may be gone before this object
+        if not ending() and getattr(self, "unet", None) is not None:
             self.close()
 
     @property

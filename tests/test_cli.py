@@ -496,11 +496,25 @@ def model_folder(tmp_path):
     return tmp_path
 
 
-def test_info_describes_the_installation_and_the_model_without_numba(model_folder):
-    modules, output = modules_after("--info", "-m", str(model_folder), "--backend", "numba", "-t", "1")
+@pytest.mark.parametrize("environment, words", [
+    ({}, "not there yet: the first picture compiles them"), ({"NUMBA_CPU_NAME": "generic"}, "generic (by NUMBA_CPU_NAME or"),
+    ({"NUMBA_CPU_FEATURES": "+sse2"}, "(by NUMBA_CPU_NAME or NUMBA_CPU_FEATURES)"),
+    ({"NUMBA_DISABLE_JIT": "1"}, "nothing: NUMBA_DISABLE_JIT is set")])
+def test_info_says_what_is_compiled_for_and_where_kernels_are(environment, words, model_folder, tmp_path):
+    done = run_python("-m", "npdiffusion", "--info", "-m", str(model_folder), "--backend", "numba",
+                      **{"NUMBA_CACHE_DIR": str(tmp_path / "cache")} | environment)
+    assert words in done.stdout
+    if "NUMBA_DISABLE_JIT" not in environment:
+        assert f"in {tmp_path / 'cache'}{os.sep}kernels-" in done.stdout
+    if environment:
+        assert "bfloat16        multiplied" not in done.stdout
+
+
+def test_info_describes_the_installation_and_the_model_without_numba_where_that_is_not_used(model_folder):
+    modules, output = modules_after("--info", "-m", str(model_folder), "--backend", "numpy", "-t", "1")
     assert "numba" not in modules
     entries = dict(re.split(r"  +", line.strip(), maxsplit=1) for line in output.splitlines())
-    assert entries["backend"] == "numba" and entries["threads"] == "1" and entries["model"] == str(model_folder)
+    assert entries["backend"] == "numpy" and entries["threads"] == "1" and entries["model"] == str(model_folder)
     assert entries["pictures"].startswith("512x512")
     assert entries["unet"] == "1.5 million parameters, float16, 3.0 MB"
     assert {"npdiffusion", "python", "numpy", "processor", "features", "cores", "memory", "bfloat16"} <= set(entries)

@@ -1,4 +1,5 @@
-"""What `--info` prints: versions, processor, backend and model. Nothing is loaded for it but tables of contents."""
+"""What `--info` prints: versions, processor, backend and model. Nothing is loaded for it but tables of
+contents, and numba where it is the backend."""
 import importlib.metadata
 import math
 import pathlib
@@ -26,10 +27,35 @@ def report(model, threads):
     amounts = [f"{amount / 1e9:.1f} GB {word}" for amount, word in ((total, "in all"), (free, "available")) if amount]
     yield line("memory", ", ".join(amounts) or "not known")
     yield line("backend", kernels.backend())
-    yield line("bfloat16", "multiplied by the processor" if machine.multiplies_bfloat16() else
-               "halves the memory of weights; this processor can't multiply it, so they are widened for products")
+    if kernels.backend() == "numba":
+        yield from compiled()
+    else:
+        yield from bfloat16(machine.multiplies_bfloat16())
     yield line("threads", threads)
     yield from describe(model)
+
+
+def compiled():
+    """Lines about kernels: what numba compiles for, where machine code is kept, and whether it is there already."""
+    try:
+        from npdiffusion.kernels import environment, fast
+        from npdiffusion.kernels.codegen import cache
+        from npdiffusion.kernels.codegen.bfloat16 import HAS_DOT
+    except kernels.BackendError as error:
+        yield line("compiled for", f"nothing: {error}")
+        return
+    chosen = " (by NUMBA_CPU_NAME or NUMBA_CPU_FEATURES)" if environment.is_chosen() else ""
+    yield line("compiled for", environment.target()[0] + chosen)
+    yield line("kernels", f"in {cache.folder()}")
+    there = [dtype for dtype in kernels.DTYPES if fast.is_cached(dtype)]
+    yield line("", f"those for {' and '.join(there)} are there" if there else "not there yet: the first picture compiles them")
+    yield from bfloat16(HAS_DOT)
+
+
+def bfloat16(multiplied):
+    """The line about bfloat16."""
+    yield line("bfloat16", "multiplied by the processor" if multiplied else
+               "halves the memory of weights; products widen them, which takes the time of float32")
 
 
 def line(name, value):
