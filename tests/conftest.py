@@ -113,6 +113,17 @@ def pipeline(monkeypatch, tmp_path):
     return fake
 
 
+def pytest_sessionfinish(session):
+    """A process that runs a part of the tests (pytest -n) sends its comparisons to the one that prints the table."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["comparisons"] = differences.ROWS
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    differences.ROWS.extend(map(tuple, getattr(node, "workeroutput", {}).get("comparisons", ())))
+
+
 def pytest_terminal_summary(terminalreporter):
     """End the output with the largest difference to the reference, part by part."""
     if differences.ROWS:

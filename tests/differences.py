@@ -19,7 +19,7 @@ def agree(part, what, found, expected, limit, relative=False):
     difference = float(np.abs(found.astype(np.float64) - expected.astype(np.float64)).max(initial=0))
     if relative:
         difference /= float(np.abs(expected).max())
-    ROWS.append((part, what, difference, limit))
+    ROWS.append((part, what, difference, float(limit)))
     assert difference <= limit, f"{part}, {what}: differs by {difference:.3g}, allowed are {limit:g}"
 
 
