@@ -8,9 +8,10 @@ states (cross-attention). N images, T tokens, S words of width X, C channels = h
 from npdiffusion import kernels
 from npdiffusion.models.conditioning import repeated
 from npdiffusion.models.layers import Linear
+from npdiffusion.models.tree import Module
 
 
-class Attention:
+class Attention(Module):
     """The projections, under the checkpoint's names, and their arithmetic; what attends to what is up to each kind.
 
     In the UNet q, k and v have no bias, in the VAE they have.

@@ -13,10 +13,10 @@ import numpy as np
 
 from npdiffusion import kernels
 from npdiffusion.models.layers import Embedding, LayerNorm, Linear
-from npdiffusion.models.parameters import described
+from npdiffusion.models.tree import Module
 
 
-class CLIPEmbeddings:
+class CLIPEmbeddings(Module):
     """Embedding of the token plus that of the position      ids (N, T) → (N, T, C); vectors: see `CLIPTextModel`"""
     def __init__(self, config):
         self.token_embedding = Embedding(config.vocab_size, config.hidden_size)
@@ -29,7 +29,7 @@ class CLIPEmbeddings:
         return tokens + self.position_embedding(np.arange(ids.shape[1]))
 
 
-class CLIPAttention:
+class CLIPAttention(Module):
     """Causal self-attention: a token sees itself and those before it      (N, T, C) → (N, T, C)"""
     def __init__(self, config):
         for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
@@ -41,7 +41,7 @@ class CLIPAttention:
         return self.out_proj(y, residual)
 
 
-class CLIPMLP:
+class CLIPMLP(Module):
     """(N, T, C) → (N, T, C)"""
     def __init__(self, config):
         self.fc1 = Linear(config.hidden_size, config.intermediate_size)
@@ -53,7 +53,7 @@ class CLIPMLP:
         return self.fc2(activation(self.fc1(x)), residual)
 
 
-class CLIPEncoderLayer:
+class CLIPEncoderLayer(Module):
     """(N, T, C) → (N, T, C)"""
     def __init__(self, config):
         self.layer_norm1 = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -66,7 +66,7 @@ class CLIPEncoderLayer:
         return self.mlp(self.layer_norm2(x), residual=x)
 
 
-class CLIPEncoder:
+class CLIPEncoder(Module):
     """(N, T, C) → a list: the input, then the output of each layer but the last `clip_skip`, all (N, T, C)"""
     def __init__(self, config):
         self.layers = [CLIPEncoderLayer(config) for _ in range(config.num_hidden_layers)]
@@ -78,7 +78,7 @@ class CLIPEncoder:
         return states
 
 
-class CLIPTextModel:
+class CLIPTextModel(Module):
     """Token ids (N, T), integers below `vocab_size`, T ≤ `max_position_embeddings` → hidden states (N, T, C), float32
 
     clip_skip   how many of the last layers are left out, as in diffusers; the final layer norm never is
@@ -90,9 +90,6 @@ class CLIPTextModel:
         self.embeddings = CLIPEmbeddings(config)
         self.encoder = CLIPEncoder(config)
         self.final_layer_norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-
-    def __repr__(self):
-        return described(self)
 
     def __call__(self, ids, clip_skip=0, vectors=()):
         return self.final_layer_norm(self.hidden_states(ids, clip_skip, vectors)[-1])

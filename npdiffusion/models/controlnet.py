@@ -14,12 +14,13 @@ import numpy as np
 from npdiffusion import kernels
 from npdiffusion.models.conditioning import Conditioning, repeated
 from npdiffusion.models.layers import Conv2d
+from npdiffusion.models.tree import Module
 from npdiffusion.models.unet import WayDown
 
 GUESS_FIRST = 0.1                     # the factor of the first residual in guess mode; that of the middle is 1
 
 
-class Hint:
+class Hint(Module):
     """A picture, (1, 8H, 8W, 3) in [0, 1], as features beside those of the latents      → (1, H, W, C)
 
     widths: of its convolutions, of which every second halves height and width

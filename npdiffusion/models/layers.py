@@ -23,6 +23,10 @@ class Linear:
     def prepare(self, dtype):
         self.weight, self.dtype = prepared(self.weight, kernels.pack_linear, dtype), dtype
 
+    def __repr__(self):
+        outputs, inputs = self.weight.shape
+        return f"Linear {inputs} → {outputs}" + (", no bias" if self.bias is None else "")
+
     def __call__(self, x, residual=None):
         return kernels.linear(x, self.weight, self.bias, residual)
 
@@ -38,6 +42,11 @@ class Conv2d:
     def prepare(self, dtype):
         self.weight = prepared(self.weight, kernels.pack_conv2d, dtype)
 
+    def __repr__(self):
+        outputs, inputs, height, width = self.weight.shape
+        return (f"Conv2d {inputs} → {outputs}, {height}×{width}" + (f", stride {self.stride}" if self.stride != 1 else "")
+                + (", no bias" if self.bias is None else ""))
+
     def __call__(self, x, residual=None, shift=None):
         """residual: like the result; shift: (N, O), added to all pixels of an image"""
         bias = self.bias if shift is None else self.bias + shift
@@ -50,6 +59,9 @@ class GroupNorm:
         self.weight = np.ones(channels, np.float32)
         self.bias = np.zeros(channels, np.float32)
         self.groups, self.eps = groups, eps
+
+    def __repr__(self):
+        return f"GroupNorm {len(self.weight)}, {self.groups} groups"
 
     def __call__(self, x):
         return kernels.group_norm(x, self.weight, self.bias, self.groups, self.eps)
@@ -66,6 +78,9 @@ class LayerNorm:
         self.bias = np.zeros(channels, np.float32)
         self.eps = eps
 
+    def __repr__(self):
+        return f"LayerNorm {len(self.weight)}"
+
     def __call__(self, x):
         return kernels.layer_norm(x, self.weight, self.bias, self.eps)
 
@@ -74,6 +89,10 @@ class Embedding:
     """A table with one row for each id      integers (...) → (..., C)"""
     def __init__(self, entries, channels):
         self.weight = np.zeros((entries, channels), np.float32)
+
+    def __repr__(self):
+        entries, channels = self.weight.shape
+        return f"Embedding {entries} → {channels}"
 
     def __call__(self, ids):
         return kernels.embedding(ids, self.weight)

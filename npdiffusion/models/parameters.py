@@ -56,11 +56,6 @@ def count(module):
                if hasattr(value, "shape") or isinstance(value, list) or hasattr(value, "__dict__"))
 
 
-def described(model):
-    """A model in a line: how many parameters it has, and its configuration."""
-    return f"<{type(model).__name__}: {count(model) / 1e6:.1f} million parameters, {model.config}>"
-
-
 def nbytes(module, dtype):
     """Memory that the parameters take once they are loaded as `dtype`."""
     return sum(memory_of(parameter, dtype) for parameter in walk(module))

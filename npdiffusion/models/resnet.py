@@ -8,9 +8,10 @@ The block is the pre-activation residual block of DDPM (Ho et al. 2020, arXiv:20
 from npdiffusion import kernels
 from npdiffusion.models.conditioning import repeated
 from npdiffusion.models.layers import Conv2d, GroupNorm, Linear
+from npdiffusion.models.tree import Module
 
 
-class ResnetBlock2D:
+class ResnetBlock2D(Module):
     """(N, H, W, C_in), silu(time embedding) (N, E), (n, E) if images share it, see `repeated`, or None → (N, H, W, C_out)
 
     eps of the norms is 1e-5 in the UNet (`norm_eps`) and 1e-6 in the VAE.
@@ -31,7 +32,7 @@ class ResnetBlock2D:
         return self.conv2(h, residual=shortcut)
 
 
-class Downsample2D:
+class Downsample2D(Module):
     """Halve height and width by a 3×3 convolution of stride 2      (N, H, W, C) → (N, ⌈H/2⌉, ⌈W/2⌉, C)
 
     The UNet pads all four sides, (1, 1, 1, 1); the VAE's encoder pads bottom and right alone, (0, 1, 0, 1).
@@ -43,7 +44,7 @@ class Downsample2D:
         return self.conv(x)
 
 
-class Upsample2D:
+class Upsample2D(Module):
     """Nearest neighbours, then a 3×3 convolution      (N, H, W, C) → (N, height, width, C), by default (N, 2H, 2W, C)
 
     The UNet aims at the size of the skip connection that comes next: an odd size was rounded up on the way down.

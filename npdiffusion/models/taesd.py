@@ -16,11 +16,11 @@ import numpy as np
 from npdiffusion import kernels
 from npdiffusion.errors import UserError
 from npdiffusion.models.layers import Conv2d
-from npdiffusion.models.parameters import described
 from npdiffusion.models.tiling import tiled
+from npdiffusion.models.tree import Module
 
 
-class AutoencoderTinyBlock:
+class AutoencoderTinyBlock(Module):
     """(N, H, W, C) → (N, H, W, C)"""
     def __init__(self, channels):
         first, second, third = (Conv2d(channels, channels) for _ in range(3))
@@ -36,7 +36,7 @@ class AutoencoderTinyBlock:
         return kernels.relu(h)
 
 
-class Encoder:
+class Encoder(Module):
     """Images (N, H, W, 3) in [0, 1] → latents (N, H/f, W/f, latent channels)"""
     def __init__(self, config):
         channels, self.layers = config.channels, []
@@ -51,7 +51,7 @@ class Encoder:
         return x
 
 
-class Decoder:
+class Decoder(Module):
     """3 tanh(z / 3) (N, H/f, W/f, latent channels) → images (N, H, W, 3), about [0, 1]"""
     def __init__(self, config):
         channels = config.channels
@@ -74,7 +74,7 @@ class Decoder:
         return x
 
 
-class AutoencoderTiny:
+class AutoencoderTiny(Module):
     """Encoder and decoder, to be used as an `AutoencoderKL` is. Without an encoder (which has its own file) it decodes."""
     samples = False                   # `latents` draws no noise
 
@@ -82,9 +82,6 @@ class AutoencoderTiny:
         self.config = config
         self.encoder = Encoder(config) if has_encoder else None
         self.decoder = Decoder(config)
-
-    def __repr__(self):
-        return described(self)
 
     def latents(self, images, draw=None, tile=None):
         """Images (N, H, W, 3) in [−1, 1] → latents that diffusion runs on (N, H/f, W/f, latent channels); draws nothing

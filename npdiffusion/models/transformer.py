@@ -11,9 +11,10 @@ from npdiffusion import kernels
 from npdiffusion.models.attention import CrossAttention, SelfAttention
 from npdiffusion.models.conditioning import repeated
 from npdiffusion.models.layers import Conv2d, GroupNorm, LayerNorm, Linear
+from npdiffusion.models.tree import Module
 
 
-class GEGLU:
+class GEGLU(Module):
     """value · GELU(gate), (value, gate) = x Wᵀ + b      (..., C) → (..., inner)          Shazeer 2020, arXiv:2002.05202"""
     def __init__(self, channels, inner):
         self.proj = Linear(channels, 2 * inner)
@@ -22,7 +23,7 @@ class GEGLU:
         return kernels.linear_geglu(x, self.proj.weight, self.proj.bias)
 
 
-class FeedForward:
+class FeedForward(Module):
     """GEGLU to four times the width and back      (N, T, C) → (N, T, C)"""
     def __init__(self, channels):
         self.net = [GEGLU(channels, 4 * channels), None, Linear(4 * channels, channels)]      # placeholder for nn.Dropout
@@ -31,7 +32,7 @@ class FeedForward:
         return self.net[2](self.net[0](x), residual)
 
 
-class BasicTransformerBlock:
+class BasicTransformerBlock(Module):
     """x (n, T, C), `Conditioning` of N prompts → (N, T, C)      crosses: both attentions read the prompt"""
     def __init__(self, channels, heads, context_channels, crosses=False):
         self.norm1 = LayerNorm(channels)
@@ -47,7 +48,7 @@ class BasicTransformerBlock:
         return self.ff(self.norm3(x), residual=x)
 
 
-class Transformer2DModel:
+class Transformer2DModel(Module):
     """(n, H, W, C), `Conditioning` of N prompts → (N, H, W, C)      eps of the norm is 1e-6 here, whatever `norm_eps` says
 
     depth: how many blocks      linear: projections in and out are called linear layers, not 1×1 convolutions

@@ -13,12 +13,12 @@ import numpy as np
 from npdiffusion import kernels
 from npdiffusion.models.conditioning import Conditioning, repeated
 from npdiffusion.models.layers import Conv2d, GroupNorm, Linear
-from npdiffusion.models.parameters import described
 from npdiffusion.models.resnet import Downsample2D, ResnetBlock2D, Upsample2D
 from npdiffusion.models.transformer import Transformer2DModel
+from npdiffusion.models.tree import Module
 
 
-class TimestepEmbedding:
+class TimestepEmbedding(Module):
     """Two layers on the sinusoidal embedding      (N, C) → (N, E)
 
     A model that guidance is distilled into also takes the embedded guidance scale, (N, P) or (1, P).
@@ -35,7 +35,7 @@ class TimestepEmbedding:
         return self.linear_2(kernels.silu(self.linear_1(x)))
 
 
-class DownBlock:
+class DownBlock(Module):
     """Residual blocks, each followed by a transformer at levels that have them, then half the size.
 
     Returns the result and what the way up will want: the outputs of all layers, (N, H, W, C_out) and (N, H/2, W/2, C_out).
@@ -61,7 +61,7 @@ class DownBlock:
         return x, skips
 
 
-class MidBlock:
+class MidBlock(Module):
     """Residual block, transformer, residual block at the smallest size      (N, H, W, C) → (N, H, W, C)
 
     Some distilled models have only the first.
@@ -78,7 +78,7 @@ class MidBlock:
         return x
 
 
-class UpBlock:
+class UpBlock(Module):
     """Residual blocks on (x, skip), each followed by a transformer at levels that have them, then the next larger size."""
     def __init__(self, config, level, in_channels):
         channels = config.block_out_channels[level]
@@ -100,7 +100,7 @@ class UpBlock:
         return x
 
 
-class WayDown:
+class WayDown(Module):
     """What a UNet and a ControlNet have in common: the time embedding, the way down, the middle block."""
     def __init__(self, config):
         self.config = config
@@ -162,9 +162,6 @@ class UNet2DConditionModel(WayDown):
         self.up_blocks = [UpBlock(config, level, channels[min(level + 1, levels[-1])]) for level in reversed(levels)]
         self.conv_norm_out = GroupNorm(channels[0], config.norm_num_groups, eps=config.norm_eps)
         self.conv_out = Conv2d(channels[0], config.out_channels)
-
-    def __repr__(self):
-        return described(self)
 
     def __call__(self, latents, timesteps, conditioning, residuals=None):
         if not isinstance(conditioning, Conditioning):

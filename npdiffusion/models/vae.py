@@ -13,9 +13,9 @@ import numpy as np
 
 from npdiffusion.models.attention import Attention
 from npdiffusion.models.layers import Conv2d, GroupNorm
-from npdiffusion.models.parameters import described
 from npdiffusion.models.resnet import Downsample2D, ResnetBlock2D, Upsample2D
 from npdiffusion.models.tiling import tiled
+from npdiffusion.models.tree import Module
 
 EPS = 1e-6     # of every group norm in the autoencoder: CompVis' `Normalize`, not the UNet's 1e-5
 
@@ -32,7 +32,7 @@ class VAEAttention(Attention):
         return self.attend(tokens, *self.keys_and_values(tokens), x.reshape(tokens.shape)).reshape(x.shape)
 
 
-class MidBlock:
+class MidBlock(Module):
     """Residual block, attention, residual block      (N, H, W, C) → (N, H, W, C)"""
     def __init__(self, channels, groups):
         self.attentions = [VAEAttention(channels, groups)]
@@ -42,7 +42,7 @@ class MidBlock:
         return self.resnets[1](self.attentions[0](self.resnets[0](x)))
 
 
-class DownBlock:
+class DownBlock(Module):
     """One level of the encoder      (N, H, W, C_in) → (N, H/2, W/2, C_out), or (N, H, W, C_out) at the last level"""
     def __init__(self, in_channels, out_channels, layers, groups, downsample):
         self.resnets = [ResnetBlock2D(in_channels if i == 0 else out_channels, out_channels, groups, eps=EPS)
@@ -53,7 +53,7 @@ class DownBlock:
         return self.resnets + self.downsamplers
 
 
-class UpBlock:
+class UpBlock(Module):
     """One level of the decoder      (N, H, W, C_in) → (N, 2H, 2W, C_out), or (N, H, W, C_out) at the last level"""
     def __init__(self, in_channels, out_channels, layers, groups, upsample):
         self.resnets = [ResnetBlock2D(in_channels if i == 0 else out_channels, out_channels, groups, eps=EPS)
@@ -75,7 +75,7 @@ def through(blocks, x):
     return x
 
 
-class Encoder:
+class Encoder(Module):
     """Images (N, H, W, 3) → moments (N, H/f, W/f, 2 · latent channels)"""
     def __init__(self, config):
         channels, groups = config.block_out_channels, config.norm_num_groups
@@ -92,7 +92,7 @@ class Encoder:
         return self.conv_out(self.conv_norm_out.silu(x))
 
 
-class Decoder:
+class Decoder(Module):
     """z (N, H/f, W/f, latent channels) → images (N, H, W, 3)"""
     def __init__(self, config):
         channels, groups = config.block_out_channels[::-1], config.norm_num_groups
@@ -109,7 +109,7 @@ class Decoder:
         return self.conv_out(self.conv_norm_out.silu(x))
 
 
-class AutoencoderKL:
+class AutoencoderKL(Module):
     """Encoder and decoder. `config.scaling_factor` (0.18215 in SD v1) is applied by `latents` and `decode`.
 
     `tile` in all of them: side in pixels of the tiles in which larger pictures are coded, a multiple of 4 f, see
@@ -123,9 +123,6 @@ class AutoencoderKL:
         self.quant_conv = Conv2d(2 * config.latent_channels, 2 * config.latent_channels, kernel=1)
         self.post_quant_conv = Conv2d(config.latent_channels, config.latent_channels, kernel=1)
         self.decoder = Decoder(config)
-
-    def __repr__(self):
-        return described(self)
 
     def encode(self, images, tile=None):
         """Images (N, H, W, 3) in [−1, 1] → mean and log variance of z, each (N, H/f, W/f, latent channels)"""
