@@ -17,8 +17,9 @@ from npdiffusion.diffusion.schedules import NoiseSchedule
 from npdiffusion.errors import UserError
 from npdiffusion.jobs import destinations as names
 from npdiffusion.kernels import machine
-from npdiffusion.pictures import settings_text
+from npdiffusion.pictures import images, settings_text, text_inside
 from npdiffusion.settings import NO_EFFECT, SETTINGS, Request, run
+from tests.differences import agree
 from tests.fake_pipeline import PROMPT, files, settings_in
 from tests.processes import modules_after, run_python
 
@@ -181,14 +182,66 @@ def test_a_name_without_ending_gets_one(pipeline, tmp_path):
     assert files(tmp_path) == ["version1.5.png"]
 
 
+@pytest.mark.parametrize(("name", "kind"), [("a.jpg", "JPEG"), ("a.JPEG", "JPEG"), ("a.webp", "WEBP"), ("a.png", "PNG")])
+def test_the_ending_says_the_format_and_the_settings_come_back(name, kind, pipeline, tmp_path, capsys):
+    assert cli.main(["größe 🍎", "-n", "blur", "--steps", "3", "-s", "9", "-o", name]) == 0
+    with Image.open(name) as image:
+        assert image.format == kind and image.size == (128, 128)
+        agree("written pictures", f"levels of red, {name}", np.array(image.convert("RGB")),
+              np.broadcast_to([255, 0, 0], (128, 128, 3)), 3)
+    capsys.readouterr()
+    assert cli.main(["metadata", name]) == 0
+    assert capsys.readouterr().out.startswith("größe 🍎\nNegative prompt: blur\nSteps: 3, ")
+    assert cli.main(["--like", name, "-o", "again.jpg"]) == 0
+    assert pipeline.asked[0] == pipeline.asked[1]
+    assert text_inside.read_text("again.jpg") == text_inside.read_text(name)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.webp", "a.png"])
+def test_without_metadata_no_format_has_settings_inside(name, pipeline):
+    assert cli.main([PROMPT, "--no-metadata", "-o", name]) == 0
+    with pytest.raises(UserError, match="there are no settings inside"):
+        text_inside.read_text(name)
+
+
+def test_a_place_in_the_name_numbers_the_pictures_on_from_the_highest_that_is_there(pipeline, tmp_path, capsys):
+    for name in "7% 002.jpg", "7% 0011.jpg", "7% 999.png", "x7% 999.jpg":
+        (tmp_path / name).write_text("precious")
+    before = set(files(tmp_path))
+    assert cli.main([PROMPT, "-b", "2", "-o", "7%% %03d.jpg"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == "7% 012.jpg\n7% 013.jpg\n" and "already" not in printed.err
+    assert {name for name in before if (tmp_path / name).read_text(errors="ignore") == "precious"} == before
+    assert cli.main([PROMPT, "--grid", "-o", "%d"]) == 0
+    assert set(files(tmp_path)) - before == {"7% 012.jpg", "7% 013.jpg", "1.png", "1-grid.png"}
+
+
+def test_the_sheet_of_all_has_the_format_of_the_pictures(pipeline, tmp_path):
+    assert cli.main([PROMPT, "-b", "2", "--grid", "--preview", "linear", "-o", "a-%02d.webp"]) == 0
+    assert files(tmp_path) == ["a-01-grid.webp", "a-01.webp", "a-02.webp"]
+    with Image.open("a-01-grid.webp") as image:
+        assert image.format == "WEBP"
+
+
+def test_what_a_format_has_no_room_for_is_a_png_and_this_is_said(pipeline, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(images.LONGEST_SIDES, "WEBP", 100)
+    for output, name in ("a.webp", "a.png"), ("%d.webp", "1.png"):
+        assert cli.main([PROMPT, "-o", output]) == 0
+        assert "128x128 pixels are too many for this format, so it is a PNG" in capsys.readouterr().err
+        assert settings_in(name).startswith(PROMPT)
+
+
 @pytest.mark.parametrize(("output", "message"), [
     ("missing/out.png", "--output: there is no folder missing"),
     ("file/out.png", "--output: there is no folder file"),
     ("file/", "--output: the folder file can't be created"),
-    ("out.jpg", "--output: out.jpg: pictures are written as PNG"),
+    ("out.gif", "--output: out.gif: the ending .gif is unknown, known are .png, .jpg, .jpeg, .webp\n"),
+    ("a%03i.png", "--output: a%03i.png: % begins the place of the number, %d or %03d, which may be there once; %% is a"),
+    ("%d-%d.png", "--output: %d-%d.png: % begins the place of the number"),
+    ("%999d.png", "--output: the file name is too long"),
     ("x" * 300, "--output: the file name is too long"),
     ("", "--output: the name is empty"),
-], ids=["missing", "file", "file as folder", "jpg", "long", "empty"])
+], ids=["missing", "file", "file as folder", "gif", "other place", "two places", "wide", "long", "empty"])
 def test_an_impossible_output_is_found_before_loading(output, message, pipeline, tmp_path, capsys):
     (tmp_path / "file").touch()
     assert cli.main([PROMPT, "-o", output]) == 1

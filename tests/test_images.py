@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 
 from npdiffusion.errors import UserError
-from npdiffusion.pictures import images
-from npdiffusion.pictures.images import check_folder, free_name, open_image, save_png, to_array, to_images
+from npdiffusion.pictures.images import check_folder, free_name, open_image, save_picture, save_png, to_array, to_images
 
 
 def random_picture(width, height, seed=0):
@@ -167,12 +166,11 @@ def test_a_file_that_appears_while_saving_is_kept(links, tmp_path, monkeypatch):
             return path
         return free_name(name)
 
-    monkeypatch.setattr(images, "free_name", late)
     if not links:
         def refuse(source, target):
             raise PermissionError(1, "Operation not permitted")
         monkeypatch.setattr(os, "link", refuse)
-    assert save_png(random_picture(8, 8), path) == tmp_path / "a-2.png"
+    assert save_picture(random_picture(8, 8), path, free=late) == tmp_path / "a-2.png"
     assert path.read_text() == "precious"
     assert len(list(tmp_path.iterdir())) == 2
 

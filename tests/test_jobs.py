@@ -12,7 +12,7 @@ from PIL import Image
 from npdiffusion.command import cli
 from npdiffusion.jobs import manifest, prompts_file
 from npdiffusion.jobs.listener import Listener
-from npdiffusion.pictures import images
+from npdiffusion.pictures import images, text_inside
 from npdiffusion.pictures.sheets import GAP
 from tests.fake_pipeline import PROMPT, FakePipeline, files, settings_in
 
@@ -176,7 +176,28 @@ def test_a_second_run_in_the_folder_of_another_is_refused(pipeline, tmp_path, ca
 def test_output_has_to_be_a_folder(pipeline, tmp_path, capsys):
     (tmp_path / "jobs.txt").write_text("a cat\n")
     assert cli.main(["--prompts", "jobs.txt", "-o", "out.png"]) == 1
-    assert "--output: with --prompts it is a folder" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "--output: with --prompts it is a folder" in printed and "its name has a place for the number: %03d\n" in printed
+
+
+def numbered(*arguments):
+    assert cli.main(["--prompts", "jobs.txt", "-o", "out/cat %02d.jpg", "--steps", "1", *arguments]) == 0
+    return [line["file"] for line in lines()]
+
+
+def test_a_list_is_numbered_in_another_format_and_goes_on_where_it_was_stopped(pipeline, tmp_path):
+    (tmp_path / "jobs.txt").write_text("a cat --seed 1\na dog --seed 2\n")
+    run("--steps", "1")                                       # a folder as older versions left it
+    (tmp_path / "jobs.txt").write_text("a cat --seed 1\na dog --seed 2\na cow\na cat --seed 1\n")
+    expected = ["a-cat-1.png", "a-dog-2.png", "cat 01.jpg", "cat 02.jpg"]
+    assert numbered("--grid") == expected and numbered() == expected and len(pipeline.asked) == 4
+    (tmp_path / "out" / "cat 02.jpg").unlink()
+    (tmp_path / "jobs.txt").write_text("a cow\na cat --seed 1\na cat --seed 1\na cat --seed 1 --cfg-scale 2\n")
+    assert numbered() == [*expected, "cat 03.jpg"]            # the second keeps its number, no other picture gets it
+    assert files(tmp_path / "out") == sorted([*expected, "cat 03.jpg", "grid.png", manifest.NAME])
+    for name in expected[2:]:
+        with Image.open(tmp_path / "out" / name) as image:
+            assert image.format == "JPEG" and "Steps: 1" in text_inside.read_text(tmp_path / "out" / name)
 
 
 # ---- killed at any point

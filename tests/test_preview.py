@@ -159,7 +159,7 @@ def test_the_command_writes_previews_and_a_strip(tmp_path, monkeypatch, capsys):
     (["--preview", "taesd", "--taesd", "no.safetensors"], "no.safetensors: no such file or folder"),
     (["--taesd", "x"], "--taesd: it is for --preview taesd"),
     (["--preview-path", "there/is/no.png"], "--preview-path: there is no folder there/is"),
-    (["--steps-strip", "a.jpg"], "--steps-strip: a.jpg: pictures are written as PNG"),
+    (["--steps-strip", "a.jpg"], "--steps-strip: a.jpg: previews are written as PNG"),
     (["--preview", "linear", "--preview-path", "."], "--preview-path: . is a folder")])
 def test_what_is_wrong_is_found_before_the_model_is_loaded(arguments, told, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -52,8 +52,8 @@ def run(options):
                                   not options.no_metadata, previews, inside and inside.make)
         if options.grid and not failed:
             first = entries[0].path
-            name = "grid.png" if options.prompts is not None else f"{first.stem}-grid.png"
-            write_grid(entries, first.parent, name, left, reporter)
+            name = "grid" if options.prompts is not None else f"{first.stem}-grid"
+            write_grid(entries, first.parent, name + first.suffix, left, reporter)
     if left and options.cluster is None:
         tell_times(seconds | spent | {"total": time.perf_counter() - start}, steps)
     return 1 if failed else 0
@@ -61,16 +61,17 @@ def run(options):
 
 def destination(options, listener):
     """Where pictures go: each to its file, also to a manifest, or all to one sheet"""
-    from npdiffusion.jobs.destinations import Files, OneSheet, find_output
+    from npdiffusion.jobs.destinations import Files, Numbered, OneSheet, find_output
     from npdiffusion.jobs.manifest import Manifest
     folder, name = find_output(options.output)
     if options.compare_samplers is not None:
         return OneSheet(folder, name, len(options.compare_samplers), listener)
     if options.prompts is None:
         return Files(folder, name, listener)
-    if name is not None:
-        raise UserError(f"--output: with --prompts it is a folder (to have {options.output} created, end it in /)")
-    return Manifest(folder, listener)
+    if name is not None and not isinstance(name, Numbered):
+        raise UserError(f"--output: with --prompts it is a folder (to have {options.output} created, end it in /), or its "
+                        "name has a place for the number: %03d")
+    return Manifest(folder, listener, name)
 
 
 def fill_wildcards(entries, folder):

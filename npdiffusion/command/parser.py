@@ -25,7 +25,7 @@ class Parser(argparse.ArgumentParser):
 
     def add(self, row, to=None, **changes):
         """The option of a `settings.Setting`; to: a group of options, else the parser; changes: to argparse's arguments"""
-        arguments = {"help": row.help, "default": row.default}
+        arguments = {"help": row.help.replace("%", "%%"), "default": row.default}      # argparse formats it
         if isinstance(row.kind, Switch):
             arguments |= {"action": "store_const", "const": not row.kind.off}
         elif row.shown:

@@ -10,6 +10,7 @@ from npdiffusion.command.talk import say
 from npdiffusion.errors import UserError
 
 TAESD = "madebyollin/taesd"
+OTHER_FORMATS = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ppm")
 
 
 def find_previews(options, folder):
@@ -52,11 +53,10 @@ def next_name(path, name):
 
 def check_name(option, path):
     """The path, with .png if it had no suffix; UserError for a name that can't be that of a PNG file."""
-    from npdiffusion.jobs.destinations import OTHER_FORMATS
     if path.name == "" or path.is_dir():
         raise UserError(f"{option}: {path} is a folder, a file was expected")
     if path.name.lower().endswith(OTHER_FORMATS):
-        raise UserError(f"{option}: {path.name}: pictures are written as PNG, so the name should end in .png")
+        raise UserError(f"{option}: {path.name}: previews are written as PNG, so the name should end in .png")
     if not path.parent.is_dir():
         raise UserError(f"{option}: there is no folder {path.parent}")
     return path if path.suffix else path.with_name(path.name + ".png")

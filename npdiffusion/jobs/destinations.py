@@ -1,20 +1,26 @@
-"""The files that pictures go to: folder and name from --output, or a name made of the prompt and the seed."""
+"""The files that pictures go to: folder and name from --output, or a name made of the prompt and the seed.
+
+    apple.jpg        that file, or if it is there, apple-2.jpg: an ending of images.WRITTEN says which format it is
+    apple-%03d.jpg   apple-001.jpg, apple-002.jpg, …: one more than the highest number there; %% is a percent sign
+"""
 import os
 import pathlib
 import re
+from dataclasses import dataclass, replace
 
 from npdiffusion.errors import UserError
 from npdiffusion.pictures import images, text_inside
 from npdiffusion.pictures.sheets import sheet
 from npdiffusion.settings import SETTINGS
 
-OTHER_FORMATS = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ppm")
+ENDING = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,4}")       # version1.5 has none
+PLACES = re.compile("%(?:%|([0-9]{0,3})d|)")             # of a number with so many digits, of a percent sign, or wrong
 LONGEST_NAME = 200                    # bytes of a file name that is given
 LONGEST_WORDS = 60                    # bytes of the prompt in a file name that is made
 
 
 def find_output(output):
-    """--output → (folder, file name, or None where each picture is named after its prompt and seed)
+    """--output → (folder, file name or Numbered, or None where each picture is named after its prompt and seed)
 
     UserError unless files can be written there. A folder that ends in a slash is created.
     """
@@ -30,13 +36,54 @@ def find_output(output):
         folder, name = folder.parent, folder.name
         if not os.path.isdir(folder):
             raise UserError(f"--output: there is no folder {folder} (to have it created, end the path in /)")
-        if name.lower().endswith(OTHER_FORMATS):
-            raise UserError(f"--output: {name}: pictures are written as PNG, so the name should end in .png")
-        name = name if name.lower().endswith(".png") else name + ".png"
-        if len(os.fsencode(name)) > LONGEST_NAME:
+        name = parse_name(name)
+        if len(os.fsencode(name if isinstance(name, str) else name.of(0))) > LONGEST_NAME:
             raise UserError(f"--output: the file name is too long, at most {LONGEST_NAME} bytes are allowed")
     images.check_folder(folder)
     return folder, name
+
+
+def parse_name(name):
+    """A file name of --output, with .png where it has no ending → str, or Numbered if there is a %d in it; UserError"""
+    ending = pathlib.Path(name).suffix
+    if ending.lower() not in images.WRITTEN:
+        if ENDING.fullmatch(ending):
+            raise UserError(f"--output: {name}: the ending {ending} is unknown, known are {', '.join(images.WRITTEN)}")
+        name += ".png"
+    places = list(PLACES.finditer(name))
+    numbers = [place for place in places if place[1] is not None]
+    if len(numbers) > 1 or any(place[0] == "%" for place in places):
+        raise UserError(f"--output: {name}: % begins the place of the number, %d or %03d, which may be there once; %% is a "
+                        "percent sign")
+    if not numbers:
+        return name.replace("%%", "%")
+    number, = numbers
+    head, tail = (part.replace("%%", "%") for part in (name[:number.start()], name[number.end():]))
+    return Numbered(head, int(number[1] or 1), tail)
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """File names head + number + tail; the number has so many digits, or more if it is larger."""
+    head: str
+    digits: int
+    tail: str
+
+    def __str__(self):
+        return f"{self.head}%0{self.digits}d{self.tail}"
+
+    def of(self, number):
+        """The name with that number"""
+        return f"{self.head}{number:0{self.digits}}{self.tail}"
+
+    def free(self, path, taken=()):
+        """The next name in the folder of `path`: one more than the highest number of its files and of the names `taken`."""
+        known = re.compile(f"{re.escape(self.head)}([0-9]{{1,18}}){re.escape(self.tail)}")
+        found = [match for name in (*os.listdir(path.parent), *taken) if (match := known.fullmatch(name))]
+        number = 1 + max((int(match[1]) for match in found), default=0)
+        while os.path.lexists(path.with_name(self.of(number))):      # in other letters, on a disk that ignores case
+            number += 1
+        return path.with_name(self.of(number))
 
 
 class Files:
@@ -58,9 +105,9 @@ class Files:
 
     def save(self, image, text, entry, record):
         """Write a picture, and the text of its settings unless that is None; set `entry.path`."""
-        wanted = self.folder / (self.name or default_name(entry.request.prompt, entry.request.seed))
-        entry.path = write(image, text, wanted, self.listener)
-        if entry.path != wanted and wanted not in self.saved:
+        name = self.name or default_name(entry.request.prompt, entry.request.seed)
+        wanted, entry.path = self.folder / str(name), write(image, text, self.folder, name, self.listener)
+        if isinstance(name, str) and os.path.lexists(wanted) and entry.path != wanted and wanted not in self.saved:
             self.listener.note(f"{wanted} is there already and stays as it is, the picture goes to {entry.path}")
         self.saved.append(entry.path)
 
@@ -82,7 +129,7 @@ class OneSheet:
             captions = [f"{caption}, {time:.2f} s" for caption, time in zip(differences(entries), seconds)]
             first = entries[0].request
             name = self.name or default_name(first.prompt, first.seed).removesuffix(".png") + "-samplers.png"
-            write(sheet(images, captions, self.columns), None, self.folder / name, self.listener)
+            write(sheet(images, captions, self.columns), None, self.folder, name, self.listener)
 
     def left(self, entries):
         """Those that are to be made: all."""
@@ -97,14 +144,27 @@ class OneSheet:
 def write_grid(entries, folder, name, made, listener):
     """--grid: a sheet of pictures that have their paths; not again if none was `made` now and it is there."""
     if made or not (folder / name).exists():
-        write(sheet([entry.path for entry in entries], differences(entries)), None, folder / name, listener)
+        write(sheet([entry.path for entry in entries], differences(entries)), None, folder, name, listener)
 
 
-def write(image, text, wanted, listener):
-    """Write a picture, with a text inside unless it is None, under a free name; return its path."""
-    path = images.save_png(image, wanted, None if text is None else text_inside.png_info(text))
+def write(image, text, folder, name, listener, taken=(), before=None):
+    """Write a picture, with a text inside unless it is None, under a free name; return its path.
+
+    name: str or Numbered, whose ending says the format      taken, before: see images.save_picture
+    """
+    if not images.has_room(str(name), image):
+        listener.note(f"{folder / str(name)}: {image.width}x{image.height} pixels are too many for this format, so it is a PNG")
+        name = as_png(name)
+    options = None if text is None else text_inside.save_options(images.format_of(str(name)), text)
+    free = images.free_name if isinstance(name, str) else name.free
+    path = images.save_picture(image, folder / str(name), options, taken, before, free)
     listener.saved(path)
     return path
+
+
+def as_png(name):
+    """The name, str or Numbered, with the ending .png"""
+    return name[:name.rindex(".")] + ".png" if isinstance(name, str) else replace(name, tail=as_png(name.tail))
 
 
 def differences(entries):

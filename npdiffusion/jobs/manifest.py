@@ -16,8 +16,8 @@ import pathlib
 
 from npdiffusion.checkpoints.text_files import check_regular
 from npdiffusion.errors import UserError
-from npdiffusion.jobs.destinations import default_name
-from npdiffusion.pictures import images, text_inside
+from npdiffusion.jobs.destinations import default_name, write
+from npdiffusion.pictures import images
 
 NAME = "manifest.jsonl"
 BEGINNING = b'{"file": "'             # of each line
@@ -25,9 +25,12 @@ LONGEST_NAME = 255                    # bytes of a file's name
 
 
 class Manifest:
-    """The manifest of a folder, locked as long as it is open. UserError if another process has it, or it is damaged."""
-    def __init__(self, folder, listener):
-        self.folder, self.path, self.listener = pathlib.Path(folder), pathlib.Path(folder, NAME), listener
+    """The manifest of a folder, locked as long as it is open. UserError if another process has it, or it is damaged.
+
+    name: of new pictures, a destinations.Numbered; None names each after its prompt and seed
+    """
+    def __init__(self, folder, listener, name=None):
+        self.folder, self.path, self.listener, self.name = pathlib.Path(folder), pathlib.Path(folder, NAME), listener, name
         self.file = self.opened()
         try:
             self.lock()
@@ -108,14 +111,12 @@ class Manifest:
         image: PIL image; text: of its settings, for inside the file, or None; record: {key: value} of the line
         Raises UserError if the picture or the line can't be written; then the picture isn't there under its name.
         """
-        info = None if text is None else text_inside.png_info(text)
-        wanted, before, taken = entry.path, None, ()
-        if wanted is None:
-            wanted = self.folder / default_name(entry.request.prompt, entry.request.seed)
+        name, before, taken = entry.path and entry.path.name, None, ()
+        if name is None:
+            name = self.name or default_name(entry.request.prompt, entry.request.seed)
             taken = {line["file"] for line in self.lines}
             before = lambda path: self.add({"file": path.name} | record | {"asked": entry.asked})
-        entry.path = images.save_png(image, wanted, info, taken, before)
-        self.listener.saved(entry.path)
+        entry.path = write(image, text, self.folder, name, self.listener, taken, before)
 
     def add(self, line):
         """Append a line; it is on the disk when this returns."""

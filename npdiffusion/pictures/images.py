@@ -1,13 +1,14 @@
 """Pictures as files and as arrays.
 
     file → PIL image (RGB) → array (H, W, 3), float32 in [−1, 1]          x = 2 · level / 255 − 1
-    array (N, H, W, 3) → PIL images → PNG files                           level = round(255 · clip(x / 2 + 1/2, 0, 1))
+    array (N, H, W, 3) → PIL images → PNG, JPEG or WebP files             level = round(255 · clip(x / 2 + 1/2, 0, 1))
 
 Levels are 0 … 255, halves are rounded to even. Both directions equal diffusers' VaeImageProcessor bit for bit. A file
 is untrusted when read; when written it appears under its name all at once, and never in place of another one.
 """
 import contextlib
 import io
+import math
 import os
 import pathlib
 import re
@@ -23,6 +24,9 @@ from npdiffusion.errors import UserError
 LARGEST_PICTURE = 64_000_000          # pixels; decoded it takes 4 bytes for each
 BAND = 64                             # rows that are put on white at once
 PART = re.compile(r"\.npdiffusion-([1-9][0-9]{0,9})-[0-9a-f]{8}\.part")      # a file that is being written, by that process
+WRITTEN = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}      # by the ending of the name
+QUALITY = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"quality": 95}}   # 0: colours at every pixel
+LONGEST_SIDES = {"JPEG": 65_500, "WEBP": 16_383}         # pixels that the formats have room for
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM")      # not EPS, which runs Ghostscript
 
 
@@ -187,14 +191,33 @@ def free_name(path, taken=()):
     return candidate
 
 
-def save_png(image, path, pnginfo=None, taken=(), before=None):
-    """Write a PIL image as PNG and return the path it got: `path`, or the next free name beside it (see `free_name`).
+def format_of(path):
+    """The format that a picture of that name is written in: Pillow's name for it; PNG under an unknown ending"""
+    return WRITTEN.get(pathlib.Path(path).suffix.lower(), "PNG")
 
+
+def has_room(path, image):
+    """Whether the format of a picture of that name takes so many pixels."""
+    return max(image.size) <= LONGEST_SIDES.get(format_of(path), math.inf)
+
+
+def save_picture(image, path, options=None, taken=(), before=None, free=free_name):
+    """Write a PIL image in the format of `path` and return the path it got: free(path, taken), `free_name` or one like it.
+
+    options: further ones of Pillow's `save`, such as text_inside.save_options; nothing of image.info goes in without
     before(path) is called when all is written, but not yet there under that name.
     The file is complete when it appears. UserError if it can't be written; nothing is left behind then.
     """
+    kind = format_of(path)
+    options = {"format": kind} | QUALITY.get(kind, {}) | (options or {})
+    with _written(lambda file: Image.Image.save(image, file, **options), pathlib.Path(path)) as temporary:
+        return _named(temporary, path, taken, before, free)
+
+
+def save_png(image, path, pnginfo=None):
+    """Write a PIL image as PNG, whatever its name, and return the path it got, as `save_text` does."""
     with _written(lambda file: image.save(file, format="PNG", pnginfo=pnginfo), pathlib.Path(path)) as temporary:
-        return _named(temporary, path, taken, before)
+        return _named(temporary, path)
 
 
 def save_text(text, path):
@@ -267,10 +290,10 @@ def _temporary(folder):
     return open(pathlib.Path(folder, f".npdiffusion-{os.getpid()}-{os.urandom(4).hex()}.part"), "xb")
 
 
-def _named(temporary, path, taken=(), before=None):
+def _named(temporary, path, taken=(), before=None, free=free_name):
     """Give a complete file its name, the next free one; before(path) is called just before."""
     while True:
-        target = free_name(path, taken)
+        target = free(path, taken)
         if before:
             before(target)
         with contextlib.suppress(FileExistsError):       # made by someone else in this moment: take the next name
