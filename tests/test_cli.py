@@ -39,8 +39,7 @@ def test_defaults_are_those_of_the_model(pipeline):
                          schedule="discrete", seed=7, width=128, height=128, rng="torch", prompt_syntax="a1111")
     assert pipeline.loaded == [((None,), dict(dtype=None, threads=machine.physical_cores(), tokenizer=None,
                                               lora_dir=None, vae=None, embedding_dir=None, max_memory=None,
-                                              preview_vae=None,
-                                                  control=None, unet=None,
+                                              preview_vae=None, control=None, unet=None,
                                               requests=[Request(PROMPT, seed=7)]))]
 
 
