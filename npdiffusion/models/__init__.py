@@ -9,5 +9,6 @@
     conditioning.py  what the UNet attends to, and what is computed once for several steps or images
     configs.py       their sizes, from config.json              parameters.py    their weights, by name
     on_disk.py       weights that are read when they are used   diagnosis.py     which layer made a NaN
+    expected.py      what they say to an input of another shape or kind
     flops.py         how much arithmetic they are               tree.py          what print shows of them
 """

@@ -12,6 +12,7 @@ What CLIP was trained for, and what follows from it: docs/notes/12-words.md
 import numpy as np
 
 from npdiffusion import kernels
+from npdiffusion.models import expected
 from npdiffusion.models.layers import Embedding, LayerNorm, Linear
 from npdiffusion.models.tree import Module
 
@@ -96,6 +97,7 @@ class CLIPTextModel(Module):
 
     def hidden_states(self, ids, clip_skip=0, vectors=()):
         """A list: the embeddings, then every layer's output, (N, T, C) without the final layer norm; [-2] is the penultimate"""
+        expected.ids(ids, self.config.max_position_embeddings)
         return self.encoder(self.embeddings(ids, vectors), clip_skip)
 
     def pooled(self, states, ids):

@@ -12,7 +12,7 @@ import itertools
 import numpy as np
 
 from npdiffusion import kernels
-from npdiffusion.models.conditioning import Conditioning, repeated
+from npdiffusion.models.conditioning import repeated
 from npdiffusion.models.layers import Conv2d
 from npdiffusion.models.tree import Module
 from npdiffusion.models.unet import WayDown
@@ -56,8 +56,7 @@ class ControlNetModel(WayDown):
         self.controlnet_mid_block = Conv2d(channels[-1], channels[-1], kernel=1)
 
     def __call__(self, latents, timesteps, conditioning, hint):
-        if not isinstance(conditioning, Conditioning):
-            conditioning = Conditioning(conditioning)
+        conditioning = self.conditioned(latents, conditioning)
         time_embedding = self.embed_time(timesteps, conditioning)
         x, skips = self.down(self.conv_in(latents) + hint, time_embedding, conditioning)
         x = self.mid_block(x, time_embedding, conditioning)

@@ -15,6 +15,7 @@ import numpy as np
 
 from npdiffusion import kernels
 from npdiffusion.errors import UserError
+from npdiffusion.models import expected
 from npdiffusion.models.layers import Conv2d
 from npdiffusion.models.tiling import tiled
 from npdiffusion.models.tree import Module
@@ -91,10 +92,12 @@ class AutoencoderTiny(Module):
         if self.encoder is None:
             raise UserError("this TAESD can only decode: put taesd_encoder.safetensors beside taesd_decoder.safetensors, "
                             "or take another VAE")
+        expected.pictures(images, "images", 3)
         encoded = tiled(self.encoder, (images + 1) / 2, tile, tile and tile // self.config.reduction)
         return encoded * self.config.scaling_factor
 
     def decode(self, latents, tile=None):
         """Latents (N, h, w, latent channels), as diffusion leaves them → images (N, f·h, f·w, 3), about [−1, 1]"""
+        expected.pictures(latents, "latents", self.config.latent_channels)
         z = 3 * np.tanh(latents * (1 / (3 * self.config.scaling_factor)))
         return 2 * tiled(self.decoder, z, tile and tile // self.config.reduction, tile) - 1

@@ -11,6 +11,7 @@ What images, prompts or steps have in common is computed once: see conditioning.
 import numpy as np
 
 from npdiffusion import kernels
+from npdiffusion.models import expected
 from npdiffusion.models.conditioning import Conditioning, repeated
 from npdiffusion.models.layers import Conv2d, GroupNorm, Linear
 from npdiffusion.models.resnet import Downsample2D, ResnetBlock2D, Upsample2D
@@ -111,6 +112,14 @@ class WayDown(Module):
         self.down_blocks = [DownBlock(config, level, channels[max(level - 1, 0)]) for level in range(len(channels))]
         self.mid_block = None if config.mid_depth is None else MidBlock(config)
 
+    def conditioned(self, latents, conditioning):
+        """What a call is conditioned on, a `Conditioning`; TypeError or ValueError if that or latents are not as expected"""
+        if not isinstance(conditioning, Conditioning):
+            conditioning = Conditioning(conditioning)
+        expected.pictures(latents, "latents", self.config.in_channels)
+        expected.states(conditioning.states, self.config.cross_attention_dim)
+        return conditioning
+
     def embed_time(self, timesteps, conditioning):
         """Time steps (N,) or one number, M prompts → what residual blocks read, (N, E), (1, E) for one number, XL: (M, E)
 
@@ -152,7 +161,7 @@ class UNet2DConditionModel(WayDown):
     The prediction is the noise ε, or v = √ᾱ ε − √(1−ᾱ) x₀ for checkpoints trained so; the schedule knows which.
     conditioning: a `Conditioning`, which serves several calls, or an array, the hidden states (N, S, X) of the prompts
     N latents also go with 2N prompts (3N, ...), which share them: latents i with prompts i and N + i → predictions
-    (2N, H, W, C_out). ValueError for another number.
+    (2N, H, W, C_out). ValueError for another number. Errors for other shapes: see expected.py
     residuals: what is added to the skips, a list, and to the middle's result, see controlnet.py; None: nothing
     """
     def __init__(self, config):
@@ -164,8 +173,7 @@ class UNet2DConditionModel(WayDown):
         self.conv_out = Conv2d(channels[0], config.out_channels)
 
     def __call__(self, latents, timesteps, conditioning, residuals=None):
-        if not isinstance(conditioning, Conditioning):
-            conditioning = Conditioning(conditioning)
+        conditioning = self.conditioned(latents, conditioning)
         if len(conditioning) % len(latents):
             raise ValueError(f"{len(latents)} latents cannot be shared by {len(conditioning)} prompts")
         time_embedding = self.embed_time(timesteps, conditioning)

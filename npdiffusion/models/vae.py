@@ -11,6 +11,7 @@ N images, H × W pixels, C channels (last); f = 2^(levels − 1) is the reductio
 """
 import numpy as np
 
+from npdiffusion.models import expected
 from npdiffusion.models.attention import Attention
 from npdiffusion.models.layers import Conv2d, GroupNorm
 from npdiffusion.models.resnet import Downsample2D, ResnetBlock2D, Upsample2D
@@ -126,6 +127,7 @@ class AutoencoderKL(Module):
 
     def encode(self, images, tile=None):
         """Images (N, H, W, 3) in [−1, 1] → mean and log variance of z, each (N, H/f, W/f, latent channels)"""
+        expected.pictures(images, "images", self.config.in_channels)
         moments = tiled(lambda x: self.quant_conv(self.encoder(x)), images, tile, self._in_latents(tile))
         mean, logvar = np.split(moments, 2, axis=-1)
         return mean, np.clip(logvar, -30, 20)
@@ -140,6 +142,7 @@ class AutoencoderKL(Module):
 
     def decode(self, latents, tile=None):
         """Latents (N, h, w, latent channels), as diffusion leaves them → images (N, f·h, f·w, 3), about [−1, 1]"""
+        expected.pictures(latents, "latents", self.config.latent_channels)
         z = latents * (1 / self.config.scaling_factor)
         return tiled(lambda x: self.decoder(self.post_quant_conv(x)), z, self._in_latents(tile), tile)
 
