@@ -194,7 +194,8 @@ def foretell(pipeline, entries):
     from npdiffusion.request import largest_size
     reduction = pipeline.vae.config.reduction
     trained = (pipeline.unet.config.sample_size * reduction,) * 2
-    width, height = max((largest_size(entry.request, trained, reduction) for entry in entries), key=math.prod)
+    width, height = max((largest_size(entry.request, trained, reduction) for entry in entries), key=math.prod,
+                        default=trained)             # of a server or a worker, which learns what is asked for later
     if width * height < LARGE * math.prod(trained):
         return                                             # measuring would take longer than it is worth
     measured = Budget(None, "float32", width, height)

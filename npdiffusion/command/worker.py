@@ -7,7 +7,8 @@ from npdiffusion.command.parser import Parser
 from npdiffusion.command.talk import say
 from npdiffusion.settings.run import OPTIONS
 
-LOADING = ("model", "model_dir", "tokenizer", "dtype", "lora_dir", "embedding_dir", "vae", "threads", "max_memory", "backend")
+LOADING = ("model", "unet", "model_dir", "tokenizer", "dtype", "lora_dir", "embedding_dir", "vae", "threads", "max_memory",
+           "backend")
 PAUSE = 5                             # seconds before a scheduler that went is looked for again
 
 
@@ -20,6 +21,7 @@ def parse(arguments):
                         "(.json)")
     for name in (*LOADING, "verbose"):
         parser.add(OPTIONS[name])
+    parser.set_defaults(control=None)
     return parser.read(arguments, positional="address")
 
 
