@@ -5,6 +5,7 @@
 
     pipeline.py    from a prompt to a picture          loading.py     from a file to a pipeline
     request.py     what a request comes to             settings/      every setting of a picture, in one table
+    given.py       arrays and seeds, from Python alone
     models/        the networks                        text/          from words to what the text encoder reads
     diffusion/     from noise to x₀                    painting/      on a picture that is there already
     adapters/      LoRA, learnt words                  checkpoints/   files of weights

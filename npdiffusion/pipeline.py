@@ -12,8 +12,8 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, overload
 
 import numpy as np
 from PIL import Image
@@ -29,6 +29,7 @@ from npdiffusion.diffusion import defaults
 from npdiffusion.diffusion.denoiser import Denoiser
 from npdiffusion.diffusion.guidance import Prediction
 from npdiffusion.errors import UserError
+from npdiffusion.given import NOTHING, Given, asked
 from npdiffusion.memory import malloc
 from npdiffusion.models.controlnet import Control
 from npdiffusion.models.diagnosis import finite
@@ -124,12 +125,31 @@ class StableDiffusionPipeline:
         embedded = self.unet.config.time_cond_proj_dim is not None
         return defaults.defaults(self.schedule, embedded, sampler, self.advised_guidance, self.family.guidance)
 
-    def generate(self, prompt: str | list[str], negative_prompt: str = "", *, callback: StepCallback | None = None,
-                 preview: StepCallback | None = None, progress: bool = True, **settings: Any) -> list[Image.Image]:
+    @overload
+    def generate(self, prompt: str | list[str] | None = None, negative_prompt: str = "", *,
+                 output_type: Literal["pil"] = "pil", **settings: Any) -> list[Image.Image]: ...
+
+    @overload
+    def generate(self, prompt: str | list[str] | None = None, negative_prompt: str = "", *,
+                 output_type: Literal["np", "latent"], **settings: Any) -> np.ndarray: ...
+
+    def generate(self, prompt: str | list[str] | None = None, negative_prompt: str = "", *,
+                 seed: int | Sequence[int] | None = None, generator: np.random.Generator | None = None,
+                 latents: np.ndarray | None = None, prompt_embeds: np.ndarray | None = None,
+                 negative_prompt_embeds: np.ndarray | None = None, output_type: str = "pil",
+                 callback: StepCallback | None = None, preview: StepCallback | None = None, progress: bool = True,
+                 **settings: Any) -> Any:
         """Pictures for a prompt: a list of `count` PIL images. Each has its seed in `image.info["seed"]`, and its settings as
-        text in `image.info["parameters"]`, which `image.save` writes into PNG files.
+        text in `image.info["parameters"]`, which `image.save` writes into PNG files (none where latents or states were given).
 
         prompt     or a list of prompts: their pictures one after the other, whose seeds count on if one is given
+        seed       or a list of them, one for each picture
+        generator  draws a seed for each picture
+        latents    (N, H/f, W/f, C), float32: N(0, 1) to start from; the seed is then for what the sampler draws
+        prompt_embeds, negative_prompt_embeds   (M, 77 n, X) and (M or 1, 77 n, X), float32: what `encode_prompt` gives, in
+                   place of M prompts and of the negative one; not for XL
+        output_type   "pil"; "np": (N, H, W, 3), float32 in [0, 1], as decoded, with nothing pasted around a mask; "latent":
+                   (N, H/f, W/f, C), float32, which `decode` takes one by one
         settings   fields of `settings.Request`, which says what they mean, by our names or diffusers'
         callback   called as callback(step, steps, latents) after each step, step from 1
         preview    called as preview(step, steps, x0) after each step, with the denoised estimate of the latents;
@@ -138,17 +158,17 @@ class StableDiffusionPipeline:
         Raises UserError for a value out of range, before sampling begins, or for a result that is not finite.
         One picture is made after the other: a second thread that asks for one waits.
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        requests = [Request.of(prompt=each, negative_prompt=negative_prompt or "", **settings) for each in prompts]
-        images = Pictures()
-        for number, request in enumerate(requests):
-            if request.seed is not None:
-                request = request.changed(seed=request.seed + number * request.count)
-            resolved = self.resolve(request)
+        self._check_open()
+        made = []
+        for request, beside in asked(self, prompt, seed, generator, latents, prompt_embeds, negative_prompt_embeds, output_type,
+                                     negative_prompt=negative_prompt or "", **settings):
+            resolved = self.resolve(request, given=beside)
             with steps_shown(resolved.planned, callback or ignored, progress) as step:
-                made = self.make(resolved, step, preview)
-            images += [with_settings(image, text) for image, text in zip(made, self.texts(resolved))]
-        return images
+                pictures = self.make(resolved, step, preview)
+            if output_type == "pil" and beside.settings_suffice:
+                pictures = [with_settings(image, text) for image, text in zip(pictures, self.texts(resolved))]
+            made.extend(pictures)
+        return Pictures(made) if output_type == "pil" else np.stack(made)
 
     def texts(self, resolved: Resolved, model: str | None = None, vae: str | None = None) -> list[str]:
         """The text of its settings for each picture of a `request.Resolved` that was made last; model, vae: their names"""
@@ -158,15 +178,17 @@ class StableDiffusionPipeline:
                            **settings | {"seed": seed} | ({} if subseed is None else {"subseed": subseed}),
                            hashes=self.adapters.hashes()) for seed, subseed in zip(resolved.seeds, subseeds)]
 
-    def resolve(self, request: Request, inputs: Any = None) -> Resolved:
+    def resolve(self, request: Request, inputs: Any = None, given: Given = NOTHING) -> Resolved:
         """What a request comes to for this model, see request.py"""
+        self._check_open()
+        return resolve(request, self, inputs, given)
+
+    def _check_open(self):
         if self.unet is None:
             raise UserError("this pipeline was closed: load the model anew")
-        return resolve(request, self, inputs)
 
-    def make(self, resolved: Resolved, callback: StepCallback | None = None,
-             preview: StepCallback | None = None) -> list[Image.Image]:
-        """The pictures of a `request.Resolved`; all else is as for `generate`."""
+    def make(self, resolved: Resolved, callback: StepCallback | None = None, preview: StepCallback | None = None) -> Any:
+        """The pictures of a `request.Resolved`, a list or an array; all else is as for `generate`."""
         with self._alone, malloc.memory_reused():
             outer, self._making = self._making, resolved
             try:
@@ -201,8 +223,11 @@ class StableDiffusionPipeline:
                         self.adapters.follow(resolved.request.prompt, resolved.request.negative_prompt)
                         self.timings, self._disturbed = timings, False
             latents = start.finish(latents)
+        if resolved.given.output_type == "latent":
+            return latents
         with self._timed("decoding"):
-            return resolved.finish([self.decode(one[None], resolved.tile) for one in latents])    # one picture's maps at a time
+            return resolved.finish(finite(self.vae, "vae", one[None], resolved.tile, method="decode")
+                                   for one in latents)           # one picture's maps at a time
 
     def _control(self, resolved, way):
         """What the ControlNet adds in one pass, or None without one"""
@@ -234,7 +259,7 @@ class StableDiffusionPipeline:
         for way in resolved.passes:
             found.append(self.contexts(texts[:1] if resolved.guidance <= 1 else texts, way.steps, resolved.sampler,
                                        request.clip_skip, request.prompt_syntax, earlier, request.count,
-                                       resolved.timestep_cond, resolved.sizes(way.canvas.size)))
+                                       resolved.timestep_cond, resolved.sizes(way.canvas.size), resolved.given.embeds))
             earlier = way.steps
         return found
 
@@ -293,13 +318,13 @@ class StableDiffusionPipeline:
         return self.contexts([(prompt, None)], STEPS, clip_skip=request.clip_skip, syntax=prompt_syntax).at(0)[0].states
 
     def contexts(self, prompts, steps, sampler=None, clip_skip=None, syntax="a1111", earlier=None, count=1, timestep_cond=None,
-                 sizes=None):
+                 sizes=None, given=(None, None)):
         """What the UNet attends to, call by call → text.contexts.Contexts
 
         prompts: of the prompt, or of it and the negative one: what the first text encoder reads, and the second, if that is
         another text, else None
         steps and sampler say how many calls there are; earlier: the steps of a first pass, see text/editing.py
-        count, timestep_cond, sizes: see `Contexts`
+        count, timestep_cond, sizes, given: see `Contexts`
         """
         words, encoders = self.words.beside(self.adapters.words), self.encoders
         readings = [[read_prompt(other if number and other else prompt, calls(sampler, steps), encoder.tokenizer, syntax, words,
@@ -308,7 +333,7 @@ class StableDiffusionPipeline:
         if self.embedded and not self.adapters.used:             # a LoRA may have taught it more
             known_words.check_words(readings[0][0], self.tokenizer)
         zeros = self.family.zeros and len(prompts) > 1 and not any(prompts[1])
-        return Contexts(readings, encoders, clip_skip or 0, count, timestep_cond, sizes, zeros)
+        return Contexts(readings, encoders, clip_skip or 0, count, timestep_cond, sizes, zeros, given)
 
     @property
     def encoders(self):
@@ -368,7 +393,7 @@ def generate_signature():
     own = inspect.signature(StableDiffusionPipeline.generate)
     first, last = list(own.parameters.values())[:3], list(own.parameters.values())[3:-1]
     settings = [inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
-                for field in dataclasses.fields(Request) if field.name not in ("prompt", "negative_prompt")]
+                for field in dataclasses.fields(Request) if field.name not in own.parameters]
     return own.replace(parameters=[*first, *settings, *last])
 
 

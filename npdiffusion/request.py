@@ -15,6 +15,7 @@ import numpy as np
 from npdiffusion.checkpoints.families import Family
 from npdiffusion.diffusion import noise
 from npdiffusion.errors import UserError
+from npdiffusion.given import NOTHING, Given
 from npdiffusion.memory import estimates, tiles
 from npdiffusion.models.conditioning import guidance_embedding
 from npdiffusion.painting import canvas as canvases
@@ -22,6 +23,7 @@ from npdiffusion.painting import outpainting
 from npdiffusion.painting.canvas import Canvas
 from npdiffusion.painting.hires import SecondPass, enlarged, second_pass
 from npdiffusion.painting.inpainting import FirstPass
+from npdiffusion.pictures.images import to_images
 from npdiffusion.settings import LARGEST_SIDE, NO_EFFECT, Request
 
 AESTHETIC_SCORE, NEGATIVE_SCORE = 6.0, 2.5      # of 10, which XL's refiner is told of a picture, as in diffusers
@@ -38,6 +40,7 @@ class Resolved:
     passes        one, or two with hires fix
     tile          side of the tiles in pixels that the autoencoder works in, or None for whole pictures
     family        the model's row in checkpoints/families.py
+    given         latents, states and the like from Python that no request holds, see given.py
     reason        why steps and guidance scale are not the customary ones, where the model decided so; else None
     """
     request: Request
@@ -57,6 +60,7 @@ class Resolved:
     tile: int | None
     family: Family
     reason: str | None
+    given: Given = NOTHING
 
     @property
     def planned(self):
@@ -114,21 +118,26 @@ class Resolved:
     def noise_for(self, canvas, vae):
         """The noise of the seeds, from its beginning, for latents of a canvas → noise.LatentNoise"""
         width, height = (side // vae.config.reduction for side in canvas.size)
+        first = self.given.latents if canvas is self.canvas else None
         return noise.latent_noise(self.request.rng, self.seeds, height, width, vae.config.latent_channels, self.subseeds,
-                                  self.request.value("subseed_strength"))
+                                  self.request.value("subseed_strength"), first)
 
-    def finish(self, images):
-        """Decoded pictures → the results, each with its seed in `info`"""
-        images = [self.canvas.finish(image) for image in images]
+    def finish(self, decoded):
+        """Decoded pictures, (1, H, W, 3) in [−1, 1] one by one → the results, each with its seed in `info`; or, where those
+        are asked for, arrays in [0, 1]"""
+        if self.given.output_type == "np":
+            return np.concatenate([np.clip(picture / 2 + 0.5, 0, 1) for picture in decoded])
+        images = [self.canvas.finish(to_images(picture)[0]) for picture in decoded]
         for image, seed, subseed in zip(images, self.seeds, self.subseeds or [None] * len(images)):
             image.info |= {"seed": seed} if subseed is None else {"seed": seed, "subseed": subseed}
         return images
 
 
-def resolve(request: Request, model: Any, inputs: Any = None) -> Resolved:
+def resolve(request: Request, model: Any, inputs: Any = None, given: Given = NOTHING) -> Resolved:
     """Request → Resolved, for a model: a pipeline, of which configurations, schedule, defaults and budget are looked at.
 
     inputs: what `painting.canvas.open_inputs` makes of the request, if it has been called before
+    given: what `generate` was given beside it
     Raises UserError for what this model can't make, or what there is no memory for.
     """
     unet, f = model.unet.config, model.vae.config.reduction
@@ -146,6 +155,9 @@ def resolve(request: Request, model: Any, inputs: Any = None) -> Resolved:
     size = outpainting.working_size(request, picture and picture.size, model.size, f)
     width, height = size
     check_size(width, height, f)
+    if given.latents is not None and given.latents.shape[1:3] != (height // f, width // f):
+        rows, columns = given.latents.shape[1:3]
+        raise UserError(f"latents are for a picture of {columns * f}x{rows * f} pixels, asked for are {width}x{height}")
     canvas = Canvas(picture, mask, width, height, request.padding_mask_crop, request.apply_overlay)
     strength = None if picture is None else request.strength_used
 
@@ -160,11 +172,12 @@ def resolve(request: Request, model: Any, inputs: Any = None) -> Resolved:
 
     guidance = scale if embedded is None else 1.0
     seeds, subseeds = request.seeds()
+    seeds = given.seeds or seeds
     return Resolved(
         request, steps, sampler, request.schedule or schedule.default_kind(sampler), scale, size, strength, spacing,
         outpainting.CUSTOMARY_BLUR if request.outpaint and request.mask_blur is None else request.mask_blur, guidance,
         None if embedded is None else guidance_embedding(scale, embedded), seeds, subseeds, tuple(passes),
-        tile_for(model, request, guidance, passes[-1].canvas.size), model.family, asked.reason)
+        tile_for(model, request, guidance, passes[-1].canvas.size), model.family, asked.reason, given)
 
 
 def check_size(width, height, reduction):

@@ -9,9 +9,9 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-TOP = {"__init__.py", "__main__.py", "errors.py", "loading.py", "pipeline.py", "py.typed", "request.py", "version.py",
-       "adapters", "checkpoints", "command", "diffusion", "jobs", "memory", "models", "painting", "pictures", "server",
-       "settings", "study", "text", "training"}
+TOP = {"__init__.py", "__main__.py", "errors.py", "given.py", "loading.py", "pipeline.py", "py.typed", "request.py",
+       "version.py", "adapters", "checkpoints", "command", "diffusion", "jobs", "memory", "models", "painting", "pictures",
+       "server", "settings", "study", "text", "training"}
 LIBRARIES = {"numpy", "numba", "llvmlite", "scipy", "PIL", "safetensors", "tqdm", "huggingface_hub", "starlette", "uvicorn",
              "distributed"}
 

@@ -3,10 +3,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 from diffusers import PNDMScheduler, StableDiffusionImg2ImgPipeline
 from PIL import Image
 
 from npdiffusion import kernels
+from npdiffusion.diffusion import noise
 from npdiffusion.errors import UserError
 from npdiffusion.kernels import machine
 from npdiffusion.pipeline import StableDiffusionPipeline as OurPipeline
@@ -115,6 +117,108 @@ def test_callback_sees_every_step(pair):
     pair[1].generate(PROMPT, steps=4, sampler="ddim", seed=0, callback=lambda step, steps, latents: seen.append(
         (step, steps, latents.shape, latents.dtype)))
     assert seen == [(i, 4, (1, 8, 8, 4), np.float32) for i in (1, 2, 3, 4)]
+
+
+@pytest.mark.parametrize("name", ["ddim", "euler", "euler_a"])
+def test_latents_that_are_given_equal_diffusers_pictures_arrays_and_latents(pair, name):
+    """euler multiplies them by its first σ, and euler_a draws its first noise from the seed."""
+    theirs, ours = pair
+    theirs.scheduler = SAMPLERS[name].from_config(SCHEDULER)
+    latents = np.random.default_rng(1).standard_normal((2, 8, 12, 4), np.float32)
+    kept, settings = latents.copy(), dict(num_inference_steps=6, guidance_scale=5.0)
+    for output_type, limit in ("pil", 1), ("np", 1e-3), ("latent", 1e-3):
+        generators = [torch.Generator().manual_seed(seed) for seed in (7, 3)]
+        expected = theirs(PROMPT, negative_prompt=NEGATIVE, latents=references.channels_first(latents), generator=generators,
+                          num_images_per_prompt=2, output_type=output_type, height=32, width=48, **settings).images
+        found = ours.generate(PROMPT, NEGATIVE, latents=latents, seed=[7, 3], sampler=name, output_type=output_type, **settings)
+        if output_type == "pil":
+            assert [image.info["seed"] for image in found] == [7, 3] and "parameters" not in found[0].info
+            found, expected = ([levels(image) for image in images] for images in (found, expected))
+        elif output_type == "latent":
+            expected = references.channels_last(expected)
+        agree("whole pictures", f"given latents, {name}, {output_type}", found, expected, limit)
+    assert np.array_equal(latents, kept)
+
+
+def test_latents_that_the_seed_would_draw_change_nothing(pair):
+    ours, settings = pair[1], dict(steps=3, sampler="ddim", width=48, height=32)
+    expected = ours.generate(PROMPT, seed=5, count=2, **settings)
+    latents = noise.latent_noise("torch", (5, 6), 8, 12).start()
+    for given, whole in zip(ours.generate([PROMPT, PROMPT], latents=latents, **settings), expected):
+        assert np.abs(levels(given) - levels(whole)).max() <= 1
+
+
+def test_arrays_are_what_latents_decode_to(pair):
+    ours, settings = pair[1], dict(steps=2, sampler="ddim", seed=[4, 9])
+    arrays, latents = (ours.generate(PROMPT, output_type=each, **settings) for each in ("np", "latent"))
+    assert arrays.dtype == latents.dtype == np.float32 and arrays.min() >= 0 and arrays.max() <= 1
+    decoded = np.concatenate([ours.vae.decode(one[None]) for one in latents])
+    assert np.array_equal(arrays, np.clip(decoded / 2 + 0.5, 0, 1))
+    pictures = ours.generate(PROMPT, **settings)
+    assert [levels(ours.decode(one[None])).tolist() for one in latents] == [levels(each).tolist() for each in pictures]
+    assert "Seed: 9" in pictures[1].info["parameters"]
+
+
+def test_states_that_are_given_equal_diffusers_in_place_of_either_prompt(pair):
+    theirs, ours = pair
+    theirs.scheduler = SAMPLERS["ddim"].from_config(SCHEDULER)
+    states = np.random.default_rng(2).standard_normal((2, 77, ours.unet.config.cross_attention_dim), np.float32)
+    for negative in states[::-1], None:
+        theirs_too = {} if negative is None else {"negative_prompt_embeds": torch.from_numpy(negative.copy())}
+        generators = [torch.Generator().manual_seed(seed) for seed in (3, 8)]
+        expected = theirs(prompt_embeds=torch.from_numpy(states), height=32, width=32, num_inference_steps=4,
+                          guidance_scale=5.0, generator=generators, **theirs_too).images
+        found = ours.generate(prompt_embeds=states, negative_prompt_embeds=negative, steps=4, guidance_scale=5, seed=[3, 8],
+                              sampler="ddim", width=32, height=32)
+        agree("whole pictures", "given states, levels of 255", [levels(each) for each in found],
+              [levels(each) for each in expected], 1)
+
+
+def test_states_of_a_prompt_that_are_given_make_its_picture(pair):
+    """Also of a long one, beside a negative prompt of one chunk, for all pictures."""
+    ours, settings, long = pair[1], dict(steps=2, sampler="ddim", seed=2, count=2), "a red apple " * 40
+    negative = ours.encode_prompt(NEGATIVE)
+    for prompt, given in (PROMPT, dict(negative_prompt_embeds=negative)), (long, dict(negative_prompt=NEGATIVE)):
+        expected = ours.generate(prompt, NEGATIVE, **settings)
+        found = ours.generate(prompt_embeds=ours.encode_prompt(prompt), **given, **settings)
+        assert all(np.array_equal(a, b) for a, b in zip(found, expected)) and found[0].info.keys() == {"seed"}
+
+
+def test_a_generator_draws_seeds_with_which_each_picture_can_be_made_again(pair):
+    ours, settings = pair[1], dict(steps=1, sampler="ddim")
+    two, again = (ours.generate([PROMPT, "a cat"], generator=np.random.default_rng(6), **settings) for _ in range(2))
+    alone, = ours.generate("a cat", seed=two[1].info["seed"], **settings)
+    assert np.array_equal(levels(two[1]), levels(alone)) and np.array_equal(levels(two[1]), levels(again[1]))
+    assert two[0].info["seed"] != two[1].info["seed"]
+
+
+STATES, START = np.zeros((1, 77, 24), np.float32), np.zeros((1, 8, 8, 4), np.float32)
+
+
+@pytest.mark.parametrize("options, words", [
+    (dict(latents=START[..., :3]), "latents is an array (1, 8, 8, 3) of float32: it must be (N, H/4, W/4, 4) of float32"),
+    (dict(latents=START.astype(float)), "of float64"), (dict(latents=torch.zeros(1, 8, 8, 4)), "latents is a Tensor"),
+    (dict(latents=START * np.nan), "not finite"), (dict(latents=START[:0]), "array (0, 8, 8, 4)"),
+    (dict(latents=START, width=64), "latents are for a picture of 32x32 pixels, asked for are 64x32"),
+    (dict(latents=START, count=2), "latents: 1 given, there must be one for each picture, 2"),
+    (dict(latents=START, init_image=Image.new("RGB", (32, 32)), steps=4), "not with init_image"),
+    (dict(latents=START, subseed=1, subseed_strength=0.5), "not with subseed_strength"),
+    (dict(prompt_embeds=STATES), "prompt_embeds stand in place of the prompt"),
+    (dict(negative_prompt_embeds=STATES, negative_prompt="x"), "in place of the negative prompt"),
+    (dict(prompt_embeds=STATES[:, :76], prompt=None), "a multiple of 77"),
+    (dict(prompt_embeds=STATES[..., :5], prompt=None), "prompt_embeds is an array (1, 77, 5)"),
+    (dict(negative_prompt_embeds=np.repeat(STATES, 3, 0)), "3 given, there must be 1, or one for each prompt, 1"),
+    (dict(negative_prompt_embeds=STATES, prompt="a red apple " * 40), "both must have as many"),
+    (dict(prompt=None), "prompt is None: it must be a text"), (dict(output_type="pt"), "known are pil, np, latent"),
+    (dict(output_type="latents"), "did you mean latent?"),
+    (dict(seed=[1, 2], count=3), "seed: 2 given, there must be one for each picture, 3"),
+    (dict(seed=[]), "seed is []"), (dict(seed=[1, "x"]), "seed is 'x'"), (dict(seed=1.5), "seed is 1.5"),
+    (dict(generator=torch.Generator()), "generator is a Generator of torch: say seed=S"),
+    (dict(generator=[torch.Generator()]), "say seed=S"), (dict(generator=np.random.default_rng(), seed=1), "give it or seed")])
+def test_what_is_given_in_vain_is_named_in_one_line(pair, options, words):
+    with pytest.raises(UserError) as error:
+        pair[1].generate(**{"prompt": PROMPT, "steps": 1} | options)
+    assert words in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("options, words", [

@@ -85,6 +85,7 @@ def test_help_and_completion_see_every_setting_with_its_type():
     parameters = inspect.signature(npdiffusion.load().generate).parameters
     assert {*SETTINGS} <= {*parameters} and parameters["steps"].annotation in ("int | None", int | None)
     assert parameters["rng"].default == "torch"
+    assert {"latents", "prompt_embeds", "negative_prompt_embeds", "generator", "output_type"} <= {*parameters}
 
 
 def test_a_pipeline_says_what_it_is(pipeline):

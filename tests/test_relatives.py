@@ -170,7 +170,10 @@ def test_clip_skip_counts_from_the_end_in_xl(both):
     pair = both(XL)
     with torch.no_grad():
         expected, *_ = pair.theirs.encode_prompt(PROMPT, device="cpu", do_classifier_free_guidance=False, clip_skip=1)
-    agree(XL, "context with clip skip", pair.ours.encode_prompt(PROMPT, clip_skip=2), expected, 1e-5, relative=True)
+    states = pair.ours.encode_prompt(PROMPT, clip_skip=2)
+    agree(XL, "context with clip skip", states, expected, 1e-5, relative=True)
+    with pytest.raises(UserError, match="prompt_embeds: .*XL.* needs a pooled vector beside them"):
+        pair.ours.generate(prompt_embeds=states, steps=1)
     assert np.array_equal(pair.ours.encode_prompt(PROMPT, clip_skip=1), pair.ours.encode_prompt(PROMPT))
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from npdiffusion.errors import UserError
 from npdiffusion.models.conditioning import Conditioning
 from npdiffusion.text import chunks
 from npdiffusion.text.emphasis import emphasise
@@ -33,13 +34,22 @@ class Contexts:
     timestep_cond  (1, D), the embedded guidance scale, for models that guidance is distilled into; or None
     sizes          for XL: the sizes that its UNet reads, [(D,)], for each prompt; or None
     zeros          whether zeros stand for the negative prompt, whatever it is
+    given          for each of them states (1, 77 n, X) in place of what it says, or None
     """
-    def __init__(self, prompts, encoders, clip_skip=0, count=1, timestep_cond=None, sizes=None, zeros=False):
+    def __init__(self, prompts, encoders, clip_skip=0, count=1, timestep_cond=None, sizes=None, zeros=False,
+                 given=(None, None)):
         self.count, self.timestep_cond, self.sizes = count, timestep_cond, sizes
         self.length = max(len(found) for readings in prompts for reading in readings for found in reading.chunks.values())
+        given = given[:len(prompts)]
+        lengths = [states.shape[1] // encoders[0].tokenizer.length for states in given if states is not None]
+        self.length = max([self.length, *lengths])
+        if lengths and min(lengths) < self.length:
+            raise UserError(f"prompt_embeds, negative_prompt_embeds: one has {min(lengths)} chunks of states, the other one, "
+                            f"or the text in its place, {self.length}: both must have as many")
         alike = [[padded(reading, self.length) for reading in readings] for readings in prompts]     # or refused, at once
-        self.schedules = [side_by_side([encode(reading, encoder, clip_skip) for reading, encoder in zip(readings, encoders)])
-                          for readings in (alike[:1] if zeros else alike)]
+        self.schedules = [
+            side_by_side([encode(reading, encoder, clip_skip) for reading, encoder in zip(readings, encoders)])
+            if states is None else [(0, Context(states))] for readings, states in zip(alike[:1] if zeros else alike, given)]
         if zeros and len(prompts) > 1:
             _, like = self.schedules[0][0]
             self.schedules.append([(0, Context(*(part if part is None else np.zeros_like(part) for part in like)))])

@@ -40,9 +40,9 @@ def generator(kind, seed):
     return _find(kind)(seed)
 
 
-def latent_noise(kind, seeds, height, width, channels=4, subseeds=None, strength=0.0):
+def latent_noise(kind, seeds, height, width, channels=4, subseeds=None, strength=0.0, first=None):
     """The `LatentNoise` of a batch: a picture for each seed; kind as in GENERATORS. UserError like `generator`."""
-    return LatentNoise(_find(kind), seeds, height, width, channels, subseeds, strength, web_interface=kind == "a1111")
+    return LatentNoise(_find(kind), seeds, height, width, channels, subseeds, strength, kind == "a1111", first)
 
 
 def _find(kind):

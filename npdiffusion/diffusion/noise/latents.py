@@ -21,10 +21,12 @@ class LatentNoise:
     make        from a seed to a generator, see GENERATORS
     seeds       one for each picture; of subseeds likewise, or None
     strength    of the variation: how far the first noise goes from that of the seed to that of the sub-seed, 0 to 1
+    first       (N, H, W, C) in place of the start's noise, for which nothing is drawn then, as in diffusers; or None
     """
-    def __init__(self, make, seeds, height, width, channels=4, subseeds=None, strength=0.0, web_interface=False):
+    def __init__(self, make, seeds, height, width, channels=4, subseeds=None, strength=0.0, web_interface=False,
+                 first=None):
         self.make, self.seeds = make, list(seeds)
-        self.subseeds, self.strength = subseeds, float(strength)
+        self.subseeds, self.strength, self.first = subseeds, float(strength), first
         self.shape, self.web_interface = (channels, height, width), web_interface
         self.generators = [make(seed) for seed in self.seeds]
 
@@ -37,6 +39,8 @@ class LatentNoise:
 
     def start(self):
         """For the state that a sampler starts from, varied by the sub-seeds"""
+        if self.first is not None:
+            return self.first
         images = [generator.normal(self.shape) for generator in self.generators]
         if self.subseeds is not None and self.strength:
             others = [self.make(seed).normal(self.shape) for seed in self.subseeds]
