@@ -124,7 +124,8 @@ def settings(path):
     """
     liked = settings_like(path, {})
     model = {"path_or_id": liked.found.pop("model", None), "vae": liked.found.pop("vae", None)}
-    return liked.suited(liked.found, {*liked.found}, lambda settings: Request.of(**settings)), model
+    found = {name: value for name, value in liked.found.items() if value is not None}        # a random seed is none
+    return liked.suited(found, {*found}, lambda settings: Request.of(**settings)), model
 
 
 def check_models(found, given, notes):
