@@ -173,7 +173,7 @@ class Session:
 
     def interpreter(self, arguments, text):
         """python -m MODULE, python FILE, python -; but python -m pytest isn't run"""
-        if arguments == ["-m", "pytest"]:
+        if arguments in (["-m", "pytest"], ["-m", "pytest", "-n", "2"]):
             return
         if arguments[0] == "-":
             exec(compile(text, "-", "exec"), {"__name__": "__main__"})
