@@ -103,7 +103,7 @@ def decoded(theirs, ours):
     A picture of 256 levels hides differences which these show.
     """
     found = types.SimpleNamespace()
-    their_decode, our_decode = theirs.vae.decode, ours.decode
+    their_decode, our_decode = theirs.vae.decode, ours.vae.decode
 
     def record_theirs(latents, *arguments, **options):
         found.theirs = channels_last(latents * theirs.vae.config.scaling_factor)
@@ -113,7 +113,7 @@ def decoded(theirs, ours):
         found.ours = latents.copy()
         return our_decode(latents, tile)
 
-    with mock.patch.object(theirs.vae, "decode", record_theirs), mock.patch.object(ours, "decode", record_ours):
+    with mock.patch.object(theirs.vae, "decode", record_theirs), mock.patch.object(ours.vae, "decode", record_ours):
         yield found
 
 
