@@ -55,7 +55,7 @@ def theirs(name, **unet):
     """diffusers' pipeline of a family, by the family's name; unet: further settings of its UNet"""
     parts = {"unet": references.torch_unet(**UNETS[name] | unet),
              "vae": references.torch_vae(**VAE | dict(scaling_factor=0.18215 if name == V2 else 0.13025))}
-    if parts["unet"].add_embedding is not None:
+    if parts["unet"].config.addition_embed_type is not None:         # other UNets have no add_embedding
         with torch.no_grad():
             parts["unet"].add_embedding.linear_2.weight *= 8         # so that what it is told shows in a picture
     if name == V2:

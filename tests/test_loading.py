@@ -303,7 +303,7 @@ def test_other_pipelines_are_named(folder, name, description):
 
 
 def test_a_unet_with_another_context_than_the_text_encoder_is_named(folder):
-    edit(folder / "unet/config.json", cross_attention_dim=1024, use_linear_projection=True, attention_head_dim=[5, 10])
+    edit(folder / "unet/config.json", cross_attention_dim=1024, use_linear_projection=True, attention_head_dim=[2, 4])
     assert "the UNet's context is 1024 wide, but the text encoder has 128" in message(folder)
 
 
