@@ -66,6 +66,14 @@ def models_of_the_user(tmp_path_factory):
         yield
 
 
+@pytest.fixture(autouse=True)
+def backend_as_before():
+    """A test that chooses a backend, by a command for example, chooses it for itself alone."""
+    before = kernels._chosen
+    yield
+    kernels._chosen = before
+
+
 @pytest.fixture(params=list(kernels.BACKENDS))
 def each_backend(request):
     """Run the test on the NumPy definitions and on the numba twins."""

@@ -241,8 +241,8 @@ def test_nothing_is_said_of_prompts_in_the_log(server, caplog):
 
 
 def test_many_at_once_end_in_refusals_not_in_a_queue_without_end(tmp_path, monkeypatch):
-    from npdiffusion.server import turns
-    monkeypatch.setattr(turns, "MOST_WAITING", 5)
+    from npdiffusion.server import queue
+    monkeypatch.setattr(queue, "MOST_WAITING", 5)
     pipeline, go = FakePipeline(), threading.Event()
     pipeline.act = lambda: go.wait(20)
     with served(tmp_path / "pictures", pipeline) as found:

@@ -9,7 +9,7 @@ from PIL import Image
 
 pytest.importorskip("starlette", reason="starlette is not installed")
 
-from npdiffusion.server import waiting
+from npdiffusion.server import slow_answers
 from tests.fake_pipeline import FakePipeline
 from tests.served import served
 
@@ -139,7 +139,7 @@ def test_half_a_form_is_an_error(fake):
 
 def test_an_error_after_a_long_while_is_in_the_body(fake, monkeypatch):
     import time
-    monkeypatch.setattr(waiting, "PATIENCE", 0.05)
+    monkeypatch.setattr(slow_answers, "PATIENCE", 0.05)
 
     def fail():
         time.sleep(0.3)

@@ -11,7 +11,7 @@ from PIL import Image
 
 pytest.importorskip("starlette", reason="starlette is not installed")
 
-from npdiffusion.server import waiting
+from npdiffusion.server import slow_answers
 from npdiffusion.server.sdapi import fresh_options
 from npdiffusion.server.sdapi_fields import IMAGE_TO_IMAGE, TEXT_TO_IMAGE, read_fields
 from npdiffusion.settings import SETTINGS
@@ -251,8 +251,8 @@ def test_every_field_of_the_tables_is_taken_at_its_default():
 # ---- answers that take long
 
 def test_a_long_picture_sends_white_space_so_that_no_client_gives_up(fake, monkeypatch):
-    monkeypatch.setattr(waiting, "PATIENCE", 0.05)
-    monkeypatch.setattr(waiting, "BETWEEN", 0.05)
+    monkeypatch.setattr(slow_answers, "PATIENCE", 0.05)
+    monkeypatch.setattr(slow_answers, "BETWEEN", 0.05)
     fake.pipeline.act = lambda: time.sleep(0.5)
     status, headers, answer = fake.call("POST", "/sdapi/v1/txt2img", {"prompt": "x", "steps": 1})
     assert status == 200 and len(answer["images"]) == 1 and headers["transfer-encoding"] == "chunked"
