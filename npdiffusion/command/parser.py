@@ -13,8 +13,6 @@ ELSEWHERE = {
     "--control-net-cpu": "everything runs on the CPU here, so leave it out",
     "--type": "weights are kept as float32 or bfloat16: --dtype bfloat16 takes half the memory",
     "--upscale-model": "there are no networks for upscaling here; --hires 2 enlarges a picture and denoises it again",
-    "--diffusion-model": "a UNet alone can't be loaded; -m takes a folder in diffusers layout or a whole .safetensors file",
-    "--control-net": "ControlNets are not supported",
 }
 
 
