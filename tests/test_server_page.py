@@ -44,6 +44,19 @@ class Page:
         return self.run("return document.getElementById('shown').getAttribute('src') || ''")
 
 
+def first_picture(page):
+    """Click on the newest picture, again if the gallery was drawn anew in that moment."""
+    from selenium.common.exceptions import StaleElementReferenceException
+
+    def clicked():
+        try:
+            page.browser.find_element("css selector", "#pictures button").click()
+        except StaleElementReferenceException:
+            return False
+        return True
+    until(clicked)
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     with served(tmp_path_factory.mktemp("server") / "pictures") as found:
@@ -125,7 +138,7 @@ def test_settings_are_read_back_from_the_gallery_and_from_a_dropped_picture(page
     page.of("reset").click()
     page.fill(prompt="something else")
     assert page.value("seed") == ""
-    page.browser.find_element("css selector", "#pictures button").click()
+    first_picture(page)
     page.browser.find_element("css selector", "#look .again").click()
     names = "prompt", "negative_prompt", "steps", "seed", "guidance_scale"
     assert [page.value(name) for name in names] == ["a moon", "blue", "4", "17", "3"]
@@ -144,7 +157,7 @@ def test_settings_are_read_back_from_the_gallery_and_from_a_dropped_picture(page
 
 def test_a_picture_is_looked_into_word_by_word(page):
     make(page, prompt="a red apple", steps=3, seed=4)
-    page.browser.find_element("css selector", "#pictures button").click()
+    first_picture(page)
     page.browser.find_element("css selector", "#look .inside").click()
     words = until(lambda: page.browser.find_elements("css selector", ".map-words button"))
     assert [word.text for word in words] == ["a", "red", "apple"]
