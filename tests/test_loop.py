@@ -68,6 +68,24 @@ def test_a_second_signal_ends_at_once(tmp_path):
         loop.train(small(), run, STEPS, twice)
 
 
+def test_a_run_ends_when_its_time_is_over_and_goes_on(tmp_path):
+    with runs.Run(tmp_path / "short", {}) as run:
+        training = small()
+        assert not loop.train(training, run, STEPS, seconds=0.0) and training.step == 0
+    assert same(trained(tmp_path / "short"), trained(tmp_path / "whole"))
+
+
+def test_steps_are_counted_on_from_those_of_an_earlier_run_while_optimiser_and_average_begin_anew(tmp_path):
+    training = small(begun=100)
+    state = trained(tmp_path, 104, training)
+    assert training.optimizer.steps == training.average.updates == 4
+    assert [line["step"] for line in runs.lines(tmp_path)] == [101, 102, 103, 104]
+    with runs.Run(tmp_path, {}) as run:
+        again = small(begun=100)
+        assert loop.train(again, run, 104)
+    assert same(state, again.state()[0]) and again.optimizer.steps == again.average.updates == 4
+
+
 def test_the_loss_falls_and_the_average_follows(tmp_path):
     training = small()
     trained(tmp_path, 200, training)

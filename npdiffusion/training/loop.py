@@ -37,10 +37,12 @@ class Training:
     average     an averages.Average of the same parameters, or None
     clip        largest length of a step's gradients
     batches     how many small batches make a step
+    begun       how many steps the parameters have behind them when all this begins: steps are counted on from there,
+                while optimiser and average are new
     """
-    def __init__(self, loss, optimizer, rate, average=None, clip=LARGEST_NORM, batches=1, seed=0):
+    def __init__(self, loss, optimizer, rate, average=None, clip=LARGEST_NORM, batches=1, seed=0, begun=0):
         self.loss, self.optimizer, self.rate, self.average = loss, optimizer, rate, average
-        self.clip, self.batches, self.seed, self.step = clip, batches, seed, 0
+        self.clip, self.batches, self.seed, self.begun, self.step = clip, batches, seed, begun, begun
 
     def advance(self):
         """One step → {"step", "loss", "norm", "rate"}, Python numbers. UserError if loss or gradients are not finite."""
@@ -98,16 +100,18 @@ class Training:
         """Take up a state, in place."""
         for name, value in self.state()[0].items():
             value[...] = tensors[name]
-        self.step = self.optimizer.steps = facts["step"]
+        self.step = facts["step"]
+        self.optimizer.steps = self.step - self.begun
         if self.average:
-            self.average.updates = facts["step"]
+            self.average.updates = self.step - self.begun
 
 
-def train(training, run, steps, listener=None, after=None, save_every=SAVE_EVERY):
-    """Go on with a training in its run folder up to so many steps → whether it got there, or was asked to stop before
+def train(training, run, steps, listener=None, after=None, save_every=SAVE_EVERY, seconds=math.inf):
+    """Go on with a training in its run folder up to so many steps → whether it got there, or was stopped before
 
     listener   called after each step with what `advance` returns; its "seconds" are those since the step before
     after      after(step) may add to the step's line in the log: returns {name: number}, or None
+    seconds    after so long no step is begun
     UserError if something isn't finite or can't be written; the state that was kept last stays.
     """
     kept = run.state({name: value.shape for name, value in training.state()[0].items()})
@@ -115,7 +119,8 @@ def train(training, run, steps, listener=None, after=None, save_every=SAVE_EVERY
         training.go_on_from(*kept)
     with interruptible() as stop, memory_reused():
         last = begun = time.monotonic()
-        while training.step < steps and not stop.is_set():
+        end = last + seconds
+        while training.step < steps and begun < end and not stop.is_set():
             values = training.advance()
             now = time.monotonic()
             values |= {"seconds": round(now - begun, 4)} | ((after and after(training.step)) or {})
