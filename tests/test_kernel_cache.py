@@ -98,7 +98,7 @@ def test_kernels_of_other_names_are_not_touched(tmp_path):
     assert other.exists()
 
 
-def test_a_full_disk_costs_time_and_says_so_once(tmp_path, monkeypatch, capsys):
+def test_a_full_disk_costs_time_and_warns_once(tmp_path, monkeypatch, recwarn, capsys):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -114,8 +114,35 @@ def test_a_full_disk_costs_time_and_says_so_once(tmp_path, monkeypatch, capsys):
         y = np.empty_like(X)
         fresh.compiled(1, np.zeros(1, np.int64), X.size, activations.SILU, X, y)
         np.testing.assert_allclose(y, reference.silu(X), rtol=1e-6)
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "No space left" in said and "NUMBA_CACHE_DIR" in said
+    said, = (str(each.message) for each in recwarn if "npdiffusion" in each.filename or "kernels" in each.filename)
+    assert "No space left" in said and "NUMBA_CACHE_DIR" in said and capsys.readouterr().err == ""
+
+
+NOWHERE = "from npdiffusion.kernels.codegen import cache; cache._writable = lambda place: False; "
+
+
+def test_where_no_folder_is_writable_a_private_one_is_taken_with_one_warning(tmp_path):
+    private = tmp_path / private_name()
+    said = f"no cache folder is writable, compiled kernels go to {private} (choose one: NUMBA_CACHE_DIR)\n"
+    done = process(NOWHERE + RUN, TMPDIR=str(tmp_path), NUMBA_CACHE_DIR="")
+    assert done.returncode == 0 and done.stderr.count(f"UserWarning: {said}") == 1
+    assert private.stat().st_mode & 0o777 == 0o700 and [*private.rglob("*.nbc")]
+    code = NOWHERE + "from npdiffusion.command import cli; cli.main(['--info'])"
+    done = process(code, TMPDIR=str(tmp_path), NUMBA_CACHE_DIR="")
+    assert done.stderr == f"npdiffusion: warning: {said}"
+
+
+def private_name():
+    return f"npdiffusion-kernels-{os.getuid() if hasattr(os, 'getuid') else 0}"
+
+
+def test_a_private_folder_that_is_another_users_or_a_link_is_not_trusted(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache.tempfile, "tempdir", str(tmp_path))
+    private = tmp_path / private_name()
+    for made in (lambda: private.mkdir(0o777) or private.chmod(0o777), lambda: private.rmdir() or private.symlink_to("/")):
+        made()
+        with pytest.warns(UserWarning, match="no cache folder is writable"):
+            assert cache._private_temporary_folder() != private
 
 
 def test_settings_that_change_machine_code_have_a_folder_of_their_own(tmp_path):

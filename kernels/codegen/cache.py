@@ -3,7 +3,7 @@
 The folder is named after all that machine code depends on. numba itself looks at the file of the compiled function
 alone, and would not notice an edit in another one (a tile shape, say): hence the digest of every source in kernels/.
 The first writable place of these is taken: $NUMBA_CACHE_DIR, `__pycache__` in kernels/, the user's cache folder, and at
-last a private temporary folder, with a note on stderr.
+last a private temporary folder, with a warning.
 
 numba loads whatever lies under a kernel's names. A power cut or a damaged disk would therefore end every later run, or
 run wrong machine code: so each kernel has a third file, a `seal` with the digests of the other two, written after them
@@ -16,6 +16,7 @@ import pathlib
 import shutil
 import sys
 import tempfile
+import warnings
 
 import llvmlite
 import numba
@@ -124,6 +125,5 @@ def _private_temporary_folder():
             raise PermissionError
     except OSError:
         place = pathlib.Path(tempfile.mkdtemp(prefix="npdiffusion-kernels-"))
-    print(f"npdiffusion: no cache folder is writable, compiled kernels go to {place} (choose one: NUMBA_CACHE_DIR)",
-          file=sys.stderr)
+    warnings.warn(f"no cache folder is writable, compiled kernels go to {place} (choose one: NUMBA_CACHE_DIR)", stacklevel=3)
     return place

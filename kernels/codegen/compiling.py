@@ -7,9 +7,9 @@ call are plain `njit`; they become part of the kernel's machine code and need no
 import functools
 import itertools
 import os
-import sys
 import threading
 import types as python_types
+import warnings
 
 import numba
 from numba import types
@@ -126,12 +126,12 @@ def _jit(function, **options):
 
 
 def _note(place, error):
-    """Say once that kernels can't be kept."""
+    """Warn once that kernels can't be kept."""
     global _noted
     if not _noted:
         _noted = True
-        print(f"npdiffusion: compiled kernels can't be kept in {place} ({error}): each run will compile them "
-              "(choose another folder: NUMBA_CACHE_DIR)", file=sys.stderr)
+        warnings.warn(f"compiled kernels can't be kept in {place} ({error}): each run will compile them (choose another "
+                      "folder: NUMBA_CACHE_DIR)", stacklevel=2)
 
 
 def kernels_for(**signatures):
