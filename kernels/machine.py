@@ -9,7 +9,9 @@ import pathlib
 import platform
 import subprocess
 import sys
+import time
 
+FRESH = 0.1                           # seconds for which it is taken as known how much memory is free
 FEATURES = {                          # as the system names it → as people do; x86 in /proc/cpuinfo, ARM there, macOS
     "avx2": "AVX2", "fma": "FMA", "avx512f": "AVX-512", "avx512_vnni": "AVX512-VNNI", "avx512_bf16": "AVX512-BF16",
     "amx_bf16": "AMX-BF16",
@@ -61,7 +63,13 @@ def memory():
 
 
 def memory_available():
-    """Bytes that this process can still take without swapping; None if the system doesn't say."""
+    """Bytes that this process can still take without swapping; None if the system doesn't say. Asked anew every FRESH seconds:
+    it is spread over a dozen files, and a server wants to know for each request."""
+    return _memory_available(time.monotonic() // FRESH)
+
+
+@functools.lru_cache(1)
+def _memory_available(moment):
     amounts = [int(line.split()[1]) * 1024 for line in (_read("/proc/meminfo") or "").splitlines()
                if line.startswith("MemAvailable:")] + list(_memory_left())
     if not amounts and "SC_AVPHYS_PAGES" in getattr(os, "sysconf_names", ()):

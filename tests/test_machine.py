@@ -54,6 +54,19 @@ def test_available_memory_is_at_most_what_the_machine_has():
     assert 0 < machine.memory_available() <= machine.memory()
 
 
+def test_files_about_memory_are_read_once_in_a_tenth_of_a_second(monkeypatch):
+    reads, clock, read = [], [1000.0], machine._read
+    monkeypatch.setattr(machine, "_read", lambda path: reads.append(path) or read(path))
+    monkeypatch.setattr(machine.time, "monotonic", lambda: clock[0])
+    machine.memory_available()
+    once = len(reads)
+    machine.memory_available()
+    assert once and len(reads) == once
+    clock[0] += 2 * machine.FRESH
+    machine.memory_available()
+    assert len(reads) == 2 * once
+
+
 def test_half_a_core_is_one_thread(monkeypatch):
     monkeypatch.setattr(machine, "_share", lambda: 0.5)
     assert machine.physical_cores() == 1

@@ -37,8 +37,7 @@ async def make(request):
         engine, model = request.app.state.engine, found.pop("model", None)
         if not isinstance(model, (str, type(None))):
             raise UserError("model: a name is expected")
-        asked = await apart(reading.settings, found)
-        job = await apart(engine.submit, asked, client(request), "api", model)
+        job = await apart(lambda: engine.submit(reading.settings(found), client(request), "api", model))
     return JSONResponse(view(engine, job), 202, headers={"location": f"/api/jobs/{job.id}"})
 
 

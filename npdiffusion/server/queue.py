@@ -72,8 +72,9 @@ class Turns:
                 mine_passed = True
                 continue
             turns = own + (not mine_passed)              # those before us have a turn more
-            for other in jobs.values():
-                taken = min(other.left - (other is now), turns)
+            for other in jobs.values():                  # none here is over; a thousand may wait, so no property is called
+                taken = other.count - other.number - (other is now)
+                taken = taken if taken < turns else turns
                 number, cost, turns = number + taken, cost + taken * other.cost, turns - taken
                 if not turns:
                     break
