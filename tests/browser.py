@@ -1,7 +1,6 @@
 """Chromium for tests of the page: `open_browser`, or a skip that says what is missing."""
 import contextlib
 import shutil
-import time
 
 import pytest
 
@@ -31,12 +30,3 @@ def open_browser(folder, width=1280, height=900, dark=False):
         yield browser
     finally:
         browser.quit()
-
-
-def until(true, seconds=60):
-    """What a function gives as soon as it is true"""
-    end = time.monotonic() + seconds
-    while not (found := true()):
-        assert time.monotonic() < end, "it took too long"
-        time.sleep(0.05)
-    return found

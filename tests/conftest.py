@@ -121,6 +121,24 @@ def pipeline(monkeypatch, tmp_path):
     return fake
 
 
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """A server with the embedded model."""
+    from tests.served import served
+    with served(tmp_path_factory.mktemp("server") / "pictures") as server:
+        yield server
+
+
+@pytest.fixture
+def fake(tmp_path):
+    """A server whose pictures take no time, unless `fake.pipeline.act` does."""
+    from tests.served import served
+    pipeline = FakePipeline()
+    with served(tmp_path / "pictures", pipeline) as server:
+        server.pipeline = pipeline
+        yield server
+
+
 def pytest_sessionfinish(session):
     """A process that runs a part of the tests (pytest -n) sends its comparisons to the one that prints the table."""
     if hasattr(session.config, "workeroutput"):

@@ -1,8 +1,10 @@
 """Python in a process of its own: other environment variables, and modules that nobody has imported yet."""
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 
 
 def run_python(*arguments, **environment):
@@ -25,3 +27,18 @@ def modules_after(*arguments):
                "print(json.dumps(sorted(sys.modules)))")
     *lines, modules = run_python("-c", program, *arguments).stdout.splitlines()
     return set(json.loads(modules)), "\n".join(lines)
+
+
+def until(true, seconds=60):
+    """What a function gives as soon as it is true"""
+    end = time.monotonic() + seconds
+    while not (found := true()):
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.02)
+    return found
+
+
+def free_port():
+    """A port of 127.0.0.1 at which nothing listens"""
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return found.getsockname()[1]

@@ -1,10 +1,21 @@
-"""A server under test: the real one on a free port of 127.0.0.1, in a thread, with the embedded model or a fake one."""
+"""A server under test: the real one on a free port of 127.0.0.1, in a thread, with the embedded model or a fake one.
+
+Fixtures `real` and `fake` of conftest.py start it. `start_process` has one in a process of its own, which may be killed.
+"""
+import base64
 import contextlib
 import http.client
+import io
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
+import urllib.request
+
+import numpy as np
+from PIL import Image
 
 import npdiffusion
 from npdiffusion.server.app import make_server, serve
@@ -72,3 +83,47 @@ def served(folder, pipeline=None, key=None, host="127.0.0.1", allowed=(), loader
         listening.close()
         gallery.close()
         store.close()
+
+
+class Gate:
+    """What a fake pipeline does while it is closed: wait. reached: a picture has come to it      event: it is open"""
+    def __init__(self, pipeline):
+        self.event, self.reached = threading.Event(), threading.Event()
+        pipeline.act = self
+
+    def __call__(self):
+        self.reached.set()
+        assert self.event.wait(30)
+
+
+def png(image):
+    """A PIL image as a PNG file in base64"""
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def pixels(content):
+    """A file's content → its array"""
+    return np.asarray(Image.open(io.BytesIO(content)))
+
+
+def start_process(folder, port, *options):
+    """A server in a process of its own, when it answers → the process, the lines that it said"""
+    code = "from npdiffusion.command.cli import main; import sys; sys.exit(main(sys.argv[1:]))"
+    process = subprocess.Popen([sys.executable, "-c", code, "serve", "--port", str(port), "-o", f"{folder}/", *options],
+                               stderr=subprocess.PIPE, text=True)
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if "listens" in line:
+            return process, lines
+    raise AssertionError(lines)
+
+
+def ask(port, path, content=None):
+    """The JSON that a server at a port answers"""
+    body = None if content is None else json.dumps(content).encode()
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", body, {"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.loads(answer.read())

@@ -3,7 +3,6 @@ import json
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from npdiffusion.jobs import cluster
 from npdiffusion.jobs.entries import Entry
 from npdiffusion.jobs.listener import Listener
 from npdiffusion.settings import Request
+from tests.processes import free_port, until
 
 COUNT = 10
 
@@ -61,8 +61,7 @@ def test_processes_of_this_machine_make_the_single_machines_pictures(alone, tmp_
 
 
 def test_a_worker_and_the_scheduler_may_be_killed(alone, tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     address, processes = f"tcp://127.0.0.1:{port}", []
 
     def scheduler():
@@ -75,9 +74,9 @@ def test_a_worker_and_the_scheduler_may_be_killed(alone, tmp_path):
         processes += workers
         run = start("--prompts", table(tmp_path), "--steps", 3, "-o", f"{tmp_path}/out/", "--cluster", address)
         processes.append(run)
-        wait(lambda: len(pictures(tmp_path / "out")) >= 2)
+        until(lambda: len(pictures(tmp_path / "out")) >= 2)
         workers[0].send_signal(signal.SIGKILL)
-        wait(lambda: len(pictures(tmp_path / "out")) >= 4)
+        until(lambda: len(pictures(tmp_path / "out")) >= 4)
         first.send_signal(signal.SIGKILL)
         time.sleep(1)
         scheduler()
@@ -88,13 +87,6 @@ def test_a_worker_and_the_scheduler_may_be_killed(alone, tmp_path):
         for process in processes:
             process.kill()
             process.communicate()
-
-
-def wait(true, seconds=120):
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def test_a_model_is_known_by_its_weights(tmp_path):

@@ -6,17 +6,12 @@ import json
 import re
 import signal
 import socket
-import subprocess
-import sys
-import threading
 import time
 import urllib.request
 
 import numpy as np
 import pytest
 from PIL import Image
-
-pytest.importorskip("starlette", reason="starlette is not installed")
 
 import npdiffusion
 from npdiffusion import study
@@ -27,56 +22,11 @@ from npdiffusion.server.job import Job
 from npdiffusion.server.queue import Turns
 from npdiffusion.settings import SETTINGS, Request
 from tests.fake_pipeline import FakePipeline
-from tests.processes import modules_after, run_python
-from tests.served import served
-
-
-@pytest.fixture(scope="module")
-def real(tmp_path_factory):
-    """A server with the embedded model."""
-    with served(tmp_path_factory.mktemp("server") / "pictures") as server:
-        yield server
-
-
-@pytest.fixture
-def fake(tmp_path):
-    """A server whose pictures take no time, unless `act` does."""
-    pipeline = FakePipeline()
-    with served(tmp_path / "pictures", pipeline) as server:
-        server.pipeline = pipeline
-        yield server
-
-
-def png(image):
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode()
-
-
-def pixels(content):
-    return np.asarray(Image.open(io.BytesIO(content)))
-
-
-def until(true, seconds=60):
-    """Wait until a function gives something true."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-class Gate:
-    """What a fake pipeline does while it is closed: wait."""
-    def __init__(self, pipeline):
-        self.event, self.reached = threading.Event(), threading.Event()
-        pipeline.act = self
-
-    def __call__(self):
-        self.reached.set()
-        assert self.event.wait(30)
-
+from tests.processes import free_port, modules_after, run_python, until
+from tests.served import Gate, ask, pixels, png, served, start_process
 
 # ---- pictures
+
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_picture_is_the_commands_bit_for_bit(real, tmp_path, monkeypatch):
@@ -381,31 +331,6 @@ def test_a_picture_that_ends_the_server_again_and_again_is_given_up(tmp_path):
     store.close()
 
 
-def start_process(folder, port, *options):
-    """A server in a process of its own, when it answers"""
-    code = "from npdiffusion.command.cli import main; import sys; sys.exit(main(sys.argv[1:]))"
-    process = subprocess.Popen([sys.executable, "-c", code, "serve", "--port", str(port), "-o", f"{folder}/", *options],
-                               stderr=subprocess.PIPE, text=True)
-    lines = []
-    for line in process.stderr:
-        lines.append(line)
-        if "listens" in line:
-            return process, lines
-    raise AssertionError(lines)
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return found.getsockname()[1]
-
-
-def ask(port, path, content=None):
-    body = None if content is None else json.dumps(content).encode()
-    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", body, {"content-type": "application/json"})
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.loads(answer.read())
-
-
 def test_a_server_that_is_killed_loses_nothing_and_repeats_nothing(tmp_path):
     port, count = free_port(), 12
     process, _ = start_process(tmp_path / "pictures", port)
@@ -414,10 +339,7 @@ def test_a_server_that_is_killed_loses_nothing_and_repeats_nothing(tmp_path):
     process.kill()
     process.wait()
     process, _ = start_process(tmp_path / "pictures", port)
-    until = time.monotonic() + 60
-    while any(ask(port, f"/api/jobs/{job['id']}")["state"] != "done" for job in jobs):
-        assert time.monotonic() < until
-        time.sleep(0.1)
+    until(lambda: all(ask(port, f"/api/jobs/{job['id']}")["state"] == "done" for job in jobs))
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 0 and "stopped" in process.stderr.read()
     lines = [json.loads(line) for line in (tmp_path / "pictures" / "manifest.jsonl").read_text().splitlines()]

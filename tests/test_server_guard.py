@@ -13,8 +13,6 @@ import zlib
 import pytest
 from PIL import Image
 
-pytest.importorskip("starlette", reason="starlette is not installed")
-
 from npdiffusion.command import serve as command
 from npdiffusion.server import limits
 from npdiffusion.server.guard import Guard

@@ -7,18 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("starlette", reason="starlette is not installed")
-
 from npdiffusion.server import slow_answers
-from tests.fake_pipeline import FakePipeline
-from tests.served import served
-
-
-@pytest.fixture(scope="module")
-def real(tmp_path_factory):
-    """A server with the embedded model."""
-    with served(tmp_path_factory.mktemp("server") / "pictures") as server:
-        yield server
 
 
 @pytest.fixture
@@ -26,14 +15,6 @@ def client(real):
     openai = pytest.importorskip("openai")
     with openai.OpenAI(base_url=f"{real.url}/v1", api_key="none", timeout=60) as found:
         yield found
-
-
-@pytest.fixture
-def fake(tmp_path):
-    pipeline = FakePipeline()
-    with served(tmp_path / "pictures", pipeline) as server:
-        server.pipeline = pipeline
-        yield server
 
 
 def picture(each):

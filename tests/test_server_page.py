@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("starlette", reason="starlette is not installed")
-
-from tests.browser import open_browser, until
+from tests.browser import open_browser
+from tests.processes import until
 from tests.served import served
 
 PAGE = importlib.resources.files("npdiffusion.server").joinpath("page.html").read_text(encoding="utf-8")

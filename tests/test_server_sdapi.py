@@ -9,35 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("starlette", reason="starlette is not installed")
-
 from npdiffusion.server import slow_answers
 from npdiffusion.server.sdapi import fresh_options
 from npdiffusion.server.sdapi_fields import IMAGE_TO_IMAGE, TEXT_TO_IMAGE, read_fields
 from npdiffusion.settings import SETTINGS
-from tests.fake_pipeline import FakePipeline
-from tests.served import served
-
-
-@pytest.fixture(scope="module")
-def real(tmp_path_factory):
-    """A server with the embedded model."""
-    with served(tmp_path_factory.mktemp("server") / "pictures") as server:
-        yield server
-
-
-@pytest.fixture
-def fake(tmp_path):
-    pipeline = FakePipeline()
-    with served(tmp_path / "pictures", pipeline) as server:
-        server.pipeline = pipeline
-        yield server
-
-
-def b64(image):
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode()
+from tests.processes import until
+from tests.served import Gate, png
 
 
 def picture(text):
@@ -95,10 +72,7 @@ def test_sd_backend_client_ends_a_picture(real):
         time.sleep(0.02)
     assert 0 < real.get("/sdapi/v1/progress")["progress"] < 1
     handle.cancel()
-    until = time.monotonic() + 10
-    while real.engine.active():
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    until(lambda: not real.engine.active(), 10)
 
 
 def test_requests_of_open_webui_are_answered(real):
@@ -137,17 +111,12 @@ def test_progress_shows_the_picture_that_is_to_be(real):
 
 
 def test_interrupt_and_skip_end_pictures_of_this_interface_alone(fake):
-    reached, go = threading.Event(), threading.Event()
-
-    def wait():
-        reached.set()
-        assert go.wait(20)
-    fake.pipeline.act = wait
+    gate = Gate(fake.pipeline)
     job = fake.post("/api/jobs", {"prompt": "mine", "steps": 1})
-    reached.wait(10)
+    gate.reached.wait(10)
     fake.post("/sdapi/v1/interrupt")
     fake.post("/sdapi/v1/skip")
-    go.set()
+    gate.event.set()
     assert fake.finished(job)["state"] == "done"
 
 
@@ -193,13 +162,13 @@ def test_fields_mean_what_they_mean_there(found, expected):
 
 def test_a_mask_is_read_with_the_defaults_of_the_web_interface():
     image, mask = Image.radial_gradient("L").resize((96, 64)), Image.new("L", (96, 64), 255)
-    request, _, notes, _ = asked({"init_images": ["data:image/png;base64," + b64(image)], "mask": b64(mask), "width": 64,
+    request, _, notes, _ = asked({"init_images": ["data:image/png;base64," + png(image)], "mask": png(mask), "width": 64,
                                   "height": 64, "inpainting_mask_invert": 1}, True)
     assert (request.padding_mask_crop, request.mask_blur, request.invert_mask, request.strength) == (0, 4, True, 0.75)
     assert request.init_image.size == (96, 64) and any("inpainting_fill" in note for note in notes)
-    whole, *_ = asked({"init_images": [b64(image)], "width": 64, "height": 64}, True)
+    whole, *_ = asked({"init_images": [png(image)], "width": 64, "height": 64}, True)
     assert whole.init_image.size == (64, 64)              # resize_mode 0 stretches
-    cut, *_ = asked({"init_images": [b64(image)], "width": 64, "height": 64, "resize_mode": 1}, True)
+    cut, *_ = asked({"init_images": [png(image)], "width": 64, "height": 64, "resize_mode": 1}, True)
     assert cut.init_image.size == (96, 64)                # ours is 1: scaled and cut
 
 
@@ -244,7 +213,7 @@ def test_every_sampler_and_schedule_that_is_listed_is_taken(fake):
 
 def test_every_field_of_the_tables_is_taken_at_its_default():
     for fields, image in ((TEXT_TO_IMAGE, False), (IMAGE_TO_IMAGE, True)):
-        given = fields | ({"init_images": [b64(Image.new("RGB", (8, 8)))]} if image else {})
+        given = fields | ({"init_images": [png(Image.new("RGB", (8, 8)))]} if image else {})
         assert asked(given, image)[2] == []
 
 
@@ -260,22 +229,14 @@ def test_a_long_picture_sends_white_space_so_that_no_client_gives_up(fake, monke
 
 def test_a_client_that_goes_away_takes_its_picture_along(fake):
     import http.client
-    reached, go = threading.Event(), threading.Event()
-
-    def wait():
-        reached.set()
-        assert go.wait(20)
-    fake.pipeline.act = wait
+    gate = Gate(fake.pipeline)
     fake.post("/api/jobs", {"prompt": "first", "steps": 1})
-    reached.wait(10)
+    gate.reached.wait(10)
     connection = http.client.HTTPConnection("127.0.0.1", fake.port)
     connection.request("POST", "/sdapi/v1/txt2img", json.dumps({"prompt": "vanishes"}), {"content-type": "application/json"})
     while len(fake.engine.turns) < 2:
         time.sleep(0.01)
     connection.close()
-    until = time.monotonic() + 10
-    while len(fake.engine.turns) > 1:
-        assert time.monotonic() < until
-        time.sleep(0.01)
-    go.set()
+    until(lambda: len(fake.engine.turns) == 1, 10)
+    gate.event.set()
     assert [each["prompt"] for each in fake.pipeline.asked] == ["first"]
