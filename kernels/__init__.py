@@ -22,6 +22,8 @@ import importlib
 import inspect
 import os
 import threading
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from .errors import BackendError  # noqa: F401 (for those who catch it)
 
@@ -32,9 +34,12 @@ BACKENDS = {"numpy": "reference", "numba": "fast"}
 GRADIENTS = {"numpy": "gradients", "numba": "fast_gradients"}
 DTYPES = ("float32", "bfloat16")                         # that weights can be kept in
 
-_chosen = None
-_watchers = ()                                           # (thread, watch) of all threads, the outermost first
-_recorders = {}                                          # {thread: what `recorded` was given}, of threads that record
+Watch = Callable[[str, dict[str, Any], Any], Any]        # (operation, its arguments, its result)
+Record = Callable[[str, Callable], Callable]             # (operation's name, operation) → what takes its place
+
+_chosen: str | None = None
+_watchers: tuple = ()                                    # (thread, watch) of all threads, the outermost first
+_recorders: dict[int, Record] = {}                       # {thread: what `recorded` was given}, of threads that record
 _changing = threading.Lock()
 _reporting = threading.local()
 
@@ -58,7 +63,7 @@ def backend() -> str:
 
 
 @contextlib.contextmanager
-def watched(watch):
+def watched(watch: Watch) -> Iterator[None]:
     """Within this context, call watch(name, arguments, result) after every operation that this thread launches.
 
     name: one of OPERATIONS     arguments: {parameter: value}, positional or not, with defaults; not to be modified
@@ -78,7 +83,7 @@ def watched(watch):
 
 
 @contextlib.contextmanager
-def recorded(record):
+def recorded(record: Record) -> Iterator[None]:
     """Within this context, this thread finds record(name, operation) under the name of each operation.
 
     record: gives a function that takes the operation's arguments in its place, or None to find operations as they are
@@ -96,12 +101,12 @@ def recorded(record):
             _recorders[thread] = before
 
 
-def recorder():
+def recorder() -> Record | None:
     """What `recorded` was given by this thread, None if it is in no such context."""
     return _recorders.get(threading.get_ident())
 
 
-def gradient(name):
+def gradient(name: str) -> Any:
     """The rules by which gradients of an operation are computed on the backend in use, see gradients.py."""
     return getattr(_module(GRADIENTS[backend()]), name)
 

@@ -2,7 +2,12 @@
 
 NumPy has no bfloat16: an array of uint16 holds its bits.
 """
+from typing import Any
+
 import numpy as np
+
+Array = np.ndarray                                      # float32, unless a docstring says otherwise
+Weight = Any                                            # an Array of the checkpoint's shape, packed or not, or what has `read`
 
 CACHE_LINE = 16                                         # floats in 64 bytes, which also is the longest vector
 

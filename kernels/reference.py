@@ -8,38 +8,38 @@ import math
 
 import numpy as np
 
-from .arrays import as_float32
+from .arrays import Array, Weight, as_float32
 
 PATCH_BYTES = 256 << 20       # im2col works on bands of rows, so that its matrix stays below this size
 
 
 # --- weights: the plain twins use them as the checkpoint stores them, bfloat16 (which NumPy lacks) as uint16 ----------
 
-def pack_linear(weight, dtype="float32"):
+def pack_linear(weight: Array, dtype: str = "float32") -> Array:
     """The layout `linear` wants: here a copy (out, in) as stored, or rounded to bfloat16 if that is the dtype."""
     if dtype == "bfloat16":
         return to_bfloat16(as_float32(weight))
     return weight.copy() if weight.dtype == np.float32 else as_float32(weight)
 
 
-def pack_conv2d(weight, dtype="float32"):
+def pack_conv2d(weight: Array, dtype: str = "float32") -> Array:
     """The layout `conv2d` wants: here a copy (O, I, kh, kw) as stored, or rounded to bfloat16 if that is the dtype."""
     return pack_linear(weight, dtype)
 
 
-def to_bfloat16(x):
+def to_bfloat16(x: Array) -> Array:
     """The nearest numbers that are the upper half of a float32, ties to even; NaN stays NaN      → uint16, that half"""
     bits = np.asarray(x, np.float32).view(np.uint32)
     nearest = (bits + (0x7fff + (bits >> 16 & 1))) >> 16
     return np.where(np.isnan(x), bits >> 16 | 0x40, nearest).astype(np.uint16)
 
 
-def rounded(x):
+def rounded(x: Array) -> Array:
     """The nearest numbers that bfloat16 can hold, in the type of x."""
     return as_float32(to_bfloat16(x)).astype(x.dtype, copy=False)
 
 
-def stored(weight):
+def stored(weight: Weight) -> Array:
     """The array of the checkpoint, also when a fast twin has packed it (anything with `unpack`) or it is not in memory
     (anything with `read`)."""
     if hasattr(weight, "read"):
@@ -47,7 +47,7 @@ def stored(weight):
     return weight.unpack() if hasattr(weight, "unpack") else weight
 
 
-def factors(x, weight):
+def factors(x: Array, weight: Weight) -> tuple[Array, Array]:
     """x and W as they are multiplied: as they are, or both rounded to bfloat16 if W is kept so. Sums are float32.
 
     (Winograd's convolution rounds elsewhere: its transformed factors, or the weights alone.)
@@ -60,7 +60,7 @@ def factors(x, weight):
 
 # --- products --------------------------------------------------------------------------------------------------------
 
-def linear(x, weight, bias=None, residual=None):
+def linear(x: Array, weight: Weight, bias: Array | None = None, residual: Array | None = None) -> Array:
     """y = x Wᵀ + b (+ r)      x: (..., in)   weight: (out, in)   bias: (out,)   residual: (..., out)   → (..., out)"""
     x, weight = factors(x, weight)
     y = x.reshape(-1, x.shape[-1]) @ weight.T
@@ -72,7 +72,7 @@ def linear(x, weight, bias=None, residual=None):
     return y
 
 
-def im2col(x, kernel, stride, rows):
+def im2col(x: Array, kernel: tuple[int, int], stride: int, rows: range) -> Array:
     """The patches under a kernel, as rows of a matrix.
 
     x: (N, H, W, C), padded; kernel: (kh, kw); rows: range of output rows → (N · len(rows) · W_out, kh · kw · C)
@@ -84,7 +84,8 @@ def im2col(x, kernel, stride, rows):
     return np.concatenate(taps, axis=-1).reshape(-1, kh * kw * x.shape[3])
 
 
-def conv2d(x, weight, bias=None, stride=1, padding=(0, 0, 0, 0), residual=None):
+def conv2d(x: Array, weight: Weight, bias: Array | None = None, stride: int = 1,
+           padding: tuple[int, int, int, int] = (0, 0, 0, 0), residual: Array | None = None) -> Array:
     """y[n, i, j] = Σ over u, v of W[:, :, u, v] x[n, s·i + u, s·j + v] + b (+ r), as one matrix product (im2col).
 
     x: (N, H, W, I)   weight: (O, I, kh, kw)   bias: (O,), or (N, O) to shift each image by its own time embedding
@@ -111,7 +112,7 @@ def conv2d(x, weight, bias=None, stride=1, padding=(0, 0, 0, 0), residual=None):
     return y
 
 
-def linear_geglu(x, weight, bias):
+def linear_geglu(x: Array, weight: Weight, bias: Array | None) -> Array:
     """value · GELU(gate), where (value, gate) = x Wᵀ + b      x: (..., in)   weight: (2 C, in)   → (..., C)
 
     GEGLU (Shazeer 2020, arXiv:2002.05202): the first half of the outputs is the value, the second half the gate.
@@ -122,7 +123,7 @@ def linear_geglu(x, weight, bias):
 
 # --- normalisation ---------------------------------------------------------------------------------------------------
 
-def group_norm(x, weight, bias, groups, eps):
+def group_norm(x: Array, weight: Array, bias: Array, groups: int, eps: float) -> Array:
     """y = γ (x − μ) / √(σ² + ε) + β, with μ and σ² over the H · W pixels and C / groups channels of a group.
 
     x: (N, H, W, C)   weight γ, bias β: (C,)   → (N, H, W, C)          Wu & He 2018, arXiv:1803.08494
@@ -136,12 +137,12 @@ def group_norm(x, weight, bias, groups, eps):
     return x.reshape(n, h, w, c) * weight + bias
 
 
-def group_norm_silu(x, weight, bias, groups, eps):
+def group_norm_silu(x: Array, weight: Array, bias: Array, groups: int, eps: float) -> Array:
     """silu(group_norm(x)), the head of every residual branch in the UNet and the VAE."""
     return silu(group_norm(x, weight, bias, groups, eps))
 
 
-def layer_norm(x, weight, bias, eps):
+def layer_norm(x: Array, weight: Array, bias: Array, eps: float) -> Array:
     """y = γ (x − μ) / √(σ² + ε) + β over the last axis      x: (..., C)          Ba et al. 2016, arXiv:1607.06450
 
     docs/notes/11-normalisation.md
@@ -153,30 +154,30 @@ def layer_norm(x, weight, bias, eps):
 
 # --- activations: scipy.special takes a tenth of a second to import, which the fast twins need not wait for ----------
 
-def silu(x):
+def silu(x: Array) -> Array:
     """x · σ(x)          Elfwing et al. 2017, arXiv:1702.03118"""
     from scipy.special import expit
     return x * expit(x)
 
 
-def gelu(x):
+def gelu(x: Array) -> Array:
     """x · Φ(x) = x/2 · (1 + erf(x/√2)), exact          Hendrycks & Gimpel 2016, arXiv:1606.08415"""
     from scipy.special import erf
     return 0.5 * x * (1 + erf(x * math.sqrt(0.5)))
 
 
-def quick_gelu(x):
+def quick_gelu(x: Array) -> Array:
     """x · σ(1.702 x), the approximation of GELU that CLIP was trained with (Radford et al. 2021, arXiv:2103.00020)"""
     from scipy.special import expit
     return x * expit(1.702 * x)
 
 
-def relu(x):
+def relu(x: Array) -> Array:
     """max(x, 0)          Nair & Hinton 2010, which found it better than sigmoids for training"""
     return np.maximum(x, 0)
 
 
-def softmax(x):
+def softmax(x: Array) -> Array:
     """eˣ / Σ eˣ over the last axis, shifted by its maximum so that nothing overflows      docs/notes/09-attention.md"""
     e = np.exp(x - x.max(axis=-1, keepdims=True))
     return e / e.sum(axis=-1, keepdims=True)
@@ -184,7 +185,7 @@ def softmax(x):
 
 # --- attention -------------------------------------------------------------------------------------------------------
 
-def attention(q, k, v, heads, causal=False, dtype="float32"):
+def attention(q: Array, k: Array, v: Array, heads: int, causal: bool = False, dtype: str = "float32") -> Array:
     """softmax(Q Kᵀ / √D) V for each head      q: (N, T, h·D)   k, v: (N, S, h·D)   → (N, T, h·D)
 
     With `causal`, query t sees keys 0..t alone (T = S).          Vaswani et al. 2017, arXiv:1706.03762, eq. 1
@@ -213,14 +214,14 @@ def attention(q, k, v, heads, causal=False, dtype="float32"):
 
 # --- resampling, embeddings ------------------------------------------------------------------------------------------
 
-def upsample_nearest(x, height, width):
+def upsample_nearest(x: Array, height: int, width: int) -> Array:
     """y[i, j] = x[⌊i · H / height⌋, ⌊j · W / width⌋]      x: (N, H, W, C)   → (N, height, width, C)"""
     rows = np.arange(height) * x.shape[1] // height
     columns = np.arange(width) * x.shape[2] // width
     return x[:, rows[:, None], columns]
 
 
-def upsample_conv2d(x, weight, bias, height, width):
+def upsample_conv2d(x: Array, weight: Weight, bias: Array | None, height: int, width: int) -> Array:
     """conv2d(upsample_nearest(x, height, width)), padded by 1      x: (N, H, W, I)   weight: (O, I, 3, 3)   bias: (O,)
 
     → (N, height, width, O): how the UNet and the VAE's decoder enlarge an image
@@ -228,12 +229,12 @@ def upsample_conv2d(x, weight, bias, height, width):
     return conv2d(upsample_nearest(x, height, width), weight, bias, padding=(1, 1, 1, 1))
 
 
-def embedding(ids, weight):
+def embedding(ids: Array, weight: Weight) -> Array:
     """Row ids[...] of the table      ids: integers (...)   weight: (vocabulary, C)   → (..., C)"""
     return stored(weight)[ids]
 
 
-def timestep_embedding(timesteps, dim, flip_sin_to_cos=True, freq_shift=0):
+def timestep_embedding(timesteps: Array, dim: int, flip_sin_to_cos: bool = True, freq_shift: float = 0) -> Array:
     """cos(t ωᵢ), sin(t ωᵢ) with ωᵢ = 10000^(−i / (dim/2 − freq_shift)), cosines first if `flip_sin_to_cos`.
 
     timesteps: (N,), may be fractional   → (N, dim)          Ho et al. 2020, arXiv:2006.11239, after Vaswani et al. 2017

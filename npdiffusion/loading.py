@@ -10,7 +10,7 @@ the gigabytes are read. Nothing that is given as a local path touches the networ
 import os
 import pathlib
 import warnings
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from npdiffusion.kernels import machine
 from npdiffusion.kernels.threads import set_threads
 from npdiffusion.memory import budget as budgets
 from npdiffusion.memory import estimates
+from npdiffusion.memory.budget import Budget
 from npdiffusion.pipeline import Path, StableDiffusionPipeline
 from npdiffusion.request import largest_size
 from npdiffusion.settings import Request
@@ -34,7 +35,7 @@ from npdiffusion.text.tokenizer import CLIPTokenizer
 def load(path_or_id: Path | None = None, dtype: str | None = None, threads: int | None = None,
          tokenizer: Path | None = None, lora_dir: Path | None = None, vae: Path | None = None,
          embedding_dir: Path | None = None, max_memory: int | float | str | None = None, model_dir: Path | None = None,
-         requests: Iterable[Request] = (), preview_vae: Any = None, control: Path | None = None,
+         requests: Sequence[Request] = (), preview_vae: Any = None, control: Path | None = None,
          unet: Path | None = None) -> StableDiffusionPipeline:
     """A pipeline that makes pictures from prompts → npdiffusion.pipeline.StableDiffusionPipeline
 
@@ -93,7 +94,8 @@ class Opened:
     model: WholeModel
     tokenizers: dict[str, CLIPTokenizer]
 
-    def fit(self, max_memory=None, dtype=None, requests=(), preview_vae=None):
+    def fit(self, max_memory: int | float | str | None = None, dtype: str | None = None, requests: Sequence[Request] = (),
+            preview_vae: Any = None) -> Budget:
         """How the weights are kept → memory.budget.Budget; arguments as of `load`. UserError if they can't be made to fit."""
         parts = self.model.parts
         unet, vae = (parts[name].model.config for name in ("unet", "vae"))
@@ -120,7 +122,7 @@ class Opened:
                       f"fitted into that, as by max_memory (--max-memory)", stacklevel=4)
         return there
 
-    def pipeline(self, budget):
+    def pipeline(self, budget: Budget) -> StableDiffusionPipeline:
         """The pipeline, whose models are still empty."""
         family, parts, schedule, advised = self.model
         models, first = {name: part.model for name, part in parts.items()}, family.text_encoders[0]
@@ -130,14 +132,15 @@ class Opened:
         made.embedded = self.path.samefile(locate(None))
         return made
 
-    def fill(self, budget):
+    def fill(self, budget: Budget) -> None:
         """Read the weights into the models. UserError if a tensor can't be read, or is not finite."""
         for name, part in self.model.parts.items():
             part.on_disk = budget.on_disk.get(name, set())
             part.fill(budget.dtype)
 
 
-def open_checkpoint(path_or_id=None, tokenizer=None, vae=None, model_dir=None, unet=None):
+def open_checkpoint(path_or_id: Path | None = None, tokenizer: Path | None = None, vae: Path | None = None,
+                    model_dir: Path | None = None, unet: Path | None = None) -> Opened:
     """A checkpoint, opened → Opened; arguments as of `load`. UserError for what is no model of a known family."""
     path = locate(path_or_id, model_dir, given=[name for name, part in (("vae", vae), ("tokenizer", tokenizer)) if part])
     model = whole_model.open_model(path, vae, tokenizer)
@@ -147,7 +150,8 @@ def open_checkpoint(path_or_id=None, tokenizer=None, vae=None, model_dir=None, u
     return Opened(path, str(path_or_id or path), model, find_tokenizers(tokenizer, path, configs, model.family))
 
 
-def load_tokenizer(path_or_id=None, tokenizer=None, model_dir=None):
+def load_tokenizer(path_or_id: Path | None = None, tokenizer: Path | None = None,
+                   model_dir: Path | None = None) -> CLIPTokenizer:
     """The tokenizer that `load` would take. Nothing else is read, nor downloaded."""
     path_or_id = library.resolve(path_or_id, model_dir)
     path = pathlib.Path(os.path.expanduser(path_or_id or locate(None)))
@@ -159,7 +163,7 @@ def load_tokenizer(path_or_id=None, tokenizer=None, model_dir=None):
     return find_tokenizer(tokenizer or str(path), path, None, families.FAMILIES[0])
 
 
-def locate(path_or_id, model_dir=None, given=()):
+def locate(path_or_id: Path | None, model_dir: Path | None = None, given: Sequence[str] = ()) -> pathlib.Path:
     """The file or folder that is meant; UserError if there is none. given: parts that it may lack"""
     model = library.resolve(path_or_id, model_dir)
     if model is None:

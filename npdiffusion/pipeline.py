@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -28,11 +28,17 @@ from npdiffusion.checkpoints.controlnets import open_controlnet
 from npdiffusion.diffusion import defaults
 from npdiffusion.diffusion.denoiser import Denoiser
 from npdiffusion.diffusion.guidance import Prediction
+from npdiffusion.diffusion.schedules import NoiseSchedule
 from npdiffusion.errors import UserError
 from npdiffusion.given import NOTHING, Given, asked
 from npdiffusion.memory import malloc
+from npdiffusion.memory.budget import Budget
+from npdiffusion.models.clip import CLIPTextModel
 from npdiffusion.models.controlnet import Control
 from npdiffusion.models.diagnosis import finite
+from npdiffusion.models.taesd import AutoencoderTiny
+from npdiffusion.models.unet import UNet2DConditionModel
+from npdiffusion.models.vae import AutoencoderKL
 from npdiffusion.pictures.images import fit, rgb, to_images
 from npdiffusion.pictures.settings_text import model_name, parameters
 from npdiffusion.pictures.sheets import Pictures
@@ -44,6 +50,7 @@ from npdiffusion.text.contexts import Contexts
 from npdiffusion.text.editing import calls
 from npdiffusion.text.encoders import Encoder
 from npdiffusion.text.reading import read_prompt
+from npdiffusion.text.tokenizer import CLIPTokenizer
 
 Path = str | os.PathLike[str]
 StepCallback = Callable[[int, int, np.ndarray], Any]              # (step, steps, latents or x0)
@@ -55,8 +62,11 @@ class StableDiffusionPipeline:
     tokenizer.encode(text) → (77,) ids     text_encoder(ids (N, 77)) → (N, 77, X)     unet(latents, timesteps, context) → ε or v
     vae.encode(images) → mean, logvar      vae.decode(latents) → images in [−1, 1]    schedule: its betas and its sampler
     """
-    def __init__(self, tokenizer, text_encoder, unet, vae, schedule, source, default_guidance=None, adapters=None, budget=None,
-                 family=families.FAMILIES[0], others=None, tokenizers=None):
+    def __init__(self, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, unet: UNet2DConditionModel,
+                 vae: AutoencoderKL | AutoencoderTiny, schedule: NoiseSchedule, source: str,
+                 default_guidance: float | None = None, adapters: Adapters | None = None, budget: Budget | None = None,
+                 family: families.Family = families.FAMILIES[0], others: dict[str, Any] | None = None,
+                 tokenizers: dict[str, CLIPTokenizer] | None = None) -> None:
         self.tokenizer, self.text_encoder, self.unet, self.vae = tokenizer, text_encoder, unet, vae
         self.family = family          # its row in checkpoints/families.py
         first = family.text_encoders[0]
@@ -72,7 +82,7 @@ class StableDiffusionPipeline:
         self.embedded = False         # whether it is the model that comes with the library, whose words are known
         self.timings = {}             # seconds that each stage of the last `generate` took
         self._alone = threading.RLock()       # held while a picture is made or weights change
-        self._making = None           # the `Resolved` of the picture at work,
+        self._making: Resolved | None = None       # the `Resolved` of the picture at work,
         self._disturbed = False       # and whether another one was made in its callback
         _pipelines.add(self)
         malloc.one_heap()             # before threads read the weights
@@ -91,7 +101,7 @@ class StableDiffusionPipeline:
         if self._making is not None:
             raise UserError("this pipeline makes a picture, so it can't be closed now")
         with self._alone:
-            self.text_encoder = self.unet = self.vae = self.control = None
+            self.text_encoder = self.unet = self.vae = self.control = None       # type: ignore[assignment]
             self.models, self.adapters, self.words = {}, Adapters(), LearntWords()
         malloc.give_back()
 
@@ -317,8 +327,10 @@ class StableDiffusionPipeline:
         check_clip_skip(request.clip_skip, self.text_encoder.config.num_hidden_layers)
         return self.contexts([(prompt, None)], STEPS, clip_skip=request.clip_skip, syntax=prompt_syntax).at(0)[0].states
 
-    def contexts(self, prompts, steps, sampler=None, clip_skip=None, syntax="a1111", earlier=None, count=1, timestep_cond=None,
-                 sizes=None, given=(None, None)):
+    def contexts(self, prompts: Sequence[tuple[str, str | None]], steps: int, sampler: str | None = None,
+                 clip_skip: int | None = None, syntax: str = "a1111", earlier: int | None = None, count: int = 1,
+                 timestep_cond: np.ndarray | None = None, sizes: list[np.ndarray] | None = None,
+                 given: Sequence[Any] = (None, None)) -> Contexts:
         """What the UNet attends to, call by call → text.contexts.Contexts
 
         prompts: of the prompt, or of it and the negative one: what the first text encoder reads, and the second, if that is
@@ -336,7 +348,7 @@ class StableDiffusionPipeline:
         return Contexts(readings, encoders, clip_skip or 0, count, timestep_cond, sizes, zeros, given)
 
     @property
-    def encoders(self):
+    def encoders(self) -> list[Encoder]:
         """The text encoders with their tokenizers → [text.encoders.Encoder]"""
         family = self.family
         return [Encoder(name, self.models[name], self.tokenizers[name], family.penultimate,
@@ -366,12 +378,12 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def ignored(*arguments):
+def ignored(*arguments: Any) -> None:
     """Nobody listens."""
 
 
 @contextlib.contextmanager
-def steps_shown(steps, callback, progress):
+def steps_shown(steps: int, callback: StepCallback, progress: bool) -> Iterator[StepCallback]:
     """A callback for `make` that also moves a bar on stderr, where that is a terminal."""
     if not progress:
         yield callback
@@ -388,7 +400,7 @@ def steps_shown(steps, callback, progress):
         yield step
 
 
-def generate_signature():
+def generate_signature() -> inspect.Signature:
     """What help and completion show of `generate`: each setting with its type and default."""
     own = inspect.signature(StableDiffusionPipeline.generate)
     first, last = list(own.parameters.values())[:3], list(own.parameters.values())[3:-1]

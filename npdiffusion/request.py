@@ -7,10 +7,12 @@ Whoever needs to know what a picture will be reads a `Resolved`: the pipeline th
 it, the text inside its file, the manifest of a long run.
 """
 import functools
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from npdiffusion.checkpoints.families import Family
 from npdiffusion.diffusion import noise
@@ -26,6 +28,7 @@ from npdiffusion.painting.inpainting import FirstPass
 from npdiffusion.pictures.images import to_images
 from npdiffusion.settings import LARGEST_SIDE, NO_EFFECT, Request
 
+Size = tuple[int, int]                           # (width, height) in pixels
 AESTHETIC_SCORE, NEGATIVE_SCORE = 6.0, 2.5      # of 10, which XL's refiner is told of a picture, as in diffusers
 
 
@@ -63,16 +66,16 @@ class Resolved:
     given: Given = NOTHING
 
     @property
-    def planned(self):
+    def planned(self) -> int:
         """Steps of all passes."""
         return sum(len(each.plan) for each in self.passes)
 
     @property
-    def canvas(self):
+    def canvas(self) -> Canvas:
         """The one that the result is finished on."""
         return self.passes[0].canvas
 
-    def settings(self):
+    def settings(self) -> dict[str, Any]:
         """{name: value} of what the picture's text and a manifest say of it, the model's choices included."""
         r = self.request
         found = dict(
@@ -94,7 +97,7 @@ class Resolved:
             found |= {name: r.value(name) for name in ("hires_strength", "hires_upscaler")}
         return {name: value for name, value in found.items() if value is not None}
 
-    def notes(self, option, named=None):
+    def notes(self, option: Any, named: Collection[str] | None = None) -> Iterator[str]:
         """A line about each setting that was given but has no effect.
 
         option: how settings are called, settings.IN_PYTHON or settings.ON_COMMAND_LINE
@@ -105,7 +108,7 @@ class Resolved:
             if name in given and so(self):
                 yield f"{getattr(option, name)} has no effect {why(self, option)}"
 
-    def sizes(self, size):
+    def sizes(self, size: Size) -> list[np.ndarray] | None:
         """The sizes that XL is told of a picture of size (width, height): two arrays (D,), for the prompt and the negative one,
         or None with other families"""
         own, r = size[::-1], self.request
@@ -115,14 +118,14 @@ class Resolved:
                 for other in ({}, {"aesthetic_score": (NEGATIVE_SCORE,)})]
         return said if self.family.added else None
 
-    def noise_for(self, canvas, vae):
+    def noise_for(self, canvas: Canvas, vae: Any) -> noise.LatentNoise:
         """The noise of the seeds, from its beginning, for latents of a canvas → noise.LatentNoise"""
         width, height = (side // vae.config.reduction for side in canvas.size)
         first = self.given.latents if canvas is self.canvas else None
         return noise.latent_noise(self.request.rng, self.seeds, height, width, vae.config.latent_channels, self.subseeds,
                                   self.request.value("subseed_strength"), first)
 
-    def finish(self, decoded):
+    def finish(self, decoded: Iterable[np.ndarray]) -> list[Image.Image] | np.ndarray:
         """Decoded pictures, (1, H, W, 3) in [−1, 1] one by one → the results, each with its seed in `info`; or, where those
         are asked for, arrays in [0, 1]"""
         if self.given.output_type == "np":
@@ -180,7 +183,7 @@ def resolve(request: Request, model: Any, inputs: Any = None, given: Given = NOT
         tile_for(model, request, guidance, passes[-1].canvas.size), model.family, asked.reason, given)
 
 
-def check_size(width, height, reduction):
+def check_size(width: int, height: int, reduction: int) -> None:
     """UserError unless both are multiples of the autoencoder's reduction, and not too large."""
     for name, value in (("width", width), ("height", height)):
         if value % reduction or not reduction <= value <= LARGEST_SIDE:
@@ -189,28 +192,28 @@ def check_size(width, height, reduction):
                             f"for example {near}")
 
 
-def check_clip_skip(clip_skip, layers):
+def check_clip_skip(clip_skip: int | None, layers: int) -> None:
     """UserError unless a text encoder of so many layers can leave so many out."""
     if clip_skip is not None and clip_skip >= layers:
         raise UserError(f"clip_skip is {clip_skip!r}: of this text encoder's {layers} layers, 0 to {layers - 1} can be "
                         "left out")
 
 
-def largest_size(request, trained, reduction):
+def largest_size(request: Request, trained: Size, reduction: int) -> Size:
     """(width, height) of the largest pass over a picture; trained: of those that the model knows"""
     picture = canvases.open_inputs(request).picture if request.outpaint else None
     size = outpainting.working_size(request, picture and extended_size(request, picture.size), trained, reduction)
     return enlarged(size, request.hires, reduction) if request.hires else size
 
 
-def extended_size(request, size):
+def extended_size(request: Request, size: Size) -> Size:
     """(width, height) of the picture that is painted on, extended if that is asked for"""
     if request.outpaint is None:
         return size
     return outpainting.extended(size, **outpainting.read_sides(request.outpaint, 8, LARGEST_SIDE))
 
 
-def tile_for(model, request, guidance, size):
+def tile_for(model: Any, request: Request, guidance: float, size: Size) -> int | None:
     """The autoencoder's tiles; UserError if the pictures don't fit into memory, or into a `memory.budget.Budget`."""
     (width, height), count, config, budget = size, request.count, model.vae.config, model.budget
     tile = (budget or tiles).choose(config, width, height, request.vae_tiling)

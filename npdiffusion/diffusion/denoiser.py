@@ -14,6 +14,10 @@ Why these are the same thing, and the score too: docs/notes/07-score.md
 N images, H × W latent pixels, C channels (last); float32 in, float32 out.
 """
 import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 
 
 class Denoiser:
@@ -29,11 +33,11 @@ class Denoiser:
     known    painting.inpainting.Known, which puts the parts of a picture that are kept back in their place; or None
     calls    how often the model has been called: prompts that change with the steps count in this
     """
-    def __init__(self, predict, plan, known=None):
+    def __init__(self, predict: Callable[[np.ndarray, float, int], np.ndarray], plan: Any, known: Any = None) -> None:
         self.predict, self.levels, self.prediction_type, self.known = predict, plan.levels, plan.prediction_type, known
         self.calls = 0
 
-    def __call__(self, x, level):                            # (N, H, W, C) → (N, H, W, C)
+    def __call__(self, x: np.ndarray, level: Any) -> np.ndarray:  # (N, H, W, C) → (N, H, W, C)
         t, alpha, sigma = self.levels[level]
         if self.known and level != next(iter(self.levels)):  # the first state is right already: noise alone at strength 1
             x = self.known.under_noise(x, alpha, sigma)

@@ -15,7 +15,7 @@ from npdiffusion.models import diagnosis
 MOST_CALLS = 2                # of the model in one step of a sampler
 
 
-def guide(unconditional, conditional, scale, rescale=0.0):
+def guide(unconditional: np.ndarray, conditional: np.ndarray, scale: float, rescale: float = 0.0) -> np.ndarray:
     """ε(∅), ε(c) (N, H, W, C) → ε̂, the same shape
 
     rescale: φ of Lin et al. 2023 (arXiv:2305.08891), equations 15 and 16, from 0 to 1: how far ε̂ is brought back to the
@@ -26,7 +26,7 @@ def guide(unconditional, conditional, scale, rescale=0.0):
     return rescaled(guided, conditional, rescale) if rescale else guided
 
 
-def rescaled(guided, conditional, share):
+def rescaled(guided: np.ndarray, conditional: np.ndarray, share: float) -> np.ndarray:
     """φ σ_c/σ ε̂ + (1 − φ) ε̂, σ the standard deviation of each image's prediction      (N, H, W, C) → (N, H, W, C)"""
     wanted, found = (x.std(axis=(1, 2, 3), keepdims=True) for x in (conditional, guided))
     return guided * (1 + share * (wanted / found - 1))

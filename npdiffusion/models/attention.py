@@ -5,8 +5,11 @@
 Vaswani et al. 2017, arXiv:1706.03762, section 3.2; the words c are x itself (self-attention) or the prompt's hidden
 states (cross-attention). N images, T tokens, S words of width X, C channels = heads · D.
 """
+from typing import Any
+
 from npdiffusion import kernels
-from npdiffusion.models.conditioning import repeated
+from npdiffusion.kernels.arrays import Array
+from npdiffusion.models.conditioning import Conditioning, repeated
 from npdiffusion.models.layers import Linear
 from npdiffusion.models.tree import Module
 
@@ -16,19 +19,19 @@ class Attention(Module):
 
     In the UNet q, k and v have no bias, in the VAE they have.
     """
-    def __init__(self, channels, heads, context_channels=None, qkv_bias=False):
+    def __init__(self, channels: int, heads: int, context_channels: int | None = None, qkv_bias: bool = False) -> None:
         context_channels = context_channels or channels
         self.to_q = Linear(channels, channels, bias=qkv_bias)
         self.to_k = Linear(context_channels, channels, bias=qkv_bias)
         self.to_v = Linear(context_channels, channels, bias=qkv_bias)
-        self.to_out = [Linear(channels, channels), None]          # placeholder for nn.Dropout
+        self.to_out: list[Any] = [Linear(channels, channels), None]          # placeholder for nn.Dropout
         self.heads = heads
 
-    def keys_and_values(self, words):
+    def keys_and_values(self, words: Array) -> tuple[Array, Array]:
         """(N, S, X) → k, v (N, S, C)"""
         return self.to_k(words), self.to_v(words)
 
-    def attend(self, x, k, v, residual):
+    def attend(self, x: Array, k: Array, v: Array, residual: Array) -> Array:
         """x, residual (n, T, C), k, v (N, S, C), N a multiple of n: see `repeated` → (N, T, C)"""
         y = kernels.attention(repeated(self.to_q(x), len(k)), k, v, self.heads, dtype=self.to_q.dtype)
         return self.to_out[0](y, repeated(residual, len(k)))
@@ -36,11 +39,11 @@ class Attention(Module):
 
 class SelfAttention(Attention):
     """x, residual (N, T, C) → (N, T, C), whatever they are conditioned on"""
-    def __call__(self, x, residual, conditioning=None):
+    def __call__(self, x: Array, residual: Array, conditioning: Conditioning | None = None) -> Array:
         return self.attend(x, *self.keys_and_values(x), residual)
 
 
 class CrossAttention(Attention):
     """x, residual (n, T, C), `Conditioning` of N prompts → (N, T, C)"""
-    def __call__(self, x, residual, conditioning):
+    def __call__(self, x: Array, residual: Array, conditioning: Conditioning) -> Array:
         return self.attend(x, *conditioning.keys_and_values(self), residual)

@@ -12,8 +12,11 @@ In XL the time embedding differs between prompts, and so they have no more in co
 N prompts, S words of width X, C channels, P numbers of an embedded guidance scale.
 """
 import math
+from typing import Any
 
 import numpy as np
+
+from npdiffusion.kernels.arrays import Array
 
 
 class Conditioning:
@@ -27,30 +30,31 @@ class Conditioning:
 
     Keys and values are computed when first asked for and kept: a UNet whose weights have changed needs a new object.
     """
-    def __init__(self, states, timestep_cond=None, pooled=None, sizes=None):
+    def __init__(self, states: Array, timestep_cond: Array | None = None, pooled: Array | None = None,
+                 sizes: Array | None = None) -> None:
         self.states, self.timestep_cond, self.pooled, self.sizes = states, timestep_cond, pooled, sizes
         self._keys_and_values = {}
 
     def __len__(self):
         return len(self.states)
 
-    def with_states(self, states):
+    def with_states(self, states: Array) -> "Conditioning":
         """The same for other hidden states; nothing is remembered"""
         return Conditioning(states, self.timestep_cond, self.pooled, self.sizes)
 
-    def keys_and_values(self, attention):
+    def keys_and_values(self, attention: Any) -> tuple[Array, Array]:
         """k, v (N, S, C), which an `Attention` makes of the hidden states"""
         if attention not in self._keys_and_values:
             self._keys_and_values[attention] = attention.keys_and_values(self.states)
         return self._keys_and_values[attention]
 
 
-def repeated(x, batch):
+def repeated(x: Array, batch: int) -> Array:
     """Row i of x for each of i, n + i, 2n + i, ... of a batch      (n, ...) → (batch, ...), x itself if batch is n"""
     return x if len(x) == batch else np.concatenate([x] * (batch // len(x)))
 
 
-def guidance_embedding(scale, size):
+def guidance_embedding(scale: float, size: int) -> Array:
     """Sines and cosines of w = scale − 1, by which a distilled UNet knows the guidance scale      → (1, size), float32
 
         sin(1000 w f_i), cos(1000 w f_i)      f_i = 10000^(−i/(n−1)), n = ⌊size/2⌋      Luo et al. 2023, arXiv:2310.04378

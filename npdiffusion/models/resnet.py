@@ -6,6 +6,7 @@ The block is the pre-activation residual block of DDPM (Ho et al. 2020, arXiv:20
     y = shortcut(x) + conv2(silu(norm2(h)))       shortcut: 1×1 convolution where the channels change, else identity
 """
 from npdiffusion import kernels
+from npdiffusion.kernels.arrays import Array
 from npdiffusion.models.conditioning import repeated
 from npdiffusion.models.layers import Conv2d, GroupNorm, Linear
 from npdiffusion.models.tree import Module
@@ -16,7 +17,8 @@ class ResnetBlock2D(Module):
 
     eps of the norms is 1e-5 in the UNet (`norm_eps`) and 1e-6 in the VAE.
     """
-    def __init__(self, in_channels, out_channels, groups, *, eps, time_channels=None):
+    def __init__(self, in_channels: int, out_channels: int, groups: int, *, eps: float,
+                 time_channels: int | None = None) -> None:
         self.norm1 = GroupNorm(in_channels, groups, eps=eps)
         self.conv1 = Conv2d(in_channels, out_channels)
         self.time_emb_proj = Linear(time_channels, out_channels) if time_channels else None
@@ -24,7 +26,7 @@ class ResnetBlock2D(Module):
         self.conv2 = Conv2d(out_channels, out_channels)
         self.conv_shortcut = Conv2d(in_channels, out_channels, kernel=1) if in_channels != out_channels else None
 
-    def __call__(self, x, time_embedding=None):
+    def __call__(self, x: Array, time_embedding: Array | None = None) -> Array:
         shift = repeated(self.time_emb_proj(time_embedding), len(x)) if self.time_emb_proj else None
         h = self.conv1(self.norm1.silu(x), shift=shift)
         h = self.norm2.silu(h)                        # conv1's result ends here: feature maps of the VAE are large
@@ -37,10 +39,10 @@ class Downsample2D(Module):
 
     The UNet pads all four sides, (1, 1, 1, 1); the VAE's encoder pads bottom and right alone, (0, 1, 0, 1).
     """
-    def __init__(self, channels, padding):
+    def __init__(self, channels: int, padding: tuple[int, int, int, int]) -> None:
         self.conv = Conv2d(channels, channels, stride=2, padding=padding)
 
-    def __call__(self, x):
+    def __call__(self, x: Array) -> Array:
         return self.conv(x)
 
 
@@ -49,9 +51,9 @@ class Upsample2D(Module):
 
     The UNet aims at the size of the skip connection that comes next: an odd size was rounded up on the way down.
     """
-    def __init__(self, channels):
+    def __init__(self, channels: int) -> None:
         self.conv = Conv2d(channels, channels)
 
-    def __call__(self, x, height=None, width=None):
+    def __call__(self, x: Array, height: int | None = None, width: int | None = None) -> Array:
         height, width = height or 2 * x.shape[1], width or 2 * x.shape[2]
         return kernels.upsample_conv2d(x, self.conv.weight, self.conv.bias, height, width)

@@ -7,34 +7,38 @@ layer norm before and a residual around. T = H · W pixels, S words, C channels,
 Fewer images than prompts are shared by them, see conditioning.py: N is the number of images up to the first
 cross-attention, and the number of prompts from there on.
 """
+from typing import Any
+
 from npdiffusion import kernels
+from npdiffusion.kernels.arrays import Array
 from npdiffusion.models.attention import CrossAttention, SelfAttention
-from npdiffusion.models.conditioning import repeated
+from npdiffusion.models.conditioning import Conditioning, repeated
 from npdiffusion.models.layers import Conv2d, GroupNorm, LayerNorm, Linear
 from npdiffusion.models.tree import Module
 
 
 class GEGLU(Module):
     """value · GELU(gate), (value, gate) = x Wᵀ + b      (..., C) → (..., inner)          Shazeer 2020, arXiv:2002.05202"""
-    def __init__(self, channels, inner):
+    def __init__(self, channels: int, inner: int) -> None:
         self.proj = Linear(channels, 2 * inner)
 
-    def __call__(self, x):
+    def __call__(self, x: Array) -> Array:
         return kernels.linear_geglu(x, self.proj.weight, self.proj.bias)
 
 
 class FeedForward(Module):
     """GEGLU to four times the width and back      (N, T, C) → (N, T, C)"""
-    def __init__(self, channels):
-        self.net = [GEGLU(channels, 4 * channels), None, Linear(4 * channels, channels)]      # placeholder for nn.Dropout
+    def __init__(self, channels: int) -> None:
+        self.net: list[Any] = [GEGLU(channels, 4 * channels), None,                  # placeholder for nn.Dropout
+                               Linear(4 * channels, channels)]
 
-    def __call__(self, x, residual):
+    def __call__(self, x: Array, residual: Array) -> Array:
         return self.net[2](self.net[0](x), residual)
 
 
 class BasicTransformerBlock(Module):
     """x (n, T, C), `Conditioning` of N prompts → (N, T, C)      crosses: both attentions read the prompt"""
-    def __init__(self, channels, heads, context_channels, crosses=False):
+    def __init__(self, channels: int, heads: int, context_channels: int, crosses: bool = False) -> None:
         self.norm1 = LayerNorm(channels)
         self.attn1 = CrossAttention(channels, heads, context_channels) if crosses else SelfAttention(channels, heads)
         self.norm2 = LayerNorm(channels)
@@ -42,7 +46,7 @@ class BasicTransformerBlock(Module):
         self.norm3 = LayerNorm(channels)
         self.ff = FeedForward(channels)
 
-    def __call__(self, x, conditioning):
+    def __call__(self, x: Array, conditioning: Conditioning) -> Array:
         x = self.attn1(self.norm1(x), residual=x, conditioning=conditioning)
         x = self.attn2(self.norm2(x), residual=x, conditioning=conditioning)
         return self.ff(self.norm3(x), residual=x)
@@ -53,13 +57,14 @@ class Transformer2DModel(Module):
 
     depth: how many blocks      linear: projections in and out are called linear layers, not 1×1 convolutions
     """
-    def __init__(self, channels, heads, context_channels, groups, depth=1, linear=False, crosses=False):
+    def __init__(self, channels: int, heads: int, context_channels: int, groups: int, depth: int = 1, linear: bool = False,
+                 crosses: bool = False) -> None:
         self.norm = GroupNorm(channels, groups, eps=1e-6)
         self.proj_in = Linear(channels, channels) if linear else Conv2d(channels, channels, kernel=1)
         self.transformer_blocks = [BasicTransformerBlock(channels, heads, context_channels, crosses) for _ in range(depth)]
         self.proj_out = Linear(channels, channels) if linear else Conv2d(channels, channels, kernel=1)
 
-    def __call__(self, x, conditioning):
+    def __call__(self, x: Array, conditioning: Conditioning) -> Array:
         n, height, width, channels = x.shape
         tokens = self.proj_in(self.norm(x)).reshape(n, height * width, channels)
         for block in self.transformer_blocks:

@@ -11,8 +11,10 @@ What images, prompts or steps have in common is computed once: see conditioning.
 import numpy as np
 
 from npdiffusion import kernels
+from npdiffusion.kernels.arrays import Array
 from npdiffusion.models import expected
 from npdiffusion.models.conditioning import Conditioning, repeated
+from npdiffusion.models.configs import UNetConfig
 from npdiffusion.models.layers import Conv2d, GroupNorm, Linear
 from npdiffusion.models.resnet import Downsample2D, ResnetBlock2D, Upsample2D
 from npdiffusion.models.transformer import Transformer2DModel
@@ -24,13 +26,13 @@ class TimestepEmbedding(Module):
 
     A model that guidance is distilled into also takes the embedded guidance scale, (N, P) or (1, P).
     """
-    def __init__(self, channels, time_channels, condition=None):
+    def __init__(self, channels: int, time_channels: int, condition: int | None = None) -> None:
         if condition is not None:
             self.cond_proj = Linear(condition, channels, bias=False)
         self.linear_1 = Linear(channels, time_channels)
         self.linear_2 = Linear(time_channels, time_channels)
 
-    def __call__(self, x, condition=None):
+    def __call__(self, x: Array, condition: Array | None = None) -> Array:
         if condition is not None:
             x = x + self.cond_proj(condition)
         return self.linear_2(kernels.silu(self.linear_1(x)))
@@ -41,7 +43,7 @@ class DownBlock(Module):
 
     Returns the result and what the way up will want: the outputs of all layers, (N, H, W, C_out) and (N, H/2, W/2, C_out).
     """
-    def __init__(self, config, level, in_channels):
+    def __init__(self, config: UNetConfig, level: int, in_channels: int) -> None:
         channels = config.block_out_channels[level]
         self.resnets = [_resnet(config, in_channels if i == 0 else channels, channels)
                         for i in range(config.layers_per_block)]
@@ -49,7 +51,7 @@ class DownBlock(Module):
         last = level == len(config.block_out_channels) - 1
         self.downsamplers = [] if last else [Downsample2D(channels, padding=(1, 1, 1, 1))]
 
-    def __call__(self, x, time_embedding, conditioning):
+    def __call__(self, x: Array, time_embedding: Array, conditioning: Conditioning) -> tuple[Array, list[Array]]:
         skips = []
         for i, resnet in enumerate(self.resnets):
             x = resnet(x, time_embedding)
@@ -67,12 +69,12 @@ class MidBlock(Module):
 
     Some distilled models have only the first.
     """
-    def __init__(self, config):
+    def __init__(self, config: UNetConfig) -> None:
         channels = config.block_out_channels[-1]
         self.attentions = [_transformer(config, -1, config.mid_depth)] if config.mid_depth else []
         self.resnets = [_resnet(config, channels, channels) for _ in range(1 + len(self.attentions))]
 
-    def __call__(self, x, time_embedding, conditioning):
+    def __call__(self, x: Array, time_embedding: Array, conditioning: Conditioning) -> Array:
         x = self.resnets[0](x, time_embedding)
         for attention, resnet in zip(self.attentions, self.resnets[1:]):
             x = resnet(attention(x, conditioning), time_embedding)
@@ -81,7 +83,7 @@ class MidBlock(Module):
 
 class UpBlock(Module):
     """Residual blocks on (x, skip), each followed by a transformer at levels that have them, then the next larger size."""
-    def __init__(self, config, level, in_channels):
+    def __init__(self, config: UNetConfig, level: int, in_channels: int) -> None:
         channels = config.block_out_channels[level]
         below = config.block_out_channels[max(level - 1, 0)]      # the oldest skip of a level is its input on the way down
         skips = [channels] * config.layers_per_block + [below]
@@ -90,7 +92,7 @@ class UpBlock(Module):
         self.attentions = _transformers(config, level, config.depths(level, up=True))
         self.upsamplers = [Upsample2D(channels)] if level > 0 else []
 
-    def __call__(self, x, skips, time_embedding, conditioning):
+    def __call__(self, x: Array, skips: list[Array], time_embedding: Array, conditioning: Conditioning) -> Array:
         """Takes what it needs from the end of `skips`."""
         for i, resnet in enumerate(self.resnets):
             x = resnet(np.concatenate([x, repeated(skips.pop(), len(x))], axis=-1), time_embedding)
@@ -103,7 +105,7 @@ class UpBlock(Module):
 
 class WayDown(Module):
     """What a UNet and a ControlNet have in common: the time embedding, the way down, the middle block."""
-    def __init__(self, config):
+    def __init__(self, config: UNetConfig) -> None:
         self.config = config
         channels = config.block_out_channels
         self.conv_in = Conv2d(config.in_channels, channels[0])
@@ -112,7 +114,7 @@ class WayDown(Module):
         self.down_blocks = [DownBlock(config, level, channels[max(level - 1, 0)]) for level in range(len(channels))]
         self.mid_block = None if config.mid_depth is None else MidBlock(config)
 
-    def conditioned(self, latents, conditioning):
+    def conditioned(self, latents: Array, conditioning: Conditioning | Array) -> Conditioning:
         """What a call is conditioned on, a `Conditioning`; TypeError or ValueError if that or latents are not as expected"""
         if not isinstance(conditioning, Conditioning):
             conditioning = Conditioning(conditioning)
@@ -120,7 +122,7 @@ class WayDown(Module):
         expected.states(conditioning.states, self.config.cross_attention_dim)
         return conditioning
 
-    def embed_time(self, timesteps, conditioning):
+    def embed_time(self, timesteps: Array | float, conditioning: Conditioning) -> Array:
         """Time steps (N,) or one number, M prompts → what residual blocks read, (N, E), (1, E) for one number, XL: (M, E)
 
         SiLU is applied here, once: every residual block begins with it.
@@ -132,9 +134,9 @@ class WayDown(Module):
             embedded = repeated(embedded, len(added)) + added
         return kernels.silu(embedded)
 
-    def added(self, conditioning):
+    def added(self, conditioning: Conditioning) -> Array:
         """XL: the pooled vector of each prompt, then the sinusoids of its sizes, one after the other      → (M, added_width)"""
-        if conditioning.pooled is None:
+        if conditioning.pooled is None or conditioning.sizes is None:
             raise ValueError("this UNet also needs pooled vectors and sizes: give it a Conditioning that has them")
         sizes = self._sinusoids(conditioning.sizes.reshape(-1), self.config.size_width)
         return np.concatenate([conditioning.pooled, sizes.reshape(len(conditioning), -1)], axis=-1)
@@ -143,7 +145,7 @@ class WayDown(Module):
         numbers = np.atleast_1d(np.asarray(numbers, np.float32))
         return kernels.timestep_embedding(numbers, width, self.config.flip_sin_to_cos, self.config.freq_shift)
 
-    def down(self, x, time_embedding, conditioning):
+    def down(self, x: Array, time_embedding: Array, conditioning: Conditioning) -> tuple[Array, list[Array]]:
         """The result of `conv_in` (N, H, W, C) → that of the last level, and a list of what the way up reads, x first
 
         In XL, where each prompt has its own time embedding, prompts share no more than x.
@@ -164,7 +166,7 @@ class UNet2DConditionModel(WayDown):
     (2N, H, W, C_out). ValueError for another number. Errors for other shapes: see expected.py
     residuals: what is added to the skips, a list, and to the middle's result, see controlnet.py; None: nothing
     """
-    def __init__(self, config):
+    def __init__(self, config: UNetConfig) -> None:
         super().__init__(config)
         channels = config.block_out_channels
         levels = range(len(channels))
@@ -172,7 +174,8 @@ class UNet2DConditionModel(WayDown):
         self.conv_norm_out = GroupNorm(channels[0], config.norm_num_groups, eps=config.norm_eps)
         self.conv_out = Conv2d(channels[0], config.out_channels)
 
-    def __call__(self, latents, timesteps, conditioning, residuals=None):
+    def __call__(self, latents: Array, timesteps: Array | float, conditioning: Conditioning | Array,
+                 residuals: tuple[list[Array], Array] | None = None) -> Array:
         conditioning = self.conditioned(latents, conditioning)
         if len(conditioning) % len(latents):
             raise ValueError(f"{len(latents)} latents cannot be shared by {len(conditioning)} prompts")
@@ -185,14 +188,14 @@ class UNet2DConditionModel(WayDown):
         x = self.up(x, skips, time_embedding, conditioning)
         return self.conv_out(self.conv_norm_out.silu(x))
 
-    def up(self, x, skips, time_embedding, conditioning):
+    def up(self, x: Array, skips: list[Array], time_embedding: Array, conditioning: Conditioning) -> Array:
         """The middle block's result, and `skips` from `down`, which this empties → (N, H, W, first level's channels)"""
         for block in self.up_blocks:
             x = block(x, skips, time_embedding, conditioning)
         return x
 
 
-def added(x, y):
+def added(x: Array, y: Array) -> Array:
     """x + y, of which one may be shared by the batch of the other      (n, ...), (N, ...) → (N, ...)"""
     batch = max(len(x), len(y))
     return repeated(x, batch) + repeated(y, batch)

@@ -66,7 +66,7 @@ class Previews:
             self.saved_strip = save_png(sheet(self.images, [f"step {number}" for number in self.steps]), self.strip)
 
 
-def is_preview(path):
+def is_preview(path: str | os.PathLike[str]) -> bool:
     """Whether a file is a preview of an earlier run, which may be written anew."""
     try:
         with look_into(path) as image:
@@ -77,28 +77,28 @@ def is_preview(path):
 
 class Decoder:
     """Latents (N, h, w, C) → images (N, f·h, f·w, 3), about [−1, 1]"""
-    def __init__(self, vae, tile=None):
+    def __init__(self, vae: Any, tile: Callable[[int, int], int | None] | None = None) -> None:
         self.vae, self.tile = vae, tile or functools.partial(tiles.choose, vae.config)
 
-    def __call__(self, latents):
+    def __call__(self, latents: np.ndarray) -> np.ndarray:
         f = self.vae.config.reduction
         return self.vae.decode(latents, self.tile(f * latents.shape[2], f * latents.shape[1]))
 
 
 class Linear:
     """Latents (N, h, w, C) → images (N, f·h, f·w, 3), about [−1, 1]"""
-    def __init__(self, vae):
+    def __init__(self, vae: Any) -> None:
         self.reduction = vae.config.reduction
         self.weights, self.offset = (V1_WEIGHTS, 0) if has_latents_of_v1(vae.config) else fit(vae)
 
-    def __call__(self, latents):
+    def __call__(self, latents: np.ndarray) -> np.ndarray:
         colours = np.clip(latents @ self.weights + self.offset, -1, 1)
         size = latents.shape[2] * self.reduction, latents.shape[1] * self.reduction
-        return np.stack([np.stack([Image.fromarray(channel).resize(size, Image.Resampling.BICUBIC)
+        return np.stack([np.stack([np.asarray(Image.fromarray(channel).resize(size, Image.Resampling.BICUBIC))
                                    for channel in np.moveaxis(image, -1, 0)], axis=-1) for image in colours])
 
 
-def has_latents_of_v1(config):
+def has_latents_of_v1(config: VAEConfig | TinyVAEConfig) -> bool:
     """Whether an autoencoder is Stable Diffusion v1's, or of its kind: fine-tuned decoders have the same latents."""
     if isinstance(config, TinyVAEConfig):
         return config == TinyVAEConfig()
@@ -106,7 +106,7 @@ def has_latents_of_v1(config):
     return (config.block_out_channels, config.scaling_factor) == (v1.block_out_channels, v1.scaling_factor)
 
 
-def fit(vae):
+def fit(vae: Any) -> tuple[np.ndarray, np.ndarray]:
     """W (C, 3) and b (3,) with least squares of z W + b − RGB, for fields of one colour as they are decoded.
 
     The z are normal, as latents are on average. Only the middle of a field counts, which sees no edge.

@@ -10,7 +10,8 @@ import io
 import math
 import os
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -37,9 +38,9 @@ def sheet(pictures: Sequence[Image.Image | str | os.PathLike[str]], captions: Se
     widths, heights = zip(*map(size, pictures))
     width, height = fit(max(widths), max(heights), columns * rows)
     font = ImageFont.load_default(size=max(10, min(width // 16, 24)))
-    captions = [broken(drawable(text, font), font, width) for text in captions or []]
+    broken_captions = [broken(drawable(text, font), font, width) for text in captions or []]
     line = sum(font.getmetrics())         # type: ignore[union-attr]      # FreeType is part of every Pillow wheel
-    below = max((len(lines) for lines in captions), default=0) * line
+    below = max((len(lines) for lines in broken_captions), default=0) * line
 
     result = Image.new("RGB", (columns * (width + GAP) + GAP, rows * (height + below + GAP) + GAP), PAPER)
     draw = ImageDraw.Draw(result)
@@ -48,7 +49,7 @@ def sheet(pictures: Sequence[Image.Image | str | os.PathLike[str]], captions: Se
         picture = picture.convert("RGB") if isinstance(picture, Image.Image) else open_image(picture)
         picture.thumbnail((width, height), Image.Resampling.LANCZOS)
         result.paste(picture, (left + (width - picture.width) // 2, top + (height - picture.height) // 2))
-        for number, words in enumerate(captions[i] if captions else ()):
+        for number, words in enumerate(broken_captions[i] if captions else ()):
             draw.text((left + width / 2, top + height + number * line), words, INK, font, anchor="ma")
     return result
 
@@ -62,7 +63,7 @@ class Pictures(list):
         return file.getvalue() or None
 
 
-def size(picture):
+def size(picture: Image.Image | str | os.PathLike[str]) -> tuple[int, int]:
     """(width, height) of a PIL image or a file"""
     if isinstance(picture, Image.Image):
         return picture.size
@@ -70,13 +71,13 @@ def size(picture):
         return image.size
 
 
-def fit(width, height, count):
+def fit(width: int, height: int, count: int) -> tuple[int, int]:
     """The size of `count` cells of that shape that may be drawn: at most LARGEST_PICTURE pixels in all."""
     scale = min(1, math.sqrt(LARGEST_PICTURE / (count * (width + GAP) * (height + GAP))))
     return max(1, int(width * scale)), max(1, int(height * scale))
 
 
-def drawable(text, font):
+def drawable(text: str, font: Any) -> str:
     """The text with accents taken off (ö → o), and ? for each character that the font lacks; no more than may be shown."""
     missing = bytes(font.getmask("\uffff"))
     plain = "".join(c for c in unicodedata.normalize("NFKD", text[:LONGEST]) if not unicodedata.combining(c))
@@ -85,11 +86,13 @@ def drawable(text, font):
     return "".join(c if c in drawn else "?" for c in plain)
 
 
-def broken(text, font, width):
+def broken(text: str, font: Any, width: int) -> list[str]:
     """A caption as at most LINES lines of at most `width` pixels."""
     lines, rest = [], text.split()
     while rest and len(lines) < LINES:
-        count = max(1, most(len(rest), lambda n, rest=rest: font.getlength(" ".join(rest[:n])) <= width))
+        def fits(n, rest=rest):
+            return font.getlength(" ".join(rest[:n])) <= width
+        count = max(1, most(len(rest), fits))
         lines.append(" ".join(rest[:count]))
         rest = rest[count:]
     if rest:
@@ -97,7 +100,7 @@ def broken(text, font, width):
     return [shortened(line, font, width) for line in lines]
 
 
-def shortened(line, font, width):
+def shortened(line: str, font: Any, width: int) -> str:
     """The line, or as much of its beginning and … as `width` pixels take."""
     if font.getlength(line) <= width:
         return line
@@ -105,7 +108,7 @@ def shortened(line, font, width):
     return kept[:most(len(kept), lambda n: font.getlength(kept[:n] + "…") <= width)] + "…"
 
 
-def most(largest, fits):
+def most(largest: int, fits: Callable[[int], bool]) -> int:
     """The largest number up to that one that fits, by halving; 0 if none does"""
     low = 0
     while low < largest:

@@ -12,9 +12,14 @@ import pathlib
 import struct
 import warnings
 import zlib
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from npdiffusion.checkpoints.text_files import check_regular
 from npdiffusion.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.PngImagePlugin import PngInfo
 
 KEY = "parameters"                    # of the chunk
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -26,7 +31,7 @@ USER_COMMENT, DESCRIPTION = 0x9286, 0x010E       # EXIF's numbers for them,
 EXIF_TABLE = 0x8769                   # and for the second table, which the comment belongs in; some write it in the first
 
 
-def png_info(text):
+def png_info(text: str) -> "PngInfo":
     """The chunk for Pillow's `save(pnginfo=…)`: tEXt, or iTXt where Latin-1 has not all the characters."""
     from PIL.PngImagePlugin import PngInfo
     info = PngInfo()
@@ -34,7 +39,7 @@ def png_info(text):
     return info
 
 
-def exif(text):
+def exif(text: str) -> bytes:
     """EXIF with the text as its comment, in UTF-16 as AUTOMATIC1111's web interface writes it → bytes"""
     from PIL.Image import Exif
     tables = Exif()
@@ -42,7 +47,7 @@ def exif(text):
     return tables.tobytes()
 
 
-def save_options(kind, text):
+def save_options(kind: str, text: str) -> dict[str, Any]:
     """The arguments of Pillow's `save` by which a picture of a format, "PNG", "JPEG" or "WEBP", gets the text inside
 
     None of another format, and with a warning if JPEG has no room for the text.
@@ -56,10 +61,10 @@ def save_options(kind, text):
     return {"exif": inside} if inside else {}
 
 
-def with_settings(image, text):
+def with_settings(image: "Image", text: str) -> "Image":
     """The image, whose `info` holds the text of its settings and whose `save` writes it into PNG, JPEG and WebP files."""
     image.info[KEY] = text
-    image.save = functools.partial(_save_with_settings, image)
+    image.save = functools.partial(_save_with_settings, image)       # type: ignore[method-assign]
     return image
 
 
@@ -73,7 +78,7 @@ def _save_with_settings(image, path, format=None, **options):
     Image.save(image, path, format, **options)
 
 
-def read_text(path):
+def read_text(path: str | os.PathLike[str]) -> str:
     """The text of settings in a picture's file; UserError if there is none, or it can't be read."""
     path = pathlib.Path(path).expanduser()
     try:
@@ -84,7 +89,7 @@ def read_text(path):
         raise UserError(f"{path}: can't be read ({error.strerror or error})") from None
 
 
-def from_file(file, name):
+def from_file(file: BinaryIO, name: str | os.PathLike[str]) -> str:
     """The same of an open file, which messages call by `name`"""
     try:
         png = file.read(8) == SIGNATURE
@@ -99,7 +104,7 @@ def from_file(file, name):
     return text
 
 
-def from_png(file):
+def from_png(file: BinaryIO) -> str | None:
     """The text of the chunk named KEY, wherever it stands, or None. ValueError or zlib.error if it is damaged."""
     for _ in range(MOST_CHUNKS):
         header = file.read(8)
@@ -123,7 +128,7 @@ def from_png(file):
     return None
 
 
-def decode_chunk(kind, data):
+def decode_chunk(kind: bytes, data: bytes) -> str:
     """What follows the name in a chunk of text → str"""
     if kind == b"tEXt":
         return data.decode("utf-8" if SLOPPY in data else "latin-1", "replace")
@@ -134,7 +139,7 @@ def decode_chunk(kind, data):
     return (inflate(text) if deflated else text).decode("utf-8")
 
 
-def inflate(data):
+def inflate(data: bytes) -> bytes:
     """Deflated bytes → bytes; ValueError if they are too many."""
     machine = zlib.decompressobj()
     result = machine.decompress(data, LONGEST_TEXT)
@@ -145,7 +150,7 @@ def inflate(data):
     return result
 
 
-def from_exif(file, name):
+def from_exif(file: BinaryIO, name: str | os.PathLike[str]) -> str | None:
     """The comment or the description in a picture's EXIF tables, or a GIF's comment; None without any."""
     from npdiffusion.pictures.images import look_into
     file.seek(0)
@@ -156,7 +161,7 @@ def from_exif(file, name):
     return next(filter(None, map(decode_comment, places)), None)
 
 
-def decode_comment(comment):
+def decode_comment(comment: Any) -> str | None:
     """A comment, which says in 8 bytes how it is encoded, or a plain text → str, or None if it is neither"""
     if isinstance(comment, str):
         comment = comment.encode("utf-8", "replace")

@@ -17,7 +17,7 @@ import functools
 import io
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, fields, replace
 from types import SimpleNamespace
 from typing import Any
@@ -90,22 +90,22 @@ class Setting:
     per_picture: bool = True          # whether each picture of a list may have its own
 
     @property
-    def options(self):
+    def options(self) -> tuple[str, ...]:
         """How it is written on the command line: its names there, those that aren't shown included."""
         return (*self.written, *self.synonyms)
 
     @property
-    def written(self):
+    def written(self) -> tuple[str, ...]:
         """Its names on the command line, as --help shows them."""
         return self.flags or (f"--{self.name.replace('_', '-')}",)
 
     @property
-    def option(self):
+    def option(self) -> str:
         """The first long one of these names, for messages; that of an argument without a dash is its name."""
         return next((flag for flag in self.written if flag.startswith("--")), self.name)
 
 
-def setting(kind, help, default=None, **row):
+def setting(kind: Kind, help: str, default: Any = None, **row: Any) -> Any:
     """The row of a field of `Request`."""
     return field(default=default, metadata={"row": Setting(kind, help, default, **row)})
 
@@ -113,7 +113,7 @@ def setting(kind, help, default=None, **row):
 class SettingError(UserError):
     """A setting that doesn't go together with others. `reason(option)` says why, with the names by which settings are called
     where they were given: attributes of `option`, which is IN_PYTHON or ON_COMMAND_LINE."""
-    def __init__(self, setting, reason):
+    def __init__(self, setting: str, reason: Callable[[Any], str]) -> None:
         super().__init__(f"{setting}: {reason(IN_PYTHON)}")
         self.setting, self.reason = setting, reason
 
@@ -279,7 +279,7 @@ class Request:
                 raise SettingError(rule.setting, functools.partial(rule.reason, self))
 
     @classmethod
-    def of(cls, **settings):
+    def of(cls, **settings: Any) -> "Request":
         """From settings by our names or diffusers'. TypeError for a name that is unknown or there twice."""
         found = {}
         for name, value in settings.items():
@@ -292,33 +292,33 @@ class Request:
             found[own] = value
         return cls(**found)
 
-    def changed(self, **settings):
+    def changed(self, **settings: Any) -> "Request":
         """The same but for these settings."""
         return replace(self, **settings)
 
-    def value(self, name):
+    def value(self, name: str) -> Any:
         """A setting, or what None stands for where that doesn't depend on the model."""
         found = getattr(self, name)
         return SETTINGS[name].customary if found is None else found
 
-    def given(self):
+    def given(self) -> dict[str, Any]:
         """{name: value} of the settings that differ from their defaults."""
         values = {name: getattr(self, name) for name in SETTINGS}
         return {name: value for name, value in values.items()
                 if value is not SETTINGS[name].default and value != SETTINGS[name].default}
 
     @property
-    def strength_used(self):
+    def strength_used(self) -> float:
         """How far the picture may leave the one it starts from."""
         masked = self.mask_image is not None or self.outpaint is not None
         return 1.0 if self.strength is None and masked else self.value("strength")
 
     @property
-    def counting(self):
+    def counting(self) -> str:
         """Which of the two seeds goes up from picture to picture: with a variation that of the variation."""
         return "subseed" if self.subseed_strength else "seed"
 
-    def seeds(self):
+    def seeds(self) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
         """A seed for each picture, counting on from the first, and sub-seeds, or None; random first ones for None.
 
         With a variation strength the sub-seeds count on, and the seed is the same for all.
@@ -328,12 +328,12 @@ class Request:
             return tuple(range(first, first + self.count)), None
         return (first,) * self.count, tuple(range(other, other + self.count))
 
-    def to_json(self):
+    def to_json(self) -> str:
         """A JSON text from which `from_json` makes an equal request; pictures in memory become PNG inside."""
         return json.dumps({name: as_json(value) for name, value in self.given().items()}, ensure_ascii=False)
 
     @classmethod
-    def from_json(cls, text):
+    def from_json(cls, text: str) -> "Request":
         """The request that `to_json` wrote. UserError for anything else."""
         try:
             settings = json.loads(text)
@@ -354,7 +354,7 @@ DIFFUSERS = {row.diffusers: name for name, row in SETTINGS.items() if row.diffus
 DIFFUSED = {name: theirs for theirs, name in DIFFUSERS.items()}
 
 
-def as_json(value):
+def as_json(value: Any) -> Any:
     """A value as JSON has it; a picture in memory as {"png": its file in base64}"""
     if value is None or isinstance(value, (str, int, float, dict, tuple)):
         return value
@@ -363,13 +363,13 @@ def as_json(value):
     return {"png": base64.b64encode(file.getvalue()).decode("ascii")}
 
 
-def from_json(name, value):
+def from_json(name: str, value: Any) -> Any:
     """A setting's value from what `as_json` made of it; UserError for a picture that can't be read."""
     if isinstance(SETTINGS[name].kind, Picture) and isinstance(value, dict):
         from npdiffusion.pictures.images import from_bytes
         try:
-            content = base64.b64decode(value.get("png"), validate=True)
-        except (TypeError, ValueError):
+            content = base64.b64decode(value["png"], validate=True)
+        except (KeyError, TypeError, ValueError):
             raise UserError(f"{name}: a picture in JSON is {{\"png\": base64}}") from None
         return from_bytes(content, name)
     return value
@@ -396,7 +396,7 @@ class Rule:
     typed: bool = False
 
 
-def highest_seed(request):
+def highest_seed(request: Request) -> int:
     """The largest seed from which one can count on for all pictures."""
     return LARGEST_SEED - request.count + 1
 
@@ -419,13 +419,16 @@ RULES = (
 )
 
 
-def check_typed(request, named):
+def _needs(row, option):
+    return f"it says {row.says}, so {' or '.join(getattr(option, other) for other in row.needs)} is needed too"
+
+
+def check_typed(request: Request, named: Collection[str]) -> None:
     """SettingError for settings without effect, where they were typed; named: those that were, by name"""
     for name, row in SETTINGS.items():
         there = getattr(request, name) not in (None, False)
         if there and row.needs and not any(getattr(request, other) not in (None, False) for other in row.needs):
-            raise SettingError(name, lambda option, row=row: f"it says {row.says}, so "
-                               f"{' or '.join(getattr(option, other) for other in row.needs)} is needed too")
+            raise SettingError(name, functools.partial(_needs, row))
     for rule in RULES:
         if rule.typed and rule.broken(request):
             raise SettingError(rule.setting, functools.partial(rule.reason, request))

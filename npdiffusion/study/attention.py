@@ -9,6 +9,7 @@ with the picture: by the mean over the area of each place, which keeps sums over
 heads and steps, gives DAAM's map of a word (Tang et al. 2022, arXiv:2210.04885).
 """
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,7 +78,7 @@ class AttentionMaps:
 
 class Recorder:
     """Makes `AttentionMaps` of a `Resolved`: `watch` is for kernels.watched, `step` for the pipeline's callback."""
-    def __init__(self, pipeline, resolved):
+    def __init__(self, pipeline: Any, resolved: Any) -> None:
         config, canvas = pipeline.unet.config, resolved.canvas
         self.names, self.words, self.resolved = Names(pipeline), Words(pipeline, resolved), resolved
         self.cross = {f"{name}.to_q": level_of(name, config) for name, module in self.names.owners.items()
@@ -98,12 +99,12 @@ class Recorder:
         self.ends = np.cumsum([len(way.plan) for way in resolved.passes]).tolist()
         self.planned, self.done, self.call, self.rows, self.values = planned, 0, -1, 0.0, 0.0
 
-    def step(self, done, total, latents):
+    def step(self, done: int, total: int, latents: np.ndarray) -> None:
         self.done = done
         if done in self.ends:
             self.call = -1                                                     # calls are counted in each pass
 
-    def watch(self, operation, arguments, result):
+    def watch(self, operation: str, arguments: dict[str, Any], result: Any) -> None:
         if operation == "timestep_embedding":                                  # a call of the UNet begins
             self.call += 1
         elif operation == "attention" and self.names.before in self.cross:
@@ -136,10 +137,10 @@ class Recorder:
         self.counts[level][at] += 1
 
     @property
-    def pass_number(self):
+    def pass_number(self) -> int:
         return next((number for number, end in enumerate(self.ends) if self.done < end), len(self.ends) - 1)
 
-    def finish(self, images=()):
+    def finish(self, images: Iterable[Image.Image] = ()) -> AttentionMaps:
         """→ AttentionMaps"""
         levels = [self.maps[level] / np.maximum(self.counts[level], 1)[:, None, None, None, None].astype(np.float32)
                   for level in self.numbers]
@@ -168,7 +169,7 @@ def attention_maps(pipeline: Any, prompt: str, negative_prompt: str = "", **sett
     return recorder.finish(finished(pipeline, resolved, make(pipeline, resolved, [recorder.watch], recorder.step)))
 
 
-def probabilities(q, k, dtype="float32"):
+def probabilities(q: np.ndarray, k: np.ndarray, dtype: str = "float32") -> np.ndarray:
     """softmax(q kᵀ / √D), as kernels.reference.attention has it      q: (..., T, D)   k: (..., S, D)   → (..., T, S)"""
     scale = 1 / math.sqrt(q.shape[-1])
     if dtype == "bfloat16":
@@ -179,24 +180,25 @@ def probabilities(q, k, dtype="float32"):
     return reference.softmax((q * scale) @ k.swapaxes(-1, -2))
 
 
-def value(v, dtype):
+def value(v: np.ndarray, dtype: str) -> np.ndarray:
     """V as the kernel multiplies it"""
     return reference.rounded(v) if dtype == "bfloat16" else v
 
 
-def level_of(name, config):
+def level_of(name: str, config: Any) -> int:
     """The level of the UNet that a block is on, 0 for the largest: "unet.up_blocks.0.…" is on the last one"""
     _, blocks, *rest = name.split(".")
     last = len(config.block_out_channels) - 1
     return {"down_blocks": lambda: int(rest[0]), "up_blocks": lambda: last - int(rest[0])}.get(blocks, lambda: last)()
 
 
-def pooled(size):
+def pooled(size: tuple[int, int]) -> tuple[int, int]:
     """(h, w) of the map of a level of that size"""
-    return tuple(min(SIDE, side) for side in size)
+    h, w = size
+    return min(SIDE, h), min(SIDE, w)
 
 
-def bins(steps, each):
+def bins(steps: int, each: int) -> int:
     """How many maps in time there are for so many steps, if one takes `each` bytes; UserError if that is too many already"""
     if each > MOST_BYTES:
         raise UserError(f"attention maps of this prompt would take {each / 1e6:.0f} MB for each step, more than "
@@ -204,14 +206,14 @@ def bins(steps, each):
     return max(1, min(steps, MOST_STEPS, MOST_BYTES // each))
 
 
-def resized(maps, h, w):
+def resized(maps: np.ndarray, h: int, w: int) -> np.ndarray:
     """Maps on another number of places, each the mean over its area      (..., h', w') → (..., h, w)"""
     if maps.shape[-2:] == (h, w):
         return maps
     return area(maps.shape[-2], h) @ maps @ area(maps.shape[-1], w).T
 
 
-def area(n, m):
+def area(n: int, m: int) -> np.ndarray:
     """(m, n), float32: row i averages n places over the i-th of m equal parts; rows sum to 1"""
     low = np.arange(m)[:, None] * n / m
     overlap = np.minimum(np.arange(1, n + 1), low + n / m) - np.maximum(np.arange(n), low)

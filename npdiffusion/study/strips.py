@@ -4,7 +4,7 @@
     forward_process    x_t = √ᾱ_t x₀ + √(1 − ᾱ_t) ε      Ho et al. 2020, arXiv:2006.11239, equation 4
 """
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,18 +66,18 @@ def filmstrip(pipeline: Any, prompt: str, negative_prompt: str = "", *, frames: 
     return film
 
 
-def evenly(steps, most):
+def evenly(steps: int, most: int) -> set[int]:
     """At most so many of the steps 1 … n, the last one among them → set"""
     count = min(steps, most)
     return {-(-(number + 1) * steps // count) for number in range(count)}
 
 
-def decoder(pipeline, resolved):
+def decoder(pipeline: Any, resolved: Any) -> Decoder | Linear:
     """Latents (N, h, w, C) → images (N, H, W, 3), about [−1, 1], as frames of such a picture are decoded"""
     return Decoder(pipeline.vae) if max(resolved.passes[-1].canvas.size) <= LARGEST else Linear(pipeline.vae)
 
 
-def picture(decode, latents):
+def picture(decode: Callable[[np.ndarray], np.ndarray], latents: np.ndarray) -> Image.Image:
     """Latents (h, w, C) of one picture → PIL image"""
     return to_images(np.nan_to_num(decode(latents[None])))[0]
 

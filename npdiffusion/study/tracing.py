@@ -51,14 +51,14 @@ class Layer:
     squares: float = 0.0
 
     @property
-    def mean(self):
+    def mean(self) -> float:
         return self.total / max(self.count, 1)
 
     @property
-    def deviation(self):
+    def deviation(self) -> float:
         return math.sqrt(max(self.squares / max(self.count, 1) - self.mean**2, 0.0))
 
-    def as_dict(self):
+    def as_dict(self) -> dict[str, Any]:
         """For JSON; milliseconds and GFLOP are those of one call on average"""
         calls = max(self.calls, 1)
         return {"name": self.name, "operation": self.operation, "in": list(self.shape_in), "out": list(self.shape_out),
@@ -103,18 +103,18 @@ class Trace:
 
 class Tracer:
     """Fills a `Trace`: `watch` is for kernels.watched, `step` for the pipeline's callback."""
-    def __init__(self, pipeline, keep=(), until=None):
+    def __init__(self, pipeline: Any, keep: Sequence[str] = (), until: str | None = None) -> None:
         self.names, self.found, self.step_number = Names(pipeline), Trace(), 0
         self.keep, self.until = tuple(keep), until
         self.names.check([*self.keep, *filter(None, [until])])
         self.kept = 0
         self.before = perf_counter()
 
-    def step(self, done, total, latents):
+    def step(self, done: int, total: int, latents: np.ndarray) -> None:
         self.step_number = done
         self.before = perf_counter()
 
-    def watch(self, operation, arguments, result):
+    def watch(self, operation: str, arguments: dict[str, Any], result: Any) -> None:
         now = perf_counter()
         if isinstance(result, np.ndarray):               # packing gives a weight
             self._note(operation, arguments, result, now)
@@ -166,9 +166,9 @@ def trace(pipeline: Any, prompt: str, negative_prompt: str = "", *, keep: Sequen
     return tracer.found
 
 
-def flop(operation, arguments, result):
+def flop(operation: str, arguments: dict[str, Any], result: np.ndarray) -> int:
     """Floating-point operations of a call, by the conventions of models/flops.py: products alone"""
-    weight = getattr(arguments.get("weight"), "shape", ())
+    weight: tuple[int, ...] = getattr(arguments.get("weight"), "shape", ())
     if operation in ("linear", "conv2d", "upsample_conv2d"):
         return 2 * result.size * math.prod(weight[1:])
     if operation == "linear_geglu":

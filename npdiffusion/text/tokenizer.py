@@ -24,10 +24,12 @@ import functools
 import gzip
 import heapq
 import itertools
+import os
 import pathlib
 import re
 import unicodedata
 import warnings
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -48,7 +50,7 @@ class TextCutOff(UserWarning):
     """A text had more pieces than fit; the message quotes what the model does not see."""
 
 
-def byte_alphabet():
+def byte_alphabet() -> list[str]:
     """One visible character for each of the 256 bytes: itself if Latin-1 prints it, else the next one from U+0100 on.
 
     Printable are ! to ~, ¡ to ¬ and ® to ÿ. The space, for example, is the 33rd byte that is not: it becomes U+0120, Ġ.
@@ -58,7 +60,7 @@ def byte_alphabet():
     return [chr(byte if byte in printable else next(stand_ins)) for byte in range(256)]
 
 
-def normalise(text):
+def normalise(text: str) -> str:
     """NFC, each stretch of white space to one space, lower case.
 
     Lower case goes character by character: of a whole text Python would make a final sigma, ΑΣ → ας, where CLIP has ασ.
@@ -66,7 +68,7 @@ def normalise(text):
     return "".join(c.lower() for c in SPACES.sub(" ", unicodedata.normalize("NFC", in_order(text))))
 
 
-def in_order(text):
+def in_order(text: str) -> str:
     """Combining marks in a row sorted as NFC sorts them, whose own time grows with the square of their number"""
     if text.isascii():
         return text
@@ -74,12 +76,12 @@ def in_order(text):
     return "".join("".join(sorted(run, key=unicodedata.combining) if marks else run) for marks, run in runs)
 
 
-def kind(character):
+def kind(character: str) -> str:
     """L for a letter, N for a number, a space for a space, S for any other symbol."""
     return character if character == " " else {"L": "L", "N": "N"}.get(unicodedata.category(character)[0], "S")
 
 
-def words(text):
+def words(text: str) -> Iterator[str]:
     """Cut normalised text: contractions ('s, 't, …), runs of letters, single digits, runs of symbols; no spaces.
 
     "it's 42!?" → it 's 4 2 !?
@@ -110,7 +112,8 @@ class CLIPTokenizer:
     in capitals.
     """
 
-    def __init__(self, vocabulary, merges, length=77, padding=END, folded=frozenset()):
+    def __init__(self, vocabulary: dict[str, int], merges: Sequence[tuple[str, str]], length: int = 77, padding: str = END,
+                 folded: Iterable[str] = frozenset()) -> None:
         self.vocabulary, self.length, self.padding = vocabulary, length, padding
         self.pieces = {number: piece for piece, number in vocabulary.items()}
         self.ranks = {pair: rank for rank, pair in enumerate(merges)}
@@ -120,7 +123,7 @@ class CLIPTokenizer:
         self.exact = self.names - self.folded
 
     @classmethod
-    def clip(cls, padding=END):
+    def clip(cls, padding: str = END) -> "CLIPTokenizer":
         """CLIP's own, which comes with the package: that of all Stable Diffusion models up to XL.
 
         padding: END in v1 and in XL's first text encoder, "!" in 2 and in XL's second
@@ -132,7 +135,7 @@ class CLIPTokenizer:
         return f"<CLIPTokenizer: {len(self.vocabulary)} pieces, texts of {self.length} ids>"
 
     @classmethod
-    def from_folder(cls, folder):
+    def from_folder(cls, folder: str | os.PathLike[str]) -> "CLIPTokenizer":
         """Read a model's tokenizer folder: vocab.json and merges.txt, or else tokenizer.json, which holds both.
 
         tokenizer_config.json and special_tokens_map.json, where they exist, say the length, the padding and the folded
@@ -158,13 +161,13 @@ class CLIPTokenizer:
             raise UserError(f"{folder} pads with {settings['padding']!r}, which {source.name} does not contain")
         return cls(vocabulary, merges, **settings)
 
-    def padded_with(self, padding):
+    def padded_with(self, padding: str) -> "CLIPTokenizer":
         """The same vocabulary with another piece that fills up ids → CLIPTokenizer"""
         if padding == self.padding:
             return self
         return CLIPTokenizer(self.vocabulary, list(self.ranks), self.length, padding, self.folded)
 
-    def tokenize(self, text):
+    def tokenize(self, text: str) -> list[str]:
         """str → list of pieces, all of them, without the start, the end and the padding around them.
 
         Raises UserError for a text with lone surrogates (what the shell passes for bytes that are not UTF-8).
@@ -216,25 +219,25 @@ class CLIPTokenizer:
             offer(left, after[left])
         return [symbol for symbol in symbols if symbol is not None]
 
-    def ids(self, text):
+    def ids(self, text: str) -> list[int]:
         """str → list of ids of its pieces. One that the vocabulary lacks (in CLIP's, none is) counts as the text's end."""
         return [self.vocabulary.get(piece, self.vocabulary[END]) for piece in self.tokenize(text)]
 
-    def frame(self, ids):
+    def frame(self, ids: Sequence[int]) -> np.ndarray:
         """Ids of at most `room` pieces → ids (T,), int64: start, pieces, end, padding"""
         framed = [self.vocabulary[START], *ids, self.vocabulary[END]]
         return np.array(framed + [self.vocabulary[self.padding]] * (self.length - len(framed)), np.int64)
 
     @property
-    def room(self):
+    def room(self) -> int:
         """How many pieces fit between start and end."""
         return self.length - 2
 
-    def encode(self, text):
+    def encode(self, text: str) -> np.ndarray:
         """str → ids (T,), int64: start, pieces, end, padding; what doesn't fit is cut off. Raises as `tokenize` does."""
         return self.frame(self.cut(self.ids(text)))
 
-    def cut(self, ids):
+    def cut(self, ids: Sequence[int]) -> Sequence[int]:
         """As many ids as there is room for; a `TextCutOff` warning quotes the others."""
         if len(ids) > self.room:
             lost = self.decode(ids[self.room:])
@@ -242,7 +245,7 @@ class CLIPTokenizer:
             warnings.warn(f"the text has {len(ids)} tokens, {self.room} fit; cut off: {quoted!r}", TextCutOff, stacklevel=3)
         return ids[:self.room]
 
-    def decode(self, ids):
+    def decode(self, ids: Iterable[int]) -> str:
         """ids → str: pieces joined, a space after each word; start, end, padding left out, broken UTF-8 becomes �.
 
         Raises KeyError for an id that the vocabulary lacks.
@@ -256,7 +259,7 @@ class CLIPTokenizer:
 
 
 @functools.cache
-def clip_vocabulary():
+def clip_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
     """CLIP's {piece: id}, 49,408 of them, and its 48,894 merges, in order → dict, list; not to be changed
 
     The pieces follow from the merges: bytes, in the order in which they are printable; bytes that end a word; what the
@@ -265,7 +268,7 @@ def clip_vocabulary():
     merges = gzip.decompress(CLIP_MERGES.read_bytes()).decode().split("\n")[:-1]
     bytes_ = sorted(byte_alphabet())
     pieces = [*bytes_, *(byte + END_OF_WORD for byte in bytes_), *(merge.replace(" ", "") for merge in merges), START, END]
-    return {piece: number for number, piece in enumerate(pieces)}, [tuple(merge.split(" ")) for merge in merges]
+    return {piece: number for number, piece in enumerate(pieces)}, [tuple(merge.split(" ")) for merge in merges]       # type: ignore[misc]
 
 
 def _split_at(names, text):

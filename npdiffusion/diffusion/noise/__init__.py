@@ -8,6 +8,9 @@
 A generator is an object with `normal(shape)` → float32 of that shape; successive calls continue the sequence.
 Axes: N images, H × W latent pixels, C channels (last).
 """
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from npdiffusion.diffusion.noise.latents import LatentNoise
@@ -24,10 +27,10 @@ class NumpyGenerator:
     Takes the seeds that TorchGenerator takes; all 64 bits count.
     """
 
-    def __init__(self, seed):
+    def __init__(self, seed: int) -> None:
         self._generator = np.random.default_rng(wrapped(seed))
 
-    def normal(self, shape):
+    def normal(self, shape: int | tuple[int, ...]) -> np.ndarray:
         """Standard normal numbers: shape (an int or a tuple) → float32 array of that shape, filled in C order."""
         return self._generator.standard_normal(shape, dtype=np.float32)
 
@@ -35,12 +38,13 @@ class NumpyGenerator:
 GENERATORS = dict(zip(RNGS, (TorchGenerator, PhiloxGenerator, NumpyGenerator)))
 
 
-def generator(kind, seed):
+def generator(kind: str, seed: int) -> Any:
     """A seeded generator of a kind in GENERATORS. Raises UserError for another kind or a seed out of range."""
     return _find(kind)(seed)
 
 
-def latent_noise(kind, seeds, height, width, channels=4, subseeds=None, strength=0.0, first=None):
+def latent_noise(kind: str, seeds: Sequence[int], height: int, width: int, channels: int = 4,
+                 subseeds: Sequence[int] | None = None, strength: float = 0.0, first: np.ndarray | None = None) -> LatentNoise:
     """The `LatentNoise` of a batch: a picture for each seed; kind as in GENERATORS. UserError like `generator`."""
     return LatentNoise(_find(kind), seeds, height, width, channels, subseeds, strength, kind == "a1111", first)
 

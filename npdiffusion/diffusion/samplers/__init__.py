@@ -56,22 +56,22 @@ class Sampler:
     options: tuple = ()               # further arguments of the function, see `NoiseSchedule.plan`
 
     @property
-    def over_sigmas(self):
+    def over_sigmas(self) -> bool:
         """Whether its state is x₀ + σ ε, on a schedule of σ; the others walk over time steps of the training."""
         return self.schedules == ALL
 
     @property
-    def spacing(self):
+    def spacing(self) -> str:
         """The timestep_spacing that diffusers takes for it when the checkpoint's file names none."""
         return "linspace" if self.over_sigmas else "leading"
 
     @property
-    def takes_eta(self):
+    def takes_eta(self) -> bool:
         """Whether eta says how much noise it adds; the others ignore eta."""
         return "eta" in self.options
 
     @property
-    def description(self):
+    def description(self) -> str:
         """One line of a list: deterministic or not, order, calls, what it is"""
         kind = "random" if self.noise else "deterministic"
         kind = "deterministic (random with --eta)" if self.takes_eta else kind

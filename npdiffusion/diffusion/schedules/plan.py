@@ -1,6 +1,9 @@
 """A plan: the noise levels that one run of a sampler visits, and where it starts."""
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from npdiffusion.diffusion import samplers
 
@@ -26,7 +29,7 @@ class Plan:
     def __len__(self):
         return self.count
 
-    def start(self, noise, init=None):
+    def start(self, noise: np.ndarray, init: np.ndarray | None = None) -> np.ndarray:
         """The first state, from N(0, 1): noise alone, or the latents `init` under as much of it as the first level has.
 
         noise and init: float32 arrays of one shape, (N, H, W, C) → the same shape.
@@ -36,7 +39,8 @@ class Plan:
         first = next(iter(self.levels.values()))
         return first.alpha * init + first.sigma * noise
 
-    def sample(self, denoise, x, noise):
+    def sample(self, denoise: Callable[..., Any], x: np.ndarray,
+               noise: Callable[..., np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields after each step the state and the x̂₀ that led there, arrays like x; the last state is x₀.
 
         noise() gives N(0, 1) like x. For samplers that take increments of a path, noise.path(σ_max, σ_min) makes

@@ -4,9 +4,11 @@
     for x, x0 in plan.sample(Denoiser(predict, plan), plan.start(noise()), noise): ...
 """
 import math
+import os
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 
@@ -51,7 +53,8 @@ class NoiseSchedule:
     ignored: tuple = ()
 
     @classmethod
-    def from_config(cls, config, source="scheduler_config.json", pipeline=None):
+    def from_config(cls, config: dict[str, Any], source: str | os.PathLike[str] = "scheduler_config.json",
+                    pipeline: str | None = None) -> "NoiseSchedule":
         """The settings of a file, with what diffusers' pipelines correct in old ones, see scheduler_file.py
 
         config: the file's dictionary; pipeline: the class in the model_index.json beside it, or None
@@ -65,17 +68,18 @@ class NoiseSchedule:
         except UserError as error:
             raise UserError(f"{source}: {error}") from None
 
-    def changed(self, **settings):
+    def changed(self, **settings: Any) -> "NoiseSchedule":
         """The same but for these fields; None leaves a field as it is. UserError for a value without sense."""
         given = {name: value for name, value in settings.items() if value is not None}
         ignored = tuple(name for name in self.ignored if name not in given)
         return replace(self, **given, ignored=ignored) if given else self
 
-    def of(self, sampler):
+    def of(self, sampler: str) -> "NoiseSchedule":
         """The settings for the sampler of that name; the checkpoint's own ignores those that its class lacks."""
         if sampler != self.own_sampler or not self.ignored:
             return self
-        return replace(self, **dict.fromkeys(self.ignored, False), ignored=())
+        unset: dict[str, Any] = dict.fromkeys(self.ignored, False)
+        return replace(self, **unset, ignored=())
 
     def __post_init__(self):
         T = self.num_train_timesteps
@@ -116,35 +120,36 @@ class NoiseSchedule:
             betas.betas(self.beta_schedule, self.beta_start, self.beta_end, self.num_train_timesteps))
 
     @cached_property
-    def alphas_cumprod(self):                                # (T,) float64; the last is 0 with zero terminal SNR
+    def alphas_cumprod(self) -> np.ndarray:  # (T,) float64; the last is 0 with zero terminal SNR
         abars = self._trained_alphas_cumprod
         return betas.zero_terminal_snr(abars) if self.rescale_betas_zero_snr else abars
 
     @cached_property
-    def sigmas(self):                                        # (T,) float64, ascending
+    def sigmas(self) -> np.ndarray:  # (T,) float64, ascending
         abars = self.above_zero(self.alphas_cumprod)
         return np.sqrt((1 - abars) / abars)
 
     @staticmethod
-    def above_zero(alpha_cumprod):
+    def above_zero(alpha_cumprod: np.ndarray | float) -> np.ndarray:
         """ᾱ, or the least that may be divided by"""
         return np.maximum(alpha_cumprod, LEAST_ALPHA)
 
     @property
-    def default_sampler(self):
+    def default_sampler(self) -> str:
         """The name of the sampler that the checkpoint was saved with. Raises UserError if it isn't among ours."""
         if self.own_sampler is None or self.variant:
             raise UserError(f"the checkpoint's own sampler, {self.class_name}{self.variant}, isn't offered here: "
                             f"name one of {', '.join(samplers.SAMPLERS)}")
         return self.own_sampler
 
-    def default_kind(self, sampler):
+    def default_kind(self, sampler: str) -> str:
         """The kind of σ that the checkpoint's file asks for if the sampler of that name can, else "discrete"."""
         used = self.of(sampler)
         asked = next((kind for field, kind in USED_BY.items() if getattr(used, field)), "discrete")
         return asked if asked in samplers.find_sampler(sampler).schedules else "discrete"
 
-    def plan(self, sampler=None, steps=50, kind=None, strength=None, eta=0.0):
+    def plan(self, sampler: str | None = None, steps: int = 50, kind: str | None = None, strength: float | None = None,
+             eta: float = 0.0) -> Plan:
         """The noise levels that `sampler` visits in `steps` steps.
 
         sampler   a name in samplers.SAMPLERS; None is the checkpoint's own
