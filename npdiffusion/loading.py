@@ -129,7 +129,7 @@ class Opened:
         made = StableDiffusionPipeline(
             self.tokenizers[first], models.pop(first), models.pop("unet"), models.pop("vae"), schedule, self.source, advised,
             Adapters(parts, budget.dtype, family), budget if budget.limit else None, family, models, self.tokenizers)
-        made.embedded = self.path.samefile(locate(None))
+        made.embedded = self.path.samefile(locate_model(None))
         return made
 
     def fill(self, budget: Budget) -> None:
@@ -142,7 +142,7 @@ class Opened:
 def open_checkpoint(path_or_id: Path | None = None, tokenizer: Path | None = None, vae: Path | None = None,
                     model_dir: Path | None = None, unet: Path | None = None) -> Opened:
     """A checkpoint, opened → Opened; arguments as of `load`. UserError for what is no model of a known family."""
-    path = locate(path_or_id, model_dir, given=[name for name, part in (("vae", vae), ("tokenizer", tokenizer)) if part])
+    path = locate_model(path_or_id, model_dir, given=[name for name, part in (("vae", vae), ("tokenizer", tokenizer)) if part])
     model = whole_model.open_model(path, vae, tokenizer)
     if unet is not None:
         model.parts["unet"] = unets.open_unet(unet, model.parts["unet"].model.config, model.family)
@@ -154,7 +154,7 @@ def load_tokenizer(path_or_id: Path | None = None, tokenizer: Path | None = None
                    model_dir: Path | None = None) -> CLIPTokenizer:
     """The tokenizer that `load` would take. Nothing else is read, nor downloaded."""
     path_or_id = library.resolve(path_or_id, model_dir)
-    path = pathlib.Path(os.path.expanduser(path_or_id or locate(None)))
+    path = pathlib.Path(os.path.expanduser(path_or_id or locate_model(None)))
     if tokenizer is None and path.is_file():
         family, tensors = whole_model.by_part(files.read_tensors(path), path, given=("unet", "vae"))
         name = family.text_encoders[0]
@@ -163,11 +163,11 @@ def load_tokenizer(path_or_id: Path | None = None, tokenizer: Path | None = None
     return find_tokenizer(tokenizer or str(path), path, None, families.FAMILIES[0])
 
 
-def locate(path_or_id: Path | None, model_dir: Path | None = None, given: Sequence[str] = ()) -> pathlib.Path:
+def locate_model(path_or_id: Path | None, model_dir: Path | None = None, given: Sequence[str] = ()) -> pathlib.Path:
     """The file or folder that is meant; UserError if there is none. given: parts that it may lack"""
     model = library.resolve(path_or_id, model_dir)
     if model is None:
         import npdiffusion.weights
         return pathlib.Path(npdiffusion.weights.__file__).parent
     path = os.path.expanduser(model)
-    return pathlib.Path(path) if os.path.exists(path) else hub.model(model, given)
+    return pathlib.Path(path) if os.path.exists(path) else hub.fetch_model(model, given)

@@ -25,9 +25,9 @@ def test_help_of_the_command_and_of_each_subcommand_names_it_and_imports_nothing
 
 
 def test_only_the_exact_word_in_the_first_place_is_a_subcommand(capsys):
-    assert command.find(["tokens", "a cat"]).__name__ == "npdiffusion.command.tokens"
+    assert command.subcommand(["tokens", "a cat"]).__name__ == "npdiffusion.command.tokens"
     for argv in ["tokens and more"], ["--", "tokens"], ["--steps", "tokens"], ["token"], []:
-        assert command.find(argv) is None
+        assert command.subcommand(argv) is None
 
 
 @pytest.mark.parametrize("word", command.INSTEAD)

@@ -109,7 +109,7 @@ def test_cache_folder_follows_the_environment(settings, expected, monkeypatch):
 
 def test_cached_model_needs_neither_package_nor_network(cache, written, no_package):
     snapshot = put(cache, "org/model", written)
-    assert hub.model("org/model") == snapshot
+    assert hub.fetch_model("org/model") == snapshot
     parts = load_parts("org/model")
     assert parts["source"] == "org/model"
     assert len(parts["tokenizer"].encode("a red apple")) == 77
@@ -119,7 +119,7 @@ def test_a_folder_of_the_same_name_goes_before_the_cache(cache, written, tmp_pat
     put(cache, "org/model", written)
     shutil.copytree(written, tmp_path / "org/model")
     monkeypatch.chdir(tmp_path)
-    assert loading.locate("org/model") == pathlib.Path("org/model")
+    assert loading.locate_model("org/model") == pathlib.Path("org/model")
 
 
 def test_offline_and_not_cached(cache, monkeypatch):
@@ -144,7 +144,7 @@ def test_index_whose_shards_are_not_all_cached(cache, written, models, tmp_path,
     (folder / "unet/diffusion_pytorch_model.safetensors").unlink()
     models["unet"].save_pretrained(folder / "unet", max_shard_size="1MB")
     snapshot = put(cache, "org/model", folder)
-    assert hub.model("org/model") == snapshot
+    assert hub.fetch_model("org/model") == snapshot
     next((snapshot / "unet").glob("*-of-*")).unlink()
     assert "only in part in the cache" in message("org/model")
 

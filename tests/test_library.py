@@ -144,7 +144,7 @@ def test_no_weights_are_read(shelf, monkeypatch):
 def test_a_name_of_the_list_is_loaded(shelf, monkeypatch):
     monkeypatch.setenv(library.VARIABLE, str(shelf))
     for name in "anime/dream", "dream", "dream.safetensors":
-        assert loading.locate(name) == shelf / "anime" / "dream.safetensors"
+        assert loading.locate_model(name) == shelf / "anime" / "dream.safetensors"
     assert load_parts("dream")["source"] == "dream"
 
 
@@ -164,8 +164,8 @@ def test_a_path_goes_before_a_name(shelf, tmp_path, monkeypatch):
 def test_a_name_that_two_models_share_needs_its_folder(shelf):
     (shelf / "b").mkdir()
     shutil.copy(shelf / "anime" / "dream.safetensors", shelf / "b")
-    assert library.find("dream", shelf) is None
-    assert library.find("b/dream", shelf) == str(shelf / "b" / "dream.safetensors")
+    assert library.path_of("dream", shelf) is None
+    assert library.path_of("b/dream", shelf) == str(shelf / "b" / "dream.safetensors")
 
 
 def test_an_unknown_name_gets_the_nearest(shelf):
@@ -178,7 +178,7 @@ def test_an_unknown_name_gets_the_nearest(shelf):
 def test_names_never_leave_the_folder(shelf):
     (shelf.parent / "outside.safetensors").write_bytes(b"")
     for name in "../outside", "../outside.safetensors", "anime/../../outside":
-        assert library.find(name, shelf) is None
+        assert library.path_of(name, shelf) is None
         with pytest.raises(UserError, match="no such file|no model"):
             library.resolve(name, shelf)
 
@@ -199,11 +199,11 @@ def test_the_command_lists_what_loads_first(shelf, capsys):
 
 
 def test_a_folder_of_very_many_files_is_looked_into_up_to_a_limit_with_a_warning(shelf, monkeypatch):
-    everything = len(library.local(shelf))
+    everything = len(library.in_folder(shelf))
     (shelf / "photos").mkdir()
     for number in range(200):
         (shelf / "photos" / f"{number}.jpg").touch()
-    assert len(library.local(shelf)) == everything
+    assert len(library.in_folder(shelf)) == everything
     seen, scandir = [], os.scandir
 
     @contextlib.contextmanager
@@ -213,5 +213,5 @@ def test_a_folder_of_very_many_files_is_looked_into_up_to_a_limit_with_a_warning
     monkeypatch.setattr(library.os, "scandir", counted)
     monkeypatch.setattr(library, "MOST", 50)
     with pytest.warns(UserWarning, match="photos: the list of models ends here, at most 50 files and folders are looked at"):
-        assert 1 < len(library.local(shelf)) <= everything
+        assert 1 < len(library.in_folder(shelf)) <= everything
     assert len(seen) < 60

@@ -193,7 +193,7 @@ def test_attention_of_the_vae_may_be_a_convolution(folder, written):
 
 def test_default_is_the_folder_of_the_embedded_model():
     import npdiffusion.weights
-    assert loading.locate(None) == pathlib.Path(npdiffusion.weights.__file__).parent
+    assert loading.locate_model(None) == pathlib.Path(npdiffusion.weights.__file__).parent
 
 
 def test_safetensors_content_counts_more_than_the_suffix(folder):
@@ -230,7 +230,7 @@ def test_guidance_that_the_makers_advise(folder):
 
 def test_home_is_expanded(written, monkeypatch):
     monkeypatch.setenv("HOME", str(written.parent))
-    assert loading.locate("~/model") == written
+    assert loading.locate_model("~/model") == written
 
 
 def test_local_folder_never_opens_a_socket(written, monkeypatch):

@@ -34,7 +34,7 @@ def open_autoencoder(path_or_id):
     if not path.exists():
         if not (isinstance(path_or_id, str) and hub.ID.fullmatch(path_or_id)) or path.suffix == ".safetensors":
             raise UserError(f"{path_or_id}: no such file or folder (a VAE was expected)")
-        path = hub.autoencoder(path_or_id)
+        path = hub.fetch_autoencoder(path_or_id)
     if path.is_dir():
         path = path / "vae" if (path / "vae" / "config.json").is_file() else path
         if not (path / "config.json").is_file():

@@ -49,23 +49,23 @@ def everything_cached():
     return [folder for _, *name in names if (folder := cached("/".join(name)))]
 
 
-def model(repository, given=()):
+def fetch_model(repository, given=()):
     """The folder, in diffusers layout, of a model; UserError if it can't be had. given: parts that it may lack"""
-    return find(repository, functools.partial(model_files, given=given))
+    return fetch(repository, functools.partial(model_files, given=given))
 
 
-def autoencoder(repository):
+def fetch_autoencoder(repository):
     """The folder of an autoencoder, or of a model with its autoencoder in vae/; UserError if it can't be had."""
-    return find(repository, autoencoder_files)
+    return fetch(repository, autoencoder_files)
 
 
-def tokenizer(repository):
+def fetch_tokenizer(repository):
     """The folder with the tokenizer of a model, or of a repository that has no other part; UserError without one."""
-    folder = find(repository, tokenizer_files)
+    folder = fetch(repository, tokenizer_files)
     return folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder
 
 
-def find(repository, select):
+def fetch(repository, select):
     """The repository's folder, from the cache if what `select` asks for is all there, else downloaded.
 
     select: from a repository's file names to those that are needed; UserError if it doesn't have them

@@ -51,10 +51,10 @@ def folder_of_models(folder=None):
 
 def names(folder=None):
     """{name: path} of all that is listed, in the order of the list"""
-    return local(folder) | cached()
+    return in_folder(folder) | in_cache()
 
 
-def local(folder=None):
+def in_folder(folder=None):
     """{name: path} of the embedded model and of those in the folder of models"""
     import npdiffusion.weights
     found = {EMBEDDED: pathlib.Path(npdiffusion.weights.__file__).parent}
@@ -64,7 +64,7 @@ def local(folder=None):
     return found
 
 
-def cached():
+def in_cache():
     """{id: folder} of the repositories in Hugging Face's cache"""
     return {"/".join(path.parent.parent.name.split("--")[1:]): path for path in hub.everything_cached()}
 
@@ -96,10 +96,10 @@ def walk(folder, deepest, looked_at):
             yield from walk(path, deepest - 1, looked_at)
 
 
-def find(name, folder=None):
+def path_of(name, folder=None):
     """The path or id of the model of that name, or None; folders before it may be missing, or .safetensors behind."""
-    here = local(folder)
-    known, name = here | cached(), name.removesuffix(".safetensors")
+    here = in_folder(folder)
+    known, name = here | in_cache(), name.removesuffix(".safetensors")
     same = [name] if name in known else [other for other in known if other.split("/")[-1] == name]
     return str(here.get(same[0], same[0])) if len(same) == 1 else None
 
@@ -115,7 +115,7 @@ def resolve(model, folder=None):
         return None
     if not isinstance(model, str) or model.startswith((".", "/", "~")):
         raise UserError(f"{model}: no such file or folder")
-    found = find(model, folder)
+    found = path_of(model, folder)
     if found is not None:
         return found
     if hub.ID.fullmatch(model) and not model.endswith(SUFFIXES):

@@ -18,7 +18,7 @@ def find_tokenizer(given, path, config, family):
             folder = pathlib.Path(os.path.expanduser(given))
             folder = folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder
         elif isinstance(given, str) and hub.ID.fullmatch(given) and not os.path.exists(given):
-            folder = hub.tokenizer(given)
+            folder = hub.fetch_tokenizer(given)
         else:
             raise UserError(f"{given}: a folder with vocab.json and merges.txt was expected, or a Hugging Face id")
         return read_tokenizer(folder, config)

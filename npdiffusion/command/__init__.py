@@ -62,7 +62,7 @@ INSTEAD = {
 }
 
 
-def find(argv):
+def subcommand(argv):
     """The module of the subcommand that a command line begins with, or None"""
     return importlib.import_module(f"{__name__}.{argv[0]}") if argv and argv[0] in SUBCOMMANDS else None
 

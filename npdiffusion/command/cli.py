@@ -19,14 +19,14 @@ def main(argv=None):
     """Run the command; returns its exit code."""
     occupy_standard_streams()
     argv = sys.argv[1:] if argv is None else argv
-    subcommand = command.find(argv) or generate
+    chosen = command.subcommand(argv) or generate
     if instead := command.answer(argv):
         say(f"npdiffusion: error: {instead}")
         return 2
     verbose = "-v" in argv or "--verbose" in argv
     try:
         with one_line_warnings(verbose):
-            return subcommand.run(subcommand.parse(argv if subcommand is generate else argv[1:]))
+            return chosen.run(chosen.parse(argv if chosen is generate else argv[1:]))
     except SystemExit as end:         # after --help, --version, a list or a message
         with reader_may_go():
             return end.code

@@ -18,9 +18,9 @@ def make(options, entries, place, reporter):
     """Make the pictures of `entries` → how many could not be made; each of those is said."""
     check_installed()
     from npdiffusion.jobs import cluster
-    from npdiffusion.loading import locate
+    from npdiffusion.loading import locate_model
     from npdiffusion.pictures.settings_text import model_name
-    path, local = locate(options.model, options.model_dir), LOCAL.fullmatch(options.cluster)
+    path, local = locate_model(options.model, options.model_dir), LOCAL.fullmatch(options.cluster)
     count = int(local[1]) if local else 0
     threads = options.threads or max(1, machine.physical_cores() // max(count, 1))
     load = dict(path_or_id=str(path), dtype=options.dtype, threads=threads, tokenizer=options.tokenizer, vae=options.vae,

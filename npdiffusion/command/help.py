@@ -20,6 +20,6 @@ def parse(arguments):
 def run(options):
     """Print that text; SystemExit with code 0 after a subcommand's."""
     if options.word is not None:
-        command.find([options.word]).parse(["--help"])
+        command.subcommand([options.word]).parse(["--help"])
     settings.build_parser().print_help()
     return 0

@@ -134,7 +134,7 @@ def check_models(found, given, notes):
     for option, key in ("model", "Model"), ("vae", "VAE"):
         name = found.pop(option, None)
         if name not in (None, library.EMBEDDED):
-            path = library.find(name, given.get("model_dir"))
+            path = library.path_of(name, given.get("model_dir"))
             if path is None:
                 notes[key] = f"it is not among those that `npdiffusion models` lists; --{option} names another"
             else:

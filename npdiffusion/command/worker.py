@@ -32,9 +32,9 @@ def run(options):
     from npdiffusion.command.prepare import set_up
     backend, threads = set_up(options)
     from npdiffusion.jobs import cluster
-    from npdiffusion.loading import locate
+    from npdiffusion.loading import locate_model
     pipeline, _ = generate.load(options, backend, threads, [])
-    path = locate(options.model, options.model_dir)
+    path = locate_model(options.model, options.model_dir)
     cluster.own |= {"pipeline": pipeline, "identity": cluster.identity_of(path, options.dtype)}
     while True:
         try:
