@@ -19,7 +19,6 @@ class Linear:
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         self.weight = np.zeros((out_features, in_features), np.float32)
         self.bias = np.zeros(out_features, np.float32) if bias else None
-
         self.dtype = "float32"
 
     def prepare(self, dtype: str) -> None:
