@@ -10,8 +10,13 @@ import tempfile
 from bench import models
 
 
+def of(text):
+    """The path that an option names; a ~ that the shell left in place is the home folder."""
+    return pathlib.Path(text).expanduser()
+
+
 def add_argument(parser):
-    parser.add_argument("--model", type=pathlib.Path, default=None,
+    parser.add_argument("--model", type=of, default=None,
                         help="a folder in diffusers layout (default: a temporary one, random weights of full size)")
 
 

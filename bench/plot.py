@@ -5,9 +5,9 @@
 A picture is so many guided steps and one decoding, both as measured there. Two systems are not of that page, see
 "Measured elsewhere" in NOTES.md; the chart says so.
 """
-import pathlib
 import re
 
+from bench import folders
 from bench.results import PAGE
 from npdiffusion.errors import UserError
 
@@ -26,8 +26,8 @@ SPELLED = {"npdiffusion": "npdiffusion", "openvino": "OpenVINO", "torch": "torch
 
 
 def add_arguments(parser):
-    parser.add_argument("--page", type=pathlib.Path, default=PAGE, help="the results (default bench/RESULTS.md)")
-    parser.add_argument("-o", "--output", type=pathlib.Path, default=PAGE.parent, metavar="FOLDER",
+    parser.add_argument("--page", type=folders.of, default=PAGE, help="the results (default bench/RESULTS.md)")
+    parser.add_argument("-o", "--output", type=folders.of, default=PAGE.parent, metavar="FOLDER",
                         help="where charts are written (default bench/)")
 
 

@@ -12,7 +12,12 @@ from safetensors.numpy import save_file
 
 import npdiffusion
 from npdiffusion import command, weights
-from npdiffusion.command import cli
+from npdiffusion.command import cli, train
+from npdiffusion.command.options import build_parser
+from npdiffusion.command.parser import Parser
+from npdiffusion.settings import SETTINGS
+from npdiffusion.settings.kinds import Path
+from npdiffusion.settings.run import OPTIONS
 from tests.processes import modules_after
 
 
@@ -54,6 +59,29 @@ def test_help_as_a_word_shows_what_the_option_does(capsys):
     assert cli.main(["help", "modles"]) == 2
     assert capsys.readouterr().err == ("npdiffusion: error: 'modles' is no subcommand, did you mean models? There are "
                                        f"{', '.join(command.SUBCOMMANDS)}\n")
+
+
+PLACES = {"FILE", "DIR", "PATH", "MODEL", "VAE", "RUN", "DATA", "IN", "OUT"}
+
+
+def test_a_tilde_is_the_home_folder_in_every_option_that_names_a_place(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/of/mine")
+    monkeypatch.setenv("USERPROFILE", "/home/of/mine")
+    parsers = []
+
+    def keep(self, *arguments, **options):
+        parsers.append(self)
+        raise SystemExit
+    monkeypatch.setattr(Parser, "read", keep)
+    commands = [[word] for word in command.SUBCOMMANDS if word != "train"] + [["train", what] for what in train.TRAININGS]
+    for word, *rest in commands:
+        with pytest.raises(SystemExit):
+            command.find([word]).parse(rest)
+    actions = [action for parser in [*parsers, build_parser()] for action in parser._actions if action.metavar in PLACES]
+    assert len(parsers) == len(commands) and len(actions) > 80
+    for action in actions:
+        assert action.type("~/a b.png") == "/home/of/mine/a b.png", action.option_strings
+    assert {row.metavar for row in (SETTINGS | OPTIONS).values() if isinstance(row.kind, Path)} <= {*PLACES, "ADDRESS"}
 
 
 def test_an_option_that_a_subcommand_lacks_is_named_with_the_nearest(capsys):

@@ -1,8 +1,10 @@
 """npdiffusion attention "a prompt": what each place of a picture looks at, as a sheet of maps or a map of one word."""
 import json
 
+from npdiffusion.command.parser import reader
 from npdiffusion.command.studying import checked, file_for, start_pipeline, study_parser
 from npdiffusion.command.talk import print_line, say
+from npdiffusion.settings.kinds import Path
 
 
 def parse(arguments):
@@ -10,7 +12,7 @@ def parse(arguments):
     parser = study_parser("attention", "Make a picture and show where it looks for each word: the mean over layers, heads and "
                           "steps, as DAAM has it, on one scale for all words.", "PNG file (default: attention.png)")
     parser.add_argument("--word", metavar="WORD", help="the map of this word alone, on its own scale")
-    parser.add_argument("--json", metavar="FILE", help="write the words and their maps as numbers, too")
+    parser.add_argument("--json", metavar="FILE", type=reader(Path()), help="write the words and their maps as numbers, too")
     return checked(parser, arguments)
 
 

@@ -1,5 +1,5 @@
 """npdiffusion convert IN OUT: write a model anew, as a folder or a single file, rounded, with a LoRA merged in."""
-from npdiffusion.command.parser import Parser
+from npdiffusion.command.parser import Parser, reader
 from npdiffusion.command.talk import print_line
 from npdiffusion.settings import Setting
 from npdiffusion.settings.kinds import Choice, Number, Path
@@ -18,8 +18,9 @@ def parse(arguments):
     parser = Parser(prog="npdiffusion convert", usage="npdiffusion convert IN OUT [options]", allow_abbrev=False,
                     description="Write a model anew: IN is what -m takes; OUT a name that ends in .safetensors, for a single "
                                 "file in original names, or else a folder, in diffusers layout. Nothing is overwritten.")
-    parser.add_argument("model", metavar="IN", help="folder, .safetensors or .gguf file, Hugging Face id, or name of a model")
-    parser.add_argument("out", metavar="OUT", help="file that ends in .safetensors, or folder")
+    parser.add_argument("model", metavar="IN", type=reader(Path()),
+                        help="folder, .safetensors or .gguf file, Hugging Face id, or name of a model")
+    parser.add_argument("out", metavar="OUT", type=reader(Path()), help="file that ends in .safetensors, or folder")
     for row in OWN:
         parser.add(row)
     for name in "vae", "tokenizer", "model_dir", "verbose":

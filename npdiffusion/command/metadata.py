@@ -1,9 +1,8 @@
 """npdiffusion metadata FILE ...: print the settings that are inside pictures."""
-import os
-
-from npdiffusion.command.parser import Parser
+from npdiffusion.command.parser import Parser, reader
 from npdiffusion.command.talk import explain, print_line, printable, say
 from npdiffusion.errors import UserError
+from npdiffusion.settings.kinds import Path
 from npdiffusion.settings.run import OPTIONS
 
 
@@ -12,7 +11,7 @@ def parse(arguments):
     parser = Parser(prog="npdiffusion metadata", usage="npdiffusion metadata FILE ...", allow_abbrev=False,
                     description="Print the settings that are inside pictures, as npdiffusion, AUTOMATIC1111's web "
                                 "interface and stable-diffusion.cpp write them.")
-    parser.add_argument("files", metavar="FILE", nargs="+", type=os.path.expanduser,
+    parser.add_argument("files", metavar="FILE", nargs="+", type=reader(Path()),
                         help="PNG, JPEG or WebP files with settings inside")
     parser.add(OPTIONS["verbose"])
     return parser.read(arguments)

@@ -1,16 +1,19 @@
 """npdiffusion trace "a prompt": every layer while a picture is made, as a table, JSON, or Chrome's trace format."""
 import json
 
+from npdiffusion.command.parser import reader
 from npdiffusion.command.studying import checked, file_for, start_pipeline, study_parser
 from npdiffusion.command.talk import print_line, say
+from npdiffusion.settings.kinds import Path
 
 
 def parse(arguments):
     """The checked options; SystemExit with code 2 and a line on stderr if they are wrong."""
     parser = study_parser("trace", "Make a picture, which isn't kept, and tell of every layer: name as in the checkpoint, "
                           "shapes, GFLOP, milliseconds, mean, deviation and largest value.")
-    parser.add_argument("--json", metavar="FILE", help="write the table as JSON")
-    parser.add_argument("--chrome", metavar="FILE", help="write every operation for chrome://tracing and ui.perfetto.dev")
+    parser.add_argument("--json", metavar="FILE", type=reader(Path()), help="write the table as JSON")
+    parser.add_argument("--chrome", metavar="FILE", type=reader(Path()),
+                        help="write every operation for chrome://tracing and ui.perfetto.dev")
     parser.add_argument("--tensor", metavar="NAME", help="write the results of this layer to NAME.npy, a row for each call")
     parser.add_argument("--until", metavar="NAME", help="end at the first result of this layer, and write it to NAME.npy")
     return checked(parser, arguments)

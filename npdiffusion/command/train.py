@@ -14,7 +14,7 @@ import dataclasses
 import pathlib
 from dataclasses import replace
 
-from npdiffusion.command.parser import Parser
+from npdiffusion.command.parser import Parser, reader
 from npdiffusion.command.prepare import compile_kernels, set_up
 from npdiffusion.command.talk import ERRORS, Progress, print_line, say
 from npdiffusion.errors import nearest
@@ -171,7 +171,7 @@ def parse(arguments):
                     description=f"Train {about}." if defaults else f"Draw {about}.")
     if not defaults:
         parser.usage = f"npdiffusion train {what} RUN"
-        parser.add_argument("run_folder", metavar="RUN", help="folder of the run")
+        parser.add_argument("run_folder", metavar="RUN", type=reader(Path()), help="folder of the run")
     groups = {}
     for name, default in defaults.items():
         row = ROWS.get(name) or OPTIONS[name]

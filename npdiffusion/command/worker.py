@@ -3,8 +3,9 @@ import asyncio
 import time
 
 from npdiffusion.command.cluster import check_installed
-from npdiffusion.command.parser import Parser
+from npdiffusion.command.parser import Parser, reader
 from npdiffusion.command.talk import say
+from npdiffusion.settings.kinds import Path
 from npdiffusion.settings.run import OPTIONS
 
 LOADING = ("model", "unet", "model_dir", "tokenizer", "dtype", "lora_dir", "embedding_dir", "vae", "threads", "max_memory",
@@ -17,8 +18,8 @@ def parse(arguments):
     parser = Parser(prog="npdiffusion worker", usage="npdiffusion worker ADDRESS [options]", allow_abbrev=False,
                     description="Load a model and make pictures for a Dask cluster, one at a time, until it is stopped. When "
                                 "the scheduler goes, it waits for it to come back.")
-    parser.add_argument("address", metavar="ADDRESS", help="of the scheduler, such as tcp://head:8786, or its scheduler file "
-                        "(.json)")
+    parser.add_argument("address", metavar="ADDRESS", type=reader(Path()), help="of the scheduler, such as "
+                        "tcp://head:8786, or its scheduler file (.json)")
     for name in (*LOADING, "verbose"):
         parser.add(OPTIONS[name])
     parser.set_defaults(control=None)
