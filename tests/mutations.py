@@ -180,3 +180,34 @@ def of_png(content, random):
         check = zlib.crc32(kind + data) ^ (random.random() < 0.02)
         result += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", check)
     return bytes(result)
+
+
+# ---- one thing changed, wherever it stands
+
+def with_numbers(content, numbers):
+    """Yields lines of JSON, or one text of it, with each of its numbers replaced by each of these."""
+    lines = [json.loads(line) for line in content.splitlines()] if b"}\n{" in content else [json.loads(content)]
+    for i, line in enumerate(lines):
+        for changed in replaced(line, numbers):
+            yield b"\n".join(json.dumps(each).encode() for each in (*lines[:i], changed, *lines[i + 1:]))
+
+
+def replaced(value, numbers):
+    """Yields a value from JSON with one number inside replaced."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        yield from numbers
+    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        for changed in replaced(value[key], numbers):
+            copy = value.copy()
+            copy[key] = changed
+            yield copy
+
+
+def with_axes(content, more=64):
+    """Yields a safetensors file in which one tensor after the other has so many axes more, of length 1."""
+    length = int.from_bytes(content[:8], "little")
+    table = json.loads(content[8:8 + length])
+    for name in table.keys() - {"__metadata__"}:
+        entry = table[name] | {"shape": [1] * more + table[name]["shape"]}
+        changed = json.dumps(table | {name: entry}).encode()
+        yield struct.pack("<Q", len(changed)) + changed + content[8 + length:]

@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from npdiffusion.command.talk import LONGEST, LONGEST_PATH, one_line
 from npdiffusion.errors import UserError
 from tests import fuzz, mutations
 from tests.fuzz_readers import Reader
@@ -18,6 +19,31 @@ def test_what_is_nearly_right_is_read_or_refused_in_one_line_quickly_and_in_litt
         wrong = [(number, found) for number in range(int(INPUTS * share))
                  if (found := fuzz.attempt(name, readers[name], 0, number))]
     assert not wrong, f"{len(wrong)} of them; the first: {wrong[0]}"
+
+
+MOST = 60
+BEYOND = (10**400, -10**400, float("inf"), float("-inf"), float("nan"), 2**63, 1e308)
+
+
+@pytest.mark.parametrize("name", ["tensors", "shards", "model", "single file", "autoencoder", "configs", "scheduler",
+                                  "tokenizer", "loras", "learnt words", "requests", "manifest"])
+def test_numbers_beyond_floats_and_axes_beyond_numpys_are_read_or_one_line_wherever_they_stand(name):
+    """A number of a JSON file becomes each of BEYOND, and a tensor gets 64 more axes, one after the other."""
+    tried, said = 0, [""]
+    with fuzz.opened([name]) as readers:
+        reader = readers[name]
+        for path in sorted({reader.folder / each for each in reader.inputs if not each.endswith(".txt")}):
+            right = path.read_bytes()
+            given = [*(mutations.with_axes(right) if path.suffix == ".safetensors" else mutations.with_numbers(right, BEYOND))]
+            for changed in given[::len(given) // MOST + 1]:          # of a vocabulary not all
+                path.write_bytes(changed)
+                try:
+                    reader.read(path)
+                except UserError as error:
+                    said.append(one_line(error))
+                tried += 1
+            path.write_bytes(right)
+    assert tried and max(map(len, said)) <= LONGEST + LONGEST_PATH
 
 
 def test_an_input_is_made_again_from_its_number():
