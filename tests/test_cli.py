@@ -419,7 +419,7 @@ def fail_at(pipeline, number, error):
 ], ids=["UserError", "Ctrl-C", "memory", "package", "mistake"])
 def test_what_ends_the_third_picture_leaves_the_first_two(error, message, pipeline, tmp_path, capsys):
     fail_at(pipeline, 3, error)
-    assert cli.main([PROMPT, "-b", "5", "-s", "1"]) == 1
+    assert cli.main([PROMPT, "-b", "5", "-s", "1"]) == (130 if message == "stopped" else 1)
     assert files(tmp_path) == ["a-red-apple-1.png", "a-red-apple-2.png"]
     *_, saved, last = capsys.readouterr().err.splitlines()
     assert saved == "2 of 5 pictures are saved"

@@ -5,7 +5,8 @@
 
 A prompt is for command/generate.py; a first word that names a subcommand, `metadata` for example, leads to its file in
 command/ instead, and one that other programs would take for a subcommand gets an answer instead of a picture. Exit code
-0: all is done, 1: it could not be done, 2: the command can't be understood. The options themselves are in options.py.
+0: all is done, 1: it could not be done, 2: the command can't be understood, 130: it was stopped by Ctrl-C. The options
+themselves are in options.py.
 """
 import sys
 import traceback
@@ -13,6 +14,8 @@ import traceback
 from npdiffusion import command
 from npdiffusion.command import generate
 from npdiffusion.command.talk import explain, occupy_standard_streams, one_line_warnings, reader_may_go, say
+
+STOPPED = 128 + 2                     # as shells have it: 2 is SIGINT
 
 
 def main(argv=None):
@@ -32,7 +35,7 @@ def main(argv=None):
             return end.code
     except KeyboardInterrupt:
         say("npdiffusion: stopped")
-        return 1
+        return STOPPED
     except Exception as error:        # noqa: BLE001, whatever it is, users read one line
         if verbose:
             traceback.print_exc()
