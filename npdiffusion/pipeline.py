@@ -40,9 +40,9 @@ from npdiffusion.models.taesd import AutoencoderTiny
 from npdiffusion.models.unet import UNet2DConditionModel
 from npdiffusion.models.vae import AutoencoderKL
 from npdiffusion.pictures.images import fit, rgb, to_images
+from npdiffusion.pictures.made import with_settings
 from npdiffusion.pictures.settings_text import model_name, parameters
 from npdiffusion.pictures.sheets import Pictures
-from npdiffusion.pictures.text_inside import with_settings
 from npdiffusion.request import Resolved, check_clip_skip, resolve
 from npdiffusion.settings import STEPS, Request
 from npdiffusion.text import known_words

@@ -2,6 +2,7 @@
 import inspect
 import io
 import os
+import pickle
 import sys
 import weakref
 
@@ -15,7 +16,7 @@ import npdiffusion
 from npdiffusion.errors import UserError
 from npdiffusion.models.configs import TinyVAEConfig
 from npdiffusion.models.taesd import AutoencoderTiny
-from npdiffusion.pictures import text_inside
+from npdiffusion.pictures import made, text_inside
 from npdiffusion.settings import SETTINGS
 from tests.processes import output_of
 
@@ -50,6 +51,14 @@ def test_jpeg_webp_and_png_have_their_settings_inside(name, pipeline, tmp_path):
     assert text_inside.read_text(tmp_path / f"open-{name}") == image.info["parameters"]
 
 
+def test_a_copy_and_a_picture_from_another_process_keep_their_settings(pipeline, tmp_path):
+    image, = pipeline.generate(PROMPT, **FAST)
+    for other in image.copy(), pickle.loads(pickle.dumps(pipeline.generate(PROMPT, **FAST)))[0]:
+        other.save(tmp_path / "apple.png")
+        assert text_inside.read_text(tmp_path / "apple.png") == image.info["parameters"]
+        assert np.array_equal(np.asarray(other), np.asarray(image))
+
+
 def test_settings_that_are_given_to_save_go_before_and_other_formats_are_saved_too(pipeline, tmp_path):
     image, = pipeline.generate(PROMPT, **FAST)
     image.save(tmp_path / "plain.png", pnginfo=PngInfo())
@@ -62,7 +71,7 @@ def test_settings_that_are_given_to_save_go_before_and_other_formats_are_saved_t
 
 
 def test_jpeg_without_room_for_the_settings_is_saved_without_them(tmp_path):
-    image = text_inside.with_settings(Image.new("RGB", (8, 8)), "x" * 40_000)
+    image = made.with_settings(Image.new("RGB", (8, 8)), "x" * 40_000)
     with pytest.warns(UserWarning, match="a JPEG file has no room for settings of 40000 characters"):
         image.save(tmp_path / "a.jpg")
     image.save(tmp_path / "a.webp")
@@ -111,6 +120,15 @@ def test_the_error_that_users_see_is_exported_and_a_value_error(pipeline):
     assert npdiffusion.UserError is UserError
     with pytest.raises(ValueError, match="steps is 0: it must be a whole number from 1 to 1000"):
         pipeline.generate(PROMPT, steps=0)
+
+
+@pytest.mark.parametrize("settings", [
+    dict(steps=0), dict(init_image="a.png", hires=2), dict(sampler="ddim", schedule="karras"), dict(width=7)])
+def test_what_is_refused_in_another_process_is_refused_here_with_the_same_words(settings, pipeline):
+    with pytest.raises(UserError) as refused:
+        pipeline.generate(PROMPT, **settings)
+    found = pickle.loads(pickle.dumps(refused.value))          # as a pool does; it waits for ever for one that can't be read
+    assert isinstance(found, UserError) and str(found) == str(refused.value)
 
 
 def test_a_picture_made_in_a_callback_of_another_leaves_that_one_as_it_is(tmp_path):

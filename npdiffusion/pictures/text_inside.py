@@ -6,7 +6,6 @@
 
 A file is untrusted: no more than LONGEST_TEXT is read or inflated, and the pixels of a picture with a text are not looked at.
 """
-import functools
 import os
 import pathlib
 import struct
@@ -18,7 +17,6 @@ from npdiffusion.checkpoints.text_files import check_regular
 from npdiffusion.errors import UserError
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from PIL.PngImagePlugin import PngInfo
 
 KEY = "parameters"                    # of the chunk
@@ -59,23 +57,6 @@ def save_options(kind: str, text: str) -> dict[str, Any]:
         warnings.warn(f"a JPEG file has no room for settings of {len(text)} characters: they are left out", stacklevel=3)
         inside = b""
     return {"exif": inside} if inside else {}
-
-
-def with_settings(image: "Image", text: str) -> "Image":
-    """The image, whose `info` holds the text of its settings and whose `save` writes it into PNG, JPEG and WebP files."""
-    image.info[KEY] = text
-    image.save = functools.partial(_save_with_settings, image)       # type: ignore[method-assign]
-    return image
-
-
-def _save_with_settings(image, path, format=None, **options):
-    """Pillow's `save`, with the settings inside unless `pnginfo` or `exif` say what is."""
-    from PIL.Image import Image, registered_extensions
-    name = path if isinstance(path, (str, os.PathLike)) else getattr(path, "name", "")        # as Pillow finds it
-    kind = format or registered_extensions().get(os.path.splitext(str(name))[1].lower(), "")
-    if KEY in image.info:
-        options = save_options(kind.upper(), image.info[KEY]) | options
-    Image.save(image, path, format, **options)
 
 
 def read_text(path: str | os.PathLike[str]) -> str:

@@ -117,6 +117,9 @@ class SettingError(UserError):
         super().__init__(f"{setting}: {reason(IN_PYTHON)}")
         self.setting, self.reason = setting, reason
 
+    def __reduce__(self):                                # without the function, to other processes
+        return UserError, self.args
+
 
 @dataclass(frozen=True)
 class Request:

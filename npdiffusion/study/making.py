@@ -3,7 +3,7 @@ import contextlib
 
 from npdiffusion import kernels
 from npdiffusion.errors import UserError
-from npdiffusion.pictures.text_inside import with_settings
+from npdiffusion.pictures.made import with_settings
 from npdiffusion.settings import Request
 
 
