@@ -242,7 +242,7 @@ def test_local_folder_never_opens_a_socket(written, monkeypatch):
     monkeypatch.setattr(socket, "socket", forbidden)
     monkeypatch.setattr(socket, "create_connection", forbidden)
     monkeypatch.setattr(socket, "getaddrinfo", forbidden)
-    monkeypatch.setattr(hub, "find", forbidden)
+    monkeypatch.setattr(hub, "fetch", forbidden)
     assert weights(load_parts(written)) and tried == []
 
 
