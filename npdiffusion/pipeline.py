@@ -22,7 +22,7 @@ from tqdm import tqdm
 from npdiffusion import kernels
 from npdiffusion.adapters import tags
 from npdiffusion.adapters.merging import Adapters
-from npdiffusion.adapters.textual_inversion import LearntWords
+from npdiffusion.adapters.textual_inversion import LearntWords, fitting
 from npdiffusion.checkpoints import families
 from npdiffusion.checkpoints.controlnets import open_controlnet
 from npdiffusion.diffusion import defaults
@@ -48,7 +48,7 @@ from npdiffusion.settings import STEPS, Request
 from npdiffusion.text import known_words
 from npdiffusion.text.contexts import Contexts
 from npdiffusion.text.editing import calls
-from npdiffusion.text.encoders import Encoder
+from npdiffusion.text.encoders import encoders_of
 from npdiffusion.text.reading import read_prompt
 from npdiffusion.text.tokenizer import CLIPTokenizer
 
@@ -300,7 +300,7 @@ class StableDiffusionPipeline:
         token: what to call it, in place of the file's name, or of the name in the file
         Raises UserError for a file that can't be used.
         """
-        self.words.add(path, token, self.text_encoder.config.hidden_size)
+        self.words.add(path, token, fitting(self.family, self.models))
 
     def unload_textual_inversion(self, token: str | None = None) -> None:
         """Forget a learnt word, or all of them."""
@@ -350,9 +350,7 @@ class StableDiffusionPipeline:
     @property
     def encoders(self) -> list[Encoder]:
         """The text encoders with their tokenizers → [text.encoders.Encoder]"""
-        family = self.family
-        return [Encoder(name, self.models[name], self.tokenizers[name], family.penultimate,
-                        pools=bool(family.added) and name == family.text_encoders[-1]) for name in family.text_encoders]
+        return encoders_of(self.family, self.models, self.tokenizers)
 
     def decode(self, latents: np.ndarray, tile: int | None = None) -> Image.Image:
         """Latents of one picture (1, H/f, W/f, C) → PIL image; tile: side of the tiles in pixels, None for all at once"""

@@ -39,6 +39,8 @@ from npdiffusion.text import reading
 from npdiffusion.text.tokenizer import CLIPTokenizer
 from tests import gguf_files, mutations, stand_ins
 
+OF_V1 = textual_inversion.Fitting(families.V1, {"clip_l": 64})
+OF_XL = textual_inversion.Fitting(families.XL, {"clip_l": 64, "clip_g": 96})
 UNET = UNetConfig(**stand_ins.UNET | {"block_out_channels": (32,), "cross_attention": (True,), "heads": (8,)})
 VAE = VAEConfig(block_out_channels=(32,), layers_per_block=1, sample_size=8)
 SETTINGS_INSIDE = ("a red apple, (on:1.2) a [blue|green] table\nNegative prompt: blurry, low\nSteps: 20, Sampler: DPM++ 2M, "
@@ -249,7 +251,7 @@ def loras(folder):
 
     def read(path):
         path = path.parent / "adapter_model.safetensors" if path.suffix == ".json" else path
-        found = lora.read_lora(path, {"unet": unet}, UNET, families.FAMILIES[0])
+        found = lora.read_lora(path, {"unet": unet}, UNET, families.FAMILIES[0], OF_V1)
         for (_, name), change in found.changes.items():
             change(np.ones(unet[name], np.float32), 0.5)
         assert len(found.hash) == 12
@@ -259,12 +261,13 @@ def loras(folder):
 def learnt_words(folder):
     save_file({"emb_params": stand_ins.random(2, 64)}, folder / "a.safetensors")
     save_file({"<cat-toy>": stand_ins.random(64).astype(np.float16)}, folder / "b.safetensors")
+    save_file({"clip_l": stand_ins.random(2, 64), "clip_g": stand_ins.random(2, 96)}, folder / "xl.safetensors")
 
     def read(path):
         words = textual_inversion.LearntWords()
-        words.add(path, width=64)
-        list(words.split("a cat toy b (a:1.2)"))
-    return Reader(read, ["a.safetensors", "b.safetensors"], folder)
+        words.add(path, fitting=OF_XL if path.stem == "xl" else OF_V1)
+        list(words.split("a cat toy b (a:1.2) xl"))
+    return Reader(read, ["a.safetensors", "b.safetensors", "xl.safetensors"], folder)
 
 
 # ---- pictures

@@ -6,9 +6,9 @@ OLD_TEXT = {"q_proj": "to_q", "k_proj": "to_k", "v_proj": "to_v", "out_proj": "t
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "q_proj", "k_proj", "v_proj", "out_proj")
 
 
-def layers(models, wanted=lambda name, layer: True):
-    """(part, name, layer) of all linear layers and convolutions of UNet and text encoder that are wanted."""
-    for part in ("unet", "text_encoder"):
+def layers(models, wanted=lambda name, layer: True, parts=("unet", "text_encoder")):
+    """(part, name, layer) of all linear layers and convolutions of these models that are wanted."""
+    for part in parts:
         for name, layer in models[part].named_modules():
             if isinstance(layer, (torch.nn.Linear, torch.nn.Conv2d)) and wanted(name, layer):
                 yield part, name, layer
@@ -18,11 +18,11 @@ def is_attention(name, layer):
     return name.endswith(ATTENTION)
 
 
-def pairs(models, wanted=is_attention, rank=4, seed=0):
+def pairs(models, wanted=is_attention, rank=4, seed=0, parts=("unet", "text_encoder")):
     """{(part, name): (down, up)}, random; as large as is visible in the results"""
     random = torch.Generator().manual_seed(seed)
     found = {}
-    for part, name, layer in layers(models, wanted):
+    for part, name, layer in layers(models, wanted, parts):
         outputs, inputs, *taps = layer.weight.shape
         down = torch.randn(rank, inputs, *taps, generator=random)
         up = torch.randn(outputs, rank, *[1] * len(taps), generator=random)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from npdiffusion.adapters.textual_inversion import LearntWords
+from npdiffusion.adapters.textual_inversion import Fitting, LearntWords
 from npdiffusion.command import cli
 from npdiffusion.errors import UserError
 from npdiffusion.models import parameters
@@ -142,7 +142,7 @@ def test_files_of_a_folder_are_looked_into_only_when_a_prompt_names_them(tmp_pat
     (tmp_path / "old.pt").write_bytes(b"\x80pickle")
     save_file({"emb_params": vectors(2)}, tmp_path / "fine.safetensors")
     words = LearntWords()
-    words.add(tmp_path, width=WIDTH)
+    words.add(tmp_path, fitting=Fitting("v1", {"clip_l": WIDTH}))
     assert [len(piece.vectors) for piece in words.split("fine")] == [2]
     with pytest.raises(UserError, match="broken.safetensors: not a safetensors file"):
         list(words.split("a broken thing"))
@@ -160,9 +160,9 @@ def test_names_in_a_prompt_never_become_paths(tmp_path):
 
 @pytest.mark.parametrize(("tensors", "message"), [
     ({"emb_params": vectors(1, 1024)},
-     "vectors are 1024 wide, but this text encoder's are 24 (it may be for Stable Diffusion 2)"),
+     "vectors are 1024 wide, but this text encoder's are 24 (it may be for Stable Diffusion 2, but the model is of"),
     ({"clip_l": vectors(1, 768), "clip_g": vectors(1, 1280)}, "for Stable Diffusion XL"),
-    ({"a": vectors(1), "b": vectors(1)}, "that is one tensor, and here are 2"),
+    ({"a": vectors(1), "b": vectors(1)}, "that is one tensor, or clip_l and clip_g, and here are 2"),
     ({"emb_params": vectors(80)}, "a learnt word is 1 to 75 vectors, and this tensor's shape is [80, 24]"),
     ({"emb_params": np.zeros((1, 2, 24), np.float32)}, "this tensor's shape is [1, 2, 24]"),
     ({"emb_params": np.full((1, 24), np.nan, np.float32)}, "not finite"),
@@ -200,8 +200,8 @@ def test_a_broken_word_is_one_line_before_the_model_is_loaded(pipeline, tmp_path
     assert cli.main(["a red apple", "-n", "Zigzag", "--embedding-dir", str(tmp_path)]) == 1
     assert len(pipeline.loaded) == 1
     assert capsys.readouterr().err.splitlines()[-1] == (
-        f"npdiffusion: error: {tmp_path}/zigzag.safetensors: not a learnt word (textual inversion): that is one tensor, "
-        "and here are 2")
+        f"npdiffusion: error: {tmp_path}/zigzag.safetensors: not a learnt word (textual inversion): that is one tensor, or "
+        "clip_l and clip_g, and here are 2")
 
 
 def test_a_word_of_another_width_is_one_line_before_the_weights_are_read(tmp_path, capsys, monkeypatch, on_numpy):
@@ -212,4 +212,4 @@ def test_a_word_of_another_width_is_one_line_before_the_weights_are_read(tmp_pat
     assert cli.main(["a red apple", "-n", "zigzag", "--embedding-dir", str(tmp_path), "--backend", "numpy"]) == 1
     assert capsys.readouterr().err.splitlines()[-1] == (
         f"npdiffusion: error: {tmp_path}/zigzag.safetensors: its vectors are 1024 wide, but this text encoder's are 160 "
-        "(it may be for Stable Diffusion 2)")
+        "(it may be for Stable Diffusion 2, but the model is of Stable Diffusion v1)")

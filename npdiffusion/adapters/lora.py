@@ -49,19 +49,20 @@ class LoRA:
         return sha.hexdigest()[:12]
 
 
-def read_lora(path, shapes, config, family):
+def read_lora(path, shapes, config, family, fitting):
     """Open a LoRA for a model → LoRA
 
     shapes: {part: {parameter: shape}}; config: the UNet's; family: the model's, see checkpoints/families.py
+    fitting: of learnt words, see textual_inversion.py
     Raises UserError if the file is no LoRA, damaged, for another family, or does not fit.
     """
     path = pathlib.Path(path)
     opened = safetensors_file.stamp(path)
     tensors = safetensors_file.read_file(path)
     other = names.told_by(names.FAMILIES, tensors)
-    if other and other != family.name:
+    if other and other != family.name and not (other == families.XL and family.added):       # its refiner has as many blocks
         refuse_family(path, other, family)
-    count, words = len(tensors), textual_inversion.bundled(tensors, path, config.cross_attention_dim)
+    count, words = len(tensors), textual_inversion.bundled(tensors, path, fitting)
     layers = {part: [name.removesuffix(".weight") for name in found if name.endswith(".weight")]
               for part, found in shapes.items()}
     known = names.spellings(layers, config, family)

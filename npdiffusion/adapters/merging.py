@@ -11,7 +11,7 @@ import numbers
 import re
 import warnings
 
-from npdiffusion.adapters import folder, lora, tags
+from npdiffusion.adapters import folder, lora, tags, textual_inversion
 from npdiffusion.adapters.tags import Strength
 from npdiffusion.checkpoints import safetensors_file
 from npdiffusion.errors import UserError
@@ -121,7 +121,8 @@ class Adapters:
         if not self.parts:
             raise UserError(f"{path}: only models that were loaded from a checkpoint can take it")
         shapes = {name: part.shapes for name, part in self.parts.items()}
-        adapter = lora.read_lora(path, shapes, self.parts["unet"].model.config, self.family)
+        fitting = textual_inversion.fitting(self.family, {name: part.model for name, part in self.parts.items()})
+        adapter = lora.read_lora(path, shapes, self.parts["unet"].model.config, self.family, fitting)
         if adapter.unmatched:
             warnings.warn(f"{path}: {len(adapter.unmatched)} of {adapter.count} tensors belong to no layer of the "
                           f"model and are left out: {parameters.some(adapter.unmatched)}", stacklevel=2)

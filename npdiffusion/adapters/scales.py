@@ -42,7 +42,8 @@ def beside(path):
     """A function (part, layer) → function from R to the factor, or None where neither folder nor header has α"""
     configs, source = {}, path.parent / PEFT_CONFIG
     if path.name == PEFT_FILE and source.exists():
-        configs = dict.fromkeys(("unet", "text_encoder"), read_json(source))         # of one of them, whichever it is
+        whole = read_json(source)                                                    # of one part, whichever it is
+        config_of = lambda part: whole
     else:
         source = f"{path}: {IN_HEADER}"
         with safetensors.safe_open(path, framework="np") as file:
@@ -53,12 +54,13 @@ def beside(path):
                 configs.setdefault(part, {})[name] = value
         except (ValueError, RecursionError, AttributeError):
             raise UserError(f"{source} is not a dictionary in JSON") from None
+        config_of = lambda part: configs.get(part, {})
 
     allowance = patterns.Allowance()
-    exceptions = functools.cache(lambda part, name: Exceptions(configs.get(part, {}), name, source, allowance))
+    exceptions = functools.cache(lambda part, name: Exceptions(config_of(part), name, source, allowance))
 
     def factor(part, layer):
-        read = Reader(configs.get(part, {}), source)
+        read = Reader(config_of(part), source)
         name = "lora_alpha" if "lora_alpha" in read.settings else "alpha"            # of LoHa and LoKr
         if name not in read.settings:
             return None

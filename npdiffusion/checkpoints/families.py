@@ -39,6 +39,7 @@ class PartRow:
     name       from (config, names of the file's tensors, prefix) to a function from our names of parameters to the file's
     arrange    from {name in such a file: tensor} to the tensors that `sizes` and `name` know: renamed, cut, joined, left
                out; the prefix stays before them
+    join       from {such a name: (tensor, shape)} to what is written into such a file: `arrange` the other way round
     variants   the same part as other programs spell it: rows that differ in prefix, sizes, name or arrange
     lora       what adapters call it; None if none change it
     only       {setting in config.json: its one value that is supported}; None: that of Stable Diffusion v1
@@ -53,6 +54,7 @@ class PartRow:
     lora: LoRANames | None = None
     only: dict | None = None
     arrange: Callable = dict
+    join: Callable = dict
     variants: tuple["PartRow", ...] = ()
     padding: str | None = None
 
@@ -135,7 +137,7 @@ def open_clip_row(prefix, model=CLIPTextModel, leave=0, **row):
     """OpenCLIP's: SD 2's text encoder, and XL's second; leave: how many of the file's layers the model doesn't use"""
     return PartRow(
         CLIPTextConfig, model, "model", prefix, original_names.open_clip_settings, original_names.open_clip_name,
-        arrange=lambda tensors: original_names.open_clip(tensors, leave), **row)
+        arrange=lambda tensors: original_names.open_clip(tensors, leave), join=original_names.joined_open_clip, **row)
 
 
 def unet_row(**settings):
@@ -176,7 +178,7 @@ MARKS = {"v_pred": {"prediction_type": "v_prediction"},
 CLASSES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline",
            "StableDiffusionInpaintPipelineLegacy", "LatentConsistencyModelPipeline", "LatentConsistencyModelImg2ImgPipeline")
 XL_FACTOR = 0.13025                     # of the VAE's latents; shapes can't tell it from v1's VAE
-XL_SECOND = LoRANames(("lora_te2_text_model_",), ("text_encoder_2.text_model.", "text_encoder_2."), old_text_layer)
+XL_SECOND = LoRANames(("lora_te2_text_model_", "lora_te2_"), ("text_encoder_2.text_model.", "text_encoder_2."), old_text_layer)
 XL_CLASSES = ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline")
 
 # Of another family if any tensor's name begins so,
@@ -196,6 +198,7 @@ SINGLE_PARTS = [(re.compile(pattern), description) for pattern, description in (
     (r"model\.diffusion_model\.|input_blocks\.|middle_block\.|output_blocks\.|time_embed\.|out\.|"
      r"down_blocks\.|mid_block\.|up_blocks\.|time_embedding\.|conv_(in|norm_out|out)\.", "a UNet alone"))]
 
+TOLD = "model.diffusion_model.label_emb."
 BY_CLASS = (("StableDiffusion3", "Stable Diffusion 3"), ("Flux", "Flux"))
 
 FAMILIES = [
@@ -205,8 +208,9 @@ FAMILIES = [
         classes=CLASSES, scheduler=PNDM, padding="<|endoftext|>", marks=MARKS),
     Family(
         V2,
-        parts={"text_encoder": open_clip_row("cond_stage_model.model.", leave=1,         # up to the penultimate of 24 layers
-                                             lora=text_row("").lora), "unet": unet_row(), "vae": vae_row()},
+        parts={"text_encoder": open_clip_row(                                            # up to the penultimate of 24 layers
+            "cond_stage_model.model.", leave=1, lora=text_row("").lora,
+            variants=(open_clip_row("conditioner.embedders.0.model.", leave=1),)), "unet": unet_row(), "vae": vae_row()},
         classes=CLASSES, scheduler=PNDM, padding="!", marks=MARKS, decide=predicts_v,
         is_told_by=lambda unet: bool(unet.get("use_linear_projection")) and not unet.get("addition_embed_type")),
     Family(
@@ -260,8 +264,9 @@ def of_names(names, source, given=()):
     check_names(names, source)
     found = [(family, [part for part, row in family.parts.items() if part not in given and row.spelled(names) is None])
              for family in FAMILIES]
-    # the one with most parts, if all are there
-    family, missing = min(found, key=lambda each: (len(each[1]), -len(each[0].parts)))
+    told = any(name.startswith(TOLD) for name in names)
+    # the one with most parts, if all are there; SD 2 may be laid out like the refiner, whose UNet is told sizes
+    family, missing = min(found, key=lambda each: (len(each[1]), bool(each[0].added) != told, -len(each[0].parts)))
     if missing:
         row = family.parts[missing[0]]
         hint = "; name one to go with it: --vae" if missing == ["vae"] else ""

@@ -14,7 +14,7 @@ Such a file has no configuration: sizes are read off the shapes of tensors, and 
 import functools
 import re
 
-from npdiffusion.checkpoints.tensors import Transposed, cut
+from npdiffusion.checkpoints.tensors import Stacked, Transposed, cut
 from npdiffusion.models.configs import MID_BLOCKS
 
 OPEN_CLIP_SYNONYMS = {"self_attn": "attn", "layer_norm1": "ln_1", "layer_norm2": "ln_2", "fc1": "c_fc", "fc2": "c_proj"}
@@ -23,6 +23,8 @@ UNET_SYNONYMS = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj"
 VAE_SYNONYMS = {"conv_shortcut": "nin_shortcut", "group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v"}
 
 HEADS, HEAD_WIDTH = 8, 64       # v1's UNet has 8 heads at each level; its text encoder, and all else, heads of this width
+CLIP_H_LAYERS = 24
+OPEN_CLIP_Q, OPEN_CLIP_KV = re.compile(r"(.*\.attn)\.q_proj\.(weight|bias)"), re.compile(r"\.attn\.[kv]_proj\.\w+\Z")
 OPEN_CLIP_LAYER = re.compile(r"\.resblocks\.(\d{1,4})\.")
 DOWN_SAMPLER = re.compile(r"input_blocks\.(\d+)\.0\.op\.weight")
 
@@ -139,12 +141,14 @@ def open_clip_name(config, names, prefix):
 def open_clip(tensors, leave=0):
     """A text encoder in OpenCLIP's names, {name: Tensor}: q, k, v apart, and `text_projection` as a linear layer's weight
 
-    leave: how many of the last layers have no place in the model, nor then has the projection
+    leave: how many of the last layers have no place in the model, nor then has the projection; a file of fewer layers than
+    CLIP-H has that lacks the projection, too, was written without them
     """
     for kind in "weight", "bias":
         tensors = cut(tensors, f".in_proj_{kind}", *(f".{which}_proj.{kind}" for which in "qkv"))
     layers = {int(found[1]) for name in tensors if (found := OPEN_CLIP_LAYER.search(name))}
-    last = set(sorted(layers)[len(layers) - leave:])
+    whole = len(layers) >= CLIP_H_LAYERS or any(name.endswith(".text_projection") for name in tensors)
+    last = set(sorted(layers)[len(layers) - leave * whole:])
     found = {}
     for name, tensor in tensors.items():
         layer = OPEN_CLIP_LAYER.search(name)
@@ -152,6 +156,21 @@ def open_clip(tensors, leave=0):
             tensor = Transposed(tensor)
         if not ((layer and int(layer[1]) in last) or (leave and name.endswith(".text_projection"))):
             found[name] = tensor
+    return found
+
+
+def joined_open_clip(tensors):
+    """What `open_clip` cut and exchanged, as it is in such a file: {name: (tensor, shape)} → the same"""
+    found = {}
+    for name, (tensor, shape) in tensors.items():
+        if name.endswith(".text_projection"):
+            found[name] = Transposed(tensor), shape[::-1]
+        elif q := OPEN_CLIP_Q.fullmatch(name):
+            before, kind = q.groups()
+            parts = [tensors[f"{before}.{which}_proj.{kind}"][0] for which in "qkv"]
+            found[f"{before}.in_proj_{kind}"] = Stacked(*parts), (3 * shape[0], *shape[1:])
+        elif not OPEN_CLIP_KV.search(name):
+            found[name] = tensor, shape
     return found
 
 
