@@ -1,6 +1,7 @@
 """npdiffusion convert: models written anew are equal here, and open in diffusers."""
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from tests.differences import agree
 from tests.errors import message_of
 from tests.gguf_files import gguf, plain, q8_0
 from tests.loaded import load_parts
+from tests.pairs import VOCABULARY
 from tests.single_files import original
 
 pytestmark = pytest.mark.usefixtures("on_numpy")
@@ -92,17 +94,102 @@ def test_the_tokenizer_that_is_written_is_the_one_that_was_read(tmp_path):
     assert tokenizer.encode(text).tolist() == theirs(text, padding="max_length", truncation=True)["input_ids"]
 
 
-def test_xl_becomes_a_folder_that_diffusers_opens_but_no_single_file(tmp_path):
-    theirs = relatives.theirs(relatives.XL)
-    theirs.register_to_config(force_zeros_for_empty_prompt=False)
-    theirs.save_pretrained(tmp_path / "xl")
-    convert(tmp_path / "xl", tmp_path / "new")
-    assert equal(numbers(tmp_path / "new"), numbers(tmp_path / "xl"))
+@pytest.fixture(scope="module", params=[relatives.V2, relatives.XL, relatives.REFINER])
+def relative(request, tmp_path_factory):
+    """(family's name, diffusers' pipeline, the folder that it wrote)"""
+    theirs, folder = relatives.theirs(request.param), tmp_path_factory.mktemp("relative") / "model"
+    theirs.save_pretrained(folder)
+    return request.param, theirs, folder
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_relatives_there_and_back_again_are_equal(relative, tmp_path, dtype):
+    name, _, folder = relative
+    expected = {key: array if dtype == "float32" else to_bfloat16(array) for key, array in numbers(folder).items()}
+    convert(folder, tmp_path / "one.safetensors", "--dtype", dtype)
+    convert(tmp_path / "one.safetensors", tmp_path / "folder", "--tokenizer", VOCABULARY)
+    convert(tmp_path / "folder", tmp_path / "two.safetensors")
+    for path in "one.safetensors", "folder", "two.safetensors":
+        assert loading.open_checkpoint(tmp_path / path, VOCABULARY).model.family.name == name
+        assert equal(numbers(tmp_path / path, tokenizer=VOCABULARY), expected)
+    one, two = (tmp_path / f"{path}.safetensors" for path in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_a_relatives_single_file_has_the_original_names(relative, tmp_path):
+    name, theirs, folder = relative
+    convert(folder, tmp_path / "x.safetensors")
+    found, expected = load_file(tmp_path / "x.safetensors"), relatives.single_file(theirs, name)
+    unused = {key for key in expected if key.endswith("logit_scale") or (name == relatives.V2 and (
+        ".resblocks.4." in key or key.endswith(".text_projection")))}          # SD 2's last layer has no place in a folder
+    assert found.keys() == expected.keys() - unused
+    assert all(torch.equal(found[key].reshape(expected[key].shape), expected[key]) for key in found)
+
+
+def test_a_folder_of_xl_opens_in_diffusers(relative, tmp_path):
+    name, theirs, folder = relative
+    convert(folder, tmp_path / "new")
+    assert equal(numbers(tmp_path / "new"), numbers(folder))
     again = type(theirs).from_pretrained(tmp_path / "new", local_files_only=True)
-    assert again.text_encoder_2.config.projection_dim == theirs.text_encoder_2.config.projection_dim
-    assert again.config.force_zeros_for_empty_prompt is False
-    said = message_of(conversion.convert, loading.open_checkpoint(tmp_path / "xl"), tmp_path / "x.safetensors")
-    assert "Stable Diffusion XL with this text_encoder_2 can't be written as a single file" in said
+    if name != relatives.V2:
+        assert again.text_encoder_2.config.projection_dim == theirs.text_encoder_2.config.projection_dim
+        assert again.config.force_zeros_for_empty_prompt is (name == relatives.XL)
+
+
+def test_diffusers_opens_a_single_file_of_xl_and_draws_the_same(tmp_path):
+    """With a VAE of four levels and two layers, as diffusers' converter takes for granted."""
+    theirs = relatives.theirs(relatives.XL)
+    theirs.register_modules(vae=references.torch_vae(**relatives.VAE | dict(
+        block_out_channels=(32, 32, 64, 64), layers_per_block=2, scaling_factor=0.13025,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4)))
+    theirs.save_pretrained(tmp_path / "xl")
+    convert(tmp_path / "xl", tmp_path / "x.safetensors", "--dtype", "float16")
+    again = type(theirs).from_single_file(tmp_path / "x.safetensors", config=str(tmp_path / "xl"), local_files_only=True)
+    for part in "unet", "vae", "text_encoder", "text_encoder_2":
+        expected, found = (getattr(pipeline, part).state_dict() for pipeline in (theirs, again))
+        assert expected.keys() == found.keys()
+        assert all(torch.equal(found[key].half(), expected[key].half()) for key in found), part
+
+
+@pytest.mark.parametrize("layout", ["cond_stage_model.model.", "conditioner.embedders.0.model."])
+@pytest.mark.parametrize("whole", [True, False], ids=["24 layers, projection", "without the last layer"])
+def test_sd_2_is_read_in_both_layouts_with_its_last_layer_and_without(tmp_path, layout, whole):
+    theirs = relatives.theirs(relatives.V2)
+    theirs.save_pretrained(tmp_path / "model")
+    tensors = {name.replace("cond_stage_model.model.", layout): tensor for name, tensor
+               in relatives.single_file(theirs, relatives.V2).items()
+               if whole or not (".resblocks.4." in name or name.endswith(".text_projection"))}
+    save_file(tensors, tmp_path / "x.safetensors")
+    assert loading.open_checkpoint(tmp_path / "x.safetensors", VOCABULARY).model.family.name == relatives.V2
+    assert equal(numbers(tmp_path / "x.safetensors", tokenizer=VOCABULARY), numbers(tmp_path / "model"))
+
+
+@pytest.mark.parametrize("settings, marks", [
+    ({}, set()), ({"prediction_type": "v_prediction"}, {"v_pred"}),
+    ({"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}, {"v_pred", "ztsnr"})])
+def test_what_a_model_predicts_is_marked_in_a_single_file(written, tmp_path, settings, marks):
+    folder = shutil.copytree(written, tmp_path / "model")
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    convert(folder, tmp_path / "x.safetensors")
+    assert {name for name in read_tensors(tmp_path / "x.safetensors") if "." not in name} == marks
+    folders.write_tokenizer(tmp_path / "tokenizer")
+    found, expected = (loading.open_checkpoint(path).model.schedule for path in (tmp_path / "x.safetensors", folder))
+    assert found.prediction_type == expected.prediction_type
+    assert np.array_equal(found.alphas_cumprod, expected.alphas_cumprod)
+
+
+def test_a_lora_merged_into_one_third_of_what_open_clip_keeps_as_one(tmp_path):
+    theirs = relatives.theirs(relatives.XL)
+    theirs.save_pretrained(tmp_path / "xl")
+    key = "lora_te2_text_model_encoder_layers_0_self_attn_k_proj"
+    save_file({f"{key}.diff": torch.ones(128, 128)}, tmp_path / "ink.safetensors")
+    convert(tmp_path / "xl", tmp_path / "x.safetensors", "--dtype", "bfloat16", "--lora", tmp_path / "ink.safetensors")
+    name = "conditioner.embedders.1.model.transformer.resblocks.0.attn.in_proj_weight"
+    parts = theirs.text_encoder_2.state_dict()
+    q, k, v = (next(tensor for key, tensor in parts.items() if key.endswith(f"layers.0.self_attn.{which}_proj.weight"))
+               for which in "qkv")
+    assert torch.equal(load_file(tmp_path / "x.safetensors")[name], torch.cat([q, k + 1, v]).bfloat16())
 
 
 def test_an_inpainting_model_stays_one(tmp_path):

@@ -40,7 +40,7 @@ def convert(opened, path, dtype=None, changed=()):
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".safetensors":
-            write_tensors(beside, original(opened.model, changed, path), dtype)
+            write_tensors(beside, original(opened, changed, path), dtype)
             move(beside, path)
         else:
             write_folder(beside, opened, dtype, changed)
@@ -63,20 +63,42 @@ def move(beside, path):
         os.rename(beside, path)
 
 
-def original(model, changed, path):
-    """{name: (tensor, shape)} of all parts in original names; UserError if a family's parts are not only called otherwise"""
-    found = {}
+def original(opened, changed, path):
+    """{name: (tensor, shape)} of all parts in original names; UserError if one is of a kind that has none (TAESD)"""
+    model, found = opened.model, {}
     for name, part in model.parts.items():
         row = model.family.parts[name]
-        if row.arrange is not dict or not isinstance(part.model, row.model):
+        if not isinstance(part.model, row.model):
             raise UserError(f"{path}: {model.family.name} with this {name} can't be written as a single file, only as a "
                             "folder (a name without .safetensors)")
-        spell = row.name(part.model.config, [f"{row.prefix}text_model."], row.prefix)
+        spell, own = row.name(part.model.config, [f"{row.prefix}text_model."], row.prefix), {}
         for parameter, shape in part.shapes.items():
             attention = row.config is VAEConfig and ".attentions." in parameter and len(shape) == 2
             tensor = changed.get((name, parameter), part.tensors[parameter])
-            found[spell(parameter)] = tensor, (*shape, 1, 1) if attention else shape       # a 1×1 convolution there
-    return found
+            own[spell(parameter)] = tensor, (*shape, 1, 1) if attention else shape         # a 1×1 convolution there
+        found |= row.join(own)
+    return found | marks(opened, found)
+
+
+class Mark:
+    """An empty tensor, which says something by its name"""
+    def __init__(self, path, name):
+        self.path, self.name, self.dtype = path, name, "F32"
+
+    def __call__(self):
+        return np.zeros(0, np.float32)
+
+
+def marks(opened, tensors):
+    """The marks that tell a single file's noise schedule where it isn't taken for that without them: {name: (tensor, shape)}
+
+    tensors: all others of the file
+    """
+    family, settings = opened.model.family, scheduler(opened.path, opened.model.family)
+    taken_for = family.scheduler | family.decide({name: tensor for name, (tensor, _) in tensors.items()}).get("scheduler", {})
+    told = {mark: next(iter(says.items())) for mark, says in family.marks.items()}
+    return {mark: (Mark(opened.path, mark), (0,)) for mark, (setting, value) in told.items()
+            if settings.get(setting) == value != taken_for.get(setting)}
 
 
 def write_folder(folder, opened, dtype, changed):

@@ -11,6 +11,7 @@ import numpy as np
 
 from npdiffusion.checkpoints.quantized import DECODED, Kind
 from npdiffusion.errors import UserError
+from npdiffusion.kernels.arrays import as_float32
 
 STORED_AS = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 KINDS = {name: Kind(1, np.dtype(stored).itemsize, stored) for name, stored in STORED_AS.items()} | DECODED
@@ -88,22 +89,45 @@ class Tensor:
 
 
 class Stacked:
-    """Several tensors as one, one below the other: a parameter that a file keeps in parts. They differ in their rows alone."""
+    """Several tensors as one, one below the other: a parameter that a file keeps in parts. They differ in their rows alone;
+    of different kinds of numbers they are float32 together."""
     def __init__(self, *tensors):
-        self.tensors, self.name, self.path, self.dtype = tensors, tensors[0].name, tensors[0].path, tensors[0].dtype
+        self.tensors, self.name, self.path = tensors, tensors[0].name, tensors[0].path
+        self.dtype = tensors[0].dtype if len({tensor.dtype for tensor in tensors}) == 1 else "F32"
         self.shape = (sum(tensor.shape[0] for tensor in tensors), *tensors[0].shape[1:])
-        self.nbytes, self.stored = (sum(getattr(tensor, bytes_) for tensor in tensors) for bytes_ in ("nbytes", "stored"))
+
+    @property
+    def nbytes(self):
+        """As a `Tensor`'s."""
+        return sum(tensor.nbytes for tensor in self.tensors)
+
+    @property
+    def stored(self):
+        """As a `Tensor`'s."""
+        return sum(tensor.stored for tensor in self.tensors)
 
     def __call__(self, into=None):
         """As a `Tensor`'s."""
-        return np.concatenate([tensor() for tensor in self.tensors])
+        arrays = [tensor() for tensor in self.tensors]
+        alike = len({array.dtype for array in arrays}) == 1
+        return np.concatenate(arrays if alike else [as_float32(array) for array in arrays])
 
 
 class Transposed:
     """A matrix whose rows and columns are exchanged: the file's x @ W is our x @ Wᵀ."""
     def __init__(self, tensor):
         self.tensor, self.name, self.path, self.dtype = tensor, tensor.name, tensor.path, tensor.dtype
-        self.shape, self.nbytes, self.stored = tensor.shape[::-1], tensor.nbytes, tensor.stored
+        self.shape = tensor.shape[::-1]
+
+    @property
+    def nbytes(self):
+        """As a `Tensor`'s."""
+        return self.tensor.nbytes
+
+    @property
+    def stored(self):
+        """As a `Tensor`'s."""
+        return self.tensor.stored
 
     def __call__(self, into=None):
         """As a `Tensor`'s."""
