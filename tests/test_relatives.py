@@ -1,5 +1,6 @@
 """SD 2, XL and its refiner: pictures beside diffusers' own, single files beside folders, what the UNet of XL is told."""
 import json
+import shutil
 import warnings
 
 import numpy as np
@@ -336,8 +337,17 @@ def test_a_unet_of_another_family_is_named_with_both(both, tmp_path):
 
 # ---- what doesn't go together
 
-def test_a_vae_of_another_model_takes_the_models_own_factor(both):
-    mixed = npdiffusion.load(both(XL).folder, vae=both(V2).folder)
+@pytest.mark.parametrize("name, other, told", [
+    (XL, V2, "of Stable Diffusion v1 or 2 .its config.json has the factor 0.18215., .* another family, Stable Diffusion XL"),
+    (V2, XL, "of Stable Diffusion XL .its config.json has the factor 0.13025., .* another family, Stable Diffusion 2")])
+def test_a_vae_of_another_family_is_named_with_both_where_its_folder_tells(both, name, other, told):
+    with pytest.raises(UserError, match=told):
+        npdiffusion.load(both(name).folder, vae=both(other).folder)
+
+
+def test_a_file_of_a_vae_takes_the_models_own_factor(both, tmp_path):
+    shutil.copy(both(V2).folder / "vae/diffusion_pytorch_model.safetensors", tmp_path / "vae.safetensors")
+    mixed = npdiffusion.load(both(XL).folder, vae=tmp_path / "vae.safetensors")
     assert (mixed.vae.config.scaling_factor, both(V2).ours.vae.config.scaling_factor) == (0.13025, 0.18215)
 
 
@@ -351,7 +361,6 @@ def test_a_lora_of_another_family_is_named_with_both(both, tmp_path):
 
 @pytest.mark.parametrize("channels, told", [(5, "reads a depth map"), (8, "edits pictures")])
 def test_variants_that_are_not_here_are_named(both, channels, told, tmp_path):
-    import shutil
     folder = shutil.copytree(both(V2).folder, tmp_path / "model")
     config = json.loads((folder / "unet/config.json").read_text())
     (folder / "unet/config.json").write_text(json.dumps(config | {"in_channels": channels}))

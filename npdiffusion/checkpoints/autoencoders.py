@@ -65,9 +65,14 @@ def config_of(folder):
     return kind.from_dict(settings, source)
 
 
+def has_config(path):
+    """Whether a file of weights has a config.json beside it, as in diffusers layout"""
+    return (path.parent / "config.json").is_file() and path.name.startswith(STEM)
+
+
 def in_file(path):
     """That of one file, or of TAESD's two → Part"""
-    if (path.parent / "config.json").is_file() and path.name.startswith(STEM):
+    if has_config(path):
         return in_folder(path.parent)
     tensors = {name: tensor for name, tensor in files.read_tensors(path).items()
                if not leftovers.LEFTOVERS.fullmatch(name)}
