@@ -34,6 +34,7 @@ class Budget:
     """What was chosen. on_disk: {part: names of parameters that are read when used}; kept: bytes of all others
 
     buffer: bytes that reading the largest of them takes     read: bytes of the file that a step reads
+    maps: bytes of the largest feature maps of the planned picture
     tile: side in pixels of the tiles in which the planned picture is decoded, or None     images: that a step computes
     seconds: of a step, as measured by a few products; None before `measure`
     """
@@ -43,11 +44,17 @@ class Budget:
     height: int = 0
     kept: float = 0
     buffer: float = 0
+    maps: float = 0
     read: float = 0
     on_disk: dict = field(default_factory=dict)
     tile: int | None = None
     images: int = 2
     seconds: float | None = None
+
+    @property
+    def foretold(self):
+        """Bytes that are expected to be resident at most."""
+        return RUNTIME + self.kept + self.buffer + self.maps
 
     def room(self):
         """Bytes that are left for feature maps."""
@@ -134,9 +141,9 @@ def plan(parts, limit, sizes, dtype=None, images=2, mode="auto", preview_vae=Non
         step = max(step, estimates.picture(preview_vae.config, width, height))
     tile = tiles.choose(vae, width, height, mode)
     for kept_as in (dtype,) if dtype else kernels.DTYPES:
-        kept = beside + sum(parameters.nbytes(part.model, kept_as) for part in parts.values())
-        if RUNTIME + kept + max(step, estimates.picture(vae, width, height, tile)) <= limit:
-            return Budget(limit, kept_as, width, height, kept, tile=tile, images=images)
+        kept, maps = beside + unlimited(parts, kept_as).kept, max(step, estimates.picture(vae, width, height, tile))
+        if RUNTIME + kept + maps <= limit:
+            return Budget(limit, kept_as, width, height, kept, maps=maps, tile=tile, images=images)
 
     dtype = dtype or "bfloat16"
     streamable = {name: part.may_stay_on_disk(dtype) for name, part in parts.items()}
@@ -144,7 +151,8 @@ def plan(parts, limit, sizes, dtype=None, images=2, mode="auto", preview_vae=Non
         sum(found.values()) for found in streamable.values())
     buffer = max((count + parts["unet"].bytes_to_read(name) for name, count in streamable["unet"].items()), default=0)
     for tile in tile_sizes(vae, width, height, mode):
-        room = limit - RUNTIME - fixed - buffer - max(step, estimates.picture(vae, width, height, tile))
+        maps = max(step, estimates.picture(vae, width, height, tile))
+        room = limit - RUNTIME - fixed - buffer - maps
         if room >= 0:
             break
     else:
@@ -157,7 +165,7 @@ def plan(parts, limit, sizes, dtype=None, images=2, mode="auto", preview_vae=Non
         on_disk[name] = streamable[name].keys() - names
         kept += size
     read = sum(parts["unet"].bytes_in_file(name) for name in on_disk["unet"])
-    return Budget(limit, dtype, width, height, kept, buffer, read, on_disk, tile, images)
+    return Budget(limit, dtype, width, height, kept, buffer, maps, read, on_disk, tile, images)
 
 
 def largest(sizes, unet, vae, images, mode):
