@@ -163,8 +163,8 @@ def replacement(path_or_id, own, family):
         told = new.model.config.scaling_factor if autoencoders.has_config(new.source) else factor
         if {told, factor} == {VAEConfig.scaling_factor, families.XL_FACTOR}:             # shapes can't tell them apart
             names = {families.XL_FACTOR: families.XL, VAEConfig.scaling_factor: f"{families.V1} or 2"}
-            raise UserError(f"{path_or_id}: this VAE is of {names[told]} (its config.json has the factor {told}), but the model "
-                            f"is of another family, {family.name} ({factor})")
+            raise UserError(f"{path_or_id}: this VAE is of {names[told]} (its config.json has the factor {told}), but the "
+                            f"model is of another family, {family.name} ({factor})")
         new.model.config = replace(new.model.config, scaling_factor=factor)
     return new
 
