@@ -48,7 +48,7 @@ from npdiffusion.settings import STEPS, Request
 from npdiffusion.text import known_words
 from npdiffusion.text.contexts import Contexts
 from npdiffusion.text.editing import calls
-from npdiffusion.text.encoders import encoders_of
+from npdiffusion.text.encoders import Encoder, encoders_of
 from npdiffusion.text.reading import read_prompt
 from npdiffusion.text.tokenizer import CLIPTokenizer
 
