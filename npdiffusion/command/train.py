@@ -1,6 +1,9 @@
 """npdiffusion train WHAT ...: learning; a run that was stopped goes on by the same command.
 
     npdiffusion train vae --data mnist -o RUN                a VAE of digits from nothing
+    npdiffusion train ddpm --data mnist -o RUN               a diffusion model of digits
+    npdiffusion train sd --data mnist -o RUN                 a whole Stable Diffusion, which draws "a three and an eight"
+    npdiffusion train judge RUN                              how often that draws what it is asked for
     npdiffusion train lora --data DIR -o my.safetensors      a subject or a style from pictures, for a model that is there
     npdiffusion train word --data DIR -o zog.safetensors     a word for what pictures show
     npdiffusion train plot RUN                               the curves of a run, so far
@@ -32,6 +35,10 @@ ROWS = {name: replace(row, name=name) for name, row in {
     "latent": Setting(Whole(1, 512), "numbers that a picture becomes (default: 20)", 20, metavar="N"),
     "targets": Setting(Choice(("binary", "grey")), "what the decoder is to say: pixels drawn black or white by their grey, "
                        "or the grey (default: binary)", "binary", metavar="KIND"),
+    "minutes": Setting(Number(0, 100_000, above=True), "how long both trainings are to take: some steps are timed, and the "
+                       "numbers of steps follow", group=LEARNING, metavar="M"),
+    "vae_steps": Setting(Whole(1, 10_000_000), "steps of the autoencoder", group=LEARNING, metavar="N"),
+    "count": Setting(Whole(1, 1000), "how often each digit is asked for", metavar="N"),
     "epochs": Setting(Whole(1, 100_000), "how often all pictures are seen", group=LEARNING, metavar="N"),
     "batch": Setting(Whole(1, 65536), "pictures in a step", group=LEARNING, metavar="N"),
     "rate": Setting(Number(0, 10, above=True), "learning rate at its highest", group=LEARNING, metavar="R",
@@ -85,6 +92,67 @@ def vae(options):
         return stopped(options.output)
     say(f"ELBO of the {len(found.held_out_images):,} held-out pictures, {options.targets} targets: {elbo:.2f} nats per image")
     print_line(pathlib.Path(options.output, vae_lesson.PICTURE))
+    return 0
+
+
+def ddpm(options):
+    """Train a diffusion model of digits."""
+    from npdiffusion.training import ddpm_lesson, digits
+    found = digits.find(options.data)
+    say(found)
+    settings = ddpm_lesson.Settings(found.source, options.epochs, options.batch, options.rate, options.seed)
+    with Bar() as bar:
+        picture = ddpm_lesson.run(settings, found, options.output, bar)
+    if picture is None:
+        return stopped(options.output)
+    print_line(picture)
+    return 0
+
+
+def sd(options):
+    """Train a whole Stable Diffusion of digits."""
+    import npdiffusion
+    from npdiffusion.pictures.images import replace_png
+    from npdiffusion.training import digits, sd_lesson
+    found = digits.find(options.data)
+    say(found)
+    settings = sd_lesson.Settings(found.source, sd_lesson.enough(found), options.vae_steps, options.steps, batch=options.batch,
+                                  rate=options.rate, seed=options.seed)
+    if options.minutes is not None:
+        settings = sd_lesson.planned(settings, found, options.output, options.minutes)
+        say(f"{settings.vae_steps:,} steps of the autoencoder, {settings.steps:,} of text encoder and UNet")
+    with Bar("autoencoder: ") as first, Bar("UNet: ") as second:
+        folder = sd_lesson.run(settings, found, options.output, first, second)
+    if folder is None:
+        return stopped(options.output)
+    pipeline = npdiffusion.load(folder, threads=options.threads)
+    replace_png(sd_lesson.drawn(pipeline, found.names, settings.seed), folder / sd_lesson.PICTURE)
+    print_line(folder / sd_lesson.PICTURE)
+    return 0
+
+
+def judge(options):
+    """Ask what `sd` trained for digits, and judge what it draws."""
+    import npdiffusion
+    from npdiffusion.pictures.images import replace_png
+    from npdiffusion.training import digit_judge, digits
+    folder = pathlib.Path(options.run_folder)
+    pipeline = npdiffusion.load(folder, threads=options.threads)
+    found = digits.find(options.data)
+    say(found)
+    examiner = digit_judge.Judge(digit_judge.Settings(found.source), found)
+    with Bar("judge: ") as bar:
+        if not examiner.run(folder, bar):
+            return stopped(folder)
+    alone, composed = examiner.own_error()
+    with Progress("prompt") as asked:
+        answers = digit_judge.exam(examiner, pipeline, found.names, options.count, options.seed, asked)
+    for line in digit_judge.table(answers, found.names):
+        print_line(line)
+    say(f"the judge itself misreads {100 * alone:.1f} % of {len(found.held_out_images):,} held-out pictures, "
+        f"{100 * composed:.1f} % of compositions of them")
+    replace_png(digit_judge.sheet(answers), folder / digit_judge.PICTURE)
+    print_line(folder / digit_judge.PICTURE)
     return 0
 
 
@@ -142,6 +210,12 @@ def plot(options):
 TRAININGS = {
     "vae": ("a VAE of digits", {"data": "mnist", "output": None, "latent": 20, "targets": "binary", "epochs": 30, "batch": 64,
                                 "rate": 3e-3, "seed": 0}, vae),
+    "ddpm": ("a diffusion model of digits", {"data": "mnist", "output": None, "epochs": 20, "batch": 64, "rate": 1e-3,
+                                             "seed": 0}, ddpm),
+    "sd": ("a whole Stable Diffusion of digits", {
+        "data": "mnist", "output": None, "minutes": None, "vae_steps": 600, "steps": 1500, "batch": 32, "rate": 2e-3,
+        "seed": 0}, sd),
+    "judge": ("a judge of what `sd` trained, and ask it", {"run_folder": None, "data": "mnist", "count": 20, "seed": 0}, judge),
     "lora": ("a LoRA: a subject or a style, from a few pictures", {
         "pictures": None, "file": None, "model": None, "tokenizer": None, "prompt": None, "size": None, "layers": "attention",
         "rank": 8, "alpha": None, "text_encoder": False, "steps": 500, "batch": 4, "rate": 1e-3, "snr_gamma": 5.0,
@@ -151,7 +225,7 @@ TRAININGS = {
         "pictures": None, "file": None, "model": None, "tokenizer": None, "prompt": None, "size": None, "word": None,
         "vectors": 1, "begin": None, "steps": 500, "batch": 4, "rate": 5e-3, "snr_gamma": 5.0, "offset_noise": 0.0,
         "seed": 0, "strict": False}, word),
-    "plot": ("the curves of a run, into RUN/curves.png", {}, plot),
+    "plot": ("the curves of a run, into RUN/curves.png", {"run_folder": None}, plot),
 }
 
 
@@ -168,12 +242,13 @@ def parse(arguments):
         parser.parse_args(arguments[:1])
     about, defaults, _ = TRAININGS[what]
     parser = Parser(prog=f"npdiffusion train {what}", usage=f"npdiffusion train {what} [options]", allow_abbrev=False,
-                    description=f"Train {about}." if defaults else f"Draw {about}.")
-    if not defaults:
-        parser.usage = f"npdiffusion train {what} RUN"
-        parser.add_argument("run_folder", metavar="RUN", type=reader(Path()), help="folder of the run")
+                    description=f"Draw {about}." if what == "plot" else f"Train {about}.")
     groups = {}
     for name, default in defaults.items():
+        if name == "run_folder":
+            parser.usage = f"npdiffusion train {what} RUN" + (" [options]" if len(defaults) > 1 else "")
+            parser.add_argument(name, metavar="RUN", type=reader(Path()), help="folder of the run")
+            continue
         row = ROWS.get(name) or OPTIONS[name]
         group = groups.setdefault(row.group, parser.add_argument_group(row.group)) if row.group == LEARNING else None
         shown = row.help if "default" in row.help or default in (None, False) else f"{row.help} (default: {default})"
@@ -212,8 +287,14 @@ def stopped(folder):
 
 
 class Bar:
-    """A bar on stderr with the loss, the speed and the time left; called with (step, steps, values) after each step."""
+    """A bar on stderr with the loss, the speed and the time left; called with (step, steps, values) after each step.
+
+    what: stands before it
+    """
     bar = loss = None
+
+    def __init__(self, what=""):
+        self.what = what
 
     def __enter__(self):
         return self
@@ -221,7 +302,7 @@ class Bar:
     def __call__(self, step, steps, values):
         from tqdm import tqdm
         if self.bar is None:                              # here, since a run may go on from a later step
-            layout = "{percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+            layout = self.what + "{percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
             self.bar = tqdm(total=steps, initial=step - 1, unit="step", file=ERRORS, dynamic_ncols=True, bar_format=layout,
                             mininterval=0.1 if ERRORS.isatty() else 10)
         loss = values["loss"]

@@ -8,6 +8,10 @@
     loop.py         all of this, step by step      initial.py     where it begins
     digits.py       MNIST and what stands for it   drawn_digits.py   from fonts
     digit_vae.py    a VAE of digits                vae_lesson.py     its training and its picture
+    ddpm_lesson.py  a diffusion model of digits    model_folder.py   a model as a folder for -m and diffusers
+    sd_lesson.py    a Stable Diffusion of digits   first_stage.py    its autoencoder
+    compositions.py   pictures with captions       vocabulary.py     the words in them
+    digit_judge.py  what it draws is judged
     denoising.py    the loss of a diffusion model  picture_folder.py   pictures with captions
     fine_tuning.py  a LoRA from pictures           lora_layers.py      what it is
     words.py        a word from pictures
