@@ -1,4 +1,6 @@
 """Several pictures on one sheet, with captions."""
+import itertools
+
 import numpy as np
 import pytest
 from PIL import Image, ImageFont
@@ -60,6 +62,33 @@ def test_a_caption_takes_the_room_it_has(text):
     lines = broken(text, font, 100)
     assert len(lines) <= sheets.LINES and all(font.getlength(line) <= 100 for line in lines)
     assert "".join(lines).replace("…", "").replace(" ", "") in text.replace(" ", "")
+
+
+class CountingFont:
+    """A font that counts the characters that it is given."""
+    def __init__(self):
+        self.font, self.characters = ImageFont.load_default(size=10), 0
+
+    def getmask(self, text):
+        self.characters += len(text)
+        return self.font.getmask(text)
+
+    def getlength(self, text):
+        self.characters += len(text)
+        return self.font.getlength(text)
+
+
+@pytest.mark.parametrize("text", ["word ", "x", "\ufdfa", "e\u0301\u0327", "[a|b] ", " ", range(0x4e00, 0x9000)],
+                         ids=["words", "one word", "a ligature of 18 letters", "marks", "edits", "blanks", "many characters"])
+def test_what_a_caption_costs_does_not_grow_with_a_prompt(text):
+    text, costs = "".join(map(chr, text)) if isinstance(text, range) else text, []
+    for length in 10_000, 300_000:
+        font = CountingFont()
+        drawn = sheets.drawable("".join(itertools.islice(itertools.cycle(text), length)), font)
+        lines = broken(drawn, font, 512)
+        assert len(drawn) <= sheets.LONGEST and len(lines) <= sheets.LINES
+        costs.append(font.characters)
+    assert costs[0] == costs[1] < 40 * sheets.LONGEST
 
 
 def test_files_are_read_for_it(tmp_path):
