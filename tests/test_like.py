@@ -187,6 +187,35 @@ def test_what_does_not_go_together_or_with_the_model_is_a_note_and_a_picture_is_
     assert len(said) == len(left_out)
 
 
+HIRES = "it belongs to hires fix"
+
+
+@pytest.mark.parametrize(("end", "reasons"), [
+    ("Hires upscale: 2, Hires resize: 128x128, Hires upscaler: Latent, Denoising strength: 0.4", {}),
+    ("Hires upscale: 2, Hires upscaler: R-ESRGAN 4x+", {"Hires upscaler: R-ESRGAN 4x+": "lanczos, the nearest that is"}),
+    ("Hires upscale: 2, Hires upscaler: Latent (bicubic)", {"Hires upscaler: Latent (bicubic)": "latent, the nearest that is"}),
+    ("Hires resize: 100x128, Denoising strength: 0.7", {"Hires resize: 100x128": "hires fix makes both sides",
+                                                        "Denoising strength: 0.7": HIRES}),
+    ("Hires upscale: 9, Denoising strength: 0.7", {"Hires upscale: 9": "9 is out of range", "Denoising strength: 0.7": HIRES}),
+    ("First pass size: 0x0, Denoising strength: 0.7", {"First pass size: 0x0": "there is no such option",
+                                                       "Denoising strength: 0.7": HIRES}),
+    ("Hires steps: 5", {"Hires steps: 5": HIRES}),
+    ("Denoising strength: 0.7", {"Denoising strength: 0.7": "it was made from another picture"}),
+    ("Mask blur: 4", {"Mask blur: 4": "it was made from a mask"}),
+    ("VAE: None", {}), ("VAE: Automatic", {}), ("VAE: nice", {"VAE: nice": "it is not among those"}),
+    ("Emphasis: Original", {}), ("Emphasis: No norm", {"Emphasis: No norm": "there is no such option"}),
+    ("Pad conds: True", {}),
+    ('Hashes: {"model": "ab"}, Civitai resources: [{"a": 1}], Created Date: 2024-01-01T00:00', {}),
+    ("Schedule type: Automatic", {}), ("Sampler: PLMS, Schedule type: Karras", {"Schedule type: Karras": "pndm walks over"}),
+])
+def test_a_note_gives_the_true_reason_and_there_is_none_about_what_is_followed(end, reasons, pipeline, capsys):
+    written(f"a cat\nSteps: 5, Seed: 7, Size: 64x64, RNG: CPU, {end}")
+    asked(pipeline, "--like", "in.png")
+    said = dict(line.split(" is not followed (") for line in notes(capsys))
+    assert said.keys() == reasons.keys()
+    assert [what for what in said if not said[what].startswith(reasons[what])] == []
+
+
 def test_minus_one_is_a_random_seed_and_noted(pipeline, capsys):
     written("a cat\nSteps: 5, Seed: -1, Size: 64x64, RNG: CPU")
     first, second = asked(pipeline, "--like", "in.png"), asked(pipeline, "--like", "in.png")

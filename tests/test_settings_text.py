@@ -277,7 +277,8 @@ def test_json_behind_a_key_is_one_value(prompt):
 
 
 @pytest.mark.parametrize("written, sampler, schedule", [
-    ("dpm++2m ays", "dpm++2m", "ays"), ("euler simple", "euler", "simple"), ("euler_a kl_optimal", "euler_a", "kl_optimal"),
+    ("dpm++2m ays", "dpm++2m", "align_your_steps"), ("euler simple", "euler", "sgm_uniform"),
+    ("euler_a kl_optimal", "euler_a", "kl_optimal"), ("dpmpp_2m_karras", "dpm++2m", "karras"),
     ("heun gits", "heun", "gits"), ("euler_a karras", "euler_a", "karras"), ("euler_a", "euler_a", "discrete")])
 def test_sampler_and_schedule_of_stable_diffusion_cpp_are_read_singly(written, sampler, schedule):
     options, _ = to_options({"Sampler": written, "Version": "stable-diffusion.cpp"})
@@ -295,7 +296,7 @@ def test_a_sampler_whose_name_begins_like_a_known_one_is_another():
     ({"Hires resize": "big"}, None)])
 def test_hires_fix_is_a_factor_however_it_is_written(written, scale):
     options, unknown = to_options({"Size": "64x96", "Denoising strength": "0.5"} | written)
-    assert options.get("hires") == scale and options.get("hires_strength" if scale else "strength") == "0.5"
+    assert options.get("hires") == scale and options.get("hires_strength") == "0.5" and "strength" not in options
     assert ("Hires resize" in unknown) == ("Hires resize" in written and (scale is None or scale == "3"))
 
 

@@ -17,6 +17,8 @@ from npdiffusion.settings.kinds import Unfit
 TOGETHER = (("width", "height"), ("subseed", "subseed_strength"),
             ("hires", "hires_strength", "hires_steps", "hires_upscaler"), ("sampler",), ("schedule",))
 
+MODELS_OWN = (("vae", "none"), ("vae", "automatic"))      # what the web interface calls the one inside the model
+
 
 @dataclass
 class Liked:
@@ -102,11 +104,11 @@ def settings_like(path, given):
                 notes[settings_text.key_of(name)] = error
     random = [name for name in ("seed", "subseed") if name in found and found[name] is None]
     found = {name: value for name, value in found.items() if name in random or (value is not None and value is not False)}
-    upscaler = pairs.get("Hires upscaler", "").casefold()
-    if found.get("hires_upscaler") == "lanczos" and upscaler not in ("", "lanczos"):
-        notes["Hires upscaler"] = "lanczos, the nearest that is offered, is taken"
     check_models(found, given, notes)
     check_start(found, given, notes)
+    upscaler = found.get("hires_upscaler")
+    if upscaler and pairs.get("Hires upscaler", upscaler).casefold() != upscaler:
+        notes["Hires upscaler"] = f"{upscaler}, the nearest that is offered, is taken"
     if "sampler" in given and "Timestep spacing" not in pairs:
         found.pop("timestep_spacing", None)              # it follows from the other program's sampler
     lines = [f"{key}{': ' * (key in pairs)}{printable(one_line(pairs.get(key, '')))[:60]} is not followed ({why})"
@@ -133,7 +135,7 @@ def check_models(found, given, notes):
     from npdiffusion.checkpoints import library
     for option, key in ("model", "Model"), ("vae", "VAE"):
         name = found.pop(option, None)
-        if name not in (None, library.EMBEDDED):
+        if name not in (None, library.EMBEDDED) and (option, name.casefold()) not in MODELS_OWN:
             path = library.path_of(name, given.get("model_dir"))
             if path is None:
                 notes[key] = f"it is not among those that `npdiffusion models` lists; --{option} names another"
@@ -152,3 +154,5 @@ def check_start(found, given, notes):
             what = "a mask, to be given with --mask-image" if mask else "another picture, to be given with -i"
             if "hires" not in row.needs:
                 notes[row.key] = f"it was made from {what}"
+            else:
+                notes.setdefault(row.key, "it belongs to hires fix, whose factor isn't followed or isn't there")

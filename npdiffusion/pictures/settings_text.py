@@ -35,7 +35,10 @@ BEFORE = {"Masked area padding": ("Inpaint area",)}
 MODELS = {"model": "Model", "vae": "VAE"}       # options that aren't a picture's own
 
 WITHOUT_INFLUENCE = ("Version", "Size", "Inpaint area", "Model hash", "VAE hash", "Lora hashes", "TI hashes", "Init image hash",
-                     "Batch size", "Batch pos", "User", "Guidance", "Unet", "TE", "Template", "Negative Template")
+                     "Batch size", "Batch pos", "User", "Guidance", "Unet", "TE", "Template", "Negative Template",
+                     "Hashes", "Civitai resources", "Civitai metadata", "Created Date")
+HIRES = {"Hires resize", "First pass size"}      # of hires fix too, without an option
+AS_HERE = {"Emphasis": "Original", "Pad conds": "True"}      # what they may switch off isn't offered
 
 
 # ---- writing
@@ -142,20 +145,22 @@ def to_options(pairs):
         if key.casefold() == "size" and value:
             options["width"], _, options["height"] = value.partition("x")
         elif name is None:
-            if key not in WITHOUT_INFLUENCE:
+            if key not in WITHOUT_INFLUENCE and AS_HERE.get(key) != value:
                 unknown[key] = value
         elif value:
             options[name] = ours(value, SETTINGS[name].values) if name in SETTINGS else value
     if not pairs:
         return options, unknown
     read_hires(options, unknown)
-    if "hires" in options and "strength" in options:
+    if "strength" in options and (HIRES & unknown.keys() or any(name.startswith("hires") for name in options)):
         options["hires_strength"] = options.pop("strength")
     if "sampler" in options:
         read_sampler(options, pairs.get("Version") == SD_CPP)
         foreign = not pairs.get("Version", "").startswith("npdiffusion")
         if foreign and options["schedule"] == "discrete" and options["sampler"] in SAMPLERS.keys() - WITHOUT_SCHEDULE:
             options["timestep_spacing"] = "linspace"       # the others' uniform schedule, whatever a model's files say
+    elif options.get("schedule", "").casefold() == "automatic":
+        del options["schedule"]       # the sampler's, which nobody named
     options["rng"] = OTHER_GENERATORS.get(options.get("rng", "GPU").casefold(), options.get("rng"))
     return options, unknown
 
@@ -218,11 +223,8 @@ def read_sampler(options, two_words):
 
 def split_sampler(text):
     """A sampler as older versions and stable-diffusion.cpp name it, "DPM++ 2M Karras" → sampler, schedule or None"""
-    for schedule in {*SCHEDULES, *SCHEDULES.values()}:
-        sampler = ours(text[:-len(schedule) - 1], SAMPLERS)
-        if sampler in SAMPLERS and text.casefold().endswith(f" {schedule}".casefold()):
-            return sampler, ours(schedule, SCHEDULES)
-    return text, None
+    sampler, schedule = SETTINGS["sampler"].kind.with_schedule(text)
+    return sampler or text, schedule
 
 
 def ours(text, values):
