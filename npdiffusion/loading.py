@@ -36,7 +36,7 @@ def load(path_or_id: Path | None = None, dtype: str | None = None, threads: int 
          tokenizer: Path | None = None, lora_dir: Path | None = None, vae: Path | None = None,
          embedding_dir: Path | None = None, max_memory: int | float | str | None = None, model_dir: Path | None = None,
          requests: Sequence[Request] = (), preview_vae: Any = None, control: Path | None = None,
-         unet: Path | None = None) -> StableDiffusionPipeline:
+         unet: Path | None = None, refiner: Path | None = None) -> StableDiffusionPipeline:
     """A pipeline that makes pictures from prompts → npdiffusion.pipeline.StableDiffusionPipeline
 
     path_or_id: None (the embedded model), a folder in diffusers layout, a .safetensors or .gguf file, a Hugging Face id, or
@@ -59,6 +59,8 @@ def load(path_or_id: Path | None = None, dtype: str | None = None, threads: int 
     preview_vae: an autoencoder that max_memory shall allow for, too; or None
     control: a ControlNet, a folder or a file, which pictures that have a `control_image` are led by
     unet: a folder or a file with a UNet in place of the model's own, see unets.py
+    refiner: a model, named as by path_or_id, that takes over the last steps, see painting/refining.py; the text encoder and the
+        UNet are its own, the autoencoder is the first model's
     Raises UserError, with one line that says what is wrong, for whatever can't be loaded.
     """
     if dtype not in (None, *kernels.DTYPES):
@@ -68,7 +70,7 @@ def load(path_or_id: Path | None = None, dtype: str | None = None, threads: int 
             raise UserError(f"threads = {threads!r}, but a whole number from 1 on is needed")
         set_threads(threads)
     try:
-        opened = open_checkpoint(path_or_id, tokenizer, vae, model_dir, unet)
+        opened = open_checkpoint(path_or_id, tokenizer, vae, model_dir, unet, refiner)
         budget = opened.fit(max_memory, dtype, requests, preview_vae)
         pipeline = opened.pipeline(budget)
         pipeline.adapters.folder = lora_dir
@@ -87,17 +89,24 @@ def load(path_or_id: Path | None = None, dtype: str | None = None, threads: int 
 class Opened:
     """A checkpoint of which nothing has been read but tables of contents, settings and the vocabulary.
 
-    path: its file or folder      source: what it was asked for as, for people
+    path: its file or folder      source: what it was asked for as, for people      refiner: another checkpoint, or None
     """
     path: pathlib.Path
     source: str
     model: WholeModel
     tokenizers: dict[str, CLIPTokenizer]
+    refiner: "Opened | None" = None
+
+    @property
+    def parts(self):
+        """{name: Part} of all that is read; a refiner's names begin with "refiner " """
+        beside = self.refiner.model.parts if self.refiner else {}
+        return self.model.parts | {f"refiner {name}": part for name, part in beside.items() if name != "vae"}
 
     def fit(self, max_memory: int | float | str | None = None, dtype: str | None = None, requests: Sequence[Request] = (),
             preview_vae: Any = None) -> Budget:
         """How the weights are kept → memory.budget.Budget; arguments as of `load`. UserError if they can't be made to fit."""
-        parts = self.model.parts
+        parts = self.parts
         unet, vae = (parts[name].model.config for name in ("unet", "vae"))
         budget = budgets.unlimited(parts, dtype or "float32")
         if max_memory is None and kernels.backend() == "numba":
@@ -130,24 +139,40 @@ class Opened:
             self.tokenizers[first], models.pop(first), models.pop("unet"), models.pop("vae"), schedule, self.source, advised,
             Adapters(parts, budget.dtype, family), budget if budget.limit else None, family, models, self.tokenizers)
         made.embedded = self.path.samefile(locate_model(None))
+        if self.refiner:
+            made.refiner = self.refiner.pipeline(budget)
+            made.refiner.vae, made.refiner.words = made.vae, made.words
         return made
 
     def fill(self, budget: Budget) -> None:
         """Read the weights into the models. UserError if a tensor can't be read, or is not finite."""
-        for name, part in self.model.parts.items():
+        for name, part in self.parts.items():
             part.on_disk = budget.on_disk.get(name, set())
             part.fill(budget.dtype)
 
 
 def open_checkpoint(path_or_id: Path | None = None, tokenizer: Path | None = None, vae: Path | None = None,
-                    model_dir: Path | None = None, unet: Path | None = None) -> Opened:
+                    model_dir: Path | None = None, unet: Path | None = None, refiner: Path | None = None) -> Opened:
     """A checkpoint, opened → Opened; arguments as of `load`. UserError for what is no model of a known family."""
     path = locate_model(path_or_id, model_dir, given=[name for name, part in (("vae", vae), ("tokenizer", tokenizer)) if part])
     model = whole_model.open_model(path, vae, tokenizer)
     if unet is not None:
         model.parts["unet"] = unets.open_unet(unet, model.parts["unet"].model.config, model.family)
     configs = {name: model.parts[name].model.config for name in model.family.text_encoders}
-    return Opened(path, str(path_or_id or path), model, find_tokenizers(tokenizer, path, configs, model.family))
+    beside = None if refiner is None else open_refiner(refiner, model_dir, model)
+    return Opened(path, str(path_or_id or path), model, find_tokenizers(tokenizer, path, configs, model.family), beside)
+
+
+def open_refiner(path_or_id, model_dir, model):
+    """Another checkpoint, opened → Opened; UserError unless its latents are of the same kind as those of a `WholeModel`"""
+    found = open_checkpoint(path_or_id, model_dir=model_dir)
+    for what, read in (("channels", lambda vae, family: vae.latent_channels), ("reduction", lambda vae, family: vae.reduction),
+                       ("factor", lambda vae, family: getattr(vae, "scaling_factor", family.factor))):
+        theirs, ours = (read(each.parts["vae"].model.config, each.family) for each in (found.model, model))
+        if theirs != ours:
+            raise UserError(f"{path_or_id}: this refiner is {found.model.family.name}, whose latents are of another kind than "
+                            f"those of the model, which is {model.family.name} ({what} {theirs:g} and {ours:g})")
+    return found
 
 
 def load_tokenizer(path_or_id: Path | None = None, tokenizer: Path | None = None,

@@ -17,15 +17,14 @@ from typing import Any, Literal, overload
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
-from npdiffusion import kernels
 from npdiffusion.adapters import tags
 from npdiffusion.adapters.merging import Adapters
 from npdiffusion.adapters.textual_inversion import LearntWords, fitting
 from npdiffusion.checkpoints import families
 from npdiffusion.checkpoints.controlnets import open_controlnet
 from npdiffusion.diffusion import defaults
+from npdiffusion.diffusion.bar import steps_shown
 from npdiffusion.diffusion.denoiser import Denoiser
 from npdiffusion.diffusion.guidance import Prediction
 from npdiffusion.diffusion.schedules import NoiseSchedule
@@ -34,12 +33,13 @@ from npdiffusion.given import NOTHING, Given, asked
 from npdiffusion.memory import malloc
 from npdiffusion.memory.budget import Budget
 from npdiffusion.models.clip import CLIPTextModel
-from npdiffusion.models.controlnet import Control
 from npdiffusion.models.diagnosis import finite
 from npdiffusion.models.taesd import AutoencoderTiny
 from npdiffusion.models.unet import UNet2DConditionModel
 from npdiffusion.models.vae import AutoencoderKL
-from npdiffusion.pictures.images import fit, rgb, to_images
+from npdiffusion.painting import refining
+from npdiffusion.painting.control import control as controlled
+from npdiffusion.pictures.images import to_images
 from npdiffusion.pictures.made import with_settings
 from npdiffusion.pictures.settings_text import model_name, parameters
 from npdiffusion.pictures.sheets import Pictures
@@ -77,6 +77,7 @@ class StableDiffusionPipeline:
         self.advised_guidance = default_guidance      # the guidance scale that its makers advise, or None
         self.adapters = adapters or Adapters()        # LoRAs and their like, merged into the weights
         self.control = None           # a ControlNet
+        self.refiner = None           # another pipeline, which takes over the last steps
         self.words = LearntWords()    # textual inversions
         self.budget = budget          # what was chosen for max_memory, see budget.py; None if there was none
         self.embedded = False         # whether it is the model that comes with the library, whose words are known
@@ -101,7 +102,7 @@ class StableDiffusionPipeline:
         if self._making is not None:
             raise UserError("this pipeline makes a picture, so it can't be closed now")
         with self._alone:
-            self.text_encoder = self.unet = self.vae = self.control = None       # type: ignore[assignment]
+            self.text_encoder = self.unet = self.vae = self.control = self.refiner = None    # type: ignore[assignment]
             self.models, self.adapters, self.words = {}, Adapters(), LearntWords()
         malloc.give_back()
 
@@ -184,6 +185,8 @@ class StableDiffusionPipeline:
         """The text of its settings for each picture of a `request.Resolved` that was made last; model, vae: their names"""
         request, settings = resolved.request, resolved.settings()
         subseeds = resolved.subseeds or [None] * len(resolved.seeds)
+        if resolved.passes[-1].refining:
+            settings["refiner"] = model_name(self.refiner.source)
         return [parameters(request.prompt, request.negative_prompt, model=model or model_name(self.source), vae=vae,
                            **settings | {"seed": seed} | ({} if subseed is None else {"subseed": subseed}),
                            hashes=self.adapters.hashes()) for seed, subseed in zip(resolved.seeds, subseeds)]
@@ -218,36 +221,39 @@ class StableDiffusionPipeline:
             noise = resolved.noise_for(way.canvas, self.vae)
             with self._timed("encoding"):
                 start = way.start(self.vae, self.unet, latents, noise, resolved.tile)
-                control = self._control(resolved, way)
-            with self._timed("sampling"):
-                rescale = resolved.request.value("guidance_rescale")
-                predict = Prediction(self.unet, context, resolved.guidance, rescale, start.channels, control)
-                denoise = Denoiser(predict, way.plan, start.known)
-                for latents, x0 in way.plan.sample(denoise, start.latents, noise):
-                    predict.check(latents)
-                    done += 1
-                    timings = self.timings
-                    callback(done, resolved.planned, latents)
-                    preview(done, resolved.planned, x0)
-                    if self._disturbed:          # the weights are again as this picture needs them
-                        self.adapters.follow(resolved.request.prompt, resolved.request.negative_prompt)
-                        self.timings, self._disturbed = timings, False
-            latents = start.finish(latents)
+                control = controlled(self.control, resolved, way)
+            state, called = start.latents, 0
+            for predict, plan, known in self._legs(resolved, way, context, start, noise, control):
+                denoise = Denoiser(predict, plan, known, called)
+                with self._timed("sampling"):
+                    for following in plan.sample(denoise, state, noise):
+                        state, x0 = following
+                        predict.check(state)
+                        done += 1
+                        timings = self.timings
+                        callback(done, resolved.planned, state)
+                        preview(done, resolved.planned, x0)
+                        if self._disturbed:          # the weights are again as this picture needs them
+                            self.adapters.follow(resolved.request.prompt, resolved.request.negative_prompt)
+                            self.timings, self._disturbed = timings, False
+                called = denoise.calls
+            latents = start.finish(state)
         if resolved.given.output_type == "latent":
             return latents
         with self._timed("decoding"):
             return resolved.finish(finite(self.vae, "vae", one[None], resolved.tile, method="decode")
                                    for one in latents)           # one picture's maps at a time
 
-    def _control(self, resolved, way):
-        """What the ControlNet adds in one pass, or None without one"""
-        r, size = resolved.request, way.canvas.size
-        if r.control_image is None:
-            return None
-        picture = np.asarray(fit(rgb(r.control_image, "control_image"), *size), np.float32)[None] / 255
-        hint = finite(self.control.controlnet_cond_embedding, "controlnet", picture)
-        return Control(self.control, hint, *(r.value(name) for name in ("control_scale", "control_start", "control_end")),
-                       r.guess_mode, calls(resolved.sampler, len(way.plan)))
+    def _legs(self, resolved, way, contexts, start, noise, control):
+        """The model's part of a pass, and the refiner's if it has one: Prediction, Plan, what is kept under a mask, of each
+
+        contexts: of the model, and of the refiner
+        """
+        settings = resolved.guidance, resolved.request.value("guidance_rescale")
+        yield Prediction(self.unet, contexts[0], *settings, start.channels, control), way.plan, start.known
+        if way.refining:
+            known = refining.kept(start, way.canvas, self.vae, noise, resolved.tile)
+            yield Prediction(self.refiner.unet, contexts[1], *settings), way.refining, known
 
     def load_controlnet(self, path: Path | None) -> None:
         """Have pictures led by a ControlNet, a folder or a file, in place of one that was there; None: by none
@@ -263,13 +269,15 @@ class StableDiffusionPipeline:
             self.control = part.model
 
     def _contexts_of_passes(self, resolved, prompt):
-        """Contexts of the prompt, and of the negative one where it has influence, for each pass; see text/editing.py"""
+        """For each pass contexts of the prompt, and of the negative one where it has influence, by the model, and the refiner
+        where it takes part; see text/editing.py"""
         request, earlier, found = resolved.request, None, []
-        texts = [(prompt, request.prompt_2), (request.negative_prompt, request.negative_prompt_2)]
+        texts = [(prompt, request.prompt_2), (request.negative_prompt, request.negative_prompt_2)][:1 + (resolved.guidance > 1)]
         for way in resolved.passes:
-            found.append(self.contexts(texts[:1] if resolved.guidance <= 1 else texts, way.steps, resolved.sampler,
-                                       request.clip_skip, request.prompt_syntax, earlier, request.count,
-                                       resolved.timestep_cond, resolved.sizes(way.canvas.size), resolved.given.embeds))
+            asked = texts, way.steps, resolved.sampler, request.clip_skip, request.prompt_syntax, earlier, request.count
+            models = {self: resolved.timestep_cond} | ({self.refiner: None} if way.refining else {})
+            found.append([model.contexts(*asked, distilled, resolved.sizes(way.canvas.size, model.family),
+                                         resolved.given.embeds) for model, distilled in models.items()])
             earlier = way.steps
         return found
 
@@ -378,24 +386,6 @@ if hasattr(os, "register_at_fork"):
 
 def ignored(*arguments: Any) -> None:
     """Nobody listens."""
-
-
-@contextlib.contextmanager
-def steps_shown(steps: int, callback: StepCallback, progress: bool) -> Iterator[StepCallback]:
-    """A callback for `make` that also moves a bar on stderr, where that is a terminal."""
-    if not progress:
-        yield callback
-        return
-    if kernels.backend() == "numba":
-        from npdiffusion.kernels import fast
-        if not fast.is_cached("float32"):
-            tqdm.write("npdiffusion: compiling kernels, which takes half a minute and is done once", file=sys.stderr)
-            fast.warm_up(dtype="float32")
-    with tqdm(total=steps, unit="step", disable=None) as bar:        # None: only on a terminal
-        def step(done, total, latents):
-            bar.update(done - bar.n)
-            callback(done, total, latents)
-        yield step
 
 
 def generate_signature() -> inspect.Signature:

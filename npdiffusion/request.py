@@ -6,7 +6,6 @@
 Whoever needs to know what a picture will be reads a `Resolved`: the pipeline that makes it, the command that announces
 it, the text inside its file, the manifest of a long run.
 """
-import functools
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +20,7 @@ from npdiffusion.given import NOTHING, Given
 from npdiffusion.memory import estimates, tiles
 from npdiffusion.models.conditioning import guidance_embedding
 from npdiffusion.painting import canvas as canvases
-from npdiffusion.painting import outpainting
+from npdiffusion.painting import outpainting, refining
 from npdiffusion.painting.canvas import Canvas
 from npdiffusion.painting.hires import SecondPass, enlarged, second_pass
 from npdiffusion.painting.inpainting import FirstPass
@@ -29,7 +28,6 @@ from npdiffusion.pictures.images import to_images
 from npdiffusion.settings import LARGEST_SIDE, NO_EFFECT, Request
 
 Size = tuple[int, int]                           # (width, height) in pixels
-AESTHETIC_SCORE, NEGATIVE_SCORE = 6.0, 2.5      # of 10, which XL's refiner is told of a picture, as in diffusers
 
 
 @dataclass(frozen=True)
@@ -40,9 +38,9 @@ class Resolved:
     strength      how far the picture may leave the one it starts from, or None where it starts from none
     guidance      the scale left to be applied: 1 where `timestep_cond` (1, D) gives the scale to the model instead
     seeds         of each picture; `subseeds` likewise, or None where they play no part
-    passes        one, or two with hires fix
+    passes        one, or two with hires fix; a refiner takes over in the last one
     tile          side of the tiles in pixels that the autoencoder works in, or None for whole pictures
-    family        the model's row in checkpoints/families.py
+    families      the rows in checkpoints/families.py of the model, and of its refiner if it has one
     given         latents, states and the like from Python that no request holds, see given.py
     reason        why steps and guidance scale are not the customary ones, where the model decided so; else None
     """
@@ -61,14 +59,24 @@ class Resolved:
     subseeds: tuple[int, ...] | None
     passes: tuple[FirstPass | SecondPass, ...]
     tile: int | None
-    family: Family
+    families: tuple[Family, ...]
     reason: str | None
     given: Given = NOTHING
 
     @property
     def planned(self) -> int:
         """Steps of all passes."""
-        return sum(len(each.plan) for each in self.passes)
+        return sum(len(plan) for each in self.passes for plan in (each.plan, each.refining) if plan)
+
+    @property
+    def family(self):
+        """The model's row in checkpoints/families.py."""
+        return self.families[0]
+
+    @property
+    def scored(self):
+        """Whether a model is told how beautiful the picture is."""
+        return any("aesthetic_score" in family.added for family in self.families)
 
     @property
     def canvas(self) -> Canvas:
@@ -90,9 +98,12 @@ class Resolved:
         if r.control_image is not None:
             found |= {name: r.value(name) for name in ("control_scale", "control_start", "control_end")}
             found["guess_mode"] = r.guess_mode or None
+        found["refiner_at"] = None if self.passes[-1].refining is None else r.value("refiner_at")
         if self.family.added:
             found |= {name: getattr(r, name) for name in (
                 "prompt_2", "negative_prompt_2", "original_size", "crops_coords_top_left", "target_size")}
+        if self.scored:
+            found |= {name: getattr(r, name) for name in ("aesthetic_score", "negative_aesthetic_score")}
         if r.hires is not None:
             found |= {name: r.value(name) for name in ("hires_strength", "hires_upscaler")}
         return {name: value for name, value in found.items() if value is not None}
@@ -108,15 +119,15 @@ class Resolved:
             if name in given and so(self):
                 yield f"{getattr(option, name)} has no effect {why(self, option)}"
 
-    def sizes(self, size: Size) -> list[np.ndarray] | None:
-        """The sizes that XL is told of a picture of size (width, height): two arrays (D,), for the prompt and the negative one,
-        or None with other families"""
+    def sizes(self, size: Size, family: Family) -> list[np.ndarray] | None:
+        """The sizes that XL, or its refiner, is told of a picture of size (width, height): two arrays (D,), for the prompt and
+        the negative one, or None with other families"""
         own, r = size[::-1], self.request
         told = {"original_size": r.original_size or own, "crops_coords_top_left": r.crops_coords_top_left or (0, 0),
-                "target_size": r.target_size or own, "aesthetic_score": (AESTHETIC_SCORE,)}
-        said = [np.array([number for name in self.family.added for number in (told | other)[name]], np.float32)
-                for other in ({}, {"aesthetic_score": (NEGATIVE_SCORE,)})]
-        return said if self.family.added else None
+                "target_size": r.target_size or own, "aesthetic_score": (r.value("aesthetic_score"),)}
+        said = [np.array([number for name in family.added for number in (told | other)[name]], np.float32)
+                for other in ({}, {"aesthetic_score": (r.value("negative_aesthetic_score"),)})]
+        return said if family.added else None
 
     def noise_for(self, canvas: Canvas, vae: Any) -> noise.LatentNoise:
         """The noise of the seeds, from its beginning, for latents of a canvas → noise.LatentNoise"""
@@ -154,6 +165,11 @@ def resolve(request: Request, model: Any, inputs: Any = None, given: Given = NOT
     if (request.control_image is None) != (model.control is None):
         raise UserError("a ControlNet and the picture that leads it go together: name the one that is missing (in Python "
                         "load_controlnet, control_image; on the command line --control, --control-image)")
+    if model.refiner is None and request.refiner_at is not None:
+        raise UserError("refiner_at says when a refiner takes over, and there is none: name it (in Python load(refiner=…), on "
+                        "the command line --refiner)")
+    if model.refiner is not None and any(each is not None for each in given.embeds):
+        raise UserError("prompt_embeds: a refiner has a text encoder of its own, so say it in words")
     picture, mask = canvases.originals(request, inputs, f)
     size = outpainting.working_size(request, picture and picture.size, model.size, f)
     width, height = size
@@ -168,10 +184,17 @@ def resolve(request: Request, model: Any, inputs: Any = None, given: Given = NOT
     spacing = request.timestep_spacing or ("trailing" if request.rescale_betas_zero_snr else None)
     schedule = model.schedule.changed(timestep_spacing=spacing, prediction_type=request.prediction_type,
                                       rescale_betas_zero_snr=request.rescale_betas_zero_snr)
-    make_plan = functools.partial(schedule.plan, sampler, kind=request.schedule, eta=request.value("eta"))
-    passes = [FirstPass(canvas, make_plan(steps, strength=strength), steps, strength)]
+
+    def make_plans(steps, strength, refined=model.refiner is not None):
+        asked = dict(strength=strength, kind=request.schedule, eta=request.value("eta"))
+        if not refined:
+            return schedule.plan(sampler, steps, **asked), None
+        return refining.plans(schedule, model.refiner.schedule, request.value("refiner_at"), sampler, steps, **asked)
+
+    plan, late = make_plans(steps, strength, request.hires is None and model.refiner is not None)
+    passes = [FirstPass(canvas, plan, steps, strength, late)]
     if request.hires is not None:
-        passes.append(second_pass(request, canvas, make_plan, f, steps))
+        passes.append(second_pass(request, canvas, make_plans, f, steps))
 
     guidance = scale if embedded is None else 1.0
     seeds, subseeds = request.seeds()
@@ -180,7 +203,8 @@ def resolve(request: Request, model: Any, inputs: Any = None, given: Given = NOT
         request, steps, sampler, request.schedule or schedule.default_kind(sampler), scale, size, strength, spacing,
         outpainting.CUSTOMARY_BLUR if request.outpaint and request.mask_blur is None else request.mask_blur, guidance,
         None if embedded is None else guidance_embedding(scale, embedded), seeds, subseeds, tuple(passes),
-        tile_for(model, request, guidance, passes[-1].canvas.size), model.family, asked.reason, given)
+        tile_for(model, request, guidance, passes[-1].canvas.size),
+        tuple(each.family for each in (model, model.refiner) if each), asked.reason, given)
 
 
 def check_size(width: int, height: int, reduction: int) -> None:
@@ -217,9 +241,10 @@ def tile_for(model: Any, request: Request, guidance: float, size: Size) -> int |
     """The autoencoder's tiles; UserError if the pictures don't fit into memory, or into a `memory.budget.Budget`."""
     (width, height), count, config, budget = size, request.count, model.vae.config, model.budget
     tile = (budget or tiles).choose(config, width, height, request.vae_tiling)
+    together = count if guidance <= 1 else 2 * count
     maps = max(estimates.picture(config, width, height, tile),
-               estimates.step(model.unet.config, width // config.reduction, height // config.reduction,
-                              count if guidance <= 1 else 2 * count))
+               *(estimates.step(each.unet.config, width // config.reduction, height // config.reduction, together)
+                 for each in filter(None, (model, model.refiner))))
     for each in filter(None, (budget, estimates)):
         each.require(maps, f"{count} × {width}×{height} pixels")
     return tile

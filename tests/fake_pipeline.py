@@ -27,7 +27,7 @@ class FakePipeline:
     vae = types.SimpleNamespace(config=VAEConfig())
     unet = types.SimpleNamespace(config=UNetConfig())
     text_encoder = types.SimpleNamespace(config=CLIPTextConfig())
-    budget = control = None
+    budget = control = refiner = None
     family = FAMILIES[0]
     source = "fake"
     texts = StableDiffusionPipeline.texts

@@ -122,6 +122,8 @@ def write(home):
     relative(there / "stable-diffusion-2-1", families.V2, "StableDiffusionPipeline", {"prediction_type": "v_prediction"})
     relative(there / "sd-turbo", families.V2, "StableDiffusionPipeline", TURBO)
     relative(there / "sdxl", families.XL, "StableDiffusionXLPipeline", {}, **SIZED)
+    relative(there / "sdxl-refiner", families.REFINER, "StableDiffusionXLImg2ImgPipeline", {}, added_width=48 + 5 * 8,
+             size_width=8)
     relative(there / "sdxl-turbo", families.XL, "StableDiffusionXLPipeline", TURBO, **SIZED)
     shutil.copy(there / "sdxl-turbo" / "unet" / "diffusion_pytorch_model.safetensors",
                 there / "sdxl_lightning_4step_unet.safetensors")

@@ -39,7 +39,7 @@ def test_defaults_are_those_of_the_model(pipeline):
                          schedule="discrete", seed=7, width=128, height=128, rng="torch", prompt_syntax="a1111")
     assert pipeline.loaded == [((None,), dict(dtype=None, threads=machine.physical_cores(), tokenizer=None,
                                               lora_dir=None, vae=None, embedding_dir=None, max_memory=None,
-                                              preview_vae=None, control=None, unet=None,
+                                              preview_vae=None, control=None, unet=None, refiner=None,
                                               requests=[Request(PROMPT, seed=7)]))]
 
 
@@ -57,7 +57,7 @@ def test_every_option_reaches_the_pipeline(pipeline, tmp_path):
     assert pipeline.made[0].tile == 512 and pipeline.made[0].request.vae_tiling == "on"
     assert pipeline.loaded == [(("model",), dict(dtype="bfloat16", threads=1, tokenizer="folder", lora_dir="loras",
                                                   vae="taesd", embedding_dir=".", max_memory=None, preview_vae=None,
-                                                  control=None, unet=None,
+                                                  control=None, unet=None, refiner=None,
                                                   requests=[pipeline.made[0].request]))]
 
 

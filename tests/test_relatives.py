@@ -145,7 +145,7 @@ def test_the_refiner_equals_diffusers(both):
 def test_hires_fix_tells_xl_the_size_of_each_pass(both):
     ours = both(XL).ours
     resolved = ours.resolve(npdiffusion.settings.Request(PROMPT, width=32, height=32, hires=1.5, steps=2))
-    assert [list(resolved.sizes(way.canvas.size)[0]) for way in resolved.passes] == [
+    assert [list(resolved.sizes(way.canvas.size, ours.family)[0]) for way in resolved.passes] == [
         [side, side, 0, 0, side, side] for side in (32, 48)]
     image, = ours.generate(PROMPT, width=32, height=32, hires=1.5, steps=2, seed=1)
     assert image.size == (48, 48)

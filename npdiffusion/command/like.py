@@ -125,19 +125,20 @@ def settings(path):
     What can't be followed is said on stderr. UserError as from `settings_like`.
     """
     liked = settings_like(path, {})
-    model = {"path_or_id": liked.found.pop("model", None), "vae": liked.found.pop("vae", None)}
+    model = {"path_or_id" if name == "model" else name: liked.found.pop(name, None) for name in settings_text.MODELS}
     found = {name: value for name, value in liked.found.items() if value is not None}        # a random seed is none
     return liked.suited(found, {*found}, lambda settings: Request.of(**settings)), model
 
 
 def check_models(found, given, notes):
-    """Take out a model or VAE that isn't in the list of those that are here. It is a name, whatever it looks like."""
+    """Take out a model, VAE or refiner that isn't in the list of those that are here. It is a name, whatever it looks like."""
     from npdiffusion.checkpoints import library
-    for option, key in ("model", "Model"), ("vae", "VAE"):
+    for option, key in settings_text.MODELS.items():
         name = found.pop(option, None)
         if name not in (None, library.EMBEDDED) and (option, name.casefold()) not in MODELS_OWN:
             path = library.path_of(name, given.get("model_dir"))
             if path is None:
+                found.pop("refiner_at" if option == "refiner" else None, None)
                 notes[key] = f"it is not among those that `npdiffusion models` lists; --{option} names another"
             else:
                 found[option] = path

@@ -76,6 +76,8 @@ def parse_options(argv=None):
         for other in "preview", "preview_path", "steps_strip", "inside", "like":
             if getattr(options, other) is not None:
                 parser.error(f"--cluster: it doesn't go with {OPTIONS[other].option}")
+    if options.inside is not None and options.refiner is not None:
+        parser.error("--inside: it looks into one model, so it doesn't go with --refiner")
     if options.taesd is not None and options.preview != "taesd":
         parser.error("--taesd: it is for --preview taesd")
     settings = {name: layers[name] for name in SETTINGS if layers[name] is not None}
@@ -117,7 +119,8 @@ def entries(options, settings, parser):
     for where, row in rows:
         named = options.named | row.keys() if options.prompts is not None else options.named
         request = request_of(settings | row, options, named | row.keys(), parser, where)
-        found += one_by_one(request, named, {"model": options.model, "vae": options.vae})
+        found += one_by_one(request, named, {
+            name: getattr(options, name) for name in ("model", "vae", "unet", "control", "refiner")})
     if options.compare_samplers is not None:
         found.sort(key=lambda entry: entry.request.seed)      # each seed has rows of its own on the sheet
     return found

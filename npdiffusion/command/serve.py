@@ -17,8 +17,8 @@ from npdiffusion.settings.run import OPTIONS
 HOST, PORT, OUTPUT = "127.0.0.1", 7860, "pictures/"
 KEY = "NPDIFFUSION_API_KEY"
 NEEDED = {"starlette": "starlette", "uvicorn": "uvicorn", "python_multipart": "python-multipart"}
-LOADING = ("model", "unet", "model_dir", "tokenizer", "dtype", "lora_dir", "embedding_dir", "vae", "threads", "max_memory",
-           "backend")
+LOADING = ("model", "unet", "refiner", "model_dir", "tokenizer", "dtype", "lora_dir", "embedding_dir", "vae", "threads",
+           "max_memory", "backend")
 
 
 def parse(arguments):
@@ -70,8 +70,8 @@ def run(options):
     catalogue = Catalogue(options.model, options.model_dir, options.lora_dir, options.embedding_dir)
 
     def load(model):
-        """The pipeline of a model; --unet, --vae and --tokenizer are for the one that -m names"""
-        own = {} if model == catalogue.default else {"model": model, "unet": None, "vae": None, "tokenizer": None}
+        """The pipeline of a model; --unet, --vae, --refiner and --tokenizer are for the one that -m names"""
+        own = {} if model == catalogue.default else {"model": model} | dict.fromkeys(("unet", "vae", "refiner", "tokenizer"))
         return generate.load(argparse.Namespace(**vars(options) | own), backend, threads, [])[0]
 
     gallery, store = Gallery(pathlib.Path(folder)), Store(pathlib.Path(folder))

@@ -8,8 +8,8 @@ from npdiffusion.command.talk import say
 from npdiffusion.settings.kinds import Path
 from npdiffusion.settings.run import OPTIONS
 
-LOADING = ("model", "unet", "model_dir", "tokenizer", "dtype", "lora_dir", "embedding_dir", "vae", "threads", "max_memory",
-           "backend")
+LOADING = ("model", "unet", "refiner", "model_dir", "tokenizer", "dtype", "lora_dir", "embedding_dir", "vae", "threads",
+           "max_memory", "backend")
 PAUSE = 5                             # seconds before a scheduler that went is looked for again
 
 

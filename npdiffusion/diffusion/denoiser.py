@@ -31,11 +31,12 @@ class Denoiser:
     plan     gives `prediction_type`, and `levels`: from the number by which a sampler names a noise level (time step or
              σ) to that level's (t, α, σ)
     known    painting.inpainting.Known, which puts the parts of a picture that are kept back in their place; or None
-    calls    how often the model has been called: prompts that change with the steps count in this
+    calls    how often a model has been called, an earlier one in this run too: prompts that change with the steps count in it
     """
-    def __init__(self, predict: Callable[[np.ndarray, float, int], np.ndarray], plan: Any, known: Any = None) -> None:
+    def __init__(self, predict: Callable[[np.ndarray, float, int], np.ndarray], plan: Any, known: Any = None,
+                 calls: int = 0) -> None:
         self.predict, self.levels, self.prediction_type, self.known = predict, plan.levels, plan.prediction_type, known
-        self.calls = 0
+        self.calls = calls
 
     def __call__(self, x: np.ndarray, level: Any) -> np.ndarray:  # (N, H, W, C) → (N, H, W, C)
         t, alpha, sigma = self.levels[level]

@@ -131,10 +131,11 @@ def plan(parts, limit, sizes, dtype=None, images=2, mode="auto", preview_vae=Non
     """
     if kernels.backend() == "numpy":
         raise UserError("max_memory: the numpy backend, made for reading, doesn't save memory; use the numba backend")
+    unets = [name for name in ("unet", "refiner unet") if name in parts]
     unet, vae = parts["unet"].model.config, parts["vae"].model.config
     f = vae.reduction
     width, height = largest(sizes, unet, vae, images, mode)
-    step = max(reading, estimates.step(unet, width // f, height // f, images))
+    step = max(reading, *(estimates.step(parts[name].model.config, width // f, height // f, images) for name in unets))
     beside = 0
     if preview_vae is not None:                       # float32, all of it in memory, and without tiles
         beside = parameters.nbytes(preview_vae, "float32")
@@ -149,7 +150,8 @@ def plan(parts, limit, sizes, dtype=None, images=2, mode="auto", preview_vae=Non
     streamable = {name: part.may_stay_on_disk(dtype) for name, part in parts.items()}
     fixed = beside + sum(parameters.nbytes(part.model, dtype) for part in parts.values()) - sum(
         sum(found.values()) for found in streamable.values())
-    buffer = max((count + parts["unet"].bytes_to_read(name) for name, count in streamable["unet"].items()), default=0)
+    buffer = max((count + parts[part].bytes_to_read(name) for part in unets for name, count in streamable[part].items()),
+                 default=0)
     for tile in tile_sizes(vae, width, height, mode):
         maps = max(step, estimates.picture(vae, width, height, tile))
         room = limit - RUNTIME - fixed - buffer - maps
@@ -160,7 +162,7 @@ def plan(parts, limit, sizes, dtype=None, images=2, mode="auto", preview_vae=Non
         raise UserError(f"max_memory is {limit / 1e9:.2f} GB: too little for {width}×{height} pixels, which need at least "
                         f"{least:.2f} GB; smaller pictures need less")
     on_disk, kept = {}, fixed
-    for name in ("unet", "vae", *(name for name in parts if name not in ("unet", "vae"))):     # the UNet is used most
+    for name in dict.fromkeys(("unet", *unets, "vae", *parts)):                                # the UNet is used most
         names, size = streaming.keep(streamable[name], room - (kept - fixed))
         on_disk[name] = streamable[name].keys() - names
         kept += size

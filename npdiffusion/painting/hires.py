@@ -25,11 +25,13 @@ MOST_STRENGTH = 0.999                 # of the web interface, so that a little o
 
 
 class SecondPass(NamedTuple):
-    """What follows a picture: a larger canvas, the plan of the sampler, the steps asked for, and how latents are enlarged."""
+    """What follows a picture: a larger canvas, the plan of the sampler, the steps asked for, how latents are enlarged, and the
+    plan of a refiner that goes on where the sampler ends, or None."""
     canvas: Canvas
     plan: Plan
     steps: int
     upscaler: str                     # "latent": bilinear, without antialiasing; "lanczos": as a picture
+    refining: Plan | None = None
 
     def start(self, vae, unet, latents, draw, tile=None):
         """latents (N, h, w, C): what the first pass made; draw: a noise.LatentNoise of the larger size → Start"""
@@ -43,10 +45,11 @@ class SecondPass(NamedTuple):
         return inpainting.begin(vae, unet, self.plan, self.canvas, draw, z, tile=tile)
 
 
-def second_pass(request, canvas, make_plan, reduction, steps):
+def second_pass(request, canvas, make_plans, reduction, steps):
     """The second pass that a request asks for, after one of `steps` on `canvas` → SecondPass
 
-    make_plan(steps, strength=…): the plan of a sampler      reduction: of the VAE, of which sides are rounded to multiples
+    make_plans(steps, strength): the plan of a sampler, and a refiner's
+    reduction: of the VAE, of which sides are rounded to multiples
     UserError if the picture becomes too large, or the schedule has no room for the steps.
     """
     larger = Canvas(None, None, *enlarged(canvas.size, request.hires, reduction))
@@ -56,10 +59,10 @@ def second_pass(request, canvas, make_plan, reduction, steps):
     steps, strength = request.hires_steps or steps, request.value("hires_strength")
     total = max(int(steps / min(strength, MOST_STRENGTH)), steps)
     try:
-        plan = make_plan(total, strength=min((steps + 0.5) / total, 1.0))       # + 0.5: int() shall not lose one
+        plan, refining = make_plans(total, min((steps + 0.5) / total, 1.0))     # + 0.5: int() shall not lose one
     except UserError as error:
         raise UserError(f"hires: {steps} steps at strength {strength:g} are the end of {total}: {error}") from None
-    return SecondPass(larger, plan, steps, request.value("hires_upscaler"))
+    return SecondPass(larger, plan, steps, request.value("hires_upscaler"), refining)
 
 
 def enlarged(size, scale, reduction):

@@ -56,11 +56,13 @@ class Start(NamedTuple):
 
 
 class FirstPass(NamedTuple):
-    """A canvas, the plan of the sampler on it, the steps asked for, and how far to leave the canvas' picture, if it has one."""
+    """A canvas, the plan of the sampler on it, the steps asked for, how far to leave the canvas' picture, if it has one, and
+    the plan of a refiner that goes on where the first one ends, or None."""
     canvas: Canvas
     plan: Plan
     steps: int
     strength: float | None
+    refining: Plan | None = None
 
     def start(self, vae, unet, latents, draw, tile=None):
         """Where to start → Start      latents: None, nothing precedes this pass; draw: a noise.LatentNoise

@@ -31,8 +31,8 @@ SAMPLERS, SCHEDULES = SETTINGS["sampler"].values, SETTINGS["schedule"].values   
 
 # What isn't a setting of the picture itself, and follows one there: in the order in which the text is written.
 AFTER = {"Seed": ("Size", "Model", "VAE")}
-BEFORE = {"Masked area padding": ("Inpaint area",)}
-MODELS = {"model": "Model", "vae": "VAE"}       # options that aren't a picture's own
+BEFORE = {"Masked area padding": ("Inpaint area",), "Refiner switch at": ("Refiner",)}
+MODELS = {"model": "Model", "vae": "VAE", "refiner": "Refiner"}       # options that aren't a picture's own
 
 WITHOUT_INFLUENCE = ("Version", "Size", "Inpaint area", "Model hash", "VAE hash", "Lora hashes", "TI hashes", "Init image hash",
                      "Batch size", "Batch pos", "User", "Guidance", "Unet", "TE", "Template", "Negative Template",
@@ -43,7 +43,8 @@ AS_HERE = {"Emphasis": "Original", "Pad conds": "True"}      # what they may swi
 
 # ---- writing
 
-def parameters(prompt, negative_prompt="", *, width, height, model=None, vae=None, hashes=None, **settings):
+def parameters(prompt, negative_prompt="", *, width, height, model=None, vae=None, refiner=None, hashes=None,
+               **settings):
     """The text for one picture. Settings by their names in `settings.Request`; what is None is left out.
 
     hashes: {key: text} of files that took part, which are for people and catalogues, and not read back
@@ -56,7 +57,7 @@ def parameters(prompt, negative_prompt="", *, width, height, model=None, vae=Non
         row = SETTINGS[name]
         if value is not None:
             pairs[row.key] = row.values.get(value, row.kind.write(value))
-    pairs |= {"Size": f"{width}x{height}", "Model": model, "VAE": vae}
+    pairs |= {"Size": f"{width}x{height}", "Model": model, "VAE": vae, "Refiner": refiner}
     if settings.get("padding_mask_crop") is not None:
         pairs["Inpaint area"] = "Only masked"
     if settings.get("sampler") in WITHOUT_SCHEDULE and settings.get("schedule") == "discrete":

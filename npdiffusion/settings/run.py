@@ -42,6 +42,8 @@ OPTIONS = {name: replace(row, name=name) for name, row in {
                     group=MODEL, metavar="FILE", synonyms=("--diffusion-model",)),
     "control": Setting(Path(), "a ControlNet, a folder or file, which --control-image leads", group=MODEL, metavar="FILE",
                        synonyms=("--control-net", "--controlnet")),
+    "refiner": Setting(Path(), "another model, as by -m, that takes the last steps over where --refiner-at says: XL's refiner",
+                       group=MODEL, metavar="MODEL"),
     "model_dir": Setting(Path(), "folder of models, which -m can name without their path (default: $NPDIFFUSION_MODELS)",
                          group=MODEL, metavar="DIR"),
     "tokenizer": Setting(Path(), "folder with vocab.json and merges.txt, or an id, for a single file with none beside it",

@@ -246,6 +246,15 @@ class Request:
         synonyms=("--crops-coords-top-left",))
     target_size: tuple[int, int] | None = setting(
         SIZE, "with XL: how large it is said to be now (default: its own size)", group=PROMPT, metavar="WxH", key="Target size")
+    aesthetic_score: float | None = setting(
+        Number(0, 10), "with XL's refiner: how beautiful the picture is said to be, of 10 (default: 6)", group=PROMPT,
+        metavar="X", customary=6.0, key="Aesthetic score")
+    negative_aesthetic_score: float | None = setting(
+        Number(0, 10), "and what it should not show (default: 2.5)", group=PROMPT, metavar="X", customary=2.5,
+        key="Negative aesthetic score")
+    refiner_at: float | None = setting(
+        Number(0, 1, above=True), "which share of the way to the picture is the model's; the rest is the refiner's, 1 leaves "
+        "it nothing (default: 0.8)", group=SAMPLING, metavar="X", customary=0.8, key="Refiner switch at")
     subseed: int | None = setting(
         Seed(), "the seed of a variation, mixed with the other one's noise; pictures count on from it", group=SAMPLING,
         metavar="S", key="Variation seed")
@@ -451,6 +460,10 @@ NO_EFFECT = (
     ("timestep_spacing", lambda v: v.schedule == "sgm_uniform", lambda v, option: f"with {option.schedule} sgm_uniform"),
     *((name, lambda v: not v.family.added, lambda v, option: f"with {v.family.name}") for name in (
         "prompt_2", "negative_prompt_2", "original_size", "crops_coords_top_left", "target_size")),
+    *((name, lambda v: not v.scored, lambda v, option: "without XL's refiner")
+      for name in ("aesthetic_score", "negative_aesthetic_score")),
+    ("refiner_at", lambda v: v.request.refiner_at != 1 and v.passes[-1].refining is None,
+     lambda v, option: f"with {v.steps} steps: none is left for the refiner"),
     ("apply_overlay", lambda v: v.request.mask_image is None and v.request.outpaint is None,
      lambda v, option: f"without {option.mask_image} or {option.outpaint}"),
 )

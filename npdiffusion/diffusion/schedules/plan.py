@@ -1,6 +1,7 @@
 """A plan: the noise levels that one run of a sampler visits, and where it starts."""
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ class Level(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """What one run of a sampler visits. `len(plan)` is the number of states that `sample` yields."""
+    """What one run of a sampler visits. `len(plan)` is the number of states that `sample` yields; it may end early."""
     sampler: samplers.Sampler
     steps: list                   # what the sampler walks over: (t, ᾱ_t, ᾱ_{t−1}) per step, or the σs
     levels: dict                  # the number by which it names a noise level (t or σ) → Level
@@ -39,9 +40,21 @@ class Plan:
         first = next(iter(self.levels.values()))
         return first.alpha * init + first.sigma * noise
 
+    @property
+    def times(self) -> list[float]:
+        """The time step of each entry of `steps` at which the model is called"""
+        return [self.levels[at].t for at in self.steps[:-1]] if self.sampler.over_sigmas else [step[0] for step in self.steps]
+
+    def ending(self, entries: int) -> "Plan":
+        """The same run, ended after so many entries of `steps`: the noise that is left is another model's work"""
+        first = self.sampler.first
+        steps = self.steps[:entries] if first else self.steps           # others look at what lies beyond the end
+        return replace(self, steps=steps, count=max(entries - first, min(entries, 1)))
+
     def sample(self, denoise: Callable[..., Any], x: np.ndarray,
                noise: Callable[..., np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields after each step the state and the x̂₀ that led there, arrays like x; the last state is x₀.
+        """Yields after each step the state and the x̂₀ that led there, arrays like x; the last state is x₀, unless it ends
+        before.
 
         noise() gives N(0, 1) like x. For samplers that take increments of a path, noise.path(σ_max, σ_min) makes
         noise(σ, σ_next) of it, if there is such an attribute (see noise.LatentNoise).
@@ -50,4 +63,4 @@ class Plan:
         if self.sampler.noise == "path":
             path = getattr(noise, "path", None)
             random["noise"] = path(*self.levels.ends) if path else lambda *interval: noise()
-        return self.sampler.function(denoise, x, self.steps, **random, **self.options)
+        return islice(self.sampler.function(denoise, x, self.steps, **random, **self.options), self.count)

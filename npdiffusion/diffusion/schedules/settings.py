@@ -149,13 +149,15 @@ class NoiseSchedule:
         return asked if asked in samplers.find_sampler(sampler).schedules else "discrete"
 
     def plan(self, sampler: str | None = None, steps: int = 50, kind: str | None = None, strength: float | None = None,
-             eta: float = 0.0) -> Plan:
+             eta: float = 0.0, above: float | None = None, below: float | None = None) -> Plan:
         """The noise levels that `sampler` visits in `steps` steps.
 
         sampler   a name in samplers.SAMPLERS; None is the checkpoint's own
         kind      a name in samplers.SCHEDULES; None is the file's
         strength  for image to image, in (0, 1]: only the last int(steps · strength) steps are walked
         eta       of ddim and tcd: 0 is deterministic, 1 as random as ddpm and lcm
+        above     a time step: the run ends where the model would be called below it (diffusers' denoising_end)
+        below     likewise, only what comes below it is walked (denoising_start); of either nothing may be left
         Raises UserError for an unknown sampler or kind, and for numbers out of range.
         """
         name = self.default_sampler if sampler is None else sampler
@@ -170,15 +172,24 @@ class NoiseSchedule:
 
         count = steps if strength is None else _last_steps(steps, strength)
         spacing = "trailing" if kind == "sgm_uniform" else self.timestep_spacing or method.spacing
-        asked = levels.Asked(steps, steps - count, spacing, kind, float(eta))
-        walk, visited, scale = levels.RULES[method.levels](used, asked)
-        if self.prediction_type == "epsilon" and any(level.alpha == 0 for level in visited.values()):
-            raise UserError(f"with zero terminal SNR {name} starts where the noise that a model predicts tells nothing "
-                            "of the picture: a model trained so predicts v (prediction_type v_prediction)")
         options = {"eta": float(eta), "timestep_scaling": self.timestep_scaling, "lower_order_final": steps < FEW_STEPS,
                    "velocity": self.prediction_type == "v_prediction"}
-        return Plan(method, walk, visited, scale, count, self.prediction_type,
-                    {option: options[option] for option in method.options})
+        options = {option: options[option] for option in method.options}
+
+        def run(skipped):
+            asked = levels.Asked(steps, skipped, spacing, kind, float(eta))
+            return Plan(method, *levels.RULES[method.levels](used, asked), steps - skipped, self.prediction_type, options)
+
+        plan = run(steps - count)
+        if above is not None:
+            plan = plan.ending(sum(t >= above for t in plan.times))
+        if below is not None:
+            late = run(steps - count + sum(t >= below for t in plan.times))
+            plan = late.ending(len(late.times))
+        if self.prediction_type == "epsilon" and any(level.alpha == 0 for level in plan.levels.values()):
+            raise UserError(f"with zero terminal SNR {name} starts where the noise that a model predicts tells nothing "
+                            "of the picture: a model trained so predicts v (prediction_type v_prediction)")
+        return plan
 
 
 def _last_steps(steps, strength):
