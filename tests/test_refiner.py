@@ -11,7 +11,6 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
-    LMSDiscreteScheduler,
     PNDMScheduler,
     StableDiffusionXLImg2ImgPipeline,
     UniPCMultistepScheduler,
@@ -29,7 +28,7 @@ from tests.pairs import NEGATIVE, PROMPT, levels
 from tests.relatives import REFINER, V2, XL
 
 SAMPLERS = {"pndm": PNDMScheduler, "ddim": DDIMScheduler, "ddpm": DDPMScheduler, "euler": EulerDiscreteScheduler,
-            "euler_a": EulerAncestralDiscreteScheduler, "dpm++2m": DPMSolverMultistepScheduler, "lms": LMSDiscreteScheduler,
+            "euler_a": EulerAncestralDiscreteScheduler, "dpm++2m": DPMSolverMultistepScheduler,
             "unipc": UniPCMultistepScheduler, "deis": DEISMultistepScheduler}
 STEPS, SIZE = 6, dict(width=48, height=32)
 ASKED = dict(steps=STEPS, seed=7, guidance_scale=5.0)
@@ -60,7 +59,8 @@ def refined(folders, sampler, at, first=None, told=None, **options):
     first = first or base
     kept = first.scheduler, refiner.scheduler
     first.scheduler, refiner.scheduler = (SAMPLERS[sampler].from_config(references.SCHEDULER) for _ in range(2))
-    same = dict(negative_prompt=NEGATIVE, generator=torch.Generator().manual_seed(7), num_inference_steps=STEPS, guidance_scale=5.0)
+    same = dict(negative_prompt=NEGATIVE, generator=torch.Generator().manual_seed(7), num_inference_steps=STEPS,
+                guidance_scale=5.0)
     latents = first(PROMPT, **same, denoising_end=at, output_type="latent", **options).images
     made = refiner(PROMPT, **same, denoising_start=at, image=latents, **told or {}).images[0]
     first.scheduler, refiner.scheduler = kept
@@ -162,7 +162,7 @@ def test_a_refiner_that_has_nothing_to_do_is_told(ours):
 
 
 def test_a_refiner_of_other_latents_is_named_with_both_families(folders):
-    with pytest.raises(UserError, match="this refiner is Stable Diffusion XL.*, whose latents are .* which is Stable Diffusion 2"):
+    with pytest.raises(UserError, match="refiner is Stable Diffusion XL.*, whose latents .* which is Stable Diffusion 2"):
         npdiffusion.load(folders[V2][1], refiner=folders[REFINER][1])
 
 

@@ -167,7 +167,8 @@ async def settings(request):
     """The settings inside a picture that is sent"""
     async with reading.in_turn(request):
         found, _, left, text = await apart(reading.inside, await request.body())
-    found.pop("vae", None)
+    for name in "vae", "refiner":
+        found.pop(name, None)
     return JSONResponse({"settings": found, "not_followed": left, "text": text})
 
 
