@@ -86,7 +86,7 @@ def test_image_to_image_with_a_refiner_equals_diffusers(folders, ours, sampler):
     first = StableDiffusionXLImg2ImgPipeline(**folders[XL][0].components, add_watermarker=False)
     first.set_progress_bar_config(disable=True)
     expected = refined(folders, sampler, 0.7, first, image=picture, strength=0.9)
-    found, = ours.generate(PROMPT, NEGATIVE, **ASKED, init_image=picture, strength=0.9, sampler=sampler, refiner_at=0.7,
+    found, = ours.generate(PROMPT, NEGATIVE, **ASKED, **SIZE, init_image=picture, strength=0.9, sampler=sampler, refiner_at=0.7,
                            timestep_spacing=spacing(sampler))
     agree("refiner", "from a picture, levels of 255", levels(found), expected, 1)
 
@@ -97,7 +97,9 @@ def test_aesthetic_scores_are_told_to_the_refiner_as_in_diffusers(folders, ours)
     asked = dict(**ASKED, **SIZE, sampler="euler", refiner_at=0.4, timestep_spacing=spacing("euler"))
     found, plain = (levels(ours.generate(PROMPT, NEGATIVE, **asked, **more)[0]) for more in (told, {}))
     agree("refiner", "aesthetic scores, levels of 255", found, expected, 1)
-    assert np.abs(found - plain).max() > 3
+    assert not np.array_equal(found, plain)
+    resolved = ours.resolve(Request(PROMPT, **SIZE, **told))
+    assert [list(each) for each in resolved.sizes((48, 32), ours.refiner.family)] == [[32, 48, 0, 0, 9.5], [32, 48, 0, 0, 0.5]]
 
 
 # ---- where the run is divided
@@ -157,12 +159,12 @@ def test_settings_in_a_picture_name_the_refiner_and_when_it_took_over(ours):
 
 
 def test_a_refiner_that_has_nothing_to_do_is_told(ours):
-    resolved = ours.resolve(Request(PROMPT, steps=1, refiner_at=0.8, **SIZE))
+    resolved = ours.resolve(Request(PROMPT, steps=1, refiner_at=0.8, timestep_spacing="trailing", **SIZE))
     assert list(resolved.notes(IN_PYTHON)) == ["refiner_at has no effect with 1 steps: none is left for the refiner"]
 
 
 def test_a_refiner_of_other_latents_is_named_with_both_families(folders):
-    with pytest.raises(UserError, match="refiner is Stable Diffusion XL.*, whose latents .* which is Stable Diffusion 2"):
+    with pytest.raises(UserError, match="the refiner of Stable Diffusion XL, whose latents .* which is Stable Diffusion 2"):
         npdiffusion.load(folders[V2][1], refiner=folders[REFINER][1])
 
 
