@@ -98,7 +98,7 @@ class Opened:
     refiner: "Opened | None" = None
 
     @property
-    def parts(self):
+    def parts(self) -> dict[str, Any]:
         """{name: Part} of all that is read; a refiner's names begin with "refiner " """
         beside = self.refiner.model.parts if self.refiner else {}
         return self.model.parts | {f"refiner {name}": part for name, part in beside.items() if name != "vae"}
@@ -163,7 +163,7 @@ def open_checkpoint(path_or_id: Path | None = None, tokenizer: Path | None = Non
     return Opened(path, str(path_or_id or path), model, find_tokenizers(tokenizer, path, configs, model.family), beside)
 
 
-def open_refiner(path_or_id, model_dir, model):
+def open_refiner(path_or_id: Path, model_dir: Path | None, model: WholeModel) -> Opened:
     """Another checkpoint, opened → Opened; UserError unless its latents are of the same kind as those of a `WholeModel`"""
     found = open_checkpoint(path_or_id, model_dir=model_dir)
     for what, read in (("channels", lambda vae, family: vae.latent_channels), ("reduction", lambda vae, family: vae.reduction),

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -76,8 +76,8 @@ class StableDiffusionPipeline:
         self.source = source          # where the model came from, for people
         self.advised_guidance = default_guidance      # the guidance scale that its makers advise, or None
         self.adapters = adapters or Adapters()        # LoRAs and their like, merged into the weights
-        self.control = None           # a ControlNet
-        self.refiner = None           # another pipeline, which takes over the last steps
+        self.control: Any = None      # a ControlNet
+        self.refiner: StableDiffusionPipeline | None = None      # takes over the last steps
         self.words = LearntWords()    # textual inversions
         self.budget = budget          # what was chosen for max_memory, see budget.py; None if there was none
         self.embedded = False         # whether it is the model that comes with the library, whose words are known
@@ -185,7 +185,7 @@ class StableDiffusionPipeline:
         """The text of its settings for each picture of a `request.Resolved` that was made last; model, vae: their names"""
         request, settings = resolved.request, resolved.settings()
         subseeds = resolved.subseeds or [None] * len(resolved.seeds)
-        if resolved.passes[-1].refining:
+        if resolved.passes[-1].refining and self.refiner:
             settings["refiner"] = model_name(self.refiner.source)
         return [parameters(request.prompt, request.negative_prompt, model=model or model_name(self.source), vae=vae,
                            **settings | {"seed": seed} | ({} if subseed is None else {"subseed": subseed}),

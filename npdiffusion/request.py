@@ -69,12 +69,12 @@ class Resolved:
         return sum(len(plan) for each in self.passes for plan in (each.plan, each.refining) if plan)
 
     @property
-    def family(self):
+    def family(self) -> Family:
         """The model's row in checkpoints/families.py."""
         return self.families[0]
 
     @property
-    def scored(self):
+    def scored(self) -> bool:
         """Whether a model is told how beautiful the picture is."""
         return any("aesthetic_score" in family.added for family in self.families)
 

@@ -1,6 +1,8 @@
 """A bar that moves with the steps of a picture, for those who call from Python."""
 import contextlib
 import sys
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from tqdm import tqdm
 
@@ -8,7 +10,7 @@ from npdiffusion import kernels
 
 
 @contextlib.contextmanager
-def steps_shown(steps, callback, progress):
+def steps_shown(steps: int, callback: Callable[..., Any], progress: bool) -> Iterator[Callable[..., Any]]:
     """A callback for `make` that also moves a bar on stderr, where that is a terminal."""
     if not progress:
         yield callback
