@@ -66,7 +66,7 @@ def test_it_draws_what_never_seen_captions_ask_for(monkeypatch):
     """The first of the judge's questions of each kind; weights/README.md has the figures for all of them."""
     monkeypatch.setattr(kernels, "_chosen", "numba")
     questions, seen = exam.exam(share=0.04), recognition.Judge(scenes.load_sprites(settings.FONT))
-    artist = judge.WithNpdiffusion(settings.MODEL, steps=10, guidance=settings.GUIDANCE, sampler="dpm++2m")
+    artist = judge.Artist(settings.MODEL, steps=10, guidance=settings.GUIDANCE, sampler="dpm++2m")
     right = [all(seen.marks(question.scene, picture).values())
              for question, picture in zip(questions, artist.generate(questions))]
     assert len(right) == 20 and sum(right) >= 17

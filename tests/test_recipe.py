@@ -1,4 +1,4 @@
-"""The recipe of the embedded model: its data, its vocabulary, its training tools, and above all its judge.
+"""The recipe of the embedded model: its data, its vocabulary, and above all its judge.
 
 Whoever judges must be judged first: real scenes have to pass, scenes that show something else have to fail. That is
 tested with a few stand-in sprites, so that it needs no font, and with the font's own where it is installed.
@@ -252,82 +252,3 @@ def test_words_of_subjects_and_colours_are_single_tokens():
     vocabulary = shipped("tokenizer/vocab.json")
     words = {word for name in (*subjects.NAMES, *scenes.COLOURS, "background") for word in name.split()}
     assert {word for word in words if word + "</w>" not in vocabulary} == set()
-
-
-# Training tools (need torch) -----------------------------------------------------------------------------------
-
-def test_orthogonalised_keeps_directions_and_evens_out_singular_values():
-    torch = pytest.importorskip("torch")
-    from npdiffusion.weights.recipe.muon import orthogonalised
-    torch.manual_seed(0)
-    wide = torch.randn(24, 60) * torch.logspace(-1, 1, 24)[:, None]
-    matrices = [wide, torch.randn(40, 24), torch.randn(8, 9)]
-    assert torch.linalg.svdvals(wide).max() / torch.linalg.svdvals(wide).min() > 50
-    for m, found in zip(matrices, orthogonalised(matrices)):
-        values = torch.linalg.svdvals(found)
-        assert found.shape == m.shape and 0.5 < values.min() and values.max() < 1.4
-        u, _, vh = torch.linalg.svd(m, full_matrices=False)
-        assert torch.trace(u.T @ found @ vh.T) > 0.8 * min(m.shape)              # close to U Vᵀ
-
-
-def test_rate_warms_up_stays_and_falls_to_zero_at_the_end_of_the_plan():
-    pytest.importorskip("torch")
-    from npdiffusion.weights.recipe.training import rate_at
-    plan = dict(end=1000, fresh=0, warm_up=100, decay=200)
-    assert rate_at(9, **plan) == pytest.approx(0.1)
-    assert rate_at(99, **plan) == rate_at(800, **plan) == 1.0
-    assert rate_at(900, **plan) == pytest.approx(0.5)
-    assert rate_at(1000, **plan) == rate_at(1300, **plan) == pytest.approx(0.0)
-    assert rate_at(509, **plan | dict(fresh=500)) == pytest.approx(0.1)          # optimisers that begin anew warm up
-
-
-def test_averaged_weights_swap_in_and_out():
-    torch = pytest.importorskip("torch")
-    from npdiffusion.weights.recipe.training import Averaged
-    model = torch.nn.Linear(2, 2, bias=False)
-    averaged = Averaged(model, decay=0.5)
-    start = model.weight.detach().clone()
-    model.weight.data += 1
-    averaged.update(model, step=10 ** 6)
-    averaged.swap(model)
-    assert torch.allclose(model.weight, start + 0.5)
-    averaged.swap(model)
-    assert torch.allclose(model.weight, start + 1)
-
-
-def test_state_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
-    torch = pytest.importorskip("torch")
-    from npdiffusion.weights.recipe import training
-    path = tmp_path / "runs" / "state.pt"
-    training.save_atomically({"step": 1}, path)
-    monkeypatch.setattr(torch, "save", lambda state, file: Path(file).write_bytes(b"half a sta") and 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        training.save_atomically({"step": 2}, path)
-    assert torch.load(path, weights_only=True) == {"step": 1}
-
-
-def test_training_goes_on_at_its_state_else_at_the_shipped_model_else_at_the_beginning(tmp_path, monkeypatch):
-    torch = pytest.importorskip("torch")
-    from safetensors.torch import save_file
-
-    from npdiffusion.weights.recipe import training
-    monkeypatch.setattr(settings, "MODEL", tmp_path)
-    monkeypatch.setattr(settings, "RUNS", tmp_path / "runs")
-    monkeypatch.setattr(training, "PROGRESS", tmp_path / "progress.json")
-    (tmp_path / "unet").mkdir()
-    save_file({"weight": torch.full((2, 2), 7.0).half()}, tmp_path / "unet" / "x.safetensors")
-
-    def begun():
-        model = torch.nn.Linear(2, 2, bias=False)
-        model.weight.data[:] = 1
-        return training.begun("unet", dict(unet=model)), model
-
-    saved, model = begun()
-    assert saved["step"] == 0 and (model.weight == 1).all()
-    (tmp_path / "progress.json").write_text('{"unet": 30}')
-    saved, model = begun()
-    assert saved["step"] == saved["fresh"] == 30 and (model.weight == 7).all() and (saved["averaged"][0] == 7).all()
-    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-    training.save("unet", dict(unet=model), [optimizer], training.Averaged(model, 0.9), step=40, fresh=30)
-    saved, model = begun()
-    assert saved["step"] == 40 and saved["fresh"] == 30 and saved["optimizers"] and (model.weight == 7).all()

@@ -9,8 +9,12 @@ remembers is in `memory`, {name: array}, which is all that has to be saved to go
 `steps`. Hyperparameters are Python floats, so float32 stays float32; where no default is argued for it is torch.optim's.
 """
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+
+from npdiffusion import kernels
+from npdiffusion.kernels import threads
 
 
 class Optimizer:
@@ -26,8 +30,11 @@ class Optimizer:
         """One step with gradients {name: array}, for all parameters or some, and the learning rate, a Python float"""
         self.steps += 1
         for name, gradient in gradients.items():
-            remembered = [self.memory[f"{slot}.{name}"] for slot in self.slots]
-            self.update(self.parameters[name], gradient, rate, *remembered)
+            self.move(name, gradient, rate)
+
+    def move(self, name, gradient, rate):
+        """The step of one parameter, by `update` of each kind."""
+        self.update(self.parameters[name], gradient, rate, *(self.memory[f"{slot}.{name}"] for slot in self.slots))
 
 
 class SGD(Optimizer):
@@ -108,6 +115,16 @@ class Muon(Optimizer):
             raise ValueError(f"Muon is for matrices: {flat[0]} has {parameters[flat[0]].ndim} dimensions")
         self.momentum = momentum
 
+    def step(self, gradients, rate):
+        """Matrices are small, so threads take one each, instead of sharing every product."""
+        def alone(one):
+            with threads.alone():
+                self.move(*one, rate)
+        self.steps += 1
+        with ThreadPoolExecutor(threads.get_threads()) as pool:
+            for _ in pool.map(alone, gradients.items()):
+                pass
+
     def update(self, value, gradient, rate, m):
         m += (1 - self.momentum) * (gradient - m)
         ahead = (gradient + self.momentum * (m - gradient)).reshape(len(value), -1)
@@ -121,15 +138,23 @@ POLYNOMIAL = 3.4445, -4.7750, 2.0315       # a s + b s³ + c s⁵, repeated, bri
 def orthogonal(matrix, steps=5):
     """M = U Σ Vᵀ → about U Vᵀ, by Newton–Schulz steps: matrix products alone      (rows, columns) → the same, float32
 
-        X ← a X + (b A + c A²) X,  A = X Xᵀ          X = M / ‖M‖ at first, the wide way round so that A is small
+        X ← q X,  q = a + b A + c A²,  A = X Xᵀ          X = M / ‖M‖ at first, the wide way round so that A is small
+
+    All q are polynomials of the first A, so they commute, and X itself is needed at the end alone: P ← q P, A ← q A q.
     """
     a, b, c = POLYNOMIAL
-    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
-    x = x / max(float(np.linalg.norm(x)), 1e-7)
-    for _ in range(steps):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if matrix.shape[0] > matrix.shape[1] else x
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix / max(float(np.linalg.norm(matrix)), 1e-7)
+    wide = np.ascontiguousarray(x.T) if tall else x
+    gram = kernels.linear(wide, wide)                    # linear(x, w) is x wᵀ; A, q and P are symmetric
+    product = np.eye(len(gram), dtype=np.float32)
+    for step in range(steps):
+        q = b * gram + c * kernels.linear(gram, gram)
+        q.reshape(-1)[::len(q) + 1] += a
+        product = kernels.linear(q, product) if step else q
+        if step < steps - 1:                             # the last A is not needed
+            gram = kernels.linear(kernels.linear(q, gram), q)
+    return kernels.linear(x, product) if tall else kernels.linear(product, np.ascontiguousarray(x.T))
 
 
 class Together:

@@ -7,28 +7,23 @@ States and logs lie in recipe/runs/, too. Where there are none, as in a fresh cl
 model, whose steps progress.json counts.
 """
 
-import argparse
-import time
-
-from . import export, settings, train_unet, train_vae, vocabulary
+from . import export, settings, train_unet, train_vae
+from .training import Clock, parser, prepared
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=1e6)
-    parser.add_argument("--font", default=settings.FONT)
-    args = parser.parse_args()
-    end = time.monotonic() + args.minutes * 60
+    args = prepared(parser(__doc__).parse_args())
+    clock = Clock(args.minutes)
 
-    def train(step, *more):
-        step.main([*more, "--font", args.font, "--minutes", str(max(0.0, (end - time.monotonic()) / 60))])
+    def train(part, *more):
+        return part.main([*more, "--font", args.font, "--runs", str(args.runs), "--minutes", str(clock.left)])
 
     if not (settings.MODEL / "tokenizer" / "vocab.json").exists():
+        from . import vocabulary
         vocabulary.main()
-    train(train_vae, "--until", "encoder")
-    train(train_unet)
-    train(train_vae)
-    export.main([])
+    if train(train_vae, "--until", "encoder") and train(train_unet):        # a part begins when that before it is done
+        train(train_vae)
+    export.main(["--runs", str(args.runs)])
 
 
 if __name__ == "__main__":

@@ -7,22 +7,24 @@ its figures with --record.
 """
 
 import json
-import re
 
 from PIL import Image, ImageDraw
+
+from npdiffusion.training import runs
 
 from . import settings
 
 POINTS = settings.RECIPE / "curves.json"
+SMOOTH = 250                                                # steps whose mean loss is a point
 SIZE, EDGE = (420, 220), (46, 26, 12, 28)                   # of one diagram; its left, top, right and bottom border
 COLOURS = ((214, 48, 49), (60, 110, 210), (70, 160, 80), (140, 80, 180), (243, 143, 42), (90, 90, 95), (130, 86, 56))
 
 
-def logged(name, value):
-    """{step: value} of a log in runs/."""
-    path = settings.RUNS / f"{name}.log"
-    text = path.read_text() if path.exists() else ""
-    return {int(step): float(number) for step, number in re.findall(rf"step (\d+)  {value} ([\d.]+)", text)}
+def logged(part, value):
+    """{step: value} of the log in the run of a part, where it has such a value"""
+    folder = settings.RUNS / part
+    lines = runs.lines(folder) if (folder / runs.LOG).exists() else []
+    return {line["step"]: line[value] for line in lines if value in line}
 
 
 def record(figures, step):
@@ -39,9 +41,10 @@ def gathered():
     known = json.loads(POINTS.read_text()) if POINTS.exists() else {}
     loss = logged("unet", "loss")
     steps = sorted(loss)
-    smooth = {steps[i + 4]: round(sum(loss[step] for step in steps[i:i + 5]) / 5, 4)
-              for i in range(0, len(steps) - 4, 5)}
-    for diagram, curve, points in (("loss", "UNet", smooth), ("decibel", "autoencoder", logged("vae", "psnr"))):
+    smooth = {steps[i + SMOOTH - 1]: round(sum(loss[step] for step in steps[i:i + SMOOTH]) / SMOOTH, 4)
+              for i in range(0, len(steps) - SMOOTH + 1, SMOOTH)}
+    decibel = {step: round(value, 2) for part in ("vae", "decoder") for step, value in logged(part, "psnr").items()}
+    for diagram, curve, points in (("loss", "UNet", smooth), ("decibel", "autoencoder", decibel)):
         kept = known.setdefault(diagram, {}).setdefault(curve, {})
         kept.update({str(step): value for step, value in points.items()})
     return known

@@ -5,14 +5,19 @@ again by drawing the scene's words anew (`scene_of`), and its caption takes anot
 The bank grows while it is used: training starts with a few scenes and meets new ones all the way.
 """
 
+from functools import partial
+
 import numpy as np
-import torch
+from tqdm import tqdm
+
+from npdiffusion.checkpoints.text_files import read_json
+from npdiffusion.training.runs import written
 
 from . import settings
 from .models import new_vae
 from .scenes import draw, load_sprites, sample_scene
-from .train_vae import to_tensor
-from .training import DEVICE, averaged_into, begun, half_precision, log, save_atomically, state
+from .train_vae import to_array
+from .training import fill, shipped_steps
 
 PIECE = 1000                                                # scenes in a file
 
@@ -23,42 +28,50 @@ def scene_of(index):
     return sample_scene(rng), rng
 
 
+def piece_path(piece):
+    return settings.RUNS / "latents" / f"{piece:03}.npy"
+
+
+def scaling_factor():
+    """What brings latents to a standard deviation of 1: the shipped model's, as long as its encoder stays, else that of
+    the first piece; 1 before there is one."""
+    if shipped_steps("vae"):
+        return read_json(settings.MODEL / "vae" / "config.json")["scaling_factor"]
+    return round(1 / float(np.load(piece_path(0)).std(dtype=np.float64)), 5) if piece_path(0).exists() else 1.0
+
+
 class Bank:
     """Latents of scenes 0 … n − 1: the posterior's means, scaled to a standard deviation of about 1."""
 
     def __init__(self, font=settings.FONT):
-        self.font, self.latents, self.scenes = font, torch.empty(0), []
+        self.font, self.pieces, self.scenes = font, [], []
         self.vae = None                                     # loaded when there is something to encode
+
+    def __getitem__(self, indices):
+        """(N,) → latents (N, 16, 16, 4) float32, as diffusion has them"""
+        return np.stack([self.pieces[i // PIECE][i % PIECE] for i in indices]).astype(np.float32) * np.float32(self.factor)
 
     def grow(self, count):
         """Have at least `count` scenes: from files of an earlier run, or drawn and encoded now."""
-        while len(self.scenes) < count:
-            piece, name = len(self.scenes) // PIECE, f"latents/{len(self.scenes) // PIECE:03}"
-            saved = state(name)
-            if saved is None:
-                saved = dict(latents=self.encode(range(piece * PIECE, (piece + 1) * PIECE)))
-                save_atomically(saved, settings.RUNS / f"{name}.pt")
-            new = saved["latents"].float()
-            if not piece:
-                self.scaling_factor = self.scaling_factor_of(new)
-            new *= self.scaling_factor
-            self.latents = torch.cat([self.latents, new]) if piece else new
-            self.scenes += [scene_of(index)[0] for index in range(piece * PIECE, (piece + 1) * PIECE)]
-        log("unet", scenes=len(self.scenes), deviation=self.latents.std().item())
+        missing = range(len(self.pieces), -(-count // PIECE))
+        for piece in tqdm(missing, desc="scenes", unit="thousand", disable=len(missing) < 2):
+            path, indices = piece_path(piece), range(piece * PIECE, (piece + 1) * PIECE)
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                written(path, partial(save, self.encode(indices)))
+            self.pieces.append(np.load(path))
+            self.scenes += [scene_of(index)[0] for index in indices]
+        self.factor = scaling_factor()
 
-    @staticmethod
-    def scaling_factor_of(latents):
-        """What brings the first piece, and with it all, to a standard deviation of 1."""
-        return round(1 / latents.float().std().item(), 5)
-
-    @torch.no_grad()
     def encode(self, indices):
-        """→ (N, 4, 16, 16) float16, not yet scaled"""
+        """→ (N, 16, 16, 4) float16, not yet scaled"""
         if self.vae is None:
-            self.sprites, self.vae = load_sprites(self.font), new_vae().to(memory_format=torch.channels_last)
-            averaged_into([self.vae], begun("vae", dict(vae=self.vae))["averaged"])
-            self.vae.to(DEVICE)
-        pictures = np.stack([draw(scene, self.sprites, rng) for scene, rng in map(scene_of, indices)])
-        with half_precision():
-            means = [self.vae.encode(x).latent_dist.mean for x in to_tensor(pictures).split(25)]
-        return torch.cat(means).half().cpu()
+            self.sprites, self.vae = load_sprites(self.font), fill(dict(vae=new_vae()))["vae"]
+        pictures = to_array(np.stack([draw(scene, self.sprites, rng) for scene, rng in map(scene_of, indices)]))
+        means = [self.vae.encode(some)[0] for some in np.array_split(pictures, max(1, len(pictures) // 25))]
+        return np.concatenate(means).astype(np.float16)
+
+
+def save(array, path):
+    with open(path, "wb") as file:                          # np.save would append .npy to the name
+        np.save(file, array)

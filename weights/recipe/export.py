@@ -1,4 +1,4 @@
-"""Write what was trained in diffusers' layout and in float16: averaged parameters of the states in runs/.
+"""Write what was trained in diffusers' layout and in float16: averaged parameters of the runs.
 
     python -m weights.recipe.export                     into runs/model/, to be judged
     python -m weights.recipe.export --to weights        ships it
@@ -9,13 +9,17 @@ import json
 import shutil
 from pathlib import Path
 
-from diffusers import DDIMScheduler
-from safetensors.torch import save_file
+import numpy as np
+from safetensors.numpy import save_file
+
+from npdiffusion.checkpoints.config_json import config
+from npdiffusion.training import initial
+from npdiffusion.training.runs import written
 
 from . import settings
-from .encode import Bank
+from .encode import scaling_factor
 from .models import new_text_encoder, new_unet, new_vae
-from .training import PROGRESS, averaged_into, begun, state
+from .training import fill, steps_behind
 
 INDEX = {
     "_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.42.1", "requires_safety_checker": False,
@@ -27,36 +31,40 @@ INDEX = {
 }
 
 
-def write(folder, filename, model):
-    save_config = getattr(model, "save_config", None) or model.config.save_pretrained        # diffusers, transformers
-    save_config(folder)
-    tensors = {key: value.half().contiguous() for key, value in model.state_dict().items()}
-    save_file(tensors, folder / filename, metadata={"format": "pt"})
+def write_json(content, path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written(path, lambda beside: beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8"))
+
+
+def write(folder, filename, model, sizes):
+    """A part of the model: its config.json and its weights."""
+    write_json(config(model.config) | sizes, folder / "config.json")
+    tensors = {name: value.astype(np.float16) for name, value in initial.of(model).items()}
+    written(folder / filename, lambda beside: save_file(tensors, beside, metadata={"format": "pt"}))
     (folder / filename).chmod(0o644)                        # the library leaves it readable to its owner alone
 
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--to", type=Path, default=settings.RUNS / "model")
-    folder = parser.parse_args(arguments).to.resolve()
-    piece, config = state("latents/000"), settings.MODEL / "vae" / "config.json"
-    vae = new_vae(
-        Bank.scaling_factor_of(piece["latents"]) if piece else json.loads(config.read_text())["scaling_factor"])
-    unet, text_encoder = new_unet(), new_text_encoder()
-    learnt_vae, learnt = begun("vae", dict(vae=vae)), begun("unet", dict(text_encoder=text_encoder, unet=unet))
-    averaged_into([vae], learnt_vae["averaged"])
-    averaged_into([text_encoder, unet], learnt["averaged"])
-    write(folder / "vae", "diffusion_pytorch_model.safetensors", vae)
-    write(folder / "unet", "diffusion_pytorch_model.safetensors", unet)
-    write(folder / "text_encoder", "model.safetensors", text_encoder)
+    parser.add_argument("--runs", type=Path, default=settings.RUNS, help="folder of states, logs and caches")
+    parser.add_argument("--to", type=Path, default=None, metavar="FOLDER", help="default: model/ in that folder")
+    args = parser.parse_args(arguments)
+    settings.RUNS = args.runs
+    folder = (args.to or settings.RUNS / "model").resolve()
+    vae, unet, text_encoder = new_vae(scaling_factor()), new_unet(), new_text_encoder()
+    fill(dict(vae=vae, unet=unet, text_encoder=text_encoder))
+    write(folder / "vae", "diffusion_pytorch_model.safetensors", vae, settings.VAE)
+    write(folder / "unet", "diffusion_pytorch_model.safetensors", unet, settings.UNET)
+    write(folder / "text_encoder", "model.safetensors", text_encoder, settings.TEXT)
     if folder == settings.MODEL:
-        PROGRESS.write_text(json.dumps(dict(vae=learnt_vae["step"], unet=learnt["step"])) + "\n")
+        write_json(dict(vae=max(map(steps_behind, ("vae", "decoder"))), unet=steps_behind("unet")), settings.PROGRESS)
     else:
         shutil.copytree(settings.MODEL / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)
-    DDIMScheduler(**settings.SCHEDULER).save_config(folder / "scheduler")
-    (folder / "model_index.json").write_text(json.dumps(INDEX, indent=2) + "\n")
+    write_json({"_class_name": "DDIMScheduler", "_diffusers_version": "0.42.1", **settings.SCHEDULER},
+               folder / "scheduler" / "scheduler_config.json")
+    write_json(INDEX, folder / "model_index.json")
     for model in (vae, unet, text_encoder):
-        print(type(model).__name__, sum(p.numel() for p in model.parameters()))
+        print(type(model).__name__, sum(value.size for value in initial.of(model).values()))
 
 
 if __name__ == "__main__":

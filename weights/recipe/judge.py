@@ -1,6 +1,6 @@
 """Judge the model by something that is not a model: `recognition` looks at what it draws for the questions of `exam`.
 
-    python -m weights.recipe.judge [--with npdiffusion|diffusers] [--steps 50] [--guidance 2] [--share 1]
+    python -m weights.recipe.judge [--steps 50] [--guidance 2] [--share 1]
     python -m weights.recipe.judge --with font|autoencoder        the judge's own trial: drawn scenes have to pass
 """
 
@@ -21,7 +21,9 @@ def to_uint8(x):
     return ((x.clip(-1, 1) + 1) * 127.5).round().astype(np.uint8)
 
 
-class WithNpdiffusion:
+class Artist:
+    """The model."""
+
     def __init__(self, model, steps, guidance, sampler):
         import npdiffusion
         self.pipeline = npdiffusion.load(str(model))
@@ -35,35 +37,6 @@ class WithNpdiffusion:
         x = pictures.astype(np.float32) / 127.5 - 1
         mean = self.pipeline.vae.latents(x, lambda: 0)      # without noise
         return to_uint8(self.pipeline.vae.decode(mean))
-
-
-class WithDiffusers:
-    """The same from the reference, in batches."""
-
-    def __init__(self, model, steps, guidance, sampler, batch=16):
-        import torch
-        from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
-        self.torch, self.steps, self.guidance, self.batch = torch, steps, guidance, batch
-        self.pipeline = StableDiffusionPipeline.from_pretrained(model, torch_dtype=torch.float32)
-        self.pipeline.set_progress_bar_config(disable=True)
-        if sampler == "dpm++2m":
-            self.pipeline.scheduler = DPMSolverMultistepScheduler.from_config(self.pipeline.scheduler.config)
-        if torch.cuda.is_available():
-            self.pipeline.to("cuda")
-
-    def generate(self, questions):
-        for i in range(0, len(questions), self.batch):
-            some = questions[i:i + self.batch]
-            generators = [self.torch.Generator().manual_seed(question.seed) for question in some]
-            yield from self.pipeline(
-                [question.text for question in some], num_inference_steps=self.steps, guidance_scale=self.guidance,
-                height=settings.PIXELS, width=settings.PIXELS, generator=generators).images
-
-    def reconstruct(self, pictures):
-        x = self.torch.from_numpy(pictures).permute(0, 3, 1, 2).to(self.pipeline.device).float() / 127.5 - 1
-        with self.torch.no_grad():
-            mean = self.pipeline.vae.encode(x).latent_dist.mean
-            return to_uint8(self.pipeline.vae.decode(mean).sample.permute(0, 2, 3, 1).cpu().numpy())
 
 
 class Drawn:
@@ -81,12 +54,9 @@ class Drawn:
         return self.artist.reconstruct(pictures) if self.artist else pictures
 
 
-WITH = {"npdiffusion": WithNpdiffusion, "diffusers": WithDiffusers}
-
-
 def arguments(description):
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--with", dest="library", choices=[*WITH, "font", "autoencoder"], default="npdiffusion")
+    parser.add_argument("--with", dest="drawer", choices=("model", "font", "autoencoder"), default="model")
     parser.add_argument("--model", default=settings.MODEL)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--guidance", type=float, default=settings.GUIDANCE)
@@ -103,10 +73,8 @@ def main():
     parser.add_argument("--record", type=int, metavar="STEP", help="keep the figures for recipe/curves.py")
     args = parser.parse_args()
     sprites, drawing = load_sprites(args.font), (args.model, args.steps, args.guidance, args.sampler)
-    if args.library in WITH:
-        artist = WITH[args.library](*drawing)
-    else:
-        artist = Drawn(sprites, WithNpdiffusion(*drawing) if args.library == "autoencoder" else None)
+    model = Artist(*drawing) if args.drawer != "font" else None
+    artist = model if args.drawer == "model" else Drawn(sprites, model)
 
     questions, judge = exam(args.share, args.kinds.split(",")), Judge(sprites)
     marks = []
@@ -116,7 +84,7 @@ def main():
             wrong = ", ".join(name for name, right in marks[-1].items() if not right)
             tqdm.write(f"{question.seed:3} {question.text:60} wrong: {wrong}")
     figures = figures_of(questions, marks)
-    if args.library != "font":
+    if args.drawer != "font":
         scenes = unseen_scenes(64, sprites)
         figures["psnr"] = round(psnr(np.concatenate([artist.reconstruct(b) for b in np.split(scenes, 8)]), scenes), 2)
     if args.record:
@@ -124,7 +92,7 @@ def main():
     for name, value in figures.items():
         print(f"{name:20} {value:6.2f} {'dB' if name == 'psnr' else '%'}")
     print(json.dumps(dict(questions=len(questions), steps=args.steps, guidance=args.guidance, sampler=args.sampler,
-                          library=args.library, **figures)))
+                          drawn_by=args.drawer, **figures)))
 
 
 if __name__ == "__main__":

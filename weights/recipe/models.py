@@ -2,30 +2,34 @@
 
 from functools import cache
 
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+import numpy as np
+
+from npdiffusion.models.clip import CLIPTextModel
+from npdiffusion.models.configs import CLIPTextConfig, UNetConfig, VAEConfig
+from npdiffusion.models.unet import UNet2DConditionModel
+from npdiffusion.models.vae import AutoencoderKL
+from npdiffusion.text.tokenizer import CLIPTokenizer
 
 from . import settings
 
 
 def new_vae(scaling_factor=1.0):
-    return AutoencoderKL(**settings.VAE, scaling_factor=scaling_factor)
+    return AutoencoderKL(VAEConfig.from_dict(settings.VAE | dict(scaling_factor=scaling_factor)))
 
 
 def new_unet():
-    return UNet2DConditionModel(**settings.UNET)
+    return UNet2DConditionModel(UNetConfig.from_dict(settings.UNET))
 
 
 def new_text_encoder():
-    return CLIPTextModel(CLIPTextConfig(**settings.TEXT))
+    return CLIPTextModel(CLIPTextConfig.from_dict(settings.TEXT))
 
 
 @cache
 def tokenizer():
-    return CLIPTokenizer.from_pretrained(settings.MODEL / "tokenizer")
+    return CLIPTokenizer.from_folder(settings.MODEL / "tokenizer")
 
 
 def token_ids(captions):
-    """list of N texts → (N, 77) int64: start, the words, end, and ends up to 77"""
-    return tokenizer()(list(captions), padding="max_length", max_length=settings.TOKENS, truncation=True,
-                       return_tensors="np").input_ids
+    """list of N texts → (N, 77) integers: start, the words, end, and ends up to 77"""
+    return np.stack([tokenizer().encode(caption) for caption in captions])

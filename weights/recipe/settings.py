@@ -9,6 +9,7 @@ from pathlib import Path
 
 RECIPE = Path(__file__).resolve().parent
 MODEL = RECIPE.parent                                       # what is shipped, and where training goes on
+PROGRESS = RECIPE / "progress.json"                         # steps that it has behind it
 RUNS = RECIPE / "runs"                                      # states, logs, caches; ignored by git
 FONT = "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"  # Debian: fonts-noto-color-emoji
 
@@ -51,6 +52,7 @@ VAE = dict(
 )
 VAE_TRAINING = dict(
     steps=5_000, decoder_steps=2_000, batch=16, crop=64, rate=1.3e-3, warm_up=50, averaging=0.998, kl=1e-4, squared=10.0,
+    plain=("conv_in", "conv_out", "quant_conv"),            # to AdamW, as all vectors; all else to Muon
 )
 
 # The vocabulary, the text encoder and the UNet -----------------------------------------------------------------
@@ -78,7 +80,7 @@ SCHEDULER = dict(                                           # Stable Diffusion v
 UNET_TRAINING = dict(
     # the rate falls towards the end of each leg, after which the averaged weights are worth shipping
     legs=(6_100, 16_000), decay=1_000, batch=64, rate=1.2e-3, warm_up=100, averaging=0.999, snr_cap=5.0,
-    empty_captions=0.1,
+    empty_captions=0.1, plain=("embedding.weight", "conv_in", "conv_out"),
     first_scenes=8_000, scenes=64_000, more_every=250,      # 1,000 more scenes every so many steps
 )
 GUIDANCE = 2.0                                              # what the table in weights/README.md speaks for

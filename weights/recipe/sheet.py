@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw
 
 from . import settings
 from .exam import Question
-from .judge import WITH, arguments
+from .judge import Artist, arguments
 
 CAPTIONS = (
     "a red apple on a blue background", "a blue apple on a yellow background", "a cat on a green background",
@@ -52,7 +52,7 @@ def main():
     parser = arguments(__doc__)
     parser.add_argument("-o", "--output", default=SAMPLES)
     args = parser.parse_args()
-    artist = WITH[args.library](args.model, args.steps, args.guidance, args.sampler)
+    artist = Artist(args.model, args.steps, args.guidance, args.sampler)
     questions = [Question("sample", None, text, seed) for seed, text in enumerate(CAPTIONS)]
     sheet(CAPTIONS, list(artist.generate(questions))).save(args.output, optimize=True, quality=90)
 

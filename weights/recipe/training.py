@@ -1,23 +1,50 @@
-"""What both trainings share: a rate that follows the clock, averaged weights, a state that survives an interruption."""
+"""What all trainings of the recipe share: where they go on, the rate, the run in its folder.
 
+Everything that learns is npdiffusion.training's: the models' own forward pass on a tape, Muon and AdamW, averaged
+weights, states that are kept every two minutes and on Ctrl-C, from which a run goes on bit for bit.
+
+    runs/vae/  runs/decoder/  runs/unet/       one for each part of the plan, see npdiffusion/training/runs.py
+"""
+
+import argparse
 import json
 import math
-import os
-import signal
 import time
+from pathlib import Path
 
-import torch
-from safetensors.torch import load_file
+import numpy as np
+from safetensors import safe_open
+from tqdm import tqdm
+
+from npdiffusion.checkpoints.safetensors_file import read_file
+from npdiffusion.checkpoints.text_files import read_json
+from npdiffusion.kernels.threads import set_threads
+from npdiffusion.models import parameters
+from npdiffusion.training import initial, loop, runs
+from npdiffusion.training.averages import Average
+from npdiffusion.training.optimizers import muon_and_adamw
 
 from . import settings
 
-PROGRESS = settings.RECIPE / "progress.json"                # steps that the shipped model has behind it
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+PARTS = ("vae", "unet", "decoder")                          # of the plan, in its order
 
 
-def half_precision():
-    """Context in which matrix products and convolutions run in bfloat16."""
-    return torch.autocast(DEVICE.type, torch.bfloat16)
+def parser(description):
+    """Options that the whole recipe and each of its parts take."""
+    options = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--minutes", type=float, default=math.inf, help="stop after so long, to be continued")
+    options.add_argument("--font", default=settings.FONT)
+    options.add_argument("--runs", type=Path, default=settings.RUNS, help="folder of states, logs and caches")
+    options.add_argument("--threads", type=int, default=None)
+    return options
+
+
+def prepared(options):
+    """Options that have been read, after what they say has been done."""
+    settings.RUNS = options.runs
+    if options.threads:
+        set_threads(options.threads)
+    return options
 
 
 def rate_at(step, end, fresh, warm_up, decay):
@@ -27,105 +54,84 @@ def rate_at(step, end, fresh, warm_up, decay):
     return min(1.0, (step - fresh + 1) / warm_up) * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, falling))))
 
 
-def set_rate(optimizers, rate):
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+def shipped_steps(part):
+    """How many steps of a part the shipped model has behind it, 0 if there is none."""
+    return read_json(settings.PROGRESS)["unet" if part == "unet" else "vae"] if settings.PROGRESS.exists() else 0
 
 
-class Averaged:
-    """Exponential moving average of a model's parameters, which draws better than the last step alone."""
-
-    def __init__(self, model, decay):
-        self.decay = decay
-        self.parameters = [p.detach().clone() for p in model.parameters()]
-
-    @torch.no_grad()
-    def update(self, model, step):
-        decay = min(self.decay, (1 + step) / (10 + step))                      # forget the random beginning quickly
-        torch._foreach_lerp_(self.parameters, [p.detach() for p in model.parameters()], 1 - decay)
-
-    def load(self, parameters):
-        self.parameters = [theirs.to(mine.device) for mine, theirs in zip(self.parameters, parameters)]
-
-    @torch.no_grad()
-    def swap(self, model):
-        """Exchange the model's parameters with the averaged ones; a second call exchanges them back."""
-        for mine, its in zip(self.parameters, model.parameters()):
-            its.data, mine.data = mine.data, its.data
+def begun(part):
+    """The step at which the run of a part begins: told by its folder, else by the shipped model."""
+    path = settings.RUNS / part / runs.SETTINGS
+    if path.exists():
+        return read_json(path)["begun"]
+    return max(shipped_steps(part), settings.VAE_TRAINING["steps"] if part == "decoder" else 0)
 
 
-def state(name):
-    """What runs/<name>.pt holds, or None."""
-    path = settings.RUNS / f"{name}.pt"
-    return torch.load(path, weights_only=True, map_location="cpu") if path.exists() else None
+def steps_behind(part):
+    """How many steps the newest weights of a part have behind them."""
+    kept = kept_state(part)
+    return kept[1] if kept else begun(part)
 
 
-def begun(name, models):
-    """Where a training goes on: at its state in runs/, else at the shipped model, else at the beginning.
+def kept_state(part):
+    """({name: Tensor}, step) of the state in a part's run, or None"""
+    path = settings.RUNS / part / runs.STATE
+    if not path.exists():
+        return None
+    with safe_open(path, framework="np") as file:
+        return read_file(path), json.loads(file.metadata()["facts"])["step"]
 
-    models: {folder of the shipped model: model}, filled with parameters
-    → dict(averaged=[...], optimizers=[...] or None, step=..., fresh=step at which the optimisers began)
-    """
-    if saved := state(name):
-        for folder, model in models.items():
-            model.load_state_dict(saved["model"][folder])
-        return saved
-    step = json.loads(PROGRESS.read_text())[name] if PROGRESS.exists() else 0
-    if step:
-        for folder, model in models.items():
+
+def named(models):
+    """{name: array} of the parameters of {folder: model}, those arrays themselves"""
+    return {f"{folder}.{name}": value for folder, model in models.items() for name, value in initial.of(model).items()}
+
+
+def fill(models):
+    """Give {folder: model} their newest weights: averages of the runs, else the shipped ones, else random ones."""
+    wanted = named(models)
+    for folder, model in models.items():
+        if shipped_steps("vae" if folder == "vae" else "unet"):
             file, = (settings.MODEL / folder).glob("*.safetensors")
-            model.load_state_dict({key: value.float() for key, value in load_file(file).items()})
-    averaged = [p.detach().clone() for model in models.values() for p in model.parameters()]
-    return dict(averaged=averaged, optimizers=None, step=step, fresh=step)
+            for name, tensor in parameters.match(model, read_file(file), file).items():
+                wanted[f"{folder}.{name}"][...] = tensor()
+        else:
+            initial.begin(model, np.random.default_rng([settings.SEED, *folder.encode()]))
+    for part in PARTS:
+        for name, tensor in (kept_state(part) or [{}])[0].items():
+            name = name.removeprefix("average.")
+            if name in wanted:
+                wanted[name][...] = tensor()
+    return models
 
 
-def save(name, models, optimizers, averaged, step, fresh):
-    """What `begun` finds again."""
-    save_atomically(dict(model={folder: model.state_dict() for folder, model in models.items()},
-                         optimizers=[optimizer.state_dict() for optimizer in optimizers],
-                         averaged=averaged.parameters, step=step, fresh=fresh), settings.RUNS / f"{name}.pt")
+def learn(part, learnt, loss, plan, rate, end, minutes, after=None):
+    """Train a part of the plan in its run → whether its last step is done
 
+    learnt: {name: array}, what is trained, in place      loss(step): of the batch of a step, see loop.Training
+    plan: with rate, averaging      rate(step): share of the peak      end: the last step      after: see loop.train
+    """
+    first = begun(part)
+    training = loop.Training(
+        lambda step, _: loss(step), muon_and_adamw(learnt, plain=plan["plain"]), lambda step: plan["rate"] * rate(step, first),
+        Average(learnt, plan["averaging"]), seed=settings.SEED, begun=first)
+    settings.RUNS.mkdir(parents=True, exist_ok=True)
+    numbers = sum(value.size for value in learnt.values())
+    with runs.Run(settings.RUNS / part, {"begun": first}) as run, \
+            tqdm(total=end, initial=steps_behind(part), desc=f"{part}, {numbers:,} parameters", unit="step") as bar:
 
-def averaged_into(models, parameters):
-    """Put averaged parameters, in the order of training, into the models."""
-    parameters = iter(parameters)
-    for model in models:
-        for p in model.parameters():
-            p.data = next(parameters)
-
-
-def save_atomically(values, path):
-    """Write beside, then move: an interruption leaves the old state or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".part")
-    torch.save(values, beside)
-    os.replace(beside, path)
+        def shown(values):
+            bar.set_postfix(loss=f"{values['loss']:.4f}", refresh=False)
+            bar.update()
+        return loop.train(training, run, end, shown, after and (lambda step: after(step, training)), seconds=60 * minutes)
 
 
 class Clock:
-    """Minutes that a run may take; the plan itself counts steps, so a run that is stopped is continued later.
-
-    A request to end (SIGTERM) lets the step finish, too, so that its state is saved.
-    """
+    """How many minutes are left of those that a run may take."""
 
     def __init__(self, minutes):
-        self.end = time.monotonic() + minutes * 60
-        signal.signal(signal.SIGTERM, self.stop)
-
-    def stop(self, *_):
-        self.end = 0.0
+        self.end = time.monotonic() + 60 * minutes
 
     @property
-    def over(self):
-        return time.monotonic() > self.end
-
-
-def log(name, **values):
-    """One line on the screen and in runs/<name>.log."""
-    shown = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in values.items()}
-    line = "  ".join(f"{key} {value}" for key, value in shown.items())
-    print(line, flush=True)
-    settings.RUNS.mkdir(parents=True, exist_ok=True)
-    with open(settings.RUNS / f"{name}.log", "a") as file:
-        file.write(time.strftime("%H:%M:%S  ") + line + "\n")
+    def left(self):
+        return max(0.0, (self.end - time.monotonic()) / 60)
