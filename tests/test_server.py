@@ -172,6 +172,21 @@ def test_a_picture_at_work_ends_at_its_next_step(real):
     assert real.finished(real.post("/api/jobs", {"prompt": "a dog", "steps": 1}))["state"] == "done"
 
 
+def test_a_picture_that_is_being_decoded_ends_at_the_next_operation(real, monkeypatch):
+    decode, operations = real.engine.pipeline.vae.decode, []
+
+    def cancelled(*arguments):
+        operations.append("begun")
+        real.engine.cancel(real.engine.now)
+        decode(*arguments)
+        operations.append("done")
+    with monkeypatch.context() as patch:
+        patch.setattr(real.engine.pipeline.vae, "decode", cancelled)
+        done = real.finished(real.post("/api/jobs", {"prompt": "a cat", "steps": 2}))
+    assert done["state"] == "cancelled" and done["step"] == 2 and operations == ["begun"]
+    assert real.finished(real.post("/api/jobs", {"prompt": "a dog", "steps": 1}))["state"] == "done"
+
+
 @pytest.mark.parametrize("error", [ValueError("/home/me/secret.txt"), MemoryError(), UserError("/home/me/a.png: damaged")])
 def test_whatever_goes_wrong_with_a_picture_ends_that_job_alone(fake, error, caplog):
     def fail():
@@ -280,6 +295,8 @@ def test_the_description_has_every_path_and_every_setting(fake):
     ({"prompt": "x", "init_image": {"png": ""}}, 400, "base64"),
     ({"prompt": "x", "model": "../secret"}, 400, "no model"),
     ({"prompt": "a <lora:ink>"}, 400, "no folder of LoRAs"),
+    ({"prompt": "x", "control_image": "aaaa"}, 400, "ControlNets are not offered"),
+    ({"prompt": "x", "control_scale": 0.5}, 400, "control_scale: ControlNets are not offered"),
     ({"prompt": 5}, 400, "must be a text"),
     ([], 400, "object"),
 ])

@@ -240,3 +240,61 @@ def test_a_client_that_goes_away_takes_its_picture_along(fake):
     until(lambda: len(fake.engine.turns) == 1, 10)
     gate.event.set()
     assert [each["prompt"] for each in fake.pipeline.asked] == ["first"]
+
+
+# ---- what a text fills in, and one request by its name
+
+def test_a_text_of_settings_fills_the_fields_that_are_not_given():
+    text = ("an owl\nNegative prompt: blue\nSteps: 7, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 3.5, Seed: 9, "
+            "Size: 64x72, Clip skip: 2, RNG: CPU, Model: other, Version: v1.10")
+    request, _, notes, _ = asked({"infotext": text, "steps": 5, "negative_prompt": None})
+    assert (request.prompt, request.negative_prompt, request.steps, request.seed, request.width, request.height) == (
+        "an owl", "blue", 5, 9, 64, 72)
+    assert (request.sampler, request.schedule, request.guidance_scale, request.clip_skip, request.rng) == (
+        "dpm++2m", "karras", 3.5, 1, "torch")
+    assert notes == ["infotext: Model has no effect here"]
+    hires, *_ = asked({"infotext": "x\nSteps: 7, Sampler: Euler, Seed: 1, Hires upscale: 1.5, Hires steps: 3, "
+                                   "Hires upscaler: Latent, Denoising strength: 0.6"})
+    assert (hires.hires, hires.hires_steps, hires.hires_strength) == (1.5, 3, 0.6)
+
+
+def test_the_infotext_of_an_answer_gives_its_picture_again(real):
+    first = real.post("/sdapi/v1/txt2img", {"prompt": "a (red:1.2) apple", "negative_prompt": "blue", "steps": 3, "width": 64,
+                                            "height": 72, "sampler_name": "DPM++ SDE", "cfg_scale": 4.5, "subseed": 3,
+                                            "subseed_strength": 0.25, "override_settings": {"CLIP_stop_at_last_layers": 2}})
+    text = json.loads(first["info"])["infotexts"][0]
+    assert real.post("/sdapi/v1/txt2img", {"infotext": text})["images"] == first["images"]
+
+
+def test_one_request_is_asked_for_by_the_name_that_its_client_gave_it(fake):
+    gate, found = Gate(fake.pipeline), []
+    threads = [threading.Thread(target=lambda name=name: found.append(fake.post("/sdapi/v1/txt2img", {
+        "prompt": name, "steps": 1, "force_task_id": f"task({name})"}))) for name in ("one", "two")]
+    for number, thread in enumerate(threads, start=1):
+        thread.start()
+        until(lambda number=number: len(fake.engine.turns) == number)
+    gate.reached.wait(10)
+    one, two, three = (fake.post("/internal/progress", {"id_task": f"task({name})", "id_live_preview": -1})
+                       for name in ("one", "two", "three"))
+    assert one["active"] and not one["queued"] and one["progress"] == 1.0 and one["eta"] >= 0
+    assert two["queued"] and not two["active"] and two["textinfo"] == "In queue: 1 ahead"
+    assert not any(three[name] for name in ("active", "queued", "completed"))
+    assert fake.get("/internal/pending-tasks") == {"size": 1, "tasks": ["task(two)"]}
+    gate.event.set()
+    for thread in threads:
+        thread.join()
+    done = fake.post("/internal/progress", {"id_task": "task(two)"})
+    assert done["completed"] and not done["active"] and len(found) == 2
+    assert fake.call("POST", "/sdapi/v1/txt2img", {"force_task_id": ["x"]})[0] == 400
+
+
+def test_a_picture_at_work_is_shown_once_for_each_step(real):
+    thread = threading.Thread(target=real.post, args=("/sdapi/v1/txt2img", {"prompt": "a cat", "steps": 150,
+                                                                            "force_task_id": "a"}))
+    thread.start()
+    first = until(lambda: (found := real.post("/internal/progress", {"id_task": "a"}))["live_preview"] and found)
+    assert picture(first["live_preview"].partition(",")[2]).size == (128, 128)
+    job = real.engine.called("a")
+    job.skipped = True
+    thread.join(30)
+    assert first["id_live_preview"] > 0 and 0 < first["progress"] < 1

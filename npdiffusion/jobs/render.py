@@ -7,6 +7,7 @@ that an error or Ctrl-C loses only the one at work.
 """
 import time
 
+from npdiffusion import kernels
 from npdiffusion.painting.canvas import open_inputs
 from npdiffusion.pictures.settings_text import model_name
 
@@ -41,3 +42,23 @@ def render(pipeline, entries, total, place, listener, model=None, vae=None, meta
             "seed": request.seed, "prompt": request.prompt, "negative_prompt": request.negative_prompt,
             "model": names["model"], "settings": resolved.settings(), "seconds": round(time.perf_counter() - start, 3)})
     return seconds, steps
+
+
+def ended_by(check, make):
+    """A pipeline's `make` that calls check() before each operation of decoding, which has no steps that a callback would hear
+    of; what it raises ends the picture. (Before the last step it is for `listener.step`: a LoRA may be half merged there.)"""
+    def making(resolved, callback, preview):
+        decoding = False
+
+        def step(done, total, latents):
+            nonlocal decoding
+            callback(done, total, latents)
+            decoding = done == total
+
+        def record(name, operation):
+            if decoding:
+                check()
+            return operation
+        with kernels.recorded(record):
+            return make(resolved, step, preview)
+    return making

@@ -8,9 +8,10 @@
     gallery.py     the pictures that are kept          catalogue.py   models, LoRAs and words, by name alone
     jobs_api.py    /api, our own, for the page         sdapi.py       /sdapi/v1, AUTOMATIC1111's
     openai_api.py  /v1, OpenAI's                       sdapi_fields.py   what its requests ask for
-    slow_answers.py   those that take long             openapi.py     a description of all that can be asked for
+    slow_answers.py   those that take long             sdapi_progress.py   how far they are
     reading.py     JSON, pictures, settings in files   notes.py       warnings, for the one whom they concern
     limits.py      how much is taken                   looking.py     what a picture looked at
+    openapi.py     a description of all that can be asked for
 
 Nothing here prints. Starlette, uvicorn and python-multipart are the extra "serve".
 """

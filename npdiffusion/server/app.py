@@ -58,7 +58,7 @@ def policy(page):
 
 def refuse(request, status, message, more=None, mistake=None):
     """An answer about a mistake, in the form that the interface has"""
-    forms = {"sdapi": sdapi, "v1": openai_api}
+    forms = {"sdapi": sdapi, "internal": sdapi, "v1": openai_api}
     return forms.get(request.url.path.split("/")[1], jobs_api).refused(request, status, message, more, mistake)
 
 

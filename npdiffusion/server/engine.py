@@ -2,7 +2,8 @@
 
     submit → Turns → render → gallery, or the answer that waits
 
-A picture ends at its next step when nobody wants it any more. Whatever goes wrong with one ends that job alone.
+A picture ends at its next step, or while it is decoded at the next operation, when nobody wants it any more. Whatever goes
+wrong with one ends that job alone.
 """
 import functools
 import logging
@@ -12,7 +13,7 @@ import time
 from npdiffusion.errors import UserError
 from npdiffusion.jobs.entries import one_by_one
 from npdiffusion.jobs.listener import Listener
-from npdiffusion.jobs.render import render
+from npdiffusion.jobs.render import ended_by, render
 from npdiffusion.pictures.images import to_images
 from npdiffusion.pictures.preview import Linear
 from npdiffusion.server import limits, looking
@@ -86,8 +87,8 @@ class Engine:
         self.catalogue.check_adapters(request.prompt)
         return None if pipeline is None else pipeline.resolve(request)
 
-    def submit(self, request, client, api="api", model=None, kept=True, look=None):
-        """A checked request → the job that it becomes. Raises UserError; Busy if too many wait. look: see `Job`"""
+    def submit(self, request, client, api="api", model=None, kept=True, look=None, task=None):
+        """A checked request → the job that it becomes. Raises UserError; Busy if too many wait. look, task: see `Job`"""
         model, notes = self.catalogue.model(model), []
         seeds, subseeds = request.seeds()
         request = request.changed(seed=seeds[0], subseed=subseeds[0] if subseeds else request.subseed)
@@ -97,7 +98,7 @@ class Engine:
             notes += resolved.notes(IN_PYTHON)
             notes += [resolved.reason] if resolved.reason else []
         job = Job(client, api, model, request.count, seeds[0], request.prompt, cost(request, resolved), kept, notes=notes,
-                  look=look)
+                  look=look, task=task)
         text = request.to_json()
         with self.lock:
             if self.stopping:
@@ -116,6 +117,12 @@ class Engine:
         with self.lock:
             found = self.turns.jobs.get(id) or self.recent.get(id)
         return found or self.store.find(id)
+
+    def called(self, task):
+        """The job that its client calls so, or that has this id, in memory; or None"""
+        with self.lock:
+            jobs = [*self.recent.values(), *self.turns.jobs.values()]
+        return next((job for job in reversed(jobs) if task in (job.task, job.id)), None)
 
     def active(self):
         """Jobs that are not over, in the order in which they came"""
@@ -229,8 +236,9 @@ class Engine:
         place = self.gallery if job.kept else Results(job)
         if not (job.kept and job.tries > 1 and self.gallery.done(entry)):
             job.since = time.monotonic()
-            render(pipeline, [entry], job.count, place, Watcher(self, job), self.catalogue.place(job.model), self.vae,
-                   previews=functools.partial(remember, job))
+            watcher = Watcher(self, job)
+            render(pipeline, [entry], job.count, place, watcher, self.catalogue.place(job.model), self.vae,
+                   previews=functools.partial(remember, job), make=ended_by(watcher.check, pipeline.make))
             seconds = time.monotonic() - job.since
             self.rate += 0.3 * (seconds / job.cost - self.rate)
         if job.kept:
@@ -268,11 +276,14 @@ class Watcher(Listener):
         self.step(0, resolved.planned, None)
 
     def step(self, done, total, latents):
-        job = self.job
-        if job.unwanted or job.skipped or self.engine.stopping:
+        self.check()
+        self.job.step = done
+        self.job.changed()
+
+    def check(self):
+        """Raise Unwanted if nobody wants the picture any more."""
+        if self.job.unwanted or self.job.skipped or self.engine.stopping:
             raise Unwanted
-        job.step = done
-        job.changed()
 
 
 def remember(job, step, steps, x0):

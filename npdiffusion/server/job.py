@@ -21,6 +21,7 @@ class Job:
     cost      what a picture of it takes, as pixels times steps
     pictures  numbers of its pictures in the gallery; of one that isn't kept, `results` has (PNG file, record) of each
     look      number of the picture that is looked into instead of making a new one
+    task      what its client calls it, if it does
     unwanted  it is to end at the next step      skipped: this picture of it is
     """
     client: str
@@ -47,6 +48,7 @@ class Job:
     pictures: list = field(default_factory=list)
     results: list = field(default_factory=list)
     look: int | None = None
+    task: str | None = None
     unwanted: bool = False
     skipped: bool = False
 

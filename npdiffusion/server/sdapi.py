@@ -2,12 +2,11 @@
 
     POST txt2img, img2img {fields} → {"images": [base64], "parameters": {fields}, "info": JSON as a string}
 
-Fields are read in sdapi_fields.py. A picture is in the answer alone, unless save_images asks for it to be kept. `interrupt`
-and `skip` are for the picture at work if it came by this interface, as there; jobs of the page and of others go on.
+Fields are read in sdapi_fields.py; how far it is, and how to end it, is in sdapi_progress.py. A picture is in the answer alone,
+unless save_images asks for it to be kept.
 """
 import base64
 import json
-import time
 
 from starlette.responses import JSONResponse
 from starlette.routing import Route
@@ -19,14 +18,15 @@ from npdiffusion.pictures import settings_text
 from npdiffusion.server import reading
 from npdiffusion.server.job import CANCELLED, FAILED
 from npdiffusion.server.jobs_api import client
+from npdiffusion.server.limits import LONGEST_NAME
 from npdiffusion.server.notes import collected
 from npdiffusion.server.reading import apart
-from npdiffusion.server.sdapi_fields import read_fields
+from npdiffusion.server.sdapi_fields import NAME, read_fields
+from npdiffusion.server.sdapi_progress import internal_progress, interrupt, pending_tasks, progress, skip, stamp
 from npdiffusion.server.slow_answers import Waiting
 from npdiffusion.settings import SETTINGS
 from npdiffusion.version import __version__
 
-NAME = "sdapi"
 UNKNOWN_HASH = ""
 
 
@@ -53,7 +53,8 @@ async def make(request, image_to_image):
         found, notes = await reading.an_object(request), []
         with collected(notes):
             asked, model, more, fields = await apart(read_fields, found, image_to_image, options)
-            job = await apart(engine.submit, asked, client(request), NAME, model, bool(fields["save_images"]))
+            job = await apart(engine.submit, asked, client(request), NAME, model, bool(fields["save_images"]), None,
+                              task_of(fields))
         job.notes[:0] = [*notes, *more]
     fields = {name: None if name in ("init_images", "mask") else value for name, value in fields.items()}
 
@@ -93,41 +94,6 @@ def info(job, fields, asked, made):
         "extra_generation_params": {}, "index_of_first_image": 0, "infotexts": texts, "styles": [],
         "job_timestamp": stamp(job.created), "clip_skip": (asked.clip_skip or 0) + 1,
         "is_using_inpainting_conditioning": False, "version": f"npdiffusion {__version__}", "comments": job.notes}
-
-
-def stamp(seconds):
-    return time.strftime("%Y%m%d%H%M%S", time.localtime(seconds))
-
-
-# ---- how far it is
-
-async def progress(request):
-    """The picture at work, whoever asked for it"""
-    engine, skip = request.app.state.engine, request.query_params.get("skip_current_image", "").lower() in ("true", "1")
-    job, waiting = engine.now, len(engine.turns)
-    image = None if job is None or skip else await apart(engine.preview, job)
-    left = engine.outlook(job)[1] if job else 0.0
-    part = (job.number + (job.step / job.steps if job.steps else 0)) / job.count if job else 0.0
-    state = {"skipped": bool(job and job.skipped), "interrupted": bool(job and job.unwanted), "stopping_generation": False,
-             "job": f"Batch {job.number + 1} out of {job.count}" if job else "", "job_count": job.count if job else waiting,
-             "job_timestamp": stamp(job.created) if job else "0", "job_no": job.number if job else 0,
-             "sampling_step": job.step if job else 0, "sampling_steps": job.steps if job else 0}
-    return JSONResponse({"progress": min(part, 1.0), "eta_relative": left, "state": state, "textinfo": None,
-                         "current_image": image and reading.encoded(image, compress_level=1)})
-
-
-async def interrupt(request):
-    engine = request.app.state.engine
-    if engine.now is not None and engine.now.api == NAME:
-        await apart(engine.cancel, engine.now)
-    return JSONResponse({})
-
-
-async def skip(request):
-    engine = request.app.state.engine
-    if engine.now is not None and engine.now.api == NAME:
-        engine.skip(engine.now)
-    return JSONResponse({})
 
 
 # ---- options
@@ -214,6 +180,14 @@ async def refresh(request):
     return JSONResponse(None)
 
 
+def task_of(fields):
+    """What a client calls its request, or None"""
+    task = fields.get("force_task_id")
+    if not isinstance(task, (str, type(None))) or len(task or "") > LONGEST_NAME:
+        raise UserError(f"force_task_id: a text of at most {LONGEST_NAME} characters is expected")
+    return task or None
+
+
 def constant(value):
     """An endpoint that always answers the same"""
     async def get(request):
@@ -240,3 +214,4 @@ POST = {"txt2img": txt2img, "img2img": img2img, "interrupt": interrupt, "skip": 
                                               refresh)}
 ROUTES = [Route(f"/sdapi/v1/{name}", endpoint, methods=[method])
           for method, endpoints in (("GET", GET), ("POST", POST)) for name, endpoint in endpoints.items()]
+ROUTES += [Route("/internal/progress", internal_progress, methods=["POST"]), Route("/internal/pending-tasks", pending_tasks)]

@@ -15,11 +15,13 @@ from npdiffusion.pictures import settings_text
 from npdiffusion.server import reading
 from npdiffusion.settings import SETTINGS, Request
 
+NAME = "sdapi"                        # of this interface, in jobs
 BOTH = {
     "prompt": "", "negative_prompt": "", "seed": -1, "subseed": -1, "subseed_strength": 0, "steps": 50, "cfg_scale": 7.0,
     "width": None, "height": None, "batch_size": 1, "n_iter": 1, "sampler_name": None, "sampler_index": "Euler",
     "scheduler": None, "eta": None, "denoising_strength": 0.75, "override_settings": {}, "send_images": True,
-    "save_images": False, "script_name": None, "script_args": [], "alwayson_scripts": {}}
+    "save_images": False, "script_name": None, "script_args": [], "alwayson_scripts": {},
+    "infotext": None, "force_task_id": None}
 TEXT_TO_IMAGE = BOTH | {
     "enable_hr": False, "hr_scale": 2.0, "hr_upscaler": None, "hr_second_pass_steps": 0, "hr_resize_x": 0, "hr_resize_y": 0}
 IMAGE_TO_IMAGE = BOTH | {
@@ -32,13 +34,19 @@ IDLE = {
     "firstphase_width": (0,), "firstphase_height": (0,), "image_cfg_scale": (1.5,), "inpainting_fill": (1,),
     "refiner_switch_at": (0, 0.8), "disable_extra_networks": (False,), "mask_round": (True,), "mask_blur_x": (4,),
     "mask_blur_y": (4,), "include_init_images": (False,)}
-SILENT = {"do_not_save_samples", "do_not_save_grid", "override_settings_restore_afterwards", "force_task_id", "comments",
-          "hr_upscaler", "hr_scale", "hr_second_pass_steps", "hr_resize_x", "hr_resize_y", "hr_scheduler", "hr_sampler_name",
+SILENT = {"do_not_save_samples", "do_not_save_grid", "override_settings_restore_afterwards", "comments", "hr_upscaler",
+          "hr_scale", "hr_second_pass_steps", "hr_resize_x", "hr_resize_y", "hr_scheduler", "hr_sampler_name",
           "hr_prompt", "hr_negative_prompt", "hr_checkpoint_name", "hr_cfg", "hr_distilled_cfg", "hr_additional_modules",
           "distilled_cfg_scale"}      # nothing about the picture, or hires fix's, which is noted where that is on
 NAMES = {"guidance_scale": "cfg_scale", "count": "batch_size × n_iter", "strength": "denoising_strength", "sampler":
          "sampler_name", "schedule": "scheduler", "hires": "hr_scale", "hires_strength": "denoising_strength",
          "hires_steps": "hr_second_pass_steps", "padding_mask_crop": "inpaint_full_res_padding"}        # ours → theirs
+INFOTEXT = {                          # key of the text inside a picture → field that it fills
+    "Steps": "steps", "Sampler": "sampler_name", "Schedule type": "scheduler", "CFG scale": "cfg_scale", "Seed": "seed",
+    "Variation seed": "subseed", "Variation seed strength": "subseed_strength", "Eta DDIM": "eta", "Mask blur": "mask_blur",
+    "Denoising strength": "denoising_strength", "Masked area padding": "inpaint_full_res_padding", "Hires upscale": "hr_scale",
+    "Hires upscaler": "hr_upscaler", "Hires steps": "hr_second_pass_steps", "Clip skip": "CLIP_stop_at_last_layers",
+    "RNG": "randn_source"}
 OVERRIDES = {"sd_model_checkpoint", "CLIP_stop_at_last_layers", "randn_source"}
 
 
@@ -55,10 +63,13 @@ def read_fields(found, image_to_image, options):
     UserError for what isn't offered. Warnings are the caller's to collect.
     """
     known = IMAGE_TO_IMAGE if image_to_image else TEXT_TO_IMAGE
-    fields = known | {name: value for name, value in found.items() if value is not None}
-    notes = [f"{name} has no effect here" for name, value in found.items()
+    told, left = infotext(found.get("infotext"), known)
+    found = told | {name: value for name, value in found.items() if value is not None and name != "infotext"}
+    found["override_settings"] = told["override_settings"] | check_type("override_settings", found["override_settings"], dict)
+    fields = known | found
+    notes = left + [f"{name} has no effect here" for name, value in found.items()
              if name not in known and name not in SILENT and asks(value) and value not in IDLE.get(name, ())]
-    overrides = options | check_type("override_settings", fields["override_settings"], dict)
+    overrides = options | fields["override_settings"]
     notes += [f"override_settings: {name} has no effect here" for name, value in fields["override_settings"].items()
               if name not in OVERRIDES and not (name == "sd_vae" and value in (None, "None", "Automatic", "")) and asks(value)]
     check_scripts(fields)
@@ -79,6 +90,40 @@ def read_fields(found, image_to_image, options):
     except UserError as error:
         raise UserError(renamed(str(error))) from None
     return request, overrides.get("sd_model_checkpoint"), notes, fields
+
+
+def infotext(text, known):
+    """The text inside a picture, or None → {field: value} for fields that aren't given, lines about what has no effect"""
+    if text is None:
+        return {"override_settings": {}}, []
+    if not isinstance(text, str):
+        raise Refused("infotext: a text is expected", 422)
+    prompt, negative_prompt, pairs = settings_text.parse_parameters(text)
+    found, overrides = {"prompt": prompt, "negative_prompt": negative_prompt}, {}
+    width, _, height = pairs.pop("Size", "").partition("x")
+    for key, value in (("width", width), ("height", height)):
+        found |= {key: number(value)} if value else {}
+    for key in pairs.keys() & INFOTEXT.keys():
+        field, value = INFOTEXT[key], number(pairs[key])
+        if field in OVERRIDES:
+            overrides[field] = value
+        elif field in known:
+            found[field] = value
+    if "hr_scale" in found:
+        found["enable_hr"] = True
+    left = [f"infotext: {key} has no effect here" for key in pairs
+            if INFOTEXT.get(key) not in {*known, *OVERRIDES} and key not in settings_text.WITHOUT_INFLUENCE]
+    return found | {"override_settings": overrides}, left
+
+
+def number(text):
+    """A text as the number that it spells, or as it is"""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
 
 
 def asks(value):
