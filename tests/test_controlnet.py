@@ -5,7 +5,6 @@ import torch
 from diffusers import ControlNetModel as TorchControlNet
 from diffusers import StableDiffusionControlNetPipeline
 from diffusers.loaders import single_file_utils
-from PIL import Image
 from safetensors.torch import save_file
 
 from npdiffusion.checkpoints import original_names
@@ -16,26 +15,10 @@ from npdiffusion.models import parameters
 from npdiffusion.models.configs import UNetConfig
 from npdiffusion.models.controlnet import ControlNetModel
 from tests import pairs, references, sizes
+from tests.controlnets import picture, torch_controlnet
 from tests.differences import agree
 from tests.pairs import NEGATIVE, PROMPT, levels
 from tests.references import channels_first, channels_last, random
-
-UNET = {key: value for key, value in references.TINY_UNET.items() if key not in ("sample_size", "up_block_types")}
-HINT = (8, 12, 16, 20)
-REDUCTION = 4         # of the tiny VAE; so the hint has two convolutions that halve
-
-
-def torch_controlnet(seed=5, hint=HINT[:3], **settings):
-    torch.manual_seed(seed)
-    made = references.make_demanding(TorchControlNet(**UNET | settings, conditioning_embedding_out_channels=hint), seed)
-    with torch.no_grad():                    # zeros otherwise: a random one would do nothing
-        for each in (*made.controlnet_down_blocks, made.controlnet_mid_block, made.controlnet_cond_embedding.conv_out):
-            each.weight.copy_(0.3 * torch.randn(each.weight.shape) / each.weight.shape[1] ** 0.5)
-    return made
-
-
-def picture():
-    return Image.fromarray(np.random.default_rng(3).integers(0, 256, (32, 48, 3), dtype=np.uint8))
 
 
 @pytest.fixture(scope="module")

@@ -99,7 +99,7 @@ def test_a_report_adds_up_whatever_the_picture_is_made_of(settings, ours):
     found = look(ours, further=False, **settings)
     assert len(found.sums) == found.resolved.planned
     agree("study", "states from the arithmetic of steps", max(row["relative"] for row in found.sums), 0, 1e-5)
-    assert all(check["fine"] for check in contents.checks(found))
+    assert all(check["fine"] for check in contents.checks(found, "float32"))
 
 
 def test_noise_that_is_added_has_the_deviation_that_is_said(ours):

@@ -19,6 +19,7 @@ from npdiffusion.study.tracing import Tracer
 from npdiffusion.study.words import Words, find_word
 from tests import pages, pairs
 from tests.differences import agree
+from tests.hooks import hooked, of_level
 from tests.references import channels_last, random
 
 SIZE = dict(width=40, height=56)                          # of levels 14 × 10, 7 × 5 and 4 × 3
@@ -26,25 +27,11 @@ ASKED = dict(negative_prompt=pairs.NEGATIVE, steps=3, seed=7, sampler="ddim", **
 BLOCK = "unet.down_blocks.1.attentions.0.transformer_blocks.0"
 
 
-class Hook:
-    """diffusers' attention, with its probabilities kept for each call."""
-    def __init__(self, name, seen):
-        self.name, self.seen = name, seen
-
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, **others):
-        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        q, k, v = (attn.head_to_batch_dim(x) for x in (attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)))
-        p = attn.get_attention_scores(q, k, attention_mask)
-        if encoder_hidden_states is not None:
-            self.seen.setdefault(self.name, []).append(p.reshape(len(hidden_states), -1, *p.shape[1:]).numpy())
-        return attn.to_out[0](attn.batch_to_head_dim(p @ v))
-
-
 @pytest.fixture(scope="module")
 def theirs_seen(pair):
     """What hooks in diffusers see while it makes the picture: {layer: [(2, heads, T, 77) of each step]}"""
-    theirs, seen = pairs.make_theirs(sampler="ddim"), {}
-    theirs.unet.set_attn_processor({name: Hook(name, seen) for name in theirs.unet.attn_processors})
+    theirs = pairs.make_theirs(sampler="ddim")
+    seen = hooked(theirs.unet)
     pairs.their_picture(theirs, num_inference_steps=3, **SIZE)
     return seen
 
@@ -71,8 +58,7 @@ def test_attention_maps_equal_those_of_hooks_in_diffusers(maps, theirs_seen):
     for level, (h, w) in enumerate(zip(heights, widths)):
         names = [name for name, seen in theirs_seen.items() if seen[0].shape[2] == h * w]
         assert len(names) == layers[level]
-        expected = np.mean([[step[1] for step in theirs_seen[name]] for name in names], axis=0)      # (steps, heads, T, 77)
-        expected = np.moveaxis(expected, -1, 2).reshape(3, 4, 77, h, w)
+        expected = of_level(theirs_seen, h, w)                                # (steps, heads, 77, h, w)
         count = len(maps.words) - 3                                           # beside start, end and padding
         agree("study", f"attention maps, level {level}", maps.levels[level][:, :, :count + 2], expected[:, :, :count + 2], 1e-5)
         agree("study", f"attention to padding, level {level}", maps.levels[level][:, :, -1],
@@ -96,14 +82,35 @@ def test_every_place_gives_its_words_one_in_all(maps):
 
 def test_maps_times_values_are_what_the_kernel_computed(pair, each_backend):
     found = attention_maps(pair[1], pairs.PROMPT, **ASKED)
-    agree("study", f"P V and the {each_backend} kernel's output", found.values, 0, 1e-6 if each_backend == "numpy" else 1e-5)
+    agree("study", f"P V and the {each_backend} kernel's output", found.values, 0, 1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 10, 40])
+def test_scores_decide_how_exact_attention_can_be_in_float32(size, each_backend):
+    """P V in float64, on the scale of AttentionMaps.values: larger scores are rounded more coarsely"""
+    q, k, v = random(1, 33, 16), size * random(1, 77, 16, seed=1), random(1, 77, 16, seed=2)
+    scores = (q.astype(float) @ k.astype(float).swapaxes(1, 2)) / 4
+    p = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    exact = p / p.sum(axis=-1, keepdims=True) @ v
+    scale = (1 + np.abs(scores).max()) * np.abs(v).max()
+    agree("study", "attention beside float64", kernels.attention(q, k, v, 1) / scale, exact / scale, 1e-6)
+    maps, used, score = looking.probabilities(q, k)
+    agree("study", "maps beside float64", used @ v / scale, exact / scale, 1e-6)
+    assert maps is used and score == pytest.approx(np.abs(scores).max(), rel=1e-5)
+
+
+def test_maps_of_bfloat16_products_are_the_kernels(pair, each_backend):
+    q, k, v = random(1, 33, 16), random(1, 77, 16, seed=1), random(1, 77, 16, seed=2)
+    y = kernels.attention(q, k, v, 1, dtype="bfloat16")
+    _, used, _ = looking.probabilities(q, k, "bfloat16")
+    agree("study", "P V of bfloat16 products", used @ looking.value(v, "bfloat16"), y, 2e-3)
 
 
 def test_maps_of_a_hires_pass_and_without_guidance_are_made_too(pair):
     found = attention_maps(pair[1], "a red apple", steps=2, seed=1, sampler="euler", width=32, height=32, hires=1.5,
                            guidance_scale=1)
     assert found.array.shape[0] == len(found.spans) and found.array.shape[-2:] == (8, 8)
-    assert np.abs(found.array.sum(axis=3) - 1).max() < 1e-5 and found.values < 1e-5
+    assert np.abs(found.array.sum(axis=3) - 1).max() < 1e-5 and found.values < 1e-6
 
 
 def test_a_prompt_that_changes_has_columns_for_each_of_its_texts(pair):

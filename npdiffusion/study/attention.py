@@ -6,7 +6,7 @@ Each row of P is a distribution over the prompt. P is computed beside the kernel
 the q and k that the kernel was given; that P V is the kernel's result is checked each time. Maps of the layers of one
 level of the UNet are averaged, and brought to at most SIDE × SIDE places as they are made, so that memory doesn't grow
 with the picture: by the mean over the area of each place, which keeps sums over the words. Averaging the rest too, layers,
-heads and steps, gives DAAM's map of a word (Tang et al. 2022, arXiv:2210.04885).
+heads and steps, gives DAAM's map of a word (Tang et al. 2022, arXiv:2210.04885). Why P: docs/notes/09-attention.md
 """
 import math
 from collections.abc import Iterable
@@ -38,7 +38,10 @@ class AttentionMaps:
     layers    of how many layers each of these is the mean
     words     what the columns are: the tokens, and start, end and padding; see words.py
     spans     (first, last) of the steps that each map is the mean of, from 1
-    rows, values   the checks: the largest |Σ P − 1| of a row, the largest |P V − y| over the largest |y|
+    rows, values   the checks: the largest |Σ P − 1| of a row, the largest |P V − y| over (1 + max |score|) max |V|
+
+    That is the scale of what float32 can say of P V: a score of size s is rounded by up to 6e-8 s, which changes P by as
+    much of itself.
     """
     levels: list[np.ndarray]
     layers: list[int]
@@ -82,7 +85,7 @@ class Recorder:
         config, canvas = pipeline.unet.config, resolved.canvas
         self.names, self.words, self.resolved = Names(pipeline), Words(pipeline, resolved), resolved
         self.cross = {f"{name}.to_q": level_of(name, config) for name, module in self.names.owners.items()
-                      if isinstance(module, CrossAttention)}
+                      if isinstance(module, CrossAttention) and name.startswith("unet.")}
         self.numbers = sorted(set(self.cross.values()))                        # the largest level first
         self.heads = math.gcd(*(config.heads[level] for level in self.numbers))
         size = tuple(side // pipeline.vae.config.reduction for side in reversed(canvas.size))
@@ -105,13 +108,11 @@ class Recorder:
             self.call = -1                                                     # calls are counted in each pass
 
     def watch(self, operation: str, arguments: dict[str, Any], result: Any) -> None:
-        if operation == "timestep_embedding":                                  # a call of the UNet begins
-            self.call += 1
-        elif operation == "attention" and self.names.before in self.cross:
+        if operation == "attention" and self.names.before in self.cross:
             self._record(self.cross[self.names.before], arguments, result)
-        if "weight" in arguments:
-            self.names.of(operation, arguments)
-            if self.names.before == "unet.conv_in":
+        elif "weight" in arguments:
+            if self.names.of(operation, arguments) == "unet.conv_in":          # a call of the UNet begins
+                self.call += 1
                 self.now = [arguments["x"].shape[1:3]]
                 for _ in self.sizes[1:]:
                     self.now.append(tuple((side + 1) // 2 for side in self.now[-1]))
@@ -124,12 +125,13 @@ class Recorder:
         group = self.words.group(self.pass_number, self.call, k.shape[1])
         (h, w), target = self.now[level], self.maps[level].shape[-2:]
         found = np.empty((heads, len(self.words.list), *target), np.float32)
-        band, largest = max(1, BAND // (q.shape[1] * k.shape[1])), np.abs(y).max()
+        band = max(1, BAND // (q.shape[1] * k.shape[1]))
         for start in range(0, heads, band):
             some = slice(start, start + band)
-            p = probabilities(q[some], k[some], dtype)
+            p, used, score = probabilities(q[some], k[some], dtype)
             self.rows = max(self.rows, float(np.abs(p.sum(axis=-1) - 1).max()))
-            self.values = max(self.values, float(np.abs(p @ value(v[some], dtype) - y[some]).max() / largest))
+            difference = np.abs(used @ value(v[some], dtype) - y[some]).max()
+            self.values = max(self.values, float(difference) / ((1 + score) * largest(v[some])))
             maps = np.moveaxis((p @ group).reshape(-1, h, w, len(self.words.list)), -1, 1)
             found[some] = resized(maps, *target)
         at = min(self.done, self.planned - 1) * self.bins // self.planned
@@ -169,15 +171,26 @@ def attention_maps(pipeline: Any, prompt: str, negative_prompt: str = "", **sett
     return recorder.finish(finished(pipeline, resolved, make(pipeline, resolved, [recorder.watch], recorder.step)))
 
 
-def probabilities(q: np.ndarray, k: np.ndarray, dtype: str = "float32") -> np.ndarray:
-    """softmax(q kᵀ / √D), as kernels.reference.attention has it      q: (..., T, D)   k: (..., S, D)   → (..., T, S)"""
+def probabilities(q: np.ndarray, k: np.ndarray, dtype: str = "float32") -> tuple[np.ndarray, np.ndarray, float]:
+    """softmax(q kᵀ / √D), as kernels.reference.attention has it      q: (..., T, D)   k: (..., S, D)   → (..., T, S)
+
+    and, beside it, what the kernel multiplies V by (the same, or in bfloat16 that of rounded powers), and the largest |score|
+    """
     scale = 1 / math.sqrt(q.shape[-1])
     if dtype == "bfloat16":
         q = np.float32(math.log2(math.e) * scale) * q
         scores = reference.rounded(q) @ reference.rounded(k).swapaxes(-1, -2)
         powers = np.exp2(scores - np.rint(scores.max(axis=-1, keepdims=True)))
-        return powers / powers.sum(axis=-1, keepdims=True)
-    return reference.softmax((q * scale) @ k.swapaxes(-1, -2))
+        total = powers.sum(axis=-1, keepdims=True)
+        return powers / total, reference.rounded(powers) / total, largest(scores)
+    scores = (q * scale) @ k.swapaxes(-1, -2)
+    p = reference.softmax(scores)
+    return p, p, largest(scores)
+
+
+def largest(x: np.ndarray) -> float:
+    """max |x|, without a copy"""
+    return max(float(x.max()), -float(x.min()))
 
 
 def value(v: np.ndarray, dtype: str) -> np.ndarray:

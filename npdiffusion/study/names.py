@@ -3,6 +3,7 @@
     unet.down_blocks.0.resnets.1.conv1             found by its weight
     unet.down_blocks.0.attentions.0.….attn2.attention     an operation without one: after the layer before it, whose
     unet.time_embedding.silu                               parent launches both
+    controlnet.controlnet_cond_embedding.conv_in   of a ControlNet, where one leads the picture
 """
 import fnmatch
 
@@ -14,7 +15,7 @@ from npdiffusion.models.parameters import modules
 class Names:
     """The layers of a pipeline: `layers` {name: layer}; `of` names an operation while it is watched."""
     def __init__(self, pipeline):
-        self.models = pipeline.models
+        self.models = pipeline.models if pipeline.control is None else {**pipeline.models, "controlnet": pipeline.control}
         self.before = ""                      # the layer whose operation came last
         self._look()
 
@@ -32,7 +33,7 @@ class Names:
                 self._look()                  # a LoRA has changed the weights
             self.before = self._by_weight.get(id(weight), f"{self.before.rpartition('.')[0]}.{operation}")
             return self.before
-        if operation == "timestep_embedding":                       # the first of the UNet
+        if operation == "timestep_embedding":                       # of the UNet, or of the ControlNet before it
             return f"unet.{operation}"
         return f"{self.before.rpartition('.')[0]}.{operation}"
 

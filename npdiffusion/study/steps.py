@@ -50,7 +50,7 @@ class StepRecorder:
         return next((number for number, end in enumerate(self.ends) if len(self.seen) < end), len(self.ends) - 1)
 
     def watch(self, operation, arguments, result):
-        if operation == "timestep_embedding":
+        if operation == "timestep_embedding" and self._t is None:     # XL embeds sizes after it
             self._t = float(arguments["timesteps"][0])
         elif "weight" in arguments:
             name = self.names.of(operation, arguments)
@@ -60,6 +60,7 @@ class StepRecorder:
                 guided = self.resolved.guidance > 1
                 without = result[0].copy() if guided else None
                 self._calls.append((self._t, self._x, without, result[len(result) // 2 if guided else 0].copy()))
+                self._t = None
 
     def step(self, done, total, latents):
         self.after = latents[0]

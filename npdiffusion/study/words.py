@@ -11,6 +11,7 @@ import numpy as np
 from npdiffusion.adapters import tags
 from npdiffusion.errors import UserError, nearest
 from npdiffusion.text import chunks
+from npdiffusion.text.contexts import at
 from npdiffusion.text.editing import calls
 from npdiffusion.text.reading import padded, read_prompt
 
@@ -27,52 +28,79 @@ class Word(NamedTuple):
 
 
 class Words:
-    """The columns of a prompt, `list`, and which positions belong to them at each call of the model."""
+    """The columns of a prompt, `list`, and which positions belong to them at each call of the model.
+
+    XL's text encoders read the same positions; where they read different texts (`prompt_2`), a column is both: "cat/dog".
+    """
     def __init__(self, pipeline, resolved):
-        request = resolved.request
+        request, encoders = resolved.request, pipeline.encoders
         prompt = tags.take_tags(request.prompt)[0]
         words = pipeline.words.beside(pipeline.adapters.words)
-        texts = [prompt] if resolved.guidance <= 1 else [prompt, request.negative_prompt]
+        texts = [(prompt, request.prompt_2), (request.negative_prompt, request.negative_prompt_2)]
+        texts = texts[:1] if resolved.guidance <= 1 else texts
+        self._tokenizers = [encoder.tokenizer for encoder in encoders]
         readings, self.entries, earlier = [], [], None
         for way in resolved.passes:
-            found = [read_prompt(text, calls(resolved.sampler, way.steps), pipeline.tokenizer, request.prompt_syntax, words,
-                                 None if earlier is None else calls(resolved.sampler, earlier)) for text in texts]
+            found = [[read_prompt(other if number and other else text, calls(resolved.sampler, way.steps), tokenizer,
+                                  request.prompt_syntax, words, None if earlier is None else calls(resolved.sampler, earlier))
+                      for number, tokenizer in enumerate(self._tokenizers)] for text, other in texts]
             readings.append(found)
-            self.entries.append(found[0].entries)
+            ends = sorted({last for reading in found[0] for last, _ in reading.entries})
+            self.entries.append([(last, tuple(at(reading.entries, last) for reading in found[0])) for last in ends])
             earlier = way.steps
-        length = max(len(found) for pair in readings for reading in pair for found in reading.chunks.values())
-        self.list, self._positions, self.length = [], {}, length * pipeline.tokenizer.length
-        for reading, *_ in readings:
-            for text, found in padded(reading, length).chunks.items():
-                if text not in self._positions:
-                    self._positions[text] = self._columns(found, pipeline.tokenizer)
+        length = max(len(found) for pair in readings for each in pair for reading in each for found in reading.chunks.values())
+        self.list, self._positions = [], {}
+        for (mine, *_), entries in zip(readings, self.entries):
+            chunks = [padded(reading, length).chunks for reading in mine]
+            for _, read in entries:
+                if read not in self._positions:
+                    self._positions[read] = self._columns([found[text] for found, text in zip(chunks, read)])
         self._groups = {}
 
-    def _columns(self, found, tokenizer):
-        """[(column, positions), ...] of a text; appends the columns to the list"""
-        starts, ends, padding, columns = [], [], [], []
-        first = len(self.list)
+    def _columns(self, found):
+        """[(column, positions), ...] of what each text encoder reads, lists of chunks; appends the columns to the list"""
+        shared, columns, first = {"start": [], "end": [], "padding": []}, [], len(self.list)
         self.list.append(Word(START, START, "start"))
-        for number, chunk in enumerate(found):
-            base = number * tokenizer.length
-            starts.append(base)
-            ends.append(base + 1 + len(chunk))
-            padding += range(base + 2 + len(chunk), base + tokenizer.length)
-            for position, (token, text, word) in enumerate(spelling(chunk, tokenizer), start=base + 1):
+        read = [[word for chunk in chunks for word in framed(chunk, tokenizer)]
+                for chunks, tokenizer in zip(found, self._tokenizers)]
+        for position, words in enumerate(zip(*read)):
+            word = together(words)
+            if word.kind in shared:
+                shared[word.kind].append(position)
+            else:
                 columns.append((len(self.list), [position]))
-                self.list.append(Word(text, word, "token", None if token.word else token.id, token.weight))
+                self.list.append(word)
         self.list += [Word(END, END, "end"), Word(PADDING, PADDING, "padding")]
-        return [(first, starts), *columns, (len(self.list) - 2, ends), (len(self.list) - 1, padding)]
+        return [(first, shared["start"]), *columns, (len(self.list) - 2, shared["end"]),
+                (len(self.list) - 1, shared["padding"])]
 
     def group(self, way, call, positions):
         """(S, columns) float32 of 0 and 1: which position belongs to which column, at a call, from 0, of a pass"""
-        text = next((text for last, text in self.entries[way] if call <= last), self.entries[way][-1][1])
+        text = at(self.entries[way], call)
         if (text, positions) not in self._groups:
             group = np.zeros((positions, len(self.list)), np.float32)
             for column, places in self._positions[text]:
                 group[[place for place in places if place < positions], column] = 1
             self._groups[text, positions] = group
         return self._groups[text, positions]
+
+
+def framed(chunk, tokenizer):
+    """A Word for each position of a chunk: start, its tokens, end, padding      Tokens → list of T"""
+    words = [Word(START, START, "start"),
+             *(Word(text, word, "token", None if token.word else token.id, token.weight)
+               for token, text, word in spelling(chunk, tokenizer)), Word(END, END, "end")]
+    return [*words, *[Word(PADDING, PADDING, "padding")] * (tokenizer.length - len(words))]
+
+
+def together(words):
+    """What the text encoders read at one position, as one Word"""
+    words = sorted(words, key=lambda word: ("token", "start", "end", "padding").index(word.kind))
+    first = words[0]
+    if len({word.text for word in words}) == 1:
+        return first
+    text, word = ("/".join(dict.fromkeys(getattr(each, name) for each in words)) for name in ("text", "word"))
+    return first._replace(text=text, word=word)
 
 
 def spelling(chunk, tokenizer):
