@@ -73,7 +73,7 @@ def linear(x: Array, weight: Weight, bias: Array | None = None, residual: Array 
 
 
 def im2col(x: Array, kernel: tuple[int, int], stride: int, rows: range) -> Array:
-    """The patches under a kernel, as rows of a matrix.
+    """The patches under a kernel, as rows of a matrix      docs/notes/10-convolution.md
 
     x: (N, H, W, C), padded; kernel: (kh, kw); rows: range of output rows → (N · len(rows) · W_out, kh · kw · C)
     """
@@ -155,13 +155,13 @@ def layer_norm(x: Array, weight: Array, bias: Array, eps: float) -> Array:
 # --- activations: scipy.special takes a tenth of a second to import, which the fast twins need not wait for ----------
 
 def silu(x: Array) -> Array:
-    """x · σ(x)          Elfwing et al. 2017, arXiv:1702.03118"""
+    """x · σ(x)          Elfwing et al. 2017, arXiv:1702.03118; docs/notes/11-normalisation.md"""
     from scipy.special import expit
     return x * expit(x)
 
 
 def gelu(x: Array) -> Array:
-    """x · Φ(x) = x/2 · (1 + erf(x/√2)), exact          Hendrycks & Gimpel 2016, arXiv:1606.08415"""
+    """x · Φ(x) = x/2 · (1 + erf(x/√2)), exact      Hendrycks & Gimpel 2016, arXiv:1606.08415; docs/notes/11-normalisation.md"""
     from scipy.special import erf
     return 0.5 * x * (1 + erf(x * math.sqrt(0.5)))
 

@@ -1,8 +1,8 @@
 """From a prompt to a picture.
 
-    tokens → context → noise → denoised latents → image          (Rombach et al. 2021, arXiv:2112.10752)
+    tokens → context → noise → denoised latents → image          docs/notes/14-latent-diffusion.md
 
-N pictures of W × H pixels; latents are (N, H/f, W/f, C), f the reduction of the VAE, C its latent channels.
+Rombach et al. 2021, arXiv:2112.10752. N pictures of W × H pixels; latents are (N, H/f, W/f, C), f the VAE's reduction.
 """
 import contextlib
 import dataclasses

@@ -141,6 +141,7 @@ def difference(left, right, least=1e-3):
 SIGNS = {"−": "-", "·": r" \cdot ", "√": r"\sqrt ", "ᵀ": r"^\top ", "⁻ˣ": "^{-x}", "ˣ": "^{x}", "∏": r"\prod ", "Σ": r"\sum ",
          "½": r"\frac{1}{2}",
          "²": "^2 ", "³": "^3 ", "⁴": "^4 ", "⁵": "^5 ", "≤": r"\le ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⊙": r"\odot ",
+         "′": r"_{\mathrm{prime}}",
          "ᾱ": r"\bar{\alpha}", "ₜ": "_t", "ᵢ": "_i", "ₖ": "_k", "ⁿ": "^n ", "'": r"_{\mathrm{prime}}",
          "ₛ": "_s", "∂": r"\partial ", "|": r"\mid ", "∅": r"\varnothing "}
 LETTERS = dict(zip("αβγδεζηθκλμνξρστφχψωπΔΦ", ("alpha beta gamma delta epsilon zeta eta theta kappa lambda mu nu xi rho sigma "

@@ -113,3 +113,13 @@ def defined(path):
                 if isinstance(each, ast.ClassDef):
                     yield from members(each, f"{each.name}.")
     return {*members(ast.parse(path.read_text(encoding="utf-8")))}
+
+
+def docstrings(path, symbol):
+    """The docstrings of a file, of what `symbol` ("Class.method") names in it, and of its class, as one text"""
+    node = ast.parse(path.read_text(encoding="utf-8"))
+    found = [ast.get_docstring(node) or ""]
+    for name in symbol.split("."):
+        node = next(each for each in node.body if getattr(each, "name", None) == name)
+        found.append(ast.get_docstring(node) or "")
+    return "\n".join(found)

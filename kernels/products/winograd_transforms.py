@@ -15,8 +15,9 @@ It is exact algebra: the polynomial product is evaluated at five points and ∞ 
 The customary points 0, ±1, ±2 lose some digits; 0, ±3/4, ±3/2 lose 5 times fewer, and are exact in binary. (On the
 choice of points: Barabasz et al. 2018, arXiv:1803.10986.)
 
-The three transforms below are plain arithmetic on six, three and six values. On NumPy arrays they are the definition;
-the compiled kernel is made by running them on LLVM vectors, one channel in each lane.
+Its smallest case, by hand: docs/notes/14-latent-diffusion.md. The three transforms below are plain
+arithmetic on six, three and six values. On NumPy arrays they are the definition; the compiled kernel is made by running
+them on LLVM vectors, one channel in each lane.
 """
 from llvmlite import ir
 from numba import types

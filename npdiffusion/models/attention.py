@@ -3,7 +3,7 @@
     q, k, v = x W_q, c W_k, c W_v          y = softmax(q kᵀ / √D) v for each head, then y W_out + residual
 
 Vaswani et al. 2017, arXiv:1706.03762, section 3.2; the words c are x itself (self-attention) or the prompt's hidden
-states (cross-attention). N images, T tokens, S words of width X, C channels = heads · D.
+states (cross-attention); derived in docs/notes/09-attention.md. N images, T tokens, S words of width X, C channels = heads · D.
 """
 from typing import Any
 

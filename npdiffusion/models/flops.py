@@ -5,8 +5,8 @@
 for one image of H × W pixels after the operation, T tokens, S keys, I → O channels; a multiply-add is two operations.
 Norms, activations and biases are left out: they are memory traffic, well below 1 % of the operations. What an algorithm
 saves (Winograd, what two images share, keys that are remembered) is not subtracted, so that the rate of operations per
-second compares systems by time alone, and may exceed what a direct algorithm can reach. Where the time goes:
-docs/notes/14-latent-diffusion.md
+second compares systems by time alone, and may exceed what a direct algorithm can reach. Convolution as a product:
+docs/notes/10-convolution.md, where the time goes: docs/notes/14-latent-diffusion.md
 """
 from collections import Counter
 

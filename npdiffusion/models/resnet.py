@@ -4,6 +4,8 @@ The block is the pre-activation residual block of DDPM (Ho et al. 2020, arXiv:20
 
     h = conv1(silu(norm1(x))) + W e               e: silu(time embedding), the same in all blocks; the VAE's have none
     y = shortcut(x) + conv2(silu(norm2(h)))       shortcut: 1×1 convolution where the channels change, else identity
+
+Norm and activation: docs/notes/11-normalisation.md
 """
 from npdiffusion import kernels
 from npdiffusion.kernels.arrays import Array

@@ -2,7 +2,8 @@
 
 Rombach et al. 2021, arXiv:2112.10752, section 3.3: the pixels of a feature map are the tokens; each block is
 self-attention, cross-attention to the text encoder's hidden states, and a gated feed-forward layer, all with a
-layer norm before and a residual around. T = H · W pixels, S words, C channels, X context width.
+layer norm (docs/notes/11-normalisation.md) before and a residual around. T = H · W pixels, S words, C channels,
+X context width.
 
 Fewer images than prompts are shared by them, see conditioning.py: N is the number of images up to the first
 cross-attention, and the number of prompts from there on.

@@ -2,7 +2,7 @@
 
 The toy is a mixture of K Gaussians N(m_k, s²) in the plane. For a state x = α x₀ + σ ε, with v = α² s² + σ²,
 
-    D(x) = E[x₀ | x] = Σ w_k (m_k + α s² / v (x − α m_k))      w_k ∝ exp(−|x − α m_k|² / 2v)
+    D(x) = E[x₀ | x] = Σ w_k (m_k + α s² (x − α m_k) / v)      w_k ∝ exp(−|x − α m_k|² / 2v)
 
 The path that samplers without noise follow is the probability flow dx/d log σ = x − D(x; σ) (Karras et al. 2022,
 arXiv:2206.00364), which scipy solves to ten digits. With twice the steps, a sampler of order p has 1 / 2^p of the error.

@@ -6,7 +6,7 @@
 Brackets that aren't closed reach to the end; closing ones that were never opened are text. The weights w act on what
 the text encoder made of the words, z, and then everything is scaled so that the mean stays what it was:
 
-    z' = w z · mean(z) / mean(w z)
+    z' = w z · mean(z) / mean(w z)          docs/notes/12-words.md
 """
 import math
 import re

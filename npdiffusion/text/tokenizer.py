@@ -18,7 +18,7 @@ The steps are text → normal form → words → pieces → ids. They follow tra
 no HTML entities, lower case. Letters, numbers, NFC and lower case come from the `unicodedata` of the running Python
 (Unicode 13 in Python 3.10, 15.1 in 3.13), so two differences remain: a character younger than that counts as a symbol
 (and is spelt byte by byte like any other), and where combining marks from after 2016 are stacked, NFC sorts them and
-transformers does not yet.
+transformers does not yet. What becomes of the ids: docs/notes/12-words.md
 """
 import functools
 import gzip

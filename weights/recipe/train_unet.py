@@ -6,7 +6,8 @@
 
 ‖v̂ − v‖² is ‖ẑ₀ − z₀‖² times SNR + 1; the weight caps that factor at γ, the idea of Min-SNR (Hang et al. 2023,
 arXiv:2303.09556), so that nearly clean latents do not take all the effort. One caption in ten is empty, for
-classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598). Where the loss comes from: docs/notes/06-loss.md
+classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598; docs/notes/13-guidance.md). Where the loss comes from:
+docs/notes/06-loss.md
 
     python -m weights.recipe.train_unet [--minutes 80]       go on from where the last run stopped
 """

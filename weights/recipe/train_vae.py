@@ -4,7 +4,8 @@
 
 The gradient term asks for crisp edges, without the adversarial and perceptual networks of the paper (Esser et al.
 2021, arXiv:2012.09841). The networks are convolutional, so they learn from 64 × 64 crops: of three random crops the
-busiest, since plain ground teaches little.
+busiest, since plain ground teaches little. KL to N(0, 1): docs/notes/02-gaussians.md, and why it is there:
+docs/notes/03-autoencoder.md
 
 In a second part of the plan the encoder stays as it is, so that latents keep their meaning while the UNet learns
 them, and the decoder alone is improved.

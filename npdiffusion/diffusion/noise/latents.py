@@ -5,7 +5,7 @@
                    Brownian path that has the picture's seed, and the VAE gives the mean of its posterior
 
 N pictures, H × W latent pixels, C channels (last). Numbers are drawn in the order (C, H, W), in which torch keeps an
-image, and then moved to channels last.
+image, and then moved to channels last. Why one kind of noise is enough: docs/notes/02-gaussians.md
 """
 import numpy as np
 

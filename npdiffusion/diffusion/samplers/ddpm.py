@@ -23,6 +23,7 @@ def ddim(denoise, x, steps, noise, eta=0.0):
     """x_{t−1} = √ᾱ_{t−1} x̂₀ + √(1 − ᾱ_{t−1} − σ²) ε̂ + σ z      Song et al. 2021, arXiv:2010.02502, equation 12
 
     η = 0 is deterministic, η = 1 has the noise σ of DDPM (equation 16).    steps: (t, ᾱ_t, ᾱ_{t−1}), descending t.
+    Derived in docs/notes/08-samplers.md
     """
     for t, a, a_prev in steps:
         x0 = denoise(x, t)

@@ -1,4 +1,4 @@
-"""A plan: the noise levels that one run of a sampler visits, and where it starts."""
+"""A plan: the noise levels that one run of a sampler visits, and where it starts: docs/notes/04-forward-process.md"""
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
