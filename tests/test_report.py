@@ -19,9 +19,10 @@ from npdiffusion.study import arithmetic, colours, leaving_out, looking
 from npdiffusion.study.making import resolved_for
 from npdiffusion.study.report import contents, page
 from tests import pairs
-from tests.browser import open_browser, until
+from tests.browser import open_browser
 from tests.differences import agree
 from tests.fake_pipeline import files
+from tests.processes import until
 from tests.references import random
 
 ODD = "a <b>cat</b> </script><script>document.title='taken'</script> & \"dog\""
