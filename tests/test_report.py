@@ -136,7 +136,7 @@ def test_the_picture_without_a_word_is_that_of_the_shorter_prompt(ours):
 def test_further_pictures_are_left_out_with_a_note_where_they_would_take_long(ours, monkeypatch):
     monkeypatch.setattr(looking, "MOST_WORK", 1)
     found = look(ours)
-    assert found.same is None and found.without == [] and "0 of 7 words" in found.notes[-1]
+    assert found.same is None and found.without == [] and "isn't made once more" in found.notes[-1]
     assert data_of(page(ours, found))["without"] == []
 
 
@@ -319,4 +319,5 @@ def test_a_prompt_with_a_script_is_shown_in_the_browser(ours, tmp_path):
     path.write_text(page(ours, look(ours, ODD, steps=1), ODD), encoding="utf-8")
     with opened(path, tmp_path / "profile") as browser:
         assert browser.find_element("id", "prompt").text == ODD and browser.title != "taken"
+        assert [each.text for each in browser.find_elements("css selector", "#norms .tick")] == ["1"]
         assert browser.get_log("browser") == []

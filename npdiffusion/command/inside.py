@@ -46,7 +46,8 @@ class Inside:
         from npdiffusion.pictures.images import save_text
         from npdiffusion.study.looking import finish
         from npdiffusion.study.report import page
-        say("looking inside: the picture once more, and without each of its words")
+        if look.affordable:
+            say("looking inside: the picture once more, and without each of its words")
         for note in finish(self.pipeline, look).notes:
             say(note)
         print_line(save_text(page(self.pipeline, look, command_line(look.resolved, self.options)), self.options.inside))

@@ -38,6 +38,11 @@ class Look:
         """Floating-point operations that the picture took."""
         return sum(layer.flop * layer.calls for layer in self.trace.layers.values())
 
+    @property
+    def affordable(self):
+        """How many further pictures may be made."""
+        return int(MOST_WORK // max(self.work / max(self.resolved.request.count, 1), 1))
+
 
 def look_at(pipeline, resolved, callback=None, preview=None):
     """Make the pictures of a `Resolved` and look at the first one → Look; callback, preview: as for `pipeline.make`"""
@@ -93,12 +98,14 @@ def add_up(resolved, steps):
 
 def finish(pipeline, look):
     """Make the further pictures, unless they would take too long; tells in `notes` what was left out"""
-    words, work = shorter(look.resolved.request.prompt), look.work / max(look.resolved.request.count, 1)
-    affordable = int(MOST_WORK // max(work, 1))
-    if affordable:
-        plain, = again(pipeline, look.resolved, look.resolved.request.prompt)
-        look.same = bool(np.array_equal(np.asarray(plain), np.asarray(look.image)))
-    count = min(len(words), MOST, max(affordable - 1, 0))
+    if not look.affordable:
+        look.notes.append("the picture isn't made once more, nor without each of its words: that would take long with a model of "
+                          "this size")
+        return look
+    words = shorter(look.resolved.request.prompt)
+    plain, = again(pipeline, look.resolved, look.resolved.request.prompt)
+    look.same = bool(np.array_equal(np.asarray(plain), np.asarray(look.image)))
+    count = min(len(words), MOST, look.affordable - 1)
     look.without = list(leave_out(pipeline, look.resolved, look.image, count))
     if count < len(words):
         why = "would take long with a model of this size" if count < MOST else "a report has no more"

@@ -158,7 +158,7 @@ function chart(into, title, xs, series, {xLabel, yLabel, logarithmic = false, do
     const value = low + (high - low) * i / 4, shown = logarithmic ? 10 ** value : value, y = py(shown);
     root.append(svg("line", {class: "axis", x1: left, x2: width - 12, y1: y, y2: y}), svg("text", {x: left - 8, y: y + 4, "text-anchor": "end"}, Number(shown.toPrecision(2))));
   }
-  for (let i = 0; i <= 4; i++) root.append(svg("text", {x: px(x0 + (x1 - x0) * i / 4), y: height - 16, "text-anchor": "middle"}, Math.round(x0 + (x1 - x0) * i / 4)));
+  for (const x of new Set([0, 1, 2, 3, 4].map(i => Math.round(x0 + (x1 - x0) * i / 4)))) root.append(svg("text", {class: "tick", x: px(x), y: height - 16, "text-anchor": "middle"}, x));
   root.append(svg("text", {x: width - 12, y: height - 2, "text-anchor": "end"}, xLabel), svg("text", {x: left, y: 6}, yLabel));
   for (const one of series) root.append(svg("polyline", {class: one.name, points: xs.map((x, i) => one.ys[i] === null || one.ys[i] === undefined || (logarithmic && !(one.ys[i] > 0)) ? "" : `${px(x)},${py(one.ys[i])}`).join(" ")}));
   const circles = (dots || []).map(([x, y]) => svg("circle", {cx: px(x), cy: py(y), r: 3}));
@@ -228,7 +228,7 @@ function go() {
     $("without-picture").src = step.without_picture; $("without-picture").alt = "prediction without the prompt";
     $("added-picture").src = step.added_picture; $("added-picture").alt = "what the prompt adds";
     $("c-without").textContent = `${kind}(∅), without it: ${step.without.toFixed(3)}`;
-    $("c-added").textContent = `their difference: ${step.added.toFixed(3)}, cosine to ${kind}(∅) ${step.cosine.toFixed(2)}`;
+    $("c-added").textContent = `their difference: ${step.added.toFixed(3)}, cosine to ${kind}(∅) ${step.cosine.toFixed(2).replace("-", "−")}`;
   }
   buttons.forEach((button, place) => button.setAttribute("aria-current", place === Number($("step").value)));
   moveNorms(i); moveSchedule(i); sum(i);
