@@ -99,8 +99,8 @@ def add_up(resolved, steps):
 def finish(pipeline, look):
     """Make the further pictures, unless they would take too long; tells in `notes` what was left out"""
     if not look.affordable:
-        look.notes.append("the picture isn't made once more, nor without each of its words: that would take long with a model of "
-                          "this size")
+        look.notes.append("the picture isn't made once more, nor without each of its words: that would take long with a model "
+                          "of this size")
         return look
     words = shorter(look.resolved.request.prompt)
     plain, = again(pipeline, look.resolved, look.resolved.request.prompt)
