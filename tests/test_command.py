@@ -76,7 +76,7 @@ def test_a_tilde_is_the_home_folder_in_every_option_that_names_a_place(monkeypat
     commands = [[word] for word in command.SUBCOMMANDS if word != "train"] + [["train", what] for what in train.TRAININGS]
     for word, *rest in commands:
         with pytest.raises(SystemExit):
-            command.find([word]).parse(rest)
+            command.subcommand([word]).parse(rest)
     actions = [action for parser in [*parsers, build_parser()] for action in parser._actions if action.metavar in PLACES]
     assert len(parsers) == len(commands) and len(actions) > 80
     for action in actions:

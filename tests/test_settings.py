@@ -14,6 +14,7 @@ from PIL import Image
 import npdiffusion
 from npdiffusion import command
 from npdiffusion.command import cli, like, options
+from npdiffusion.command.parser import ELSEWHERE
 from npdiffusion.errors import UserError
 from npdiffusion.jobs import prompts_file
 from npdiffusion.jobs.entries import one_by_one
@@ -22,6 +23,8 @@ from npdiffusion.pictures.images import save_png
 from npdiffusion.pictures.text_inside import png_info
 from npdiffusion.settings import IN_PYTHON, ON_COMMAND_LINE, SETTINGS, Request, SettingError, check_typed, table
 from npdiffusion.settings.kinds import Switch, Unfit
+from npdiffusion.settings.run import OPTIONS
+from npdiffusion.settings.table import OTHER_SAMPLERS
 
 # A value of each setting, as text and in Python. Those that need others have them in WITH.
 VALUES = {
@@ -263,7 +266,9 @@ def test_text_that_is_no_value_is_said_without_the_name():
     ("--schedule simple", "schedule", "sgm_uniform"), ("--schedule normal", "schedule", "discrete"),
     ("--cfg 3", "guidance_scale", 3.0), ("--num-inference-steps 7", "steps", 7), ("--num_inference_steps 7", "steps", 7),
     ("--negative_prompt red", "negative_prompt", "red"), ("--Steps 7", "steps", 7), ("--rng cuda", "rng", "a1111"),
-    ("--rng cpu", "rng", "torch"), ("--clip-skip -1", "clip_skip", None), ("--init-img in.png", "init_image", "in.png")])
+    ("--rng cpu", "rng", "torch"), ("--clip-skip -1", "clip_skip", None), ("--init-img in.png", "init_image", "in.png"),
+    ("--sampler EulerAncestralDiscreteScheduler", "sampler", "euler_a"),
+    ("--ddim_steps 7", "steps", 7), ("--sampler-name unipc", "sampler", "unipc"), ("--scale 3", "guidance_scale", 3.0)])
 def test_names_of_other_programs_are_taken_silently(typed, name, value, folder, capsys):
     entry, = options.parse_options(["a cat", *typed.split()]).entries
     assert getattr(entry.request, name) == value and capsys.readouterr().err == ""
@@ -295,9 +300,49 @@ def test_as_many_threads_as_there_are_cores_is_minus_one():
     assert options.parse_options(["a", "--threads", "-1"]).threads is None
 
 
+@pytest.mark.parametrize("row", [row for row in (SETTINGS | OPTIONS).values() if row.synonyms], ids=lambda row: row.name)
+def test_every_synonym_of_an_option_is_that_option_whatever_its_case_and_hyphens(row):
+    parser = options.build_parser()
+    for synonym in row.synonyms:
+        dest = parser._option_string_actions[synonym].dest
+        assert dest == ("prompt_option" if row.name == "prompt" else row.name)
+        if synonym.startswith("--"):
+            for typed in synonym.upper(), "--" + synonym[2:].replace("-", "_"):
+                assert parser.hyphenated(f"{typed}=1") == f"{synonym}=1"
+
+
+@pytest.mark.parametrize("theirs", OTHER_SAMPLERS)
+def test_every_name_of_a_sampler_elsewhere_is_ours(theirs):
+    for typed in theirs, theirs.upper(), theirs.replace("_", "-"):
+        entry, = options.parse_options(["a cat", "--sampler", typed]).entries
+        assert entry.request.sampler == OTHER_SAMPLERS[theirs]
+
+
+@pytest.mark.parametrize("flag", ELSEWHERE)
+def test_every_option_that_has_no_place_here_is_answered(flag, capsys):
+    assert flag not in options.build_parser()._option_string_actions, "it is one now: take its row out of ELSEWHERE"
+    for typed in flag, flag[:2] + flag[2:].replace("-", "_"):
+        with pytest.raises(SystemExit) as end:
+            options.parse_options(["a cat", typed])
+        said = capsys.readouterr().err
+        assert end.value.code == 2 and said == f"npdiffusion: error: {typed}: {ELSEWHERE[flag]}\n"
+
+
+@pytest.mark.parametrize(("typed", "hint"), [
+    ("--stps", "did you mean --steps?"), ("--W", "did you mean -W?"), ("--H", "did you mean -H?"), ("--n", "did you mean -n?"),
+    ("--promt", "did you mean --prompt?"), ("--negativ", "did you mean --negative-prompt?"),
+    ("--neg-prompt", "did you mean --negative-prompt?"), ("--output-path", "did you mean --output?"),
+    ("--iters", "(all options: --help)"), ("--w", "(all options: --help)"), ("--canny", "(all options: --help)")])
+def test_a_hint_names_an_option_that_is_shown_and_never_the_one_that_was_typed(typed, hint, capsys):
+    with pytest.raises(SystemExit):
+        options.parse_options(["a cat", typed, "5"])
+    comma = "," if "mean" in hint else ""
+    assert capsys.readouterr().err == f"npdiffusion: error: unknown option {typed}{comma} {hint}\n"
+
+
 @pytest.mark.parametrize(("typed", "answer"), [
     ("--device cuda", "--device: everything runs on the CPU here"), ("--vae-on-cpu", "everything runs on the CPU here"),
-    ("--type q8_0", "--dtype bfloat16"), ("--upscale-model x.pth", "--hires 2"), ("--stps 4", "did you mean --steps?")])
+    ("--type q8_0", "--dtype bfloat16"), ("--upscale-model x.pth", "--hires 2")])
 def test_options_that_are_not_offered_are_answered(typed, answer, capsys):
     with pytest.raises(SystemExit) as end:
         options.parse_options(["a cat", *typed.split()])

@@ -7,13 +7,23 @@ from npdiffusion.settings.kinds import Kind, Switch, Unfit
 
 # Options of other programs that have no place here, and what to do instead.
 ELSEWHERE = {
-    "--device": "everything runs on the CPU here, so leave it out",
-    "--vae-on-cpu": "everything runs on the CPU here, so leave it out",
-    "--clip-on-cpu": "everything runs on the CPU here, so leave it out",
-    "--control-net-cpu": "everything runs on the CPU here, so leave it out",
-    "--type": "weights are kept as float32 or bfloat16: --dtype bfloat16 takes half the memory",
-    "--upscale-model": "there are no networks for upscaling here; --hires 2 enlarges a picture and denoises it again",
+    **dict.fromkeys(("--device", "--cpu", "--gpu", "--cuda", "--use-cpu", "--vae-on-cpu", "--clip-on-cpu", "--control-net-cpu",
+                     "--offload-to-cpu", "--xformers"), "everything runs on the CPU here, so leave it out"),
+    **dict.fromkeys(("--type", "--precision", "--half", "--no-half", "--fp16", "--bf16"),
+                    "weights are kept as float32 or bfloat16: --dtype bfloat16 takes half the memory"),
+    **dict.fromkeys(("--lowvram", "--medvram"), "--max-memory 4GB says how much memory may be taken"),
+    **dict.fromkeys(("--flash-attn", "--fa", "--diffusion-fa", "--vae-conv-direct", "--diffusion-conv-direct"),
+                    "the fastest way is always taken, so leave it out"),
+    **dict.fromkeys(("--upscale-model", "--upscale-repeats"),
+                    "there are no networks for upscaling here; --hires 2 enlarges a picture and denoises it again"),
+    **dict.fromkeys(("--mode", "-M"), "what is given says it: -i starts from a picture, --mask repaints a part of it"),
+    **dict.fromkeys(("--outdir", "--out-dir"), "-o names a folder by a / at the end: -o pictures/"),
+    "--lora": 'adapters stand in the prompt, "a cat <lora:ink:0.8>", and --lora-dir is their folder',
+    "--tiling": "pictures that repeat seamlessly aren't offered; --vae-tiling is about memory",
+    "--restore-faces": "there are no networks for faces here",
 }
+
+ALIKE = 0.65                          # for errors.nearest: lets "output-path" be --output, and keeps "iters" from being --taesd
 
 
 class Parser(argparse.ArgumentParser):
@@ -47,20 +57,24 @@ class Parser(argparse.ArgumentParser):
         options, unknown = self.parse_known_args([self.hyphenated(word) for word in argv])
         if unknown:
             flag = unknown[0].partition("=")[0]
-            if flag in ELSEWHERE:
-                self.error(f"{flag}: {ELSEWHERE[flag]}")
+            if elsewhere := ELSEWHERE.get(flag) or ELSEWHERE.get(hyphens(flag)):
+                self.error(f"{flag}: {elsewhere}")
             if not flag.startswith("-"):
                 quotes = ": put the whole prompt in quotes" if positional == "prompt" else ""
                 self.error(f"only one {positional} is taken, {unknown[0]!r} is left over{quotes}")
-            known = [name.lstrip("-") for action in self._actions for name in action.option_strings]
-            hint = nearest(flag.lstrip("-"), known, ", did you mean --{}?", " (all options: --help)")
-            self.error(f"unknown option {flag}{hint}")
+            known = {name.lstrip("-"): name for action in self._actions for name in action.option_strings}
+            shown = [name.lstrip("-") for action in self._actions for name in action.option_strings
+                     if name.startswith("--") and (action.help != argparse.SUPPRESS or action.dest == "prompt_option")]
+            name = flag.lstrip("-")
+            begun = name if name in known else next((each for each in shown if len(name) > 3 and each.startswith(name)), "")
+            near = begun or nearest(name, shown, "{}", cutoff=ALIKE)
+            self.error(f"unknown option {flag}" + (f", did you mean {known[near]}?" if near else " (all options: --help)"))
         return options
 
     def hyphenated(self, word):
         """An option as it is known here, if only its case or _ for - differ; any other word as it is"""
         flag, equals, value = word.partition("=")
-        known = "--" + flag[2:].lower().replace("_", "-")
+        known = hyphens(flag)
         return known + equals + value if flag.startswith("--") and known in self._option_string_actions else word
 
     def layers(self, argv):
@@ -69,6 +83,11 @@ class Parser(argparse.ArgumentParser):
         for action in self._actions:
             action.default = argparse.SUPPRESS
         return defaults, vars(self.read(argv))
+
+
+def hyphens(flag):
+    """A long option in small letters, with - for _"""
+    return "--" + flag[2:].lower().replace("_", "-")
 
 
 def reader(kind: Kind, *words):

@@ -16,12 +16,13 @@ OPTIONS = {name: replace(row, name=name) for name, row in {
                     "stable-diffusion.cpp's too); other options override them", metavar="FILE"),
     "output": Setting(Path(), "file (.png, .jpg, .jpeg or .webp), or folder (one that ends in / is created); an existing file "
                       "is kept and the new one gets a number, which %03d in the name has a place for (default: here, a PNG "
-                      "named after prompt and seed)", flags=("-o", "--output"), metavar="PATH"),
+                      "named after prompt and seed)", flags=("-o", "--output"), synonyms=("--out",), metavar="PATH"),
     "no_metadata": Setting(Switch(), "leave out of the file the settings, which are written there as AUTOMATIC1111 does",
                            False),
     "prompts": Setting(Path(), "a picture for each line: a prompt with options of its own behind it, or, in a .csv file, "
                        "columns named after options. -o is a folder, or a name with %03d in one, where manifest.jsonl records "
-                       "what is done: the same command goes on where it was stopped", group=MANY, metavar="FILE"),
+                       "what is done: the same command goes on where it was stopped", group=MANY, metavar="FILE",
+                       synonyms=("--prompt-file", "--from-file")),
     "wildcards": Setting(Path(), "folder of text files: __name__ in a prompt is a line of name.txt, chosen by the seed",
                          group=MANY, metavar="DIR"),
     "cluster": Setting(Path(), "make the pictures of --prompts by many processes: tcp://head:8786, the address of a Dask "

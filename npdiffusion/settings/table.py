@@ -52,7 +52,8 @@ OTHER_SAMPLERS = {
     "plms": "pndm", "k_lms": "lms", "k_euler": "euler", "euler_ancestral": "euler_a", "k_euler_a": "euler_a",
     "euler a": "euler_a", "k_heun": "heun", "dpm_2": "dpm2", "kdpm2": "dpm2", "dpm_2_ancestral": "dpm2_a", "dpm2 a": "dpm2_a",
     "dpmpp_2m": "dpm++2m", "dpm++ 2m": "dpm++2m", "dpmpp_2m_sde": "dpm++2m_sde", "dpm++ 2m sde": "dpm++2m_sde",
-    "dpmpp_sde": "dpm++sde", "dpm++ sde": "dpm++sde", "uni_pc": "unipc", "uni_pc_bh2": "unipc"}
+    "dpmpp_2m_sde_gpu": "dpm++2m_sde", "dpmpp_sde": "dpm++sde", "dpmpp_sde_gpu": "dpm++sde", "dpm++ sde": "dpm++sde",
+    "uni_pc": "unipc", "uni_pc_bh2": "unipc", **samplers.CLASSES}
 SCHEDULE = Choice(samplers.SCHEDULES, {
     "ays": "align_your_steps", "simple": "sgm_uniform", "normal": "discrete", "uniform": "discrete", "default": "discrete"})
 LARGEST_SAID = 1 << 16                # pixels of a picture that XL is told of
@@ -150,16 +151,16 @@ class Request:
     count: int = setting(
         Whole(1, 9999), "number of pictures, made one after the other with seeds S, S+1, ... (default: 1)", 1,
         flags=("-b", "--batch-count"), metavar="N", diffusers="num_images_per_prompt",
-        synonyms=("--num-images-per-prompt", "--n-iter"))
+        synonyms=("--num-images-per-prompt", "--num-images", "--n-iter", "--n-samples", "--batch-size"))
     steps: int | None = setting(
         Whole(1, MOST_STEPS), f"more are slower and finer (default: {STEPS}, or 4 with models that are made for few)",
         group=SAMPLING, metavar="N", diffusers="num_inference_steps", key="Steps",
-        synonyms=("--num-inference-steps", "--sampling-steps", "--sample-steps"))
+        synonyms=("--num-inference-steps", "--num-steps", "--sampling-steps", "--sample-steps", "--ddim-steps"))
     sampler: str | None = setting(
         Sampler(samplers.SAMPLERS, OTHER_SAMPLERS, SCHEDULE),
         f"{', '.join(samplers.SAMPLERS)}; or help, for a line on each (default: the model's own)",
         group=SAMPLING, metavar="NAME", shown={name: each.description for name, each in samplers.SAMPLERS.items()},
-        key="Sampler", synonyms=("--sampling-method", "--sample-method"), values={
+        key="Sampler", synonyms=("--sampling-method", "--sample-method", "--sampler-name"), values={
             "ddpm": "DDPM", "ddim": "DDIM", "pndm": "PLMS", "lms": "LMS", "euler": "Euler", "euler_a": "Euler a",
             "heun": "Heun", "dpm2": "DPM2", "dpm2_a": "DPM2 a", "dpm++2m": "DPM++ 2M", "dpm++2m_sde": "DPM++ 2M SDE",
             "dpm++sde": "DPM++ SDE", "unipc": "UniPC", "deis": "DEIS", "lcm": "LCM", "tcd": "TCD"})
@@ -172,14 +173,14 @@ class Request:
     guidance_scale: float | None = setting(
         Number(0, 100), "how closely to follow the prompt; 1 switches guidance off (default: the model's own, which is 7.5 "
         "unless it says otherwise)", group=SAMPLING, flags=("--cfg-scale", "--guidance-scale"), metavar="X", key="CFG scale",
-        synonyms=("--cfg", "--guidance"))
+        synonyms=("--cfg", "--guidance", "--scale"))
     seed: int | None = setting(
         Seed(), "the same seed gives the same picture (default, and -1: a random one)", group=SAMPLING,
         flags=("-s", "--seed"), metavar="S", key="Seed")
     strength: float | None = setting(
         Number(0, 1, above=True), "how far to go from that picture, above 0 (not at all) to 1 (all the way) (default: 0.75, or "
         "1 where a mask says what may be left)", group=PAINTING, metavar="X", customary=0.75, key="Denoising strength",
-        synonyms=("--denoising-strength",),
+        synonyms=("--denoising-strength", "--denoise"),
         needs=("init_image",), says="how far a picture may be left")
     invert_mask: bool = setting(
         Switch(), "repaint where it is black", False, group=PAINTING, key="Mask mode",
@@ -227,7 +228,8 @@ class Request:
         "and cut to size", group=PAINTING, metavar="FILE")
     control_scale: float | None = setting(
         Number(0, 10), "how much it counts (default: 1)", group=PAINTING, metavar="X", customary=1.0, key="Control weight",
-        diffusers="controlnet_conditioning_scale", needs=("control_image",), says="how much a ControlNet counts")
+        diffusers="controlnet_conditioning_scale", synonyms=("--control-strength", "--controlnet-conditioning-scale"),
+        needs=("control_image",), says="how much a ControlNet counts")
     control_start: float | None = setting(
         Number(0, 1), "from which share of the steps on (default: 0)", group=PAINTING, metavar="X", customary=0.0,
         key="Control start", diffusers="control_guidance_start", needs=("control_image",), says="when a ControlNet begins")

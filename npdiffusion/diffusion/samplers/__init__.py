@@ -38,6 +38,14 @@ SCHEDULES = {                         # how the noise goes down, see schedules/
     "beta": "dense at both ends, arXiv:2407.12173",
     "align_your_steps": "found by optimisation for 10 steps of Stable Diffusion v1, arXiv:2404.14507",
 }
+CLASSES = {                           # diffusers' class, in scheduler_config.json for example → our name
+    "DDPMScheduler": "ddpm", "DDPMParallelScheduler": "ddpm", "DDIMScheduler": "ddim", "DDIMParallelScheduler": "ddim",
+    "PNDMScheduler": "pndm", "LMSDiscreteScheduler": "lms", "EulerDiscreteScheduler": "euler",
+    "EulerAncestralDiscreteScheduler": "euler_a", "HeunDiscreteScheduler": "heun", "KDPM2DiscreteScheduler": "dpm2",
+    "KDPM2AncestralDiscreteScheduler": "dpm2_a", "DPMSolverMultistepScheduler": "dpm++2m",
+    "DPMSolverSDEScheduler": "dpm++sde", "UniPCMultistepScheduler": "unipc", "DEISMultistepScheduler": "deis",
+    "LCMScheduler": "lcm", "TCDScheduler": "tcd",
+}
 EVEN = ("discrete", "sgm_uniform")    # those that keep to the training's time steps
 ALL = tuple(SCHEDULES)
 

@@ -8,14 +8,8 @@ diffusers' Stable Diffusion pipelines correct outdated files, and so does `read_
 """
 import math
 
-CLASSES = {                                                  # diffusers' class in scheduler_config.json → our name
-    "DDPMScheduler": "ddpm", "DDPMParallelScheduler": "ddpm", "DDIMScheduler": "ddim", "DDIMParallelScheduler": "ddim",
-    "PNDMScheduler": "pndm", "LMSDiscreteScheduler": "lms", "EulerDiscreteScheduler": "euler",
-    "EulerAncestralDiscreteScheduler": "euler_a", "HeunDiscreteScheduler": "heun", "KDPM2DiscreteScheduler": "dpm2",
-    "KDPM2AncestralDiscreteScheduler": "dpm2_a", "DPMSolverMultistepScheduler": "dpm++2m",
-    "DPMSolverSDEScheduler": "dpm++sde", "UniPCMultistepScheduler": "unipc", "DEISMultistepScheduler": "deis",
-    "LCMScheduler": "lcm", "TCDScheduler": "tcd",
-}
+from npdiffusion.diffusion.samplers import CLASSES
+
 # What diffusers takes where a file is silent: most classes, and some.
 FILE_DEFAULTS = {"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear"}
 SD_DEFAULTS = FILE_DEFAULTS | {"beta_start": 0.00085, "beta_end": 0.012}
