@@ -10,12 +10,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import npdiffusion
+from npdiffusion import loading
 from npdiffusion.checkpoints.families import FAMILIES
 from npdiffusion.command import cli
 from npdiffusion.models import parameters
-from npdiffusion.training import fine_tuning, lora_layers, runs, words
+from npdiffusion.training import dreambooth, fine_tuning, initial, lora_layers, runs, words
 from npdiffusion.training.tape import Tape
-from tests import folders, references
+from tests import folders, pairs, references
 from tests.differences import agree
 from tests.errors import message_of
 
@@ -72,10 +73,10 @@ def test_gradients_are_those_of_peft(pipeline, models, pictures, tmp_path, layer
     assert layers != "all" or {*wanted} == {*names}
     unet.add_adapter(peft.LoraConfig(r=3, lora_alpha=2.0, target_modules=wanted))
     theirs = dict(unet.named_parameters())
-    pairs = {f"unet.{name}.{role}": theirs[f"{name}.lora_{letter}.default.weight"]
-             for name in wanted for role, letter in (("down", "A"), ("up", "B"))}
+    both = {f"unet.{name}.{role}": theirs[f"{name}.lora_{letter}.default.weight"]
+            for name in wanted for role, letter in (("down", "A"), ("up", "B"))}
     with torch.no_grad():
-        for name, tensor in pairs.items():
+        for name, tensor in both.items():
             tensor.copy_(torch.from_numpy(tuning.parameters[name]))
     seen = []
     predict = type(pipeline.unet).__call__
@@ -98,8 +99,8 @@ def test_gradients_are_those_of_peft(pipeline, models, pictures, tmp_path, layer
     expected = (weight * ((prediction - first(noise)) ** 2).mean(dim=(1, 2, 3))).mean()
     expected.backward()
     agree("training", f"LoRA, {layers}: loss", float(loss), expected.item(), 1e-5)
-    largest = max(float(tensor.grad.abs().max()) for tensor in pairs.values())
-    for name, tensor in pairs.items():
+    largest = max(float(tensor.grad.abs().max()) for tensor in both.values())
+    for name, tensor in both.items():
         agree("training", f"LoRA, {layers}: gradients, of the largest", gradients[name] / largest,
               tensor.grad.numpy() / largest, 1e-4)
 
@@ -127,6 +128,71 @@ def test_a_file_gives_what_was_learnt_here_and_in_diffusers(pipeline, models, pi
         assert (again[part] == before[part]).all() and np.abs(learnt[part] - before[part]).max() > 1e-2
         agree("training", f"LoRA, {layers}: {spelling}'s file here, {part}", found, learnt[part], 2e-4)
         agree("training", f"LoRA, {layers}: {spelling}'s file in diffusers, {part}", learnt[part], diffusers[part], 2e-4)
+
+
+@pytest.mark.parametrize("spelling", lora_layers.SPELLINGS)
+def test_pictures_with_what_was_learnt_are_those_of_diffusers_within_a_level(tmp_path, spelling):
+    theirs, ours = pairs.make_pair()
+    rng, path = np.random.default_rng(3), tmp_path / "my.safetensors"
+    attached = {part: lora_layers.attach(ours.models[part], "all", 3, 2.0, rng) for part in ("unet", "text_encoder")}
+    values = lora_layers.trained(attached)
+    for name, value in values.items():
+        if name.endswith(".up"):
+            value[...] = 0.5 * rng.standard_normal(value.shape)
+    options = dict(negative_prompt=pairs.NEGATIVE, seed=7, steps=4, sampler="pndm", width=SIDE, height=SIDE, progress=False)
+    found = pairs.levels(ours.generate(pairs.PROMPT, **options)[0])                     # with the layers that learn in place
+    for part in attached:
+        lora_layers.detach(ours.models[part])
+    without = pairs.levels(ours.generate(pairs.PROMPT, **options)[0])
+    fine_tuning.write(path, values, settings_for("", alpha=2.0), FAMILIES[0], spelling)
+    theirs.load_lora_weights(load_file(path))
+    expected = pairs.their_picture(theirs, num_inference_steps=4, width=SIDE, height=SIDE)
+    assert np.abs(expected - without).max() > 10
+    agree("training", f"picture with a LoRA of {spelling}'s names beside diffusers, levels of 255", found, expected, 1)
+
+
+def test_dreambooth_moves_all_weights_as_torch_would_and_writes_a_model(pipeline, models, written, pictures, tmp_path):
+    settings = settings_for(pictures, text_encoder=True)
+    tuning = dreambooth.DreamBooth(pipeline, settings, fine_tuning.examples(pipeline, settings, tmp_path))
+    assert len(tuning.parameters) == sum(len([*model.parameters()]) for name, model in models.items() if name != "vae")
+    with Tape(tuning.parameters) as tape:
+        loss = tuning.loss(0, np.random.default_rng(5))
+    gradients = tape.backward(loss)
+    rng, index = np.random.default_rng(5), tuning.batch(0)
+    latents = np.concatenate([mean + deviation * rng.standard_normal(mean.shape, np.float32)
+                              for mean, deviation in (tuning.moments[i] for i in index)])
+    t, noise = tuning.denoising.draw(latents.shape, rng)
+    theirs, first = {name: copy.deepcopy(models[name]).requires_grad_(True) for name in ("unet", "text_encoder")}, \
+        references.channels_first
+    states = theirs["text_encoder"](torch.from_numpy(tuning.ids[index])).last_hidden_state
+    prediction = theirs["unet"](first(tuning.denoising.noised(latents, t, noise)), torch.from_numpy(t), states).sample
+    weight = torch.from_numpy(tuning.denoising.weight(t))
+    expected = (weight * ((prediction - first(noise)) ** 2).mean(dim=(1, 2, 3))).mean()
+    expected.backward()
+    agree("training", "DreamBooth: loss", float(loss), expected.item(), 1e-5)
+    slopes = {f"{part}.{name.removeprefix('text_model.')}": p.grad.numpy() for part, model in theirs.items()
+              for name, p in model.named_parameters()}
+    largest = max(np.abs(each).max() for each in slopes.values())
+    for name, gradient in gradients.items():
+        agree("training", "DreamBooth: gradients, of the largest", gradient / largest, slopes[name] / largest, 1e-4)
+    before = results(npdiffusion.load(written))
+    values = fine_tuning.run(tuning, tmp_path / "run")
+    again = results(pipeline)
+    assert all((again[part] == before[part]).all() for part in before)
+    dreambooth.write(tmp_path / "model", values, loading.open_checkpoint(written))
+    found = initial.of(npdiffusion.load(tmp_path / "model").unet)
+    assert all((found[name.removeprefix("unet.")] == value).all() for name, value in values.items() if name.startswith("unet."))
+    StableDiffusionPipeline.from_pretrained(tmp_path / "model")
+
+
+def test_the_command_trains_a_model_and_overwrites_nothing(written, pictures, tmp_path, capfd):
+    arguments = ["train", "dreambooth", "--data", str(pictures), "-m", str(written), "-o", str(tmp_path / "model"), "--steps",
+                 "2", "--size", "16"]
+    assert cli.main(arguments) == 0
+    assert capfd.readouterr()[0].strip() == str(tmp_path / "model") and (tmp_path / "model-run" / "log.jsonl").exists()
+    assert npdiffusion.load(tmp_path / "model").generate("a red apple", steps=1, width=16, height=16)
+    assert cli.main(arguments) == 1
+    assert "nothing is overwritten" in capfd.readouterr()[1]
 
 
 def test_training_lowers_the_loss_of_one_picture_and_leaves_the_networks_as_they_were(pipeline, pictures, tmp_path):

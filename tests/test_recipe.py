@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from npdiffusion.weights.recipe import captions, exam, recognition, scenes, settings, subjects
+from npdiffusion.weights.recipe import captions, exam, newcomer, recognition, scenes, settings, subjects
 
 STAND_INS = ("cat", "dog", "fox", "bear", "panda", "frog")
 
@@ -125,6 +125,19 @@ def test_judge_passes_the_fonts_own_scenes():
     questions = exam.exam(0.05)
     marks = [recognition.Judge(sprites).marks(question.scene, drawn(question.scene, sprites)) for question in questions]
     assert np.mean([all(mark.values()) for mark in marks]) > 0.9
+
+
+def test_the_judge_of_a_newcomer_tells_it_from_all_others(sprites, tmp_path):
+    judge = recognition.Judge(sprites | {newcomer.NAME: newcomer.traffic_light()})
+    asked = newcomer.scenes_on(newcomer.NEW)
+    assert len(asked) == 10 and not set(newcomer.NEW) & set(newcomer.SEEN)
+    assert newcomer.recognised(judge, asked, newcomer.drawn(asked, newcomer.traffic_light(), 11)) == [True] * 10
+    others = [drawn(scenes.Scene((STAND_INS[i % 6],), scene.background), sprites, i) for i, scene in enumerate(asked)]
+    assert newcomer.recognised(judge, asked, others) == [False] * 10
+    newcomer.main(["draw", str(tmp_path / "pictures")])
+    written = {path.name: path for path in (tmp_path / "pictures").iterdir()}
+    assert len(written) == 12 and written["red.txt"].read_text().strip() == "a zog on a red background"
+    assert Image.open(written["red.png"]).size == (settings.PIXELS, settings.PIXELS)
 
 
 # The data ------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@
     npdiffusion train judge RUN                              how often that draws what it is asked for
     npdiffusion train lora --data DIR -o my.safetensors      a subject or a style from pictures, for a model that is there
     npdiffusion train word --data DIR -o zog.safetensors     a word for what pictures show
+    npdiffusion train dreambooth --data DIR -o MODEL         a subject, by all weights of a model
     npdiffusion train plot RUN                               the curves of a run, so far
 
 A row of TRAININGS is one of these: its options, and a function from options to an exit code. Rows of options are those of
@@ -20,7 +21,7 @@ from dataclasses import replace
 from npdiffusion.command.parser import Parser, reader
 from npdiffusion.command.prepare import compile_kernels, set_up
 from npdiffusion.command.talk import ERRORS, Progress, print_line, say
-from npdiffusion.errors import nearest
+from npdiffusion.errors import UserError, nearest
 from npdiffusion.settings import MACHINE, Setting
 from npdiffusion.settings.kinds import Choice, Number, Path, Switch, Text, Whole
 from npdiffusion.settings.run import OPTIONS
@@ -49,6 +50,8 @@ ROWS = {name: replace(row, name=name) for name, row in {
                         "of --prompt", flags=("--data",), metavar="DIR"),
     "file": Setting(Path(), "the .safetensors file that is made; the run is kept in a folder beside it",
                     flags=("-o", "--output"), metavar="FILE"),
+    "made": Setting(Path(), "folder of the model that is made; the run is kept in another one beside it",
+                    flags=("-o", "--output"), metavar="FOLDER"),
     "prompt": Setting(Text(), "caption of all pictures", metavar="TEXT"),
     "size": Setting(Whole(8, 2048), "side of a square picture; others get about its area (default: the model's)",
                     metavar="PIXELS"),
@@ -75,7 +78,7 @@ ROWS = {name: replace(row, name=name) for name, row in {
                       "read, or PEFT's", metavar="NAME"),
     "strict": Setting(Switch(), "stop at a picture that can't be read, instead of leaving it out", False),
 }.items()}
-REQUIRED = {"output", "file", "pictures"}
+REQUIRED = {"output", "file", "made", "pictures"}
 MACHINES = [replace(OPTIONS[name], group=MACHINE) for name in ("threads", "backend", "verbose")]
 
 
@@ -159,7 +162,7 @@ def judge(options):
 def lora(options):
     """Train a LoRA."""
     from npdiffusion.training import fine_tuning
-    return tune(options, fine_tuning.LoRATuning, lambda values, settings, pipeline: fine_tuning.write(
+    return tune(options, options.file, fine_tuning.LoRATuning, lambda values, settings, pipeline: fine_tuning.write(
         options.file, values, settings, pipeline.family, options.format))
 
 
@@ -167,17 +170,29 @@ def word(options):
     """Train a word."""
     from npdiffusion.training import words
     options.word = options.word or pathlib.Path(options.file).stem
-    return tune(options, words.WordTuning, lambda values, settings, _: words.write(options.file, values, settings.word))
+    return tune(options, options.file, words.WordTuning,
+                lambda values, settings, _: words.write(options.file, values, settings.word))
 
 
-def tune(options, kind, write):
-    """Fine-tune a model, with the run in a folder beside the file that is made.
+def dreambooth(options):
+    """Train all weights."""
+    from npdiffusion import loading
+    from npdiffusion.training.dreambooth import DreamBooth, write
+    if pathlib.Path(options.made).exists():
+        raise UserError(f"{options.made}: there is something of that name already, nothing is overwritten")
+    return tune(options, options.made, DreamBooth, lambda values, settings, _: write(
+        options.made, values, loading.open_checkpoint(options.model, options.tokenizer)))
 
-    kind: of fine_tuning.Tuning      write(values, settings, pipeline): makes the file
+
+def tune(options, made, kind, write):
+    """Fine-tune a model, with the run in a folder beside what is made.
+
+    made: a file, or a folder      kind: of fine_tuning.Tuning      write(values, settings, pipeline): makes the file
     """
     import npdiffusion
     from npdiffusion.training import fine_tuning
-    folder = pathlib.Path(options.file).with_suffix("")
+    folder = pathlib.Path(made)
+    folder = folder.with_suffix("") if folder.suffix == ".safetensors" else folder
     folder = folder.with_name(f"{folder.name}-run")
     pipeline = npdiffusion.load(options.model, threads=options.threads, tokenizer=options.tokenizer)
     given = {each.name: getattr(options, each.name) for each in dataclasses.fields(fine_tuning.Settings)
@@ -192,7 +207,7 @@ def tune(options, kind, write):
     if values is None:
         return stopped(folder)
     write(values, settings, pipeline)
-    print_line(options.file)
+    print_line(made)
     return 0
 
 
@@ -225,6 +240,10 @@ TRAININGS = {
         "pictures": None, "file": None, "model": None, "tokenizer": None, "prompt": None, "size": None, "word": None,
         "vectors": 1, "begin": None, "steps": 500, "batch": 4, "rate": 5e-3, "snr_gamma": 5.0, "offset_noise": 0.0,
         "seed": 0, "strict": False}, word),
+    "dreambooth": ("all weights of a model: a subject, from a few pictures", {
+        "pictures": None, "made": None, "model": None, "tokenizer": None, "prompt": None, "size": None, "text_encoder": False,
+        "steps": 400, "batch": 2, "rate": 5e-5, "snr_gamma": 5.0, "offset_noise": 0.0, "prior": None, "prior_count": 24,
+        "prior_weight": 1.0, "seed": 0, "strict": False}, dreambooth),
     "plot": ("the curves of a run, into RUN/curves.png", {"run_folder": None}, plot),
 }
 
@@ -265,7 +284,7 @@ def parse(arguments):
 def overview():
     """Lines for --help"""
     return "\n".join(["what can be trained (more: npdiffusion train WHAT --help):",
-                      *(f"  {name:<8}{about}" for name, (about, _, _) in TRAININGS.items())])
+                      *(f"  {name:<12}{about}" for name, (about, _, _) in TRAININGS.items())])
 
 
 def run(options):
