@@ -422,6 +422,8 @@ def pair(down=(4, 128), up=(64, 4), key=KEY, **more):
                for letter, shape in (("A", (4, 128)), ("B", (64, 4)))}, "it has down of unet.mid_block"),
     ({f"{KEY}.lokr_w1": torch.ones(3, 4), f"{KEY}.lokr_w2": torch.ones(2, 2)},
      "lokr_w1 is (3, 4), which does not divide"),
+    *(({f"{KEY}.{name}": torch.ones(4), f"{KEY}.alpha": torch.ones(1)}, "an adapter of another kind than LoRA, LoHa, LoKr and")
+      for name in ("oft_blocks", "oft_diag", "a1.weight", "on_input", "vera_lambda_b", "oft_R.weight")),
     ({"a.oft_blocks": torch.ones(4)}, "an adapter of another kind than LoRA, LoHa, LoKr and DoRA"),
     ({"emb_params": torch.ones(1, 128)}, "a textual inversion, which is used by its name in the prompt"),
     ({"first_stage_model.x": torch.ones(1)}, "a complete model and no LoRA"),

@@ -340,6 +340,15 @@ def test_a_hint_names_an_option_that_is_shown_and_never_the_one_that_was_typed(t
     assert capsys.readouterr().err == f"npdiffusion: error: unknown option {typed}{comma} {hint}\n"
 
 
+def test_an_option_behind_two_hyphens_is_told_where_it_belongs(capsys):
+    with pytest.raises(SystemExit):
+        options.parse_options(["--", "-cat", "--steps", "2"])
+    assert capsys.readouterr().err == ("npdiffusion: error: --steps: options stand before the --, behind it is the prompt "
+                                       "alone\n")
+    entry, = options.parse_options(["--steps", "2", "--", "-cat"]).entries
+    assert (entry.request.prompt, entry.request.steps) == ("-cat", 2)
+
+
 @pytest.mark.parametrize(("typed", "answer"), [
     ("--device cuda", "--device: everything runs on the CPU here"), ("--vae-on-cpu", "everything runs on the CPU here"),
     ("--type q8_0", "--dtype bfloat16"), ("--upscale-model x.pth", "--hires 2")])

@@ -75,10 +75,11 @@ def read_lora(path, shapes, config, family, fitting):
             raise UserError(f"{path}: it has {role} of {'.'.join(known[spelling])[:200]} twice, in two spellings")
         else:
             found[known[spelling]][role] = tensor
+    what = None if words else names.told_by(names.OTHER_KINDS, tensors)
+    if what and all(roles.keys() <= {"alpha"} for roles in found.values()):      # which other kinds have, too
+        raise UserError(f"{path}: this is {what}")
     if not found and not words:
-        what = names.told_by(names.OTHER_KINDS, tensors)
-        raise UserError(f"{path}: this is {what}" if what else
-                        f"{path}: no LoRA for this model, none of its {len(tensors)} tensors belongs to a layer: "
+        raise UserError(f"{path}: no LoRA for this model, none of its {len(tensors)} tensors belongs to a layer: "
                         f"{parameters.some(tensors)}")
     check_context(path, found, config.cross_attention_dim, family)
     scale = scales.beside(path)

@@ -37,7 +37,7 @@ FAMILIES = [(re.compile(pattern), family) for pattern, family in (
     (r"motion_modules|temporal_transformer", "AnimateDiff"))]
 
 OTHER_KINDS = [(re.compile(pattern), kind) for pattern, kind in (
-    (r"\.b?oft_|\.on_input$|\.ia3_l|\.[ab][12]\.weight$", "an adapter of another kind than LoRA, LoHa, LoKr and DoRA"),
+    (r"\.b?oft_|\.on_input$|\.ia3_l|\.[ab][12]\.weight$|\.vera_", "an adapter of another kind than LoRA, LoHa, LoKr and DoRA"),
     (r"emb_params$|string_to_param|^clip_[gl]$", "a textual inversion, which is used by its name in the prompt"),
     (r"control_model\.|controlnet|lllite", "a ControlNet, which is not supported"),
     (r"^(first_stage_model|model\.diffusion_model|cond_stage_model)\.", "a complete model and no LoRA"))]

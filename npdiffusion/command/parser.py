@@ -65,6 +65,8 @@ class Parser(argparse.ArgumentParser):
             known = {name.lstrip("-"): name for action in self._actions for name in action.option_strings}
             shown = [name.lstrip("-") for action in self._actions for name in action.option_strings
                      if name.startswith("--") and (action.help != argparse.SUPPRESS or action.dest == "prompt_option")]
+            if flag in self._option_string_actions:      # behind --, which ends the options
+                self.error(f"{flag}: options stand before the --, behind it is the {positional} alone")
             name = flag.lstrip("-")
             begun = name if name in known else next((each for each in shown if len(name) > 3 and each.startswith(name)), "")
             near = begun or nearest(name, shown, "{}", cutoff=ALIKE)
