@@ -70,15 +70,14 @@ def systems(what, arguments, sizes, threads):
     else:
         arrays = [first]
 
-    with turns.Growth() as growth:
-        model = models.ours(sizes, arguments.dtype)
-        if what == "step":
-            prompts = Conditioning(context)
-            call = lambda: model(latents, TIME, prompts)
-        else:
-            scaled = latents * sizes.scaling_factor
-            call = lambda: model.decode(scaled)
-    yield turns.OURS, call, growth.bytes
+    for name, dtype in (turns.OURS, arguments.dtype), ("in bfloat16", "bfloat16"):
+        with turns.Growth() as growth:
+            model = models.ours(sizes, dtype)
+            prompts, scaled = (Conditioning(context), None) if what == "step" else (None, latents * sizes.scaling_factor)
+        yield name, (lambda model=model, prompts=prompts, scaled=scaled:
+                     model(latents, TIME, prompts) if scaled is None else model.decode(scaled)), growth.bytes
+        if arguments.dtype != "int8":
+            break
 
     if arguments.against:
         module = (peers.unet_module if what == "step" else peers.decoder_module)(models.theirs(sizes))

@@ -11,6 +11,7 @@ from numba import prange
 from bench.turns import seconds
 from npdiffusion.kernels.arrays import aligned
 from npdiffusion.kernels.codegen.compiling import inlined
+from npdiffusion.kernels.products.int8_tile import HAS_DOT, make_int8_tile
 from npdiffusion.kernels.products.microkernel import PRODUCT, make_tile
 from npdiffusion.kernels.threads import start_threads
 
@@ -18,7 +19,8 @@ ROWS, COLUMNS = PRODUCT.rows, PRODUCT.columns
 DEPTH = 128           # B takes 16 KB with AVX-512, A another 7
 ROUNDS, BURSTS = 5_000, 20       # a burst takes about 5 ms: short enough that some are not disturbed
 
-tile = make_tile(PRODUCT)
+tile, int8_tile = make_tile(PRODUCT), make_int8_tile(PRODUCT)
+STRIDE = DEPTH if HAS_DOT else 4 * DEPTH                # words of a row of bytes
 
 
 @inlined
@@ -33,22 +35,34 @@ def on_all_threads(a, b, c, rounds, terms):
         multiply(a[thread], b[thread], c[thread], rounds, terms)
 
 
+@numba.njit(parallel=True, nogil=True)
+def of_bytes_on_all_threads(a, b, c, rounds, terms):
+    for thread in prange(len(a)):
+        memory = c[thread]                                                        # C, the scales of A, and A
+        for _ in range(rounds):
+            int8_tile(memory, ROWS * COLUMNS + 16, STRIDE, ROWS * COLUMNS, 0, COLUMNS, b[thread], 0, (DEPTH + 1) * COLUMNS,
+                      terms // 4, True)
+
+
 class Peak:
     """A participant that takes turns with those who are measured; `flops` is the best rate of all its turns."""
     def __init__(self, threads, dtype="float32"):
         self.threads, self.flops = threads, 0.0
-        self.terms = DEPTH if dtype == "float32" else 2 * DEPTH                   # bfloat16: two in each word
-        self.a, self.c = _for_each(threads, ROWS * DEPTH), _for_each(threads, ROWS * COLUMNS)
+        self.terms = DEPTH * {"float32": 1, "bfloat16": 2, "int8": 4}[dtype]      # in words of 32 bits
+        self.run = of_bytes_on_all_threads if dtype == "int8" else on_all_threads
+        self.a, self.c = _for_each(threads, ROWS * DEPTH), _for_each(threads, ROWS * (COLUMNS + 1 + STRIDE) + 16)
         self.b = _for_each(threads, DEPTH * COLUMNS)
         if dtype == "bfloat16":
             self.b = self.b.view(np.uint16)
+        if dtype == "int8":                                                       # a row before it and one behind
+            self.b = _for_each(threads, (DEPTH + 2) * COLUMNS).view(np.int32)
         self()
         self.flops = 0.0                                                          # that was compiling
 
     def __call__(self):
         start_threads()
         numba.set_num_threads(min(self.threads, numba.config.NUMBA_NUM_THREADS))
-        time = min(seconds(lambda: on_all_threads(self.a, self.b, self.c, ROUNDS, self.terms)) for _ in range(BURSTS))
+        time = min(seconds(lambda: self.run(self.a, self.b, self.c, ROUNDS, self.terms)) for _ in range(BURSTS))
         operations = 2 * self.threads * ROWS * COLUMNS * self.terms * ROUNDS
         self.flops = max(self.flops, operations / time)
 

@@ -5,6 +5,7 @@
     products/      linear layers, convolution, attention                 backward/          kernels of gradients
     normalization.py   group and layer norm
     activations.py SiLU, GELU, ReLU, element by element                  arrays.py          what the twins accept
+    int8.py        numbers of 8 bits and their scales
     codegen/       how kernels are written, compiled and cached          threads.py         how they are launched
     machine.py     the processor and its cores                           environment.py     numba's own variables
     errors.py      what users are told when kernels can't be compiled or kept
@@ -32,7 +33,7 @@ OPERATIONS = ("pack_linear", "pack_conv2d", "linear", "conv2d", "linear_geglu", 
               "timestep_embedding")
 BACKENDS = {"numpy": "reference", "numba": "fast"}
 GRADIENTS = {"numpy": "gradients", "numba": "fast_gradients"}
-DTYPES = ("float32", "bfloat16")                         # that weights can be kept in
+DTYPES = ("float32", "bfloat16", "int8")                 # that weights can be kept in
 
 Watch = Callable[[str, dict[str, Any], Any], Any]        # (operation, its arguments, its result)
 Record = Callable[[str, Callable], Callable]             # (operation's name, operation) → what takes its place

@@ -26,7 +26,9 @@ def float32(x, name):
 
 
 def as_float32(x):
-    """float32 numbers from bfloat16 (uint16), float16 or float32, exactly; other types stay as they are."""
+    """float32 numbers from bfloat16 (uint16), float16, float32 or an `Int8`, exactly; other types stay as they are."""
+    if hasattr(x, "widened"):
+        return x.widened()
     if x.dtype == np.uint16:
         return (x.astype(np.uint32) << 16).view(np.float32)          # the upper half of a float32
     return x.astype(np.float32) if x.dtype == np.float16 else x

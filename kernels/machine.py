@@ -40,6 +40,11 @@ def multiplies_bfloat16():
     return "AVX512-BF16" in cpu_features()
 
 
+def multiplies_bytes():
+    """Whether the processor has products of bytes that the kernels use; others widen them to float32 for products."""
+    return "AVX512-VNNI" in cpu_features()
+
+
 def logical_cores():
     """Number of processors that this process may run on, hyper-threads each counted."""
     return len(_allowed())

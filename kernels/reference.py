@@ -9,22 +9,28 @@ import math
 import numpy as np
 
 from .arrays import Array, Weight, as_float32
+from .int8 import Int8, rounded_rows
 
 PATCH_BYTES = 256 << 20       # im2col works on bands of rows, so that its matrix stays below this size
 
 
 # --- weights: the plain twins use them as the checkpoint stores them, bfloat16 (which NumPy lacks) as uint16 ----------
 
-def pack_linear(weight: Array, dtype: str = "float32") -> Array:
-    """The layout `linear` wants: here a copy (out, in) as stored, or rounded to bfloat16 if that is the dtype."""
+def pack_linear(weight: Array, dtype: str = "float32") -> Array | Int8:
+    """The layout `linear` wants: here a copy (out, in) as stored, or rounded to bfloat16 or int8 if that is the dtype."""
     if dtype == "bfloat16":
         return to_bfloat16(as_float32(weight))
+    if dtype == "int8":
+        return Int8.nearest(as_float32(weight))
     return weight.copy() if weight.dtype == np.float32 else as_float32(weight)
 
 
-def pack_conv2d(weight: Array, dtype: str = "float32") -> Array:
-    """The layout `conv2d` wants: here a copy (O, I, kh, kw) as stored, or rounded to bfloat16 if that is the dtype."""
-    return pack_linear(weight, dtype)
+def pack_conv2d(weight: Array, dtype: str = "float32") -> Array | Int8:
+    """The layout `conv2d` wants: here a copy (O, I, kh, kw) as stored, or rounded if dtype says so.
+
+    int8 is for kernels of 1×1; others become bfloat16, whose products Winograd's algorithm makes as fast.
+    """
+    return pack_linear(weight, "bfloat16" if dtype == "int8" and weight.shape[2:] != (1, 1) else dtype)
 
 
 def to_bfloat16(x: Array) -> Array:
@@ -39,7 +45,7 @@ def rounded(x: Array) -> Array:
     return as_float32(to_bfloat16(x)).astype(x.dtype, copy=False)
 
 
-def stored(weight: Weight) -> Array:
+def stored(weight: Weight) -> Array | Int8:
     """The array of the checkpoint, also when a fast twin has packed it (anything with `unpack`) or it is not in memory
     (anything with `read`)."""
     if hasattr(weight, "read"):
@@ -48,11 +54,13 @@ def stored(weight: Weight) -> Array:
 
 
 def factors(x: Array, weight: Weight) -> tuple[Array, Array]:
-    """x and W as they are multiplied: as they are, or both rounded to bfloat16 if W is kept so. Sums are float32.
+    """x and W as they are multiplied: as they are, or both rounded to bfloat16 or int8 if W is kept so. Sums are float32.
 
     (Winograd's convolution rounds elsewhere: its transformed factors, or the weights alone.)
     """
     weight = stored(weight)
+    if isinstance(weight, Int8):
+        return rounded_rows(x), weight.widened()
     if weight.dtype != np.uint16:
         return x, weight
     return rounded(x), as_float32(weight)

@@ -42,7 +42,8 @@ def load(path_or_id: Path | None = None, dtype: str | None = None, threads: int 
     path_or_id: None (the embedded model), a folder in diffusers layout, a .safetensors or .gguf file, a Hugging Face id, or
         a name in the folder of models (see library.py)
     model_dir: the folder of models; None is the one that NPDIFFUSION_MODELS names, if any
-    dtype: of the weights of most products, "float32", or "bfloat16", which takes half the memory; all else is float32;
+    dtype: of the weights of most products, "float32", "bfloat16", which takes half the memory, or "int8", see
+        models/parameters.py; all else is float32;
         None: what max_memory makes best, float32 without that
     threads: how many the kernels use; None leaves it as it is: the number of physical cores, if never set
     tokenizer: a folder with vocab.json and merges.txt, or the Hugging Face id of a model that has them, in place of the

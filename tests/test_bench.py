@@ -105,7 +105,7 @@ def options(add_arguments, *words):
     return parser.parse_args([*words, "--size", "64", "--repeats", "1", "--threads", "1"])
 
 
-@pytest.mark.parametrize("dtype", kernels.DTYPES)
+@pytest.mark.parametrize("dtype", results.DTYPES)
 @pytest.mark.parametrize("run, sizes", [(network.run_step, TINY_UNET), (network.run_decode, TINY_VAE)],
                          ids=["step", "decode"])
 def test_the_last_line_has_times_of_ours_and_torch_and_their_results_agree(run, sizes, dtype, capsys):
@@ -113,6 +113,13 @@ def test_the_last_line_has_times_of_ours_and_torch_and_their_results_agree(run, 
     facts = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert all(facts["seconds"][name] > 0 for name in ("npdiffusion", "torch"))
     assert facts["difference"]["torch"] < {"float32": 1e-4, "bfloat16": 0.1}[dtype]
+
+
+def test_int8_is_measured_beside_bfloat16(capsys):
+    network.run_step(options(network.add_arguments, "--against", "", "--dtype", "int8"), TINY_UNET)
+    facts = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert all(facts["seconds"][name] > 0 for name in ("npdiffusion", "in bfloat16"))
+    assert 0 < facts["difference"]["in bfloat16"] < 0.2
 
 
 @pytest.mark.parametrize(("what", "sizes"), [("unet", TINY_UNET), ("vae", TINY_VAE), ("digits", None), ("lora", TINY_UNET)])
@@ -267,7 +274,7 @@ def test_what_was_measured_elsewhere_is_marked_and_written_down():
 def test_the_charts_have_each_system_of_the_results():
     page = results.PAGE.read_text(encoding="utf-8")
     assert {*plot.pictures(page)} == {*plot.ELSEWHERE, *(f"{system}, {dtype}" for system in ("npdiffusion", "OpenVINO", "torch")
-                                                         for dtype in kernels.DTYPES)}
+                                                         for dtype in results.DTYPES)}
 
 
 @pytest.mark.parametrize("seconds, text", [(73.5, "1:14"), (2880, "48:00"), (59.7, "1:00"), (4.4, "0:04")])

@@ -201,7 +201,9 @@ def test_taesd_for_previews_is_kept_beside_the_model_and_decodes_in_one_piece(pa
     assert budget.plan(parts, limit, [(512, 512)], mode="on", preview_vae=preview).dtype == "float32"
     assert budget.plan(parts, limit - 1, [(512, 512)], mode="on", preview_vae=preview).dtype == "bfloat16"
     half = budget.plan(parts, limit - 1, [(512, 512)], mode="on", preview_vae=preview).kept
-    streamed = budget.plan(parts, limit - beside.kept + half - 1, [(512, 512)], mode="on", preview_vae=preview)
+    less = limit - beside.kept + half - 1
+    assert budget.plan(parts, less, [(512, 512)], mode="on", preview_vae=preview).dtype == "int8"
+    streamed = budget.plan(parts, less, [(512, 512)], "bfloat16", mode="on", preview_vae=preview)
     assert streamed.on_disk and its_weights < streamed.kept < half
     assert streamed.room() >= estimates.picture(TinyVAEConfig(), 512, 512)
 

@@ -84,12 +84,12 @@ def same_results(models):
 
 
 def weights(ours):
-    """{parameter: its memory} of the models that adapters change"""
+    """{parameter: its memory, of int8 in plain NumPy its bytes} of the models that adapters change"""
     found = {}
     for part in PARTS:
         for name, owner, attribute in ours.adapters.parts[part].parameters.values():
             array = getattr(owner, attribute)
-            found[f"{part}.{name}"] = getattr(array, "panels", array).copy()
+            found[f"{part}.{name}"] = getattr(array, "panels", getattr(array, "numbers", array)).copy()
     return found
 
 

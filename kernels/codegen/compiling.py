@@ -150,8 +150,9 @@ def kernels_for(**signatures):
 
 
 def _needed(dtype):
-    """The kernels that a model of some dtype runs; one of bfloat16 has some weights in float32 as well."""
-    return [each for each in _kernels if each.dtype in (None, "float32", dtype)]
+    """The kernels that a model of some dtype runs; of one of bfloat16 some weights are float32, of one of int8 either."""
+    needed = {"float32", dtype} | ({"bfloat16"} if dtype == "int8" else set())
+    return [each for each in _kernels if each.dtype is None or each.dtype in needed]
 
 
 def declared():

@@ -3,7 +3,7 @@ counter that threads share.
 
 x[i] in numba counts from the end when i < 0. The test for that keeps LLVM from seeing that x[i], x[i + 1], ... are
 neighbours, and so from vectorising the loop. `load` and `store` take the index as it is; the caller keeps it in bounds.
-`load_float`, `store_half` and so on see an array's memory as float32 or as 16-bit numbers, whatever the array says.
+`load_float`, `store_half` and so on see an array's memory as float32, 16-bit numbers or bytes, whatever the array says.
 """
 from llvmlite import ir
 from numba import types
@@ -57,6 +57,7 @@ def _seen_as(number):
 
 load_float, store_float = _seen_as(types.float32)
 load_half, store_half = _seen_as(types.uint16)
+load_byte, store_byte = _seen_as(types.uint8)
 
 
 @intrinsic

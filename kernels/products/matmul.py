@@ -21,8 +21,6 @@ and y are float32. The code below is compiled for both and counts terms; where t
 
 Goto & van de Geijn 2008, "Anatomy of high-performance matrix multiplication".
 """
-from typing import NamedTuple
-
 import numpy as np
 from numba import prange
 
@@ -32,17 +30,12 @@ from ..codegen.bfloat16 import factors_per_word
 from ..codegen.compiling import floats_in, floats_out, halves_in, inlined, kernels_for, size, sizes_of
 from ..codegen.memory import next_job
 from . import epilogue
+from .blocking import COLUMNS, DEPTH, MAX_PANELS, SMALL, TAIL_ROWS, TILE_ROWS, Sizes, job_size
+from .int8_matmul import multiply_int8
+from .int8_matmul import scratch as int8_scratch
 from .microkernel import PRODUCT, make_tile
 from .packing import packed, packed_depth
 from .patches import Geometry, gather, rows_of_a_matrix
-
-TILE_ROWS, COLUMNS = PRODUCT.rows, PRODUCT.columns
-DEPTH = 256                                              # words of a row of A; a panel's part is 32 KB with AVX-512
-MAX_TILES, MAX_PANELS = 12, 20                           # size of a job: A takes 170 KB, C 430 KB
-_JOBS_PER_THREAD = 4                                     # enough that the last job to finish does not matter much
-_SMALL = 500_000                                         # multiply-adds that are not worth waking threads for
-
-TAIL_ROWS = TILE_ROWS // 3                               # up to two of these tiles take rows that full ones leave over
 
 full_tile = make_tile(PRODUCT)
 tail_tile = make_tile(PRODUCT._replace(rows=TAIL_ROWS))
@@ -83,39 +76,17 @@ def product(x, geometry, rows, weight, bias, residual, y, gated=False):
         return y
     bias, residual = epilogue.checked(bias, residual, rows // geometry.out_pixels, outputs, y.shape)
     columns = y.shape[-1]
-    small = rows * outputs * depth < _SMALL
-    tiles, panels = _job_size(rows, columns, 1 if small else threads.get_threads(), MAX_PANELS // (1 + gated))
+    small = rows * outputs * depth < SMALL
+    tiles, panels = job_size(rows, columns, 1 if small else threads.get_threads(), MAX_PANELS // (1 + gated))
     block_rows = tiles * TILE_ROWS
     width = (panels + (panels + 1 if gated else 0)) * COLUMNS    # a gate that begins inside a panel touches one more
     sizes = Sizes(rows, outputs, columns, depth, block_rows, panels * COLUMNS, width)
-    threads.launch(multiply[weight.dtype], tuple(sizes), tuple(geometry), flat(x), weight.panels, bias, residual, flat(y),
-                   parallel=not small, scratch=block_rows * (DEPTH + width))
+    kernel, scratch = multiply[weight.dtype], block_rows * (DEPTH + width)
+    if weight.dtype == "int8":
+        scratch = int8_scratch(block_rows, width)
+    threads.launch(kernel, tuple(sizes), tuple(geometry), flat(x), weight.panels, bias, residual, flat(y),
+                   parallel=not small, scratch=scratch)
     return y
-
-
-def _job_size(rows, columns, thread_count, max_panels):
-    """(tiles, panels) of a job: large, but with some jobs for each thread.
-
-    Rows that fit into one job are split last: all of a large weight is then read once, by whichever thread.
-    """
-    all_tiles, all_panels = -(-rows // TILE_ROWS), -(-columns // COLUMNS)
-    row_parts, column_parts = -(-all_tiles // MAX_TILES), -(-all_panels // max_panels)
-    wanted = _JOBS_PER_THREAD * thread_count if thread_count > 1 else 1
-    if row_parts == 1:
-        column_parts = max(column_parts, min(wanted, -(-all_panels // 2)))
-    row_parts = max(row_parts, min(-(-wanted // column_parts), -(-all_tiles // 4)))
-    return -(-all_tiles // row_parts), -(-all_panels // column_parts)
-
-
-class Sizes(NamedTuple):
-    """Of a product and of its jobs."""
-    rows: int                                            # of x and y
-    outputs: int                                         # of the weight
-    columns: int                                         # of y: half the outputs with a gate
-    depth: int
-    block_rows: int                                      # of a job
-    block_columns: int
-    width: int                                           # of C in working memory, where a gate stands beside its value
 
 
 def _signature(panels):
@@ -137,6 +108,9 @@ def multiply(thread_count, counter, sizes, geometry, x, panels, bias, residual, 
                    min(column + sizes.block_columns, sizes.columns), sizes, geometry, x, panels, bias, residual, y,
                    memory, thread * share, thread * share + sizes.block_rows * DEPTH)
             job = next_job(counter)
+
+
+multiply["int8"] = multiply_int8
 
 
 @inlined

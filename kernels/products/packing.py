@@ -30,6 +30,8 @@ from ..arrays import aligned, flat
 from ..codegen.bfloat16 import narrowed, widened
 from ..codegen.compiling import floats_out, halves_in, halves_out, inlined, integers_out, kernel, size, sizes_of
 from ..codegen.memory import load, load_float, load_half, next_job, store_float, store_half
+from ..int8 import Int8
+from .int8_matmul import PackedInt8
 from .microkernel import PRODUCT
 
 COLUMNS = PRODUCT.columns
@@ -94,22 +96,24 @@ class Packed:
 def pack_linear(weight, dtype="float32"):
     """The layout `linear` wants: (out, in) in panels.
 
-    weight: float32, float16, or uint16, which means bfloat16     dtype: "float32" or "bfloat16", to which it is rounded
+    weight: float32, float16, or uint16, which means bfloat16     dtype: "float32", "bfloat16" or "int8", to which it is rounded
     """
-    return Packed(weight, dtype)
+    return PackedInt8(_contiguous(weight)) if dtype == "int8" else Packed(weight, dtype)
 
 
 def pack_conv2d(weight, dtype="float32"):
-    """The layout `conv2d` wants: (O, I, kh, kw) in panels; as `pack_linear`."""
-    return Packed(weight, dtype)
+    """The layout `conv2d` wants: (O, I, kh, kw) in panels; as `pack_linear`, but int8 is for kernels of 1×1 alone."""
+    return pack_linear(weight, "bfloat16" if dtype == "int8" and weight.shape[2:] != (1, 1) else dtype)
 
 
 def packed(weight):
     """The weight in panels, packed now if it is an array, asked for now if it has `read`; → Packed"""
     if hasattr(weight, "read"):
         weight = weight.read()
-    if isinstance(weight, Packed):
+    if isinstance(weight, (Packed, PackedInt8)):
         return weight
+    if isinstance(weight, Int8):
+        return PackedInt8(weight)
     return Packed(weight, "bfloat16" if weight.dtype == np.uint16 else "float32")
 
 

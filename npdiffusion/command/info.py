@@ -30,7 +30,7 @@ def report(model, threads):
     if kernels.backend() == "numba":
         yield from compiled()
     else:
-        yield from bfloat16(machine.multiplies_bfloat16())
+        yield from small_numbers(machine.multiplies_bfloat16(), machine.multiplies_bytes())
     yield line("threads", threads)
     yield from describe(model)
 
@@ -41,6 +41,7 @@ def compiled():
         from npdiffusion.kernels import environment, fast
         from npdiffusion.kernels.codegen import cache
         from npdiffusion.kernels.codegen.bfloat16 import HAS_DOT
+        from npdiffusion.kernels.products import int8_tile
     except kernels.BackendError as error:
         yield line("compiled for", f"nothing: {error}")
         return
@@ -49,13 +50,15 @@ def compiled():
     yield line("kernels", f"in {cache.folder()}")
     there = [dtype for dtype in kernels.DTYPES if fast.is_cached(dtype)]
     yield line("", f"those for {' and '.join(there)} are there" if there else "not there yet: the first picture compiles them")
-    yield from bfloat16(HAS_DOT)
+    yield from small_numbers(HAS_DOT, int8_tile.HAS_DOT)
 
 
-def bfloat16(multiplied):
-    """The line about bfloat16."""
-    yield line("bfloat16", "multiplied by the processor" if multiplied else
-               "halves the memory of weights; products widen them, which takes the time of float32")
+def small_numbers(bfloat16, int8):
+    """The lines about bfloat16 and int8; whether each is multiplied by the processor"""
+    for name, multiplied, gain in (("bfloat16", bfloat16, "halves the memory of weights"),
+                                   ("int8", int8, "makes most of the UNet's weights bytes")):
+        yield line(name, "multiplied by the processor" if multiplied else
+                   f"{gain}; products widen them, which takes the time of float32")
 
 
 def line(name, value):

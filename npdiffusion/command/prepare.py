@@ -40,8 +40,9 @@ def set_up(options):
 
 
 def precision(dtype):
-    """A phrase about --dtype: bfloat16 gets a note where the processor can't multiply it."""
-    note = "" if dtype == "float32" or machine.multiplies_bfloat16() else ", widened to float32 for products"
+    """A phrase about --dtype: bfloat16 and int8 get a note where the processor can't multiply them."""
+    multiplies = {"bfloat16": machine.multiplies_bfloat16, "int8": machine.multiplies_bytes}.get(dtype, lambda: True)
+    note = "" if multiplies() else ", widened to float32 for products"
     return f"{dtype} weights{note}"
 
 

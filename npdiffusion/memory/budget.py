@@ -6,10 +6,11 @@ From what is best for the picture to what needs least, the first that fits is ta
 
     1  all weights in memory, float32
     2  the same in bfloat16: half the memory, and faster where the processor multiplies it
-    3  weights stay on disk and are read when they are used (on_disk.py); as many of the UNet's as fit are kept
-    4  the same, and the picture is decoded in tiles (models/tiling.py), the largest that fit
+    3  the UNet's linear layers in int8, a quarter of float32's
+    4  weights stay on disk and are read when they are used (on_disk.py), as bfloat16; as many of the UNet's as fit are kept
+    5  the same, and the picture is decoded in tiles (models/tiling.py), the largest that fit
 
-A given dtype is kept to, and then the first two are one. Attention never holds a matrix of all tokens by all tokens
+A given dtype is kept to, and then the first three are one. Attention never holds a matrix of all tokens by all tokens
 (kernels/products/flash_attention.py), so there is nothing to choose for it; the plain NumPy definitions do, and are refused.
 """
 import time

@@ -1,7 +1,7 @@
 """Layers: they hold the parameters of one operation, under the checkpoint's names, and say what it does in one expression.
 
 A fresh layer holds zeros (ones for the scales of norms), which the checkpoint's arrays replace; `prepare` then brings a
-weight into the layout that the backend's kernel wants, as float32 or bfloat16. The operations themselves are
+weight into the layout that the backend's kernel wants, as float32, bfloat16 or int8. The operations themselves are
 `npdiffusion.kernels`.
 """
 import functools
@@ -22,7 +22,8 @@ class Linear:
         self.dtype = "float32"
 
     def prepare(self, dtype: str) -> None:
-        self.weight, self.dtype = prepared(self.weight, kernels.pack_linear, dtype), dtype
+        self.weight = prepared(self.weight, kernels.pack_linear, dtype)
+        self.dtype = "bfloat16" if dtype == "int8" else dtype        # of products of no weights, as attention's
 
     def __repr__(self):
         outputs, inputs = self.weight.shape

@@ -15,7 +15,7 @@ from npdiffusion.models.on_disk import OnDisk, scratch
 
 MOST_THREADS = 8  # that read and pack tensors: more would take memory, and files are not delivered faster
 SMALLEST_ON_DISK = 50_000      # numbers of a weight that is worth reading anew each time
-SIZES = {"float32": 4, "bfloat16": 2}       # bytes of a number that is kept so
+SIZES = {"float32": 4, "bfloat16": 2, "int8": 1}       # bytes of a number that is kept so
 SHOWN = 4         # how many wrong names an error message lists before it only counts,
 LONGEST = 200     # and how many characters of each
 
@@ -23,6 +23,10 @@ LONGEST = 200     # and how many characters of each
 # and the time embedding, which every block reads. They are less than one percent of all numbers, and rounding them
 # would cost 1.5 dB of the 58 by which pictures of the embedded model agree with those of float32.
 DELICATE = re.compile(r"(^|\.)(conv_in|conv_out|quant_conv|post_quant_conv|time_embedding\..*)\.weight$")
+
+# Weights that are bfloat16 in a model of int8: those of the autoencoder and of text encoders, which run once or twice a
+# picture, and what turns the time embedding into shifts. In the UNet 3×3 kernels are, too: `kernels.pack_conv2d` says why.
+IN_BFLOAT16 = re.compile(r"^(encoder|decoder|text_projection)\.|time_emb_proj")
 
 
 def walk(module, path=()):
@@ -79,8 +83,11 @@ def is_packed(owner, attribute):
 
 
 def kept_as(name, owner, attribute, dtype):
-    """"bfloat16" or "float32": how a parameter is kept in a model that is loaded as `dtype`."""
-    return dtype if is_packed(owner, attribute) and not DELICATE.search(name) else "float32"
+    """One of `kernels.DTYPES`: how a parameter is kept in a model that is loaded as `dtype`."""
+    if not is_packed(owner, attribute) or DELICATE.search(name):
+        return "float32"
+    shape = getattr(owner, attribute).shape
+    return "bfloat16" if dtype == "int8" and (shape[2:] not in ((), (1, 1)) or IN_BFLOAT16.search(name)) else dtype
 
 
 def load(module, tensors, source, dtype="float32"):
@@ -89,7 +96,7 @@ def load(module, tensors, source, dtype="float32"):
     tensors: mapping from name to a function that returns the array, with attributes `shape` and, for messages, `name`;
         float32, float16, or uint16, which means bfloat16; see checkpoints/tensors.py
     source: what error messages call the checkpoint
-    dtype: "float32", or "bfloat16" for the weights of most products
+    dtype: "float32", or "bfloat16" or "int8" for the weights of most products, see `kept_as`
     Strict both ways: UserError names what is missing, unexpected, of another shape, or not finite.
     """
     matched = match(module, tensors, source)

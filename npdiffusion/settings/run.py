@@ -49,8 +49,9 @@ OPTIONS = {name: replace(row, name=name) for name, row in {
                          group=MODEL, metavar="DIR"),
     "tokenizer": Setting(Path(), "folder with vocab.json and merges.txt, or an id, for a single file with none beside it",
                          group=MODEL, metavar="PATH"),
-    "dtype": Setting(Choice(kernels.DTYPES), "how weights are kept: float32, or bfloat16, which halves memory, is faster on "
-                     "processors that multiply it, and rounds a little (default: float32, or what --max-memory makes best)",
+    "dtype": Setting(Choice(kernels.DTYPES), "how weights are kept: float32; bfloat16, which halves memory, is faster on "
+                     "processors that multiply it, and rounds a little; or int8, bytes in most of the UNet, which rounds more "
+                     "(default: float32, or what --max-memory makes best)",
                      group=MODEL, metavar="NAME"),
     "lora_dir": Setting(Path(), "folder with LoRA files, which a prompt uses by name and strength: \"a cat <lora:ink:0.8>\"",
                         group=ADAPTERS, metavar="DIR", synonyms=("--lora-model-dir",)),
