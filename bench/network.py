@@ -9,6 +9,8 @@ diffusers' pipeline does. Operations are those of a direct algorithm on the batc
 The memory of a system is what the process grew by while it was made and called for the first time; torch's has the
 weights besides, which were there before. The difference is to the first system's result, over its largest value.
 """
+import functools
+
 import numpy as np
 
 from bench import models, peers, turns
@@ -22,7 +24,7 @@ REDUCTION = VAEConfig().reduction      # pixels that a latent pixel stands for
 
 
 def add_arguments(parser):
-    turns.add_arguments(parser)
+    turns.add_arguments(parser, dtypes=["int8"])
     parser.add_argument("--images", type=int, default=1, help="how many at once (default 1)")
 
 
@@ -38,6 +40,8 @@ def run_decode(arguments, sizes=VAEConfig()):
 
 def run(what, arguments, sizes):
     threads = turns.set_threads(arguments.threads)
+    if arguments.dtype == "int8":                        # peers have it only after a calibration of their own
+        arguments.against = []
     turns.describe(f"{what} of {arguments.images} image{'s' * (arguments.images > 1)}", threads, arguments)
     calls, memory, difference = {}, {}, {}
     expected = None
@@ -70,14 +74,14 @@ def systems(what, arguments, sizes, threads):
     else:
         arrays = [first]
 
-    for name, dtype in (turns.OURS, arguments.dtype), ("in bfloat16", "bfloat16"):
+    for name, dtype in ({turns.OURS: arguments.dtype} | ({"in bfloat16": "bfloat16"} if arguments.dtype == "int8" else {})).items():
         with turns.Growth() as growth:
             model = models.ours(sizes, dtype)
-            prompts, scaled = (Conditioning(context), None) if what == "step" else (None, latents * sizes.scaling_factor)
-        yield name, (lambda model=model, prompts=prompts, scaled=scaled:
-                     model(latents, TIME, prompts) if scaled is None else model.decode(scaled)), growth.bytes
-        if arguments.dtype != "int8":
-            break
+            if what == "step":
+                call = functools.partial(model, latents, TIME, Conditioning(context))
+            else:
+                call = functools.partial(model.decode, latents * sizes.scaling_factor)
+        yield name, call, growth.bytes
 
     if arguments.against:
         module = (peers.unet_module if what == "step" else peers.decoder_module)(models.theirs(sizes))

@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 
+from bench import turns
 from npdiffusion.kernels import machine
 
 PAGE = pathlib.Path(__file__).with_name("RESULTS.md")
@@ -22,8 +23,6 @@ do, so that Winograd's convolution may exceed the peak, which is the rate of our
 all threads, in the same run. "GB" is what the process grew by for that system; "difference" is to our result, over its
 largest value.
 """
-
-DTYPES = ("float32", "bfloat16")       # that peers have as well
 
 
 def add_arguments(parser):
@@ -42,11 +41,11 @@ def run(arguments):
     """Everything, written into bench/RESULTS.md; takes most of an hour on two cores."""
     size, repeats = f"--size {arguments.size}", f"--repeats {arguments.repeats}"
     model = f" --model {shlex.quote(arguments.model)}" if arguments.model else ""
-    models = [(what, dtype) for what in ("step", "decode") for dtype in DTYPES]
+    models = [(what, dtype) for what in ("step", "decode") for dtype in turns.PEERS_DTYPES]
     parts = [section("One step, one decoding", [f"{what} {size} {repeats} --dtype {dtype}" for what, dtype in models]),
              section("Where the time goes", [f"profile --of {what} {size} {repeats} --dtype {dtype}"
                                              for what, dtype in models])]
-    for dtype in DTYPES:
+    for dtype in turns.PEERS_DTYPES:
         common = f"--dtype {dtype} {repeats} --against ''"
         parts.append(varying(f"Step against picture size, {dtype}", "size",
                             [f"step --size {pixels} {common}" for pixels in arguments.sizes]))

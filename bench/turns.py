@@ -15,19 +15,18 @@ import statistics
 import sys
 import time
 
-from npdiffusion.kernels import DTYPES
-
 OURS = "npdiffusion"
+PEERS_DTYPES = ("float32", "bfloat16")
 PEERS = {"torch": ("torch", "diffusers"), "openvino": ("openvino", "torch", "diffusers")}       # and what they need
 REST = 0.2          # seconds between turns: thread pools spin for a moment more, on cores that the next one needs
 
 
-def add_arguments(parser, size=512, repeats=3, steps=None):
-    """The options that benchmarks of models have in common."""
+def add_arguments(parser, size=512, repeats=3, steps=None, dtypes=()):
+    """The options that benchmarks of models have in common; dtypes: that peers don't have"""
     parser.add_argument("--size", type=int, default=size, help=f"pixels, of a square picture (default {size})")
     parser.add_argument("--threads", type=int, default=None, help="default: physical cores")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of our weights, and of peers' weights and results "
-                        "(default float32); int8 is ours alone, beside our bfloat16 in `step`")
+    parser.add_argument("--dtype", choices=(*PEERS_DTYPES, *dtypes), default="float32",
+                        help="of our weights, and of peers' weights and results (default float32)")
     parser.add_argument("--repeats", type=int, default=repeats, help=f"turns of each system (default {repeats})")
     parser.add_argument("--against", type=names, default=[*PEERS],
                         help="of torch and openvino (default: those that are installed; '' is none)")
@@ -45,8 +44,6 @@ def names(text, known=PEERS):
 
 def leave_out_missing(arguments):
     """Take those systems out of `--against` that are not installed, and say how to get them."""
-    if arguments.dtype == "int8":
-        arguments.against = []
     wanted = [*arguments.against]
     arguments.against = [name for name in wanted if all(map(importlib.util.find_spec, PEERS.get(name, ())))]
     missing = [name for name in wanted if name not in arguments.against]

@@ -105,7 +105,7 @@ def options(add_arguments, *words):
     return parser.parse_args([*words, "--size", "64", "--repeats", "1", "--threads", "1"])
 
 
-@pytest.mark.parametrize("dtype", results.DTYPES)
+@pytest.mark.parametrize("dtype", turns.PEERS_DTYPES)
 @pytest.mark.parametrize("run, sizes", [(network.run_step, TINY_UNET), (network.run_decode, TINY_VAE)],
                          ids=["step", "decode"])
 def test_the_last_line_has_times_of_ours_and_torch_and_their_results_agree(run, sizes, dtype, capsys):
@@ -274,7 +274,7 @@ def test_what_was_measured_elsewhere_is_marked_and_written_down():
 def test_the_charts_have_each_system_of_the_results():
     page = results.PAGE.read_text(encoding="utf-8")
     assert {*plot.pictures(page)} == {*plot.ELSEWHERE, *(f"{system}, {dtype}" for system in ("npdiffusion", "OpenVINO", "torch")
-                                                         for dtype in results.DTYPES)}
+                                                         for dtype in turns.PEERS_DTYPES)}
 
 
 @pytest.mark.parametrize("seconds, text", [(73.5, "1:14"), (2880, "48:00"), (59.7, "1:00"), (4.4, "0:04")])
