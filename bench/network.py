@@ -74,7 +74,8 @@ def systems(what, arguments, sizes, threads):
     else:
         arrays = [first]
 
-    for name, dtype in ({turns.OURS: arguments.dtype} | ({"in bfloat16": "bfloat16"} if arguments.dtype == "int8" else {})).items():
+    ours = [(turns.OURS, arguments.dtype), ("in bfloat16", "bfloat16")]
+    for name, dtype in ours if arguments.dtype == "int8" else ours[:1]:
         with turns.Growth() as growth:
             model = models.ours(sizes, dtype)
             if what == "step":
