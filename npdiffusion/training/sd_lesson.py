@@ -3,6 +3,8 @@
     1   pictures with captions, compositions.py        digits → 32×32 pixels
     2   the autoencoder, first_stage.py                pixels ↔ latents 8×8×4, encoded once
     3   text encoder and UNet, together                latents, captions → a UNet that predicts v
+        L = ‖v̂ − v‖², without Min-SNR's weights, which all but leave out the levels of nearly pure noise: which digit it
+        is to be is decided there
         one caption in ten is empty, for classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598)
     4   the folder, model_folder.py                    what -m and diffusers load, and a sheet of what it draws
 
@@ -29,7 +31,7 @@ from npdiffusion.training.compositions import SIDE, caption, compose
 from npdiffusion.training.denoising import Denoising
 from npdiffusion.training.optimizers import AdamW
 
-WORDS, WIDTH = 16, 64                      # ids of a caption, and the width of their hidden states
+WORDS, WIDTH = 8, 64                       # ids of a caption, and the width of their hidden states
 UNET = UNetConfig(block_out_channels=(48, 96), layers_per_block=1, cross_attention_dim=WIDTH, cross_attention=(False, True),
                   heads=(4, 4), norm_num_groups=8, sample_size=SIDE // first_stage.CONFIG.reduction)
 FIRST_SHARE = 0.25                         # of the time that is for the autoencoder
@@ -65,7 +67,7 @@ class TextToLatents:
         self.ids = np.stack([tokenizer.encode(each) for each in captions])
         self.empty = tokenizer.encode("")
         self.schedule = NoiseSchedule(prediction_type="v_prediction", class_name="DDIMScheduler", own_sampler="ddim")
-        self.denoising = Denoising(self.schedule, gamma=5.0)
+        self.denoising = Denoising(self.schedule)
         pieces = len(tokenizer.vocabulary)
         self.text_encoder = CLIPTextModel(CLIPTextConfig(
             vocab_size=pieces, hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_hidden_layers=2, num_attention_heads=4,
@@ -74,6 +76,8 @@ class TextToLatents:
         rng = np.random.default_rng([settings.seed, 2])
         trained = {f"{name}.{path}": value for name in ("text_encoder", "unet")
                    for path, value in initial.begin(getattr(self, name), rng).items()}
+        for table in vars(self.text_encoder.embeddings).values():      # with CLIP's 0.02 the layers' first outputs would drown
+            table.weight *= 50                                          # what a word is, and captions would hardly differ
         self.training = loop.Training(
             self.loss, AdamW(trained, decay=0.0), average=Average(trained, 0.995), seed=settings.seed,
             rate=lambda step: rates.rate(step, settings.rate, settings.steps, "cosine", min(50, settings.steps // 10)))
