@@ -3,7 +3,6 @@
 Weights are written as bfloat16, a tensor at a time: 6.9 GB on disk, which --model names, or that are gone afterwards.
 """
 import contextlib
-import itertools
 import multiprocessing
 import pathlib
 import resource
@@ -85,10 +84,9 @@ def draw(folder, arguments):
     budget = pipeline.budget
     budget.measure(pipeline.unet, pipeline.vae.config.reduction)
     print(f"{budget}\nloaded in {loaded - start:.1f} s", flush=True)
-    times = [time.perf_counter()]
-    image, = pipeline.generate(**request.given(), callback=lambda *_: times.append(time.perf_counter()), progress=False)
+    image, = pipeline.generate(**request.given(), progress=False)
     most = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    steps = [later - earlier for earlier, later in itertools.pairwise(times[1:])]
+    step, spent = pipeline.timings["sampling"] / arguments.steps, pipeline.timings.items()
     print(f"{image.width}×{image.height}, {arguments.steps} steps: {most / 1e9:.2f} GB resident at most, foretold "
-          f"{budget.foretold / 1e9:.2f} ({most / budget.foretold - 1:+.1%}); a step {min(steps, default=0):.1f} s, foretold "
-          f"{budget.seconds:.1f}; " + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in pipeline.timings.items()))
+          f"{budget.foretold / 1e9:.2f} ({most / budget.foretold - 1:+.1%}); a step {step:.1f} s, foretold "
+          f"{budget.seconds:.1f}; " + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in spent))

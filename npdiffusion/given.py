@@ -3,19 +3,23 @@
     latents                   noise that pictures start from, in place of that of their seeds      (N, H/f, W/f, C)
     prompt_embeds             states that the UNet attends to, in place of a prompt's              (M, 77 n, X)
     negative_prompt_embeds    likewise, in place of the negative prompt's                          (M or 1, 77 n, X)
+    pooled_prompt_embeds, negative_pooled_prompt_embeds    for XL, which reads a vector of the whole beside them    (M or 1, P)
 
 As in diffusers: N(0, 1) latents are multiplied by the σ that the sampler starts from, and each row of the embeddings
 stands for one of M prompts. No text inside a picture and no list of jobs can hold them, so they are no `settings.Request`.
 
 M prompts of `count` pictures each, N in all, W × H pixels, C latent channels, f the VAE's reduction, n chunks of a prompt,
-X the width of the text encoder; float32.
+X the width of the text encoder, or of both, P that of the pooled vector; float32.
 """
-from typing import NamedTuple
+import dataclasses
+import inspect
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from npdiffusion.errors import UserError, nearest
 from npdiffusion.settings import Request
+from npdiffusion.text.contexts import Context
 
 OUTPUT_TYPES = ("pil", "np", "latent")
 
@@ -24,10 +28,10 @@ class Given(NamedTuple):
     """What is given for one prompt; None where the request says it.
 
     seeds     of each picture
-    embeds    states (1, 77 n, X) of the prompt and of the negative one, each or None
+    embeds    `text.contexts.Context` of the prompt and of the negative one, each or None
     """
     latents: np.ndarray | None = None
-    embeds: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
+    embeds: tuple[Context | None, Context | None] = (None, None)
     seeds: tuple[int, ...] | None = None
     output_type: str = "pil"
 
@@ -40,18 +44,19 @@ class Given(NamedTuple):
 NOTHING = Given()
 
 
-def asked(model, prompt, seed, generator, latents, prompt_embeds, negative_prompt_embeds, output_type, **settings):
+def asked(model, prompt, seed, generator, latents, embeds, output_type, **settings):
     """The arguments of `generate` → [(Request, Given)], one for each prompt
 
-    model: a pipeline, of which configurations and family are looked at. UserError for what can't be used.
+    model: a pipeline, of which configurations and family are looked at      embeds: (states, pooled vectors) of prompts, and
+    of the negative one, each or None      UserError for what can't be used.
     """
     if not isinstance(output_type, str) or output_type not in OUTPUT_TYPES:
         raise UserError(f"output_type is {output_type!r:.60}: {nearest(output_type, OUTPUT_TYPES)}known are "
                         f"{', '.join(OUTPUT_TYPES)}")
-    for name, value, words in (("prompt_embeds", prompt_embeds, prompt),
-                               ("negative_prompt_embeds", negative_prompt_embeds, settings["negative_prompt"])):
-        check_embeds(model, name, value)
-        if value is not None and words:
+    (prompt_embeds, _), (negative_prompt_embeds, _) = embeds
+    for name, values, words in zip(("prompt_embeds", "negative_prompt_embeds"), embeds, (prompt, settings["negative_prompt"])):
+        check_embeds(model, name, *values)
+        if values[0] is not None and words:
             raise UserError(f"{name} stand in place of the {name.removesuffix('_embeds').replace('_', ' ')}: give one of them")
     prompts = [prompt] if prompt is None or isinstance(prompt, str) else list(prompt)
     prompts = prompts if prompt_embeds is None else [""] * len(prompt_embeds)
@@ -78,7 +83,7 @@ def asked(model, prompt, seed, generator, latents, prompt_embeds, negative_promp
         for name in "init_image", "subseed_strength":
             if any(getattr(request, name) for request in requests):
                 raise UserError(f"latents: pictures start from them alone, so not with {name}")
-    return [one_of(number, request, seeds, latents, (prompt_embeds, negative_prompt_embeds), output_type)
+    return [one_of(number, request, seeds, latents, embeds, output_type)
             for number, request in enumerate(requests)]
 
 
@@ -89,7 +94,8 @@ def one_of(number, request, seeds, latents, embeds, output_type):
         request = request.changed(seed=seeds[own.start])
     elif request.seed is not None:
         request = request.changed(seed=request.seed + own.start)
-    positive, negative = (each if each is None else each[min(number, len(each) - 1)][None] for each in embeds)
+    positive, negative = (None if pair[0] is None else Context(*(
+        each if each is None else each[min(number, len(each) - 1)][None] for each in pair)) for pair in embeds)
     return request, Given(None if latents is None else latents[own], (positive, negative),
                           None if seeds is None else tuple(seeds[own]), output_type)
 
@@ -112,12 +118,18 @@ def drawn(generator, seed, count):
     return [int(each) for each in generator.integers(2**32, size=count)]
 
 
-def check_embeds(model, name, value):
-    """UserError unless states of prompts can be attended to by this model."""
+def check_embeds(model, name, value, pooled):
+    """UserError unless states of prompts can be attended to by this model, with pooled vectors if it reads them."""
+    other = name.replace("prompt_embeds", "pooled_prompt_embeds")
+    if pooled is not None and (value is None or not model.family.added):
+        raise UserError(f"{other}: they go with {name}, and with XL alone")
     if value is None:
         return
-    if model.family.added:
-        raise UserError(f"{name}: {model.family.name} needs a pooled vector beside them, which can't be given: say it in words")
+    if model.family.added and pooled is None:
+        raise UserError(f"{name}: {model.family.name} reads a pooled vector beside them: give {other}, too")
+    if pooled is not None:
+        wanted = model.models[model.family.text_encoders[-1]].config.projection_dim
+        check_array(other, pooled, f"({len(value)}, {wanted})", (len(value), wanted))
     width, length = model.unet.config.cross_attention_dim, model.tokenizer.length
     check_array(name, value, f"(N, {length} n, {width})", (None, None, width))
     if value.shape[1] % length:
@@ -134,3 +146,12 @@ def check_array(name, value, shape, sides):
         raise UserError(f"{name} is an array {value.shape} of {value.dtype}: it must be {shape} of float32")
     if not np.isfinite(value).all():
         raise UserError(f"{name} has values that are not finite")
+
+
+def signature(generate: Any) -> inspect.Signature:
+    """What help and completion show of `generate`: each setting with its type and default."""
+    own = inspect.signature(generate)
+    first, last = list(own.parameters.values())[:3], list(own.parameters.values())[3:-1]
+    settings = [inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
+                for field in dataclasses.fields(Request) if field.name not in own.parameters]
+    return own.replace(parameters=[*first, *settings, *last])

@@ -36,7 +36,8 @@ def load(path_or_id: Path | None = None, dtype: str | None = None, threads: int 
          tokenizer: Path | None = None, lora_dir: Path | None = None, vae: Path | None = None,
          embedding_dir: Path | None = None, max_memory: int | float | str | None = None, model_dir: Path | None = None,
          requests: Sequence[Request] = (), preview_vae: Any = None, control: Path | None = None,
-         unet: Path | None = None, refiner: Path | None = None) -> StableDiffusionPipeline:
+         unet: Path | None = None, refiner: Path | None = None, ip_adapter: Path | None = None,
+         image_encoder: Path | None = None, t2i_adapter: Path | None = None) -> StableDiffusionPipeline:
     """A pipeline that makes pictures from prompts → npdiffusion.pipeline.StableDiffusionPipeline
 
     path_or_id: None (the embedded model), a folder in diffusers layout, a .safetensors or .gguf file, a Hugging Face id, or
@@ -62,6 +63,8 @@ def load(path_or_id: Path | None = None, dtype: str | None = None, threads: int 
     unet: a folder or a file with a UNet in place of the model's own, see unets.py
     refiner: a model, named as by path_or_id, that takes over the last steps, see painting/refining.py; the text encoder and the
         UNet are its own, the autoencoder is the first model's
+    ip_adapter, image_encoder: an IP-Adapter's file and CLIP's image encoder, see StableDiffusionPipeline.load_ip_adapter
+    t2i_adapter: a T2I-Adapter, a folder or a file, which pictures that have a `t2i_image` are led by
     Raises UserError, with one line that says what is wrong, for whatever can't be loaded.
     """
     if dtype not in (None, *kernels.DTYPES):
@@ -80,6 +83,10 @@ def load(path_or_id: Path | None = None, dtype: str | None = None, threads: int 
         pipeline.check_prompts([(request.prompt, request.negative_prompt) for request in requests])
         if control is not None:
             pipeline.load_controlnet(control)
+        if ip_adapter is not None:
+            pipeline.load_ip_adapter(ip_adapter, image_encoder)
+        if t2i_adapter is not None:
+            pipeline.load_t2i_adapter(t2i_adapter)
         opened.fill(budget)
     except MemoryError:
         raise UserError(f"{path_or_id or 'the embedded model'}: not enough memory for this model") from None

@@ -5,8 +5,6 @@
 Rombach et al. 2021, arXiv:2112.10752. N pictures of W × H pixels; latents are (N, H/f, W/f, C), f the VAE's reduction.
 """
 import contextlib
-import dataclasses
-import inspect
 import os
 import sys
 import threading
@@ -19,7 +17,9 @@ import numpy as np
 from PIL import Image
 
 from npdiffusion.adapters import tags
+from npdiffusion.adapters.image_prompts import ImagePrompts, image_prompts
 from npdiffusion.adapters.merging import Adapters
+from npdiffusion.adapters.picture_features import PictureFeatures, picture_features
 from npdiffusion.adapters.textual_inversion import LearntWords, fitting
 from npdiffusion.checkpoints import families
 from npdiffusion.checkpoints.controlnets import open_controlnet
@@ -29,7 +29,7 @@ from npdiffusion.diffusion.denoiser import Denoiser
 from npdiffusion.diffusion.guidance import Prediction
 from npdiffusion.diffusion.schedules import NoiseSchedule
 from npdiffusion.errors import UserError
-from npdiffusion.given import NOTHING, Given, asked
+from npdiffusion.given import NOTHING, Given, asked, signature
 from npdiffusion.memory import malloc
 from npdiffusion.memory.budget import Budget
 from npdiffusion.models.clip import CLIPTextModel
@@ -77,6 +77,8 @@ class StableDiffusionPipeline:
         self.advised_guidance = default_guidance      # the guidance scale that its makers advise, or None
         self.adapters = adapters or Adapters()        # LoRAs and their like, merged into the weights
         self.control: Any = None      # a ControlNet
+        self.ip_adapter: ImagePrompts | None = None              # pictures that stand in prompts,
+        self.t2i_adapter: PictureFeatures | None = None          # and that lead by a small network
         self.refiner: StableDiffusionPipeline | None = None      # takes over the last steps
         self.words = LearntWords()    # textual inversions
         self.budget = budget          # what was chosen for max_memory, see budget.py; None if there was none
@@ -103,6 +105,7 @@ class StableDiffusionPipeline:
             raise UserError("this pipeline makes a picture, so it can't be closed now")
         with self._alone:
             self.text_encoder = self.unet = self.vae = self.control = self.refiner = None    # type: ignore[assignment]
+            self.ip_adapter = self.t2i_adapter = None
             self.models, self.adapters, self.words = {}, Adapters(), LearntWords()
         malloc.give_back()
 
@@ -147,7 +150,8 @@ class StableDiffusionPipeline:
     def generate(self, prompt: str | list[str] | None = None, negative_prompt: str = "", *,
                  seed: int | Sequence[int] | None = None, generator: np.random.Generator | None = None,
                  latents: np.ndarray | None = None, prompt_embeds: np.ndarray | None = None,
-                 negative_prompt_embeds: np.ndarray | None = None, output_type: str = "pil",
+                 negative_prompt_embeds: np.ndarray | None = None, pooled_prompt_embeds: np.ndarray | None = None,
+                 negative_pooled_prompt_embeds: np.ndarray | None = None, output_type: str = "pil",
                  callback: StepCallback | None = None, preview: StepCallback | None = None, progress: bool = True,
                  **settings: Any) -> Any:
         """Pictures for a prompt: a list of `count` PIL images. Each has its seed in `image.info["seed"]`, and its settings as
@@ -158,7 +162,8 @@ class StableDiffusionPipeline:
         generator  draws a seed for each picture
         latents    (N, H/f, W/f, C), float32: N(0, 1) to start from; the seed is then for what the sampler draws
         prompt_embeds, negative_prompt_embeds   (M, 77 n, X) and (M or 1, 77 n, X), float32: what `encode_prompt` gives, in
-                   place of M prompts and of the negative one; not for XL
+                   place of M prompts and of the negative one
+        pooled_prompt_embeds, negative_pooled_prompt_embeds   (M, P) and (M or 1, P), float32: with XL beside them
         output_type   "pil"; "np": (N, H, W, 3), float32 in [0, 1], as decoded, with nothing pasted around a mask; "latent":
                    (N, H/f, W/f, C), float32, which `decode` takes one by one
         settings   fields of `settings.Request`, which says what they mean, by our names or diffusers'
@@ -171,7 +176,8 @@ class StableDiffusionPipeline:
         """
         self._check_open()
         made = []
-        for request, beside in asked(self, prompt, seed, generator, latents, prompt_embeds, negative_prompt_embeds, output_type,
+        embeds = (prompt_embeds, pooled_prompt_embeds), (negative_prompt_embeds, negative_pooled_prompt_embeds)
+        for request, beside in asked(self, prompt, seed, generator, latents, embeds, output_type,
                                      negative_prompt=negative_prompt or "", **settings):
             resolved = self.resolve(request, given=beside)
             with steps_shown(resolved.planned, callback or ignored, progress) as step:
@@ -221,9 +227,9 @@ class StableDiffusionPipeline:
             noise = resolved.noise_for(way.canvas, self.vae)
             with self._timed("encoding"):
                 start = way.start(self.vae, self.unet, latents, noise, resolved.tile)
-                control = controlled(self.control, resolved, way)
+                led = controlled(self.control, resolved, way), picture_features(self.t2i_adapter, resolved, way)
             state, called = start.latents, 0
-            for predict, plan, known in self._legs(resolved, way, context, start, noise, control):
+            for predict, plan, known in self._legs(resolved, way, context, start, noise, led):
                 denoise = Denoiser(predict, plan, known, called)
                 with self._timed("sampling"):
                     for following in plan.sample(denoise, state, noise):
@@ -244,13 +250,13 @@ class StableDiffusionPipeline:
             return resolved.finish(finite(self.vae, "vae", one[None], resolved.tile, method="decode")
                                    for one in latents)           # one picture's maps at a time
 
-    def _legs(self, resolved, way, contexts, start, noise, control):
+    def _legs(self, resolved, way, contexts, start, noise, led):
         """The model's part of a pass, and the refiner's if it has one: Prediction, Plan, what is kept under a mask, of each
 
-        contexts: of the model, and of the refiner
+        contexts: of the model, and of the refiner      led: what a ControlNet and a T2I-Adapter add, or None
         """
         settings = resolved.guidance, resolved.request.value("guidance_rescale")
-        yield Prediction(self.unet, contexts[0], *settings, start.channels, control), way.plan, start.known
+        yield Prediction(self.unet, contexts[0], *settings, start.channels, *led), way.plan, start.known
         if way.refining:
             known = refining.kept(start, way.canvas, self.vae, noise, resolved.tile)
             yield Prediction(self.refiner.unet, contexts[1], *settings), way.refining, known
@@ -268,16 +274,31 @@ class StableDiffusionPipeline:
             part.fill(self.adapters.dtype)
             self.control = part.model
 
+    def load_ip_adapter(self, path: Path | None, image_encoder: Path | None = None) -> None:
+        """Let an `ip_image` stand in prompts, by an IP-Adapter's file, in place of one that was there; None: no more
+
+        image_encoder: CLIP's, in place of image_encoder/ beside the adapter or in the model's folder. UserError as above.
+        """
+        with self._alone:
+            self.ip_adapter = None if path is None else ImagePrompts(path, image_encoder, self)
+
+    def load_t2i_adapter(self, path: Path | None) -> None:
+        """Have a `t2i_image` lead pictures, by a T2I-Adapter, as `load_controlnet` has a ControlNet do it."""
+        with self._alone:
+            self.t2i_adapter = None if path is None else PictureFeatures(path, self)
+
     def _contexts_of_passes(self, resolved, prompt):
         """For each pass contexts of the prompt, and of the negative one where it has influence, by the model, and the refiner
         where it takes part; see text/editing.py"""
         request, earlier, found = resolved.request, None, []
         texts = [(prompt, request.prompt_2), (request.negative_prompt, request.negative_prompt_2)][:1 + (resolved.guidance > 1)]
+        pictures = image_prompts(self.ip_adapter, resolved)
         for way in resolved.passes:
             asked = texts, way.steps, resolved.sampler, request.clip_skip, request.prompt_syntax, earlier, request.count
             models = {self: resolved.timestep_cond} | ({self.refiner: None} if way.refining else {})
             found.append([model.contexts(*asked, distilled, resolved.sizes(way.canvas.size, model.family),
                                          resolved.given.embeds) for model, distilled in models.items()])
+            found[-1][0].pictures = pictures
             earlier = way.steps
         return found
 
@@ -388,13 +409,4 @@ def ignored(*arguments: Any) -> None:
     """Nobody listens."""
 
 
-def generate_signature() -> inspect.Signature:
-    """What help and completion show of `generate`: each setting with its type and default."""
-    own = inspect.signature(StableDiffusionPipeline.generate)
-    first, last = list(own.parameters.values())[:3], list(own.parameters.values())[3:-1]
-    settings = [inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
-                for field in dataclasses.fields(Request) if field.name not in own.parameters]
-    return own.replace(parameters=[*first, *settings, *last])
-
-
-StableDiffusionPipeline.generate.__signature__ = generate_signature()
+StableDiffusionPipeline.generate.__signature__ = signature(StableDiffusionPipeline.generate)

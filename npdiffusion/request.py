@@ -98,6 +98,8 @@ class Resolved:
         if r.control_image is not None:
             found |= {name: r.value(name) for name in ("control_scale", "control_start", "control_end")}
             found["guess_mode"] = r.guess_mode or None
+        for picture, others in (("ip_image", ("ip_scale",)), ("t2i_image", ("t2i_scale", "t2i_end"))):
+            found |= {name: r.value(name) for name in others if getattr(r, picture) is not None}
         found["refiner_at"] = None if self.passes[-1].refining is None else r.value("refiner_at")
         if self.family.added:
             found |= {name: getattr(r, name) for name in (
@@ -165,6 +167,10 @@ def resolve(request: Request, model: Any, inputs: Any = None, given: Given = NOT
     if (request.control_image is None) != (model.control is None):
         raise UserError("a ControlNet and the picture that leads it go together: name the one that is missing (in Python "
                         "load_controlnet, control_image; on the command line --control, --control-image)")
+    for name, what, does in (("ip", "an IP-Adapter", "reads"), ("t2i", "a T2I-Adapter", "is led by")):
+        if (getattr(request, f"{name}_image") is None) != (getattr(model, f"{name}_adapter") is None):
+            raise UserError(f"{what} and the picture that it {does} go together: name the one that is missing (in Python "
+                            f"load_{name}_adapter, {name}_image; on the command line --{name}-adapter, --{name}-image)")
     if model.refiner is None and request.refiner_at is not None:
         raise UserError("refiner_at says when a refiner takes over, and there is none: name it (in Python load(refiner=…), on "
                         "the command line --refiner)")

@@ -4,7 +4,7 @@ A picture of these models is noise, but every file is of its kind: names, shapes
 """
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -13,9 +13,13 @@ from bench import models
 from bench.models import write_json
 from npdiffusion.checkpoints import families
 from npdiffusion.models import parameters
+from npdiffusion.models.clip_vision import CLIPVisionConfig, CLIPVisionModelWithProjection
 from npdiffusion.models.configs import CLIPTextConfig, TinyVAEConfig, UNetConfig, VAEConfig
 from npdiffusion.models.controlnet import ControlNetModel
+from npdiffusion.models.ip_adapter import ImageProjection, IPAdapter, cross_attentions
+from npdiffusion.models.t2i_adapter import T2IAdapter
 from npdiffusion.models.taesd import AutoencoderTiny
+from npdiffusion.models.unet import UNet2DConditionModel
 
 UNET = dict(block_out_channels=(32, 64), cross_attention=(True, False), heads=(8, 8), layers_per_block=1,
             cross_attention_dim=64, sample_size=8)
@@ -62,6 +66,25 @@ def controlnet(path):
     tensors = models.tensors(ControlNetModel(UNetConfig(**UNET)))
     save_file({key: tensor().astype(np.float16) for key, tensor in tensors.items()},
               path / "diffusion_pytorch_model.safetensors")
+
+
+def ip_adapter(path):
+    """An IP-Adapter for the model in `folder`, and image_encoder/ beside it"""
+    vision = CLIPVisionConfig(64, 96, 2, 2, image_size=28, projection_dim=32)
+    unet = UNet2DConditionModel(UNetConfig(**UNET))
+    channels = [each.to_k.weight.shape[0] for each in cross_attentions(unet)]
+    adapter = IPAdapter(ImageProjection(32, 4, TEXT.hidden_size), TEXT.hidden_size, channels)
+    save_file({key: tensor() for key, tensor in models.tensors(adapter).items()}, path)
+    write_json(path.parent / "image_encoder" / "config.json", asdict(vision))
+    tensors = models.tensors(CLIPVisionModelWithProjection(vision))
+    save_file({key: tensor() for key, tensor in tensors.items()}, path.parent / "image_encoder" / "model.safetensors")
+
+
+def t2i_adapter(path):
+    """A T2I-Adapter for the model in `folder`, in diffusers layout"""
+    adapter = T2IAdapter(8, 3, UNET["block_out_channels"], UNET["block_out_channels"], 2, (False, True))
+    write_json(path / "config.json", {"_class_name": "T2IAdapter", "adapter_type": "full_adapter", "downscale_factor": 8})
+    save_file({key: tensor() for key, tensor in models.tensors(adapter).items()}, path / "diffusion_pytorch_model.safetensors")
 
 
 def single_file(path):
@@ -128,6 +151,8 @@ def write(home):
     shutil.copy(there / "sdxl-turbo" / "unet" / "diffusion_pytorch_model.safetensors",
                 there / "sdxl_lightning_4step_unet.safetensors")
     controlnet(there / "control-canny")
+    ip_adapter(there / "ip-adapter_sd15.safetensors")
+    t2i_adapter(there / "t2i-sketch")
     (there / "anime").mkdir()
     for name in "v1-5-pruned-emaonly", "anime/dream", "turbo":
         single_file(there / f"{name}.safetensors")

@@ -49,7 +49,10 @@ def shelf(tmp_path, models):
         "taesd_decoder": {"1.weight": (4, 4, 3, 3), "3.conv.0.weight": (4, 4, 3, 3)},
         "text": {"text_model.encoder.layers.0.mlp.fc1.weight": (4, 768)},
         "control": {"control_model.x": (2, 2)},
-        "words": {"emb_params": (2, 768)},
+        "words": {"emb_params": (2, 768)}, "words-xl": {"clip_l": (2, 768), "clip_g": (2, 1280)},
+        "ip": {"image_proj.proj.weight": (4, 4), "ip_adapter.1.to_k_ip.weight": (4, 2048)},
+        "t2i": {"adapter.body.0.resnets.0.block1.weight": (4, 4, 3, 3)}, "t2i-original": {"body.0.block1.weight": (4, 4, 3, 3)},
+        "vision": {"vision_model.post_layernorm.weight": (4,), "visual_projection.weight": (4, 4)},
         "strange": {"abc": (2, 3)},
     }
     (folder / "a").mkdir()
@@ -84,7 +87,9 @@ def test_each_file_is_listed_as_what_it_is(shelf):
         "a/lora": "a LoRA for Stable Diffusion v1", "a/lora-xl": "a LoRA for Stable Diffusion XL",
         "vae": "a VAE alone", "taesd": "TAESD",
         "taesd_decoder": "TAESD", "text": "a text encoder alone", "control": "a ControlNet",
-        "words": "a textual inversion", "strange": "no Stable Diffusion", "old.ckpt": "a pickle, which can run any "
+        "words": "a textual inversion", "words-xl": "a textual inversion", "ip": "an IP-Adapter for Stable Diffusion XL",
+        "t2i": "a T2I-Adapter", "t2i-original": "a T2I-Adapter", "vision": "CLIP's image encoder",
+        "strange": "no Stable Diffusion", "old.ckpt": "a pickle, which can run any "
         "program, so it is not opened", "empty": "the file is empty",
         "x.gguf": "not a GGUF file, damaged or cut short (its table of contents goes beyond its end)",
         "other": "Stable Diffusion XL, not complete"}

@@ -74,11 +74,19 @@ def test_a_preview_by_the_autoencoder_takes_the_tiles_that_are_chosen_for_its_pi
     assert not np.array_equal(np.asarray(shown.images[0]), np.asarray(images.to_images(vae.decode(x0))[0]))
 
 
-def test_weights_of_v1_are_used_for_its_latents_alone():
-    for config, expected in ((VAEConfig(), True), (TinyVAEConfig(), True), (npdiffusion.load().vae.config, False),
-                             (VAEConfig(scaling_factor=0.13025), False)):
-        assert preview.has_latents_of_v1(config) == expected
-    assert preview.Linear(AutoencoderKL(VAEConfig())).weights is preview.V1_WEIGHTS
+def test_weights_of_v1_and_xl_are_used_for_their_latents_alone():
+    for config, expected in ((VAEConfig(), preview.V1_WEIGHTS), (VAEConfig(scaling_factor=0.13025), preview.XL_WEIGHTS)):
+        assert preview.known(config)[0] is expected and preview.Linear(AutoencoderKL(config)).weights is expected
+    for config in TinyVAEConfig(), npdiffusion.load().vae.config, VAEConfig(scaling_factor=0.5):
+        assert preview.known(config) is None
+
+
+def test_a_linear_preview_of_xl_has_the_colours_that_were_published():
+    """stable-diffusion.cpp's fit, rounded to four digits: a latent pixel of zeros is a bluish gray, the first channel light."""
+    linear = preview.Linear(AutoencoderKL(VAEConfig(scaling_factor=0.13025)))
+    shown = linear(np.array([[0, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 2]], np.float32)[:, None, None])
+    expected = [[0.1444, -0.0333, 0.0071], [0.4027, 0.2443, 0.3368], [-0.2794, -0.3331, -0.1529]]
+    np.testing.assert_allclose(shown[:, 0, 0], np.array(expected, np.float32), atol=1e-6)
 
 
 def test_weights_of_v1_are_those_that_were_published():

@@ -173,9 +173,35 @@ def test_clip_skip_counts_from_the_end_in_xl(both):
         expected, *_ = pair.theirs.encode_prompt(PROMPT, device="cpu", do_classifier_free_guidance=False, clip_skip=1)
     states = pair.ours.encode_prompt(PROMPT, clip_skip=2)
     agree(XL, "context with clip skip", states, expected, 1e-5, relative=True)
-    with pytest.raises(UserError, match="prompt_embeds: .*XL.* needs a pooled vector beside them"):
-        pair.ours.generate(prompt_embeds=states, steps=1)
     assert np.array_equal(pair.ours.encode_prompt(PROMPT, clip_skip=1), pair.ours.encode_prompt(PROMPT))
+
+
+def test_states_and_pooled_vectors_from_outside_are_those_of_diffusers(both):
+    pair = both(XL)
+    with torch.no_grad():
+        found = pair.theirs.encode_prompt(PROMPT, negative_prompt=NEGATIVE, device="cpu")
+    names = "prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds"
+    theirs = dict(zip(names, found))
+    made = pair.theirs(**theirs, generator=torch.Generator().manual_seed(7), num_inference_steps=4, height=32, width=48)
+    ours = {name: tensor.numpy() for name, tensor in theirs.items()}
+    asked = {key: value for key, value in ASKED.items() if key != "guidance_scale"}
+    image, = pair.ours.generate(**ours, **asked)
+    agree(XL, "states and pooled vectors from outside, levels of 255", levels(image), levels(made.images[0]), 1)
+    for name in "negative_prompt_embeds", "negative_pooled_prompt_embeds":
+        del theirs[name], ours[name]
+    made = pair.theirs(**theirs, generator=torch.Generator().manual_seed(7), num_inference_steps=4, height=32, width=48)
+    image, = pair.ours.generate(**ours, **asked)
+    agree(XL, "the same beside zeros, levels of 255", levels(image), levels(made.images[0]), 1)
+
+
+@pytest.mark.parametrize("name, given, told", [
+    (XL, dict(prompt_embeds=(1, 77, 192)), "reads a pooled vector beside them: give pooled_prompt_embeds, too"),
+    (XL, dict(pooled_prompt_embeds=(1, 48)), "pooled_prompt_embeds: they go with prompt_embeds"),
+    (XL, dict(prompt_embeds=(2, 77, 192), pooled_prompt_embeds=(1, 48)), r"must be \(2, 48\) of float32"),
+    (V2, dict(prompt_embeds=(1, 77, 128), pooled_prompt_embeds=(1, 48)), "with XL alone")])
+def test_pooled_vectors_that_do_not_fit_are_one_line(both, name, given, told):
+    with pytest.raises(UserError, match=told):
+        both(name).ours.generate(steps=1, **{key: np.zeros(shape, np.float32) for key, shape in given.items()})
 
 
 def test_settings_without_effect_elsewhere_are_told(both):

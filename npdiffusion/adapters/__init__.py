@@ -6,4 +6,5 @@
               scales  their factors,  patterns  regular expressions that say whose a factor is
     merging   W + ΔW in the model, and W again
     textual_inversion   words that stand for learnt vectors, which change no weights; a LoRA may bring some along
+    image_prompts       pictures in place of words: an IP-Adapter
 """

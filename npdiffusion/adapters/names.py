@@ -39,7 +39,10 @@ FAMILIES = [(re.compile(pattern), family) for pattern, family in (
 OTHER_KINDS = [(re.compile(pattern), kind) for pattern, kind in (
     (r"\.b?oft_|\.on_input$|\.ia3_l|\.[ab][12]\.weight$|\.vera_", "an adapter of another kind than LoRA, LoHa, LoKr and DoRA"),
     (r"emb_params$|string_to_param|^clip_[gl]$", "a textual inversion, which is used by its name in the prompt"),
-    (r"control_model\.|controlnet|lllite", "a ControlNet, which is not supported"),
+    (r"lllite", "a ControlNet of the kind LLLite, which is not supported"),
+    (r"control_model\.|controlnet", "a ControlNet, which is loaded as such (--control)"),
+    (r"^ip_adapter\.|^image_proj\.", "an IP-Adapter, which is loaded as such (--ip-adapter)"),
+    (r"^(adapter\.)?body\.", "a T2I-Adapter, which is loaded as such (--t2i-adapter)"),
     (r"^(first_stage_model|model\.diffusion_model|cond_stage_model)\.", "a complete model and no LoRA"))]
 
 

@@ -7,6 +7,7 @@
     families.py           which model it is, one row per family      original_names.py CompVis' names, in one file for all parts
     whole_model.py        every part of a model, opened              part.py           a model still empty, and its tensors
     controlnets.py        a ControlNet by itself                     unets.py         a UNet by itself
+    ip_adapters.py        an IP-Adapter and its image encoder        t2i_adapters.py  a T2I-Adapter by itself
     autoencoders.py       a VAE by itself                            tokenizers.py     which tokenizer belongs to a model
     conversion.py         a model written anew                       config_json.py    its sizes, as in config.json
     library.py            the models that are here, by name          hub.py            models by Hugging Face id

@@ -12,7 +12,7 @@ from npdiffusion.checkpoints.leftovers import LEFTOVERS
 from npdiffusion.errors import UserError
 from npdiffusion.kernels.arrays import as_float32
 from npdiffusion.models.clip import CLIPTextModel, CLIPTextModelWithProjection
-from npdiffusion.models.configs import UNET_ONLY, VAE_ONLY, CLIPTextConfig, UNetConfig, VAEConfig
+from npdiffusion.models.configs import UNET_ONLY, VAE_ONLY, XL_FACTOR, CLIPTextConfig, UNetConfig, VAEConfig
 from npdiffusion.models.unet import UNet2DConditionModel
 from npdiffusion.models.vae import AutoencoderKL
 
@@ -177,7 +177,6 @@ MARKS = {"v_pred": {"prediction_type": "v_prediction"},
          "ztsnr": {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}}
 CLASSES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline",
            "StableDiffusionInpaintPipelineLegacy", "LatentConsistencyModelPipeline", "LatentConsistencyModelImg2ImgPipeline")
-XL_FACTOR = 0.13025                     # of the VAE's latents; shapes can't tell it from v1's VAE
 XL_SECOND = LoRANames(("lora_te2_text_model_", "lora_te2_"), ("text_encoder_2.text_model.", "text_encoder_2."), old_text_layer)
 XL_CLASSES = ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline")
 
@@ -188,12 +187,15 @@ RELATIVES = [(re.compile(pattern), description) for pattern, description in (
     (r"model\.diffusion_model\.joint_blocks\.|joint_blocks\.", "Stable Diffusion 3"),
     (r"(model\.diffusion_model\.)?(double_blocks|single_transformer_blocks)\.", "Flux"),
     (r"control_model\.|controlnet_", "a ControlNet, which steers a model and is none itself"),
+    (r"ip_adapter\.\d+\.|image_proj\.", "an IP-Adapter, which lets pictures stand in a model's prompts"),
+    (r"(adapter\.)?body\.\d+\.(resnets|body|block1|in_conv)\.", "a T2I-Adapter, which steers a model and is none itself"),
     (r"edm_(mean|std|vpred\.\w+)$", "a model with the noise of EDM (CosXL, Playground 2.5)"))]
 # and only one part of a model if all names begin so; original names and diffusers'.
 SINGLE_PARTS = [(re.compile(pattern), description) for pattern, description in (
     (r"((encoder|decoder)\.(layers\.)?)?\d+\.(weight|bias|conv\.|skip\.)", "TAESD, a small VAE"),
     (r"(cond_stage_model\.transformer\.)?(text_model\.)?(encoder\.layers|embeddings|final_layer_norm)\.",
      "a text encoder alone"),
+    (r"(vision_model|visual_projection)\.", "CLIP's image encoder, which IP-Adapters read"),
     (r"(first_stage_model\.)?(encoder|decoder|quant_conv|post_quant_conv|loss)\.", "a VAE alone"),
     (r"model\.diffusion_model\.|input_blocks\.|middle_block\.|output_blocks\.|time_embed\.|out\.|"
      r"down_blocks\.|mid_block\.|up_blocks\.|time_embedding\.|conv_(in|norm_out|out)\.", "a UNet alone"))]

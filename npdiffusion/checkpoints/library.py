@@ -215,7 +215,7 @@ def file_family(tensors):
 
 def takes_context(name):
     """Whether a tensor's second axis is the context: keys of cross-attention, and what a LoRA adds to them first."""
-    return name.endswith(("attn2.to_k.weight", "attn2_to_k.lora_down.weight", "attn2_to_k.hada_w1_b",
+    return name.endswith(("attn2.to_k.weight", ".to_k_ip.weight", "attn2_to_k.lora_down.weight", "attn2_to_k.hada_w1_b",
                           "attn2.to_k.lora_A.weight",
                           "attn2.to_k.lora.down.weight", "attn2.processor.to_k_lora.down.weight"))
 

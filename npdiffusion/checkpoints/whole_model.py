@@ -14,7 +14,7 @@ from npdiffusion.checkpoints.part import Part
 from npdiffusion.checkpoints.text_files import read_json
 from npdiffusion.diffusion.schedules import NoiseSchedule
 from npdiffusion.errors import UserError
-from npdiffusion.models.configs import Reader, VAEConfig
+from npdiffusion.models.configs import XL_FACTOR, Reader, VAEConfig
 
 
 class WholeModel(NamedTuple):
@@ -161,8 +161,8 @@ def replacement(path_or_id, own, family):
     if isinstance(new.model.config, VAEConfig):            # TAESD's latents have no factor
         factor = own.scaling_factor if isinstance(own, VAEConfig) else family.factor
         told = new.model.config.scaling_factor if autoencoders.has_config(new.source) else factor
-        if {told, factor} == {VAEConfig.scaling_factor, families.XL_FACTOR}:             # shapes can't tell them apart
-            names = {families.XL_FACTOR: families.XL, VAEConfig.scaling_factor: f"{families.V1} or 2"}
+        if {told, factor} == {VAEConfig.scaling_factor, XL_FACTOR}:             # shapes can't tell them apart
+            names = {XL_FACTOR: families.XL, VAEConfig.scaling_factor: f"{families.V1} or 2"}
             raise UserError(f"{path_or_id}: this VAE is of {names[told]} (its config.json has the factor {told}), but the "
                             f"model is of another family, {family.name} ({factor})")
         new.model.config = replace(new.model.config, scaling_factor=factor)

@@ -25,7 +25,8 @@ def make(options, entries, place, reporter):
     threads = options.threads or max(1, machine.physical_cores() // max(count, 1))
     load = dict(path_or_id=str(path), dtype=options.dtype, threads=threads, tokenizer=options.tokenizer, vae=options.vae,
                 lora_dir=options.lora_dir, embedding_dir=options.embedding_dir, max_memory=options.max_memory,
-                unet=options.unet, refiner=options.refiner)
+                unet=options.unet, refiner=options.refiner, ip_adapter=options.ip_adapter, image_encoder=options.ip_encoder,
+                t2i_adapter=options.t2i_adapter)
     task = {"load": json.dumps(load), "model": model_name(options.model), "metadata": not options.no_metadata,
             "vae": None if options.vae is None else model_name(options.vae)}
     connect = functools.partial(start, count) if local else functools.partial(reach, options.cluster)

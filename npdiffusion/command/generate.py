@@ -168,7 +168,8 @@ def load(options, backend, threads, entries, tiny=None):
                                 lora_dir=options.lora_dir, vae=options.vae, embedding_dir=options.embedding_dir,
                                 max_memory=options.max_memory, requests=[entry.request for entry in entries],
                                 preview_vae=tiny and tiny.model, control=options.control,
-                                unet=options.unet, refiner=options.refiner)
+                                unet=options.unet, refiner=options.refiner, ip_adapter=options.ip_adapter,
+                                image_encoder=options.ip_encoder, t2i_adapter=options.t2i_adapter)
     try:
         pipeline = loaded_for(entries)
     except UserError as error:        # of an adapter for another model, perhaps: then nothing has been read yet

@@ -120,7 +120,8 @@ def entries(options, settings, parser):
         named = options.named | row.keys() if options.prompts is not None else options.named
         request = request_of(settings | row, options, named | row.keys(), parser, where)
         found += one_by_one(request, named, {
-            name: getattr(options, name) for name in ("model", "vae", "unet", "control", "refiner")})
+            name: getattr(options, name) for name in ("model", "vae", "unet", "control", "refiner", "ip_adapter", "ip_encoder",
+                                                      "t2i_adapter")})
     if options.compare_samplers is not None:
         found.sort(key=lambda entry: entry.request.seed)      # each seed has rows of its own on the sheet
     return found

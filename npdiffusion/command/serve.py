@@ -39,7 +39,7 @@ def parse(arguments):
                f"a slash (default: {OUTPUT})", metavar="DIR")
     for name in LOADING:
         parser.add(OPTIONS[name])
-    parser.set_defaults(control=None)
+    parser.set_defaults(control=None, ip_adapter=None, ip_encoder=None, t2i_adapter=None)
     parser.add(OPTIONS["verbose"], help="a line for each request, all warnings, and where an error comes from")
     return parser.read(arguments, positional="word")
 

@@ -22,7 +22,7 @@ def parse(arguments):
                         "tcp://head:8786, or its scheduler file (.json)")
     for name in (*LOADING, "verbose"):
         parser.add(OPTIONS[name])
-    parser.set_defaults(control=None)
+    parser.set_defaults(control=None, ip_adapter=None, ip_encoder=None, t2i_adapter=None)
     return parser.read(arguments, positional="address")
 
 

@@ -42,10 +42,11 @@ class Prediction:
     rescale   φ, see `guide`
     channels  further channels that an inpainting model reads beside the latents (N or 1, H, W, K), or None
     control   a models.controlnet.Control, or None
+    features  a models.t2i_adapter.Features, or None
     """
-    def __init__(self, unet, contexts, scale=1.0, rescale=0.0, channels=None, control=None):
+    def __init__(self, unet, contexts, scale=1.0, rescale=0.0, channels=None, control=None, features=None):
         self.unet, self.contexts, self.scale, self.rescale, self.channels = unet, contexts, scale, rescale, channels
-        self.control = control
+        self.control, self.features = control, features
         self.recent = deque(maxlen=MOST_CALLS)               # arguments of the latest calls, for `check`
 
     def __call__(self, x, t, call):
@@ -54,7 +55,9 @@ class Prediction:
             x = np.concatenate([x, np.broadcast_to(self.channels, (*x.shape[:3], self.channels.shape[-1]))], axis=-1)
         conditioning = self.contexts.conditioning(call)
         control = self.control and self.control.residuals(latents, t, conditioning, call, self.scale > 1)
-        asked = (x, t, conditioning, control) if control else (x, t, conditioning)
+        asked = (x, t, conditioning, control) if control or self.features else (x, t, conditioning)
+        if self.features:
+            asked = (*asked, self.features.at(call))
         self.recent.append(asked)
         output = self.unet(*asked)
         return guide(*np.split(output, 2), self.scale, self.rescale) if self.scale > 1 else output

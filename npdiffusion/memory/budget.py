@@ -27,6 +27,7 @@ from npdiffusion.models.on_disk import OnDisk
 
 RUNTIME = 220e6                       # bytes: Python, NumPy, numba, compiled kernels and what they work in
 SMALLEST_TILE = 128                   # pixels: in smaller ones the autoencoder sees too little of the picture
+LONG = 100                            # seconds: from there on, minutes are said
 EXAMPLES = 8                          # weights that are read to find how long that takes
 
 
@@ -99,7 +100,10 @@ class Budget:
             weights += ", those of text encoder and autoencoder read from disk when used"
         if self.tile:
             weights += f", decoding in tiles of {self.tile} pixels"
-        time = "" if self.seconds is None else f", about {self.seconds:.2g} s per step"
+        time = ""
+        if self.seconds is not None:
+            amount = f"{self.seconds:.2g} s" if self.seconds < LONG else f"{self.seconds / 60:.2g} minutes"
+            time = f", about {amount} per step"
         return f"memory {self.limit / 1e9:.2f} GB: {weights}{time}"
 
 

@@ -5,6 +5,7 @@
 Vaswani et al. 2017, arXiv:1706.03762, section 3.2; the words c are x itself (self-attention) or the prompt's hidden
 states (cross-attention); derived in docs/notes/09-attention.md. N images, T tokens, S words of width X, C channels = heads · D.
 """
+from collections.abc import Sequence
 from typing import Any
 
 from npdiffusion import kernels
@@ -31,9 +32,15 @@ class Attention(Module):
         """(N, S, X) → k, v (N, S, C)"""
         return self.to_k(words), self.to_v(words)
 
-    def attend(self, x: Array, k: Array, v: Array, residual: Array) -> Array:
-        """x, residual (n, T, C), k, v (N, S, C), N a multiple of n: see `repeated` → (N, T, C)"""
-        y = kernels.attention(repeated(self.to_q(x), len(k)), k, v, self.heads, dtype=self.to_q.dtype)
+    def attend(self, x: Array, k: Array, v: Array, residual: Array, beside: Sequence[tuple[Array, Array, float]] = ()) -> Array:
+        """x, residual (n, T, C), k, v (N, S, C), N a multiple of n: see `repeated` → (N, T, C)
+
+        beside: further [(k, v, scale)] that the same queries attend to by themselves; scale times the result is added
+        """
+        q = repeated(self.to_q(x), len(k))
+        y = kernels.attention(q, k, v, self.heads, dtype=self.to_q.dtype)
+        for other_k, other_v, scale in beside:
+            y = y + scale * kernels.attention(q, other_k, other_v, self.heads, dtype=self.to_q.dtype)
         return self.to_out[0](y, repeated(residual, len(k)))
 
 
@@ -46,4 +53,4 @@ class SelfAttention(Attention):
 class CrossAttention(Attention):
     """x, residual (n, T, C), `Conditioning` of N prompts → (N, T, C)"""
     def __call__(self, x: Array, residual: Array, conditioning: Conditioning) -> Array:
-        return self.attend(x, *conditioning.keys_and_values(self), residual)
+        return self.attend(x, *conditioning.keys_and_values(self), residual, conditioning.beside(self))

@@ -38,20 +38,20 @@ class CLIPEmbeddings(Module):
 
 
 class CLIPAttention(Module):
-    """Causal self-attention: a token sees itself and those before it      (N, T, C) → (N, T, C)"""
-    def __init__(self, config: CLIPTextConfig) -> None:
+    """Self-attention; causal: a token sees itself and those before it      (N, T, C) → (N, T, C)"""
+    def __init__(self, config: Any, causal: bool = True) -> None:
         for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
             setattr(self, name, Linear(config.hidden_size, config.hidden_size))
-        self.heads = config.num_attention_heads
+        self.heads, self.causal = config.num_attention_heads, causal
 
     def __call__(self, x: Array, residual: Array) -> Array:
-        y = kernels.attention(self.q_proj(x), self.k_proj(x), self.v_proj(x), self.heads, causal=True)
+        y = kernels.attention(self.q_proj(x), self.k_proj(x), self.v_proj(x), self.heads, causal=self.causal)
         return self.out_proj(y, residual)
 
 
 class CLIPMLP(Module):
     """(N, T, C) → (N, T, C)"""
-    def __init__(self, config: CLIPTextConfig) -> None:
+    def __init__(self, config: Any) -> None:
         self.fc1 = Linear(config.hidden_size, config.intermediate_size)
         self.fc2 = Linear(config.intermediate_size, config.hidden_size)
         self.activation = config.hidden_act                  # quick_gelu in SD v1
@@ -63,9 +63,9 @@ class CLIPMLP(Module):
 
 class CLIPEncoderLayer(Module):
     """(N, T, C) → (N, T, C)"""
-    def __init__(self, config: CLIPTextConfig) -> None:
+    def __init__(self, config: Any, causal: bool = True) -> None:
         self.layer_norm1 = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.self_attn = CLIPAttention(config)
+        self.self_attn = CLIPAttention(config, causal)
         self.layer_norm2 = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = CLIPMLP(config)
 
@@ -76,8 +76,8 @@ class CLIPEncoderLayer(Module):
 
 class CLIPEncoder(Module):
     """(N, T, C) → a list: the input, then the output of each layer but the last `clip_skip`, all (N, T, C)"""
-    def __init__(self, config: CLIPTextConfig) -> None:
-        self.layers = [CLIPEncoderLayer(config) for _ in range(config.num_hidden_layers)]
+    def __init__(self, config: Any, causal: bool = True) -> None:
+        self.layers = [CLIPEncoderLayer(config, causal) for _ in range(config.num_hidden_layers)]
 
     def __call__(self, x: Array, clip_skip: int = 0) -> list[Array]:
         states = [x]

@@ -12,6 +12,7 @@ In XL the time embedding differs between prompts, and so they have no more in co
 N prompts, S words of width X, C channels, P numbers of an embedded guidance scale.
 """
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,26 +28,36 @@ class Conditioning:
                    `guidance_embedding`; None for all others
     pooled, sizes  in XL: a vector for each prompt as a whole, (N, X₂), and sizes that the picture is said to have, in pixels
                    (N, 6), see text/contexts.py; None for all others
+    pictures       [ip_adapter.ImagePrompt], of N prompts each: pictures that are attended to beside the words
 
     Keys and values are computed when first asked for and kept: a UNet whose weights have changed needs a new object.
     """
     def __init__(self, states: Array, timestep_cond: Array | None = None, pooled: Array | None = None,
-                 sizes: Array | None = None) -> None:
+                 sizes: Array | None = None, pictures: Sequence[Any] = ()) -> None:
         self.states, self.timestep_cond, self.pooled, self.sizes = states, timestep_cond, pooled, sizes
-        self._keys_and_values = {}
+        self.pictures = pictures
+        self._keys_and_values: dict[Any, tuple[Array, Array]] = {}
+        self._beside: dict[Any, list[tuple[Array, Array, float]]] = {}
 
     def __len__(self):
         return len(self.states)
 
     def with_states(self, states: Array) -> "Conditioning":
         """The same for other hidden states; nothing is remembered"""
-        return Conditioning(states, self.timestep_cond, self.pooled, self.sizes)
+        return Conditioning(states, self.timestep_cond, self.pooled, self.sizes, self.pictures)
 
     def keys_and_values(self, attention: Any) -> tuple[Array, Array]:
         """k, v (N, S, C), which an `Attention` makes of the hidden states"""
         if attention not in self._keys_and_values:
             self._keys_and_values[attention] = attention.keys_and_values(self.states)
         return self._keys_and_values[attention]
+
+    def beside(self, attention: Any) -> list[tuple[Array, Array, float]]:
+        """[(k, v, scale)] that an `Attention` makes of pictures"""
+        if attention not in self._beside:
+            self._beside[attention] = [(*each.keys_and_values(attention), each.scale) for each in self.pictures
+                                       if each.scale and attention in each.layers]
+        return self._beside[attention]
 
 
 def repeated(x: Array, batch: int) -> Array:

@@ -9,6 +9,8 @@ from npdiffusion.errors import UserError
 
 LARGEST = {"channels": 8192, "levels": 8, "layers": 64, "vocabulary": 1 << 20, "positions": 1 << 16}
 
+XL_FACTOR = 0.13025      # of the latents of XL's VAE, whose shapes are those of v1's
+
 
 class Reader:
     """Takes checked values out of one configuration; messages name the file and the setting."""

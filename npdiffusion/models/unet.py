@@ -8,6 +8,9 @@ the way up each residual block reads one of them beside its input, last kept fir
 N images, H × W latent pixels, C channels (last), E time channels (4 · first level), S words of context width X.
 What images, prompts or steps have in common is computed once: see conditioning.py.
 """
+import itertools
+from collections.abc import Sequence
+
 import numpy as np
 
 from npdiffusion import kernels
@@ -51,16 +54,22 @@ class DownBlock(Module):
         last = level == len(config.block_out_channels) - 1
         self.downsamplers = [] if last else [Downsample2D(channels, padding=(1, 1, 1, 1))]
 
-    def __call__(self, x: Array, time_embedding: Array, conditioning: Conditioning) -> tuple[Array, list[Array]]:
+    def __call__(self, x: Array, time_embedding: Array, conditioning: Conditioning,
+                 feature: Array | None = None) -> tuple[Array, list[Array]]:
+        """feature: what a T2I-Adapter adds to the last layer, or, at levels without transformers, to the result; or None"""
         skips = []
         for i, resnet in enumerate(self.resnets):
             x = resnet(x, time_embedding)
             if self.attentions:
                 x = self.attentions[i](x, conditioning)
+                if feature is not None and resnet is self.resnets[-1]:
+                    x = added(x, feature)
             skips.append(x)
         for downsampler in self.downsamplers:
             x = downsampler(x)
             skips.append(x)
+        if feature is not None and not self.attentions:
+            x = skips[-1] = added(x, feature)
         return x, skips
 
 
@@ -145,14 +154,16 @@ class WayDown(Module):
         numbers = np.atleast_1d(np.asarray(numbers, np.float32))
         return kernels.timestep_embedding(numbers, width, self.config.flip_sin_to_cos, self.config.freq_shift)
 
-    def down(self, x: Array, time_embedding: Array, conditioning: Conditioning) -> tuple[Array, list[Array]]:
+    def down(self, x: Array, time_embedding: Array, conditioning: Conditioning,
+             features: Sequence[Array] = ()) -> tuple[Array, list[Array]]:
         """The result of `conv_in` (N, H, W, C) → that of the last level, and a list of what the way up reads, x first
 
+        features: what a T2I-Adapter adds at each level, see t2i_adapter.py
         In XL, where each prompt has its own time embedding, prompts share no more than x.
         """
         skips, x = [x], repeated(x, max(len(x), len(time_embedding)))
-        for block in self.down_blocks:
-            x, outputs = block(x, time_embedding, conditioning)
+        for block, feature in itertools.zip_longest(self.down_blocks, features[:len(self.down_blocks)]):
+            x, outputs = block(x, time_embedding, conditioning, feature)
             skips += outputs
         return x, skips
 
@@ -165,6 +176,7 @@ class UNet2DConditionModel(WayDown):
     N latents also go with 2N prompts (3N, ...), which share them: latents i with prompts i and N + i → predictions
     (2N, H, W, C_out). ValueError for another number. Errors for other shapes: see expected.py
     residuals: what is added to the skips, a list, and to the middle's result, see controlnet.py; None: nothing
+    features: what is added on the way down, a list, see t2i_adapter.py
     """
     def __init__(self, config: UNetConfig) -> None:
         super().__init__(config)
@@ -175,14 +187,16 @@ class UNet2DConditionModel(WayDown):
         self.conv_out = Conv2d(channels[0], config.out_channels)
 
     def __call__(self, latents: Array, timesteps: Array | float, conditioning: Conditioning | Array,
-                 residuals: tuple[list[Array], Array] | None = None) -> Array:
+                 residuals: tuple[list[Array], Array] | None = None, features: Sequence[Array] = ()) -> Array:
         conditioning = self.conditioned(latents, conditioning)
         if len(conditioning) % len(latents):
             raise ValueError(f"{len(latents)} latents cannot be shared by {len(conditioning)} prompts")
         time_embedding = self.embed_time(timesteps, conditioning)
-        x, skips = self.down(self.conv_in(latents), time_embedding, conditioning)
+        x, skips = self.down(self.conv_in(latents), time_embedding, conditioning, features)
         if self.mid_block:
             x = self.mid_block(x, time_embedding, conditioning)
+        for feature in features[len(self.down_blocks):]:          # XL's adapters have one more, for the middle
+            x = added(x, feature)
         if residuals is not None:
             skips, x = [added(*each) for each in zip(skips, residuals[0], strict=True)], added(x, residuals[1])
         x = self.up(x, skips, time_embedding, conditioning)

@@ -5,8 +5,8 @@
     vae      the model's own autoencoder decodes                   takes as long as a step, or longer
 
 That four numbers nearly are a colour was found by "keturn" in 2022 (discuss.huggingface.co/t/23204), whose W for the
-autoencoder of Stable Diffusion v1 is used for it. Any other is asked itself: it decodes a few fields of random colours,
-and W and b are the least-squares fit of the result.
+autoencoder of Stable Diffusion v1 is used for it; W and b for XL's are those of stable-diffusion.cpp. Any other is asked
+itself, TAESD too, which may be either's: it decodes a few fields of random colours, and W and b are the least-squares fit.
 
 N pictures, h × w latent pixels, C channels of latents, f pixels in each direction for a latent pixel.
 """
@@ -20,13 +20,17 @@ from PIL import Image
 
 from npdiffusion.errors import UserError, nearest
 from npdiffusion.memory import tiles
-from npdiffusion.models.configs import TinyVAEConfig, VAEConfig
+from npdiffusion.models.configs import XL_FACTOR, VAEConfig
 from npdiffusion.pictures.images import look_into, replace_png, save_png, to_images
 from npdiffusion.pictures.sheets import sheet
 from npdiffusion.settings.run import PREVIEWS
 
 V1_WEIGHTS = np.array([[0.298, 0.207, 0.208], [0.187, 0.286, 0.173], [-0.158, 0.189, 0.264], [-0.184, -0.271, -0.473]],
                       np.float32)                        # (C, 3), to values in [−1, 1]
+XL_WEIGHTS = np.array([[0.2583, 0.2776, 0.3297], [-0.2997, 0.1054, 0.0142], [0.0505, 0.1862, -0.1433],
+                       [-0.2119, -0.1499, -0.0800]], np.float32)
+XL_OFFSET = np.array([0.1444, -0.0333, 0.0071], np.float32)
+KNOWN = {VAEConfig.scaling_factor: (V1_WEIGHTS, 0), XL_FACTOR: (XL_WEIGHTS, XL_OFFSET)}      # by the factor of the latents
 MARK = "npdiffusion preview"                             # a text inside each preview that is written
 FIELDS, FIELD = 64, 6                                    # how many colours the fit sees, and latent pixels of each side
 
@@ -89,7 +93,7 @@ class Linear:
     """Latents (N, h, w, C) → images (N, f·h, f·w, 3), about [−1, 1]"""
     def __init__(self, vae: Any) -> None:
         self.reduction = vae.config.reduction
-        self.weights, self.offset = (V1_WEIGHTS, 0) if has_latents_of_v1(vae.config) else fit(vae)
+        self.weights, self.offset = known(vae.config) or fit(vae)
 
     def __call__(self, latents: np.ndarray) -> np.ndarray:
         colours = np.clip(latents @ self.weights + self.offset, -1, 1)
@@ -98,12 +102,11 @@ class Linear:
                                    for channel in np.moveaxis(image, -1, 0)], axis=-1) for image in colours])
 
 
-def has_latents_of_v1(config: VAEConfig | TinyVAEConfig) -> bool:
-    """Whether an autoencoder is Stable Diffusion v1's, or of its kind: fine-tuned decoders have the same latents."""
-    if isinstance(config, TinyVAEConfig):
-        return config == TinyVAEConfig()
-    v1 = VAEConfig()
-    return (config.block_out_channels, config.scaling_factor) == (v1.block_out_channels, v1.scaling_factor)
+def known(config: Any) -> tuple[np.ndarray, Any] | None:
+    """W and b of Stable Diffusion's autoencoders and those of their kind: fine-tuned ones have the same latents; or None"""
+    if isinstance(config, VAEConfig) and config.block_out_channels == VAEConfig.block_out_channels:
+        return KNOWN.get(config.scaling_factor)
+    return None
 
 
 def fit(vae: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -239,6 +239,21 @@ class Request:
     guess_mode: bool = setting(
         Switch(), "let the ControlNet lead more than the prompt, which may be empty", False, group=PAINTING, key="Guess mode",
         needs=("control_image",), says="how a ControlNet is followed")
+    ip_image: Any = setting(
+        Picture(), "picture that stands in the prompt, by --ip-adapter: what it shows, its colours, its style",
+        group=PROMPT, metavar="FILE", diffusers="ip_adapter_image")
+    ip_scale: float | None = setting(
+        Number(0, 10), "how much it counts beside the words (default: 1)", group=PROMPT, metavar="X", customary=1.0,
+        key="IP-Adapter scale", diffusers="ip_adapter_scale", needs=("ip_image",), says="how much an IP-Adapter counts")
+    t2i_image: Any = setting(
+        Picture(), "picture that --t2i-adapter is led by, as it was trained: edges, a sketch, depths", group=PAINTING,
+        metavar="FILE")
+    t2i_scale: float | None = setting(
+        Number(0, 10), "how much it counts (default: 1)", group=PAINTING, metavar="X", customary=1.0, key="T2I-Adapter scale",
+        diffusers="adapter_conditioning_scale", needs=("t2i_image",), says="how much a T2I-Adapter counts")
+    t2i_end: float | None = setting(
+        Number(0, 1), "up to which share of the steps (default: 1)", group=PAINTING, metavar="X", customary=1.0,
+        key="T2I-Adapter end", diffusers="adapter_conditioning_factor", needs=("t2i_image",), says="when a T2I-Adapter ends")
     original_size: tuple[int, int] | None = setting(
         SIZE, "with XL: how large the picture is said to have been; small ones are blurred (default: its own size)",
         group=PROMPT, metavar="WxH", key="Original size")
@@ -422,6 +437,8 @@ RULES = (
          f"a part can't be painted without pasting it into the original, so not with {option.padding_mask_crop}"),
     Rule("control_image", lambda r: r.control_image is not None and r.padding_mask_crop is not None, lambda r, option:
          f"a ControlNet leads the whole picture, so not with {option.padding_mask_crop}"),
+    Rule("t2i_image", lambda r: r.t2i_image is not None and r.padding_mask_crop is not None, lambda r, option:
+         f"a T2I-Adapter leads the whole picture, so not with {option.padding_mask_crop}"),
     Rule("strength", lambda r: r.init_image is not None and int((r.steps or STEPS) * r.strength_used) == 0, lambda r, option:
          f"{r.strength_used:g} of {r.steps or STEPS} steps leaves no step, raise one of them"),
     Rule("schedule", lambda r: r.sampler and r.schedule and r.schedule not in samplers.SAMPLERS[r.sampler].schedules,

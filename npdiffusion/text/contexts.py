@@ -34,14 +34,16 @@ class Contexts:
     timestep_cond  (1, D), the embedded guidance scale, for models that guidance is distilled into; or None
     sizes          for XL: the sizes that its UNet reads, [(D,)], for each prompt; or None
     zeros          whether zeros stand for the negative prompt, whatever it is
-    given          for each of them states (1, 77 n, X) in place of what it says, or None
+    given          for each of them a `Context` in place of what it says, or None
     """
     def __init__(self, prompts, encoders, clip_skip=0, count=1, timestep_cond=None, sizes=None, zeros=False,
                  given=(None, None)):
         self.count, self.timestep_cond, self.sizes = count, timestep_cond, sizes
+        self.pictures = ()                                 # [models.ip_adapter.ImagePrompt], in place of some words
         self.length = max(len(found) for readings in prompts for reading in readings for found in reading.chunks.values())
         given = given[:len(prompts)]
-        lengths = [states.shape[1] // encoders[0].tokenizer.length for states in given if states is not None]
+        lengths = [context.states.shape[1] // encoders[0].tokenizer.length for context in given if context is not None]
+        zeros = zeros and len(prompts) > 1 and given[1] is None
         self.length = max([self.length, *lengths])
         if lengths and min(lengths) < self.length:
             raise UserError(f"prompt_embeds, negative_prompt_embeds: one has {min(lengths)} chunks of states, the other one, "
@@ -49,8 +51,8 @@ class Contexts:
         alike = [[padded(reading, self.length) for reading in readings] for readings in prompts]     # or refused, at once
         self.schedules = [
             side_by_side([encode(reading, encoder, clip_skip) for reading, encoder in zip(readings, encoders)])
-            if states is None else [(0, Context(states))] for readings, states in zip(alike[:1] if zeros else alike, given)]
-        if zeros and len(prompts) > 1:
+            if context is None else [(0, context)] for readings, context in zip(alike[:1] if zeros else alike, given)]
+        if zeros:
             _, like = self.schedules[0][0]
             self.schedules.append([(0, Context(*(part if part is None else np.zeros_like(part) for part in like)))])
         self._prepared = {}
@@ -72,7 +74,8 @@ class Contexts:
             self._prepared[pair] = Conditioning(
                 self._batch([context.states for context in contexts]), self.timestep_cond,
                 None if contexts[0].pooled is None else self._batch([context.pooled for context in contexts]),
-                None if self.sizes is None else self._batch([np.array([each], np.float32) for each in self.sizes]))
+                None if self.sizes is None else self._batch([np.array([each], np.float32) for each in self.sizes]),
+                self.pictures)
         return self._prepared[pair]
 
     def _batch(self, parts):
