@@ -17,7 +17,7 @@ from safetensors.numpy import save, save_file
 
 from npdiffusion import loading
 from npdiffusion.adapters import lora, tags, textual_inversion
-from npdiffusion.checkpoints import autoencoders, families, files, library, safetensors_file
+from npdiffusion.checkpoints import autoencoders, families, files, ip_adapters, library, safetensors_file, t2i_adapters
 from npdiffusion.checkpoints.text_files import read_json
 from npdiffusion.command import options
 from npdiffusion.diffusion.schedules import NoiseSchedule
@@ -27,6 +27,7 @@ from npdiffusion.jobs.entries import one_by_one
 from npdiffusion.jobs.listener import Listener
 from npdiffusion.jobs.manifest import Manifest
 from npdiffusion.jobs.wildcards import Wildcards
+from npdiffusion.models import ip_adapter
 from npdiffusion.models.configs import CLIPTextConfig, UNetConfig, VAEConfig
 from npdiffusion.models.parameters import shapes
 from npdiffusion.models.unet import UNet2DConditionModel
@@ -176,6 +177,31 @@ def autoencoder(folder):
     stand_ins.taesd(folder / "taesd_decoder.safetensors")
     return Reader(autoencoders.open_autoencoder, ["vae.safetensors", "taesd_decoder.safetensors", "taesd_encoder.safetensors"],
                   folder, share=2)
+
+
+def picture_adapters(folder):
+    """IP-Adapters of each kind, their image encoder, and T2I-Adapters, opened for a model."""
+    config = UNetConfig(**stand_ins.UNET)
+    unet, v1 = UNet2DConditionModel(config), families.FAMILIES[0]
+    stand_ins.ip_adapter(folder / "plain.safetensors")
+    kinds = {"plus": ip_adapter.Resampler(32, 64, 64, 4, 1, 64), "face": ip_adapter.FullImageProjection(32, 64)}
+    channels = [each.to_k.weight.shape[0] for each in ip_adapter.cross_attentions(unet)]
+    for name, projection in kinds.items():
+        tensors = stand_ins.models.tensors(ip_adapter.IPAdapter(projection, 64, channels))
+        save_file({key: tensor() for key, tensor in tensors.items()}, folder / f"{name}.safetensors")
+    stand_ins.t2i_adapter(folder / "t2i")
+    names = ["plain.safetensors", "plus.safetensors", "face.safetensors", "image_encoder/config.json",
+             "image_encoder/model.safetensors", "t2i/config.json", "t2i/diffusion_pytorch_model.safetensors"]
+
+    def read(path):
+        if path.parent.name == "t2i":
+            t2i_adapters.open_t2i_adapter(path.parent, config, v1)
+        else:
+            adapter = folder / "plain.safetensors" if path.parent.name == "image_encoder" else path
+            part = ip_adapters.open_ip_adapter(adapter, unet, v1)
+            if adapter.stem == "plain":
+                ip_adapters.open_encoder(ip_adapters.find_encoder(None, adapter, None), part.model.image_proj)
+    return Reader(read, names, folder, share=2)
 
 
 def configs(folder):
@@ -430,4 +456,4 @@ READERS = {"tensors": tensors, "GGUF": gguf, "shards": shards, "model": model,
            "autoencoder": autoencoder, "configs": configs, "scheduler": scheduler, "tokenizer": tokenizer, "loras": loras,
            "learnt words": learnt_words, "pictures": pictures, "settings in pictures": settings_in_pictures, "like": like,
            "prompts": prompts, "files of prompts": prompt_files, "manifest": manifests, "wildcards": wildcards,
-           "requests": requests, "values": values, "list of models": bundled}
+           "requests": requests, "values": values, "picture adapters": picture_adapters, "list of models": bundled}

@@ -30,6 +30,8 @@ VISION = dict(hidden_size=64, intermediate_size=80, num_hidden_layers=3, num_att
               projection_dim=20, hidden_act="gelu")
 T2I = dict(in_channels=3, channels=[32, 64, 64], num_res_blocks=2, downscale_factor=4)
 
+pytestmark = pytest.mark.usefixtures("on_numpy")
+
 
 def picture(width=50, height=44):
     return Image.fromarray(np.random.default_rng(5).integers(0, 256, (height, width, 3), dtype=np.uint8))
@@ -66,7 +68,7 @@ def projection(kind, width):
     found = {"latents": normal(1, 5, 128), "proj_in.weight": normal(128, 64), "proj_in.bias": normal(128),
              "proj_out.weight": normal(width, 128), "proj_out.bias": normal(width), "norm_out.weight": 1 + normal(width),
              "norm_out.bias": normal(width)}
-    for i in range(2):
+    for i in range(4):                                     # as many as diffusers takes for granted
         found |= {f"layers.{i}.0.{norm}.{what}": (what == "weight") + normal(128) for norm in ("norm1", "norm2")
                   for what in ("weight", "bias")}
         found |= {f"layers.{i}.0.to_q.weight": 3 * normal(128, 128), f"layers.{i}.0.to_kv.weight": 3 * normal(256, 128),
@@ -91,7 +93,7 @@ def write(path, state):
 
 # ---- the image encoder
 
-def test_the_image_encoder_is_transformers(encoder, tmp_path, on_numpy):
+def test_the_image_encoder_is_transformers(encoder, tmp_path):
     encoder.save_pretrained(tmp_path / "encoder")
     pixels = random(2, 42, 42, 3)
     with torch.no_grad():
@@ -210,7 +212,7 @@ def test_a_picture_and_the_adapter_that_reads_it_go_together(drawn):
     _, ours, _ = drawn("v1")
     with pytest.raises(UserError, match="an IP-Adapter and the picture that it reads go together"):
         ours_asked(ours, ip_image=picture())
-    with pytest.raises(UserError, match="a T2I-Adapter and the picture that leads it go together"):
+    with pytest.raises(UserError, match="a T2I-Adapter and the picture that it is led by go together"):
         ours_asked(ours, t2i_image=picture())
 
 
@@ -232,7 +234,7 @@ KINDS = [("v1", "full_adapter", {}), ("v1", "light_adapter", {"channels": [32, 6
 
 
 @pytest.mark.parametrize("name, kind, settings", KINDS, ids=["full", "light", "gray", "XL"])
-def test_features_and_what_the_unet_makes_of_them_are_those_of_diffusers(name, kind, settings, tmp_path, on_numpy):
+def test_features_and_what_the_unet_makes_of_them_are_those_of_diffusers(name, kind, settings, tmp_path):
     adapter, family = t2i(kind, **settings), FAMILIES[2 if name == "SDXL" else 0]
     adapter.save_pretrained(tmp_path / "t2i")
     theirs = references.torch_unet(**UNETS[name])
@@ -292,7 +294,8 @@ def test_a_picture_with_a_t2i_adapter_equals_diffusers_within_one_level(tmp_path
     theirs, ours = pairs.make_pair()
     adapter = t2i()
     adapter.save_pretrained(tmp_path / "t2i")
-    led = StableDiffusionAdapterPipeline(**theirs.components, adapter=adapter, requires_safety_checker=False)
+    components = {name: part for name, part in theirs.components.items() if name != "image_encoder"}
+    led = StableDiffusionAdapterPipeline(**components, adapter=adapter, requires_safety_checker=False)
     led.set_progress_bar_config(disable=True)
     expected = pairs.their_picture(led, image=picture(48, 32), num_inference_steps=3, guidance_scale=5.0, height=32, width=48,
                                    adapter_conditioning_scale=0.6)

@@ -14,6 +14,7 @@ from npdiffusion.checkpoints.part import Part
 from npdiffusion.checkpoints.text_files import read_json
 from npdiffusion.errors import UserError
 from npdiffusion.models.clip_vision import CLIPVisionConfig, CLIPVisionModelWithProjection
+from npdiffusion.models.configs import LARGEST
 from npdiffusion.models.ip_adapter import (
     FullImageProjection,
     ImageProjection,
@@ -37,11 +38,11 @@ def open_ip_adapter(path: Any, unet: UNet2DConditionModel, family: families.Fami
     shape = {name: tensor.shape for name, tensor in tensors.items()}
     if any(part in name for name in shape for part in FACE_ID):
         raise UserError(f"{path}: an IP-Adapter of the kind FaceID, which reads another network's faces, isn't here")
-    keys = [shape[f"ip_adapter.{number}.to_k_ip.weight"] for number in range(1, 2 * len(shape), 2)
+    keys = [shape[f"ip_adapter.{number}.to_k_ip.weight"][-1:] for number in range(1, 2 * len(shape), 2)
             if f"ip_adapter.{number}.to_k_ip.weight" in shape]
-    if not keys or not any(name.startswith("image_proj.") for name in shape):
+    if not keys or not keys[0] or not any(name.startswith("image_proj.") for name in shape):
         raise UserError(f"{path}: not an IP-Adapter: it has no image_proj.… and ip_adapter.1.to_k_ip.weight")
-    width, wanted = keys[0][-1], unet.config.cross_attention_dim
+    width, wanted = keys[0][0], unet.config.cross_attention_dim
     if width != wanted:
         raise UserError(f"{path}: this IP-Adapter is for {families.WIDTHS.get(width, 'another model')} (its context is {width} "
                         f"wide), but the model is of another family, {family.name} ({wanted})")
@@ -60,12 +61,23 @@ def image_projection(shape: dict[str, Any], width: int) -> Projection:
     """The empty projection of these tensors, {name: shape}"""
     if "latents" in shape:
         channels, states = shape["proj_in.weight"]
+        inner, tokens = shape["layers.0.0.to_q.weight"][0], shape["latents"][1]
         layers = original_names.count(shape, "layers.{}.0.to_q.weight")
-        return Resampler(states, channels, shape["layers.0.0.to_q.weight"][0], shape["latents"][1], layers, width)
+        check_sizes(channels, states, inner, tokens, layers)
+        return Resampler(states, channels, inner, tokens, layers, width)
     if "proj.3.weight" in shape:
-        return FullImageProjection(shape["proj.0.weight"][0], width)
+        inner = shape["proj.0.weight"][0]
+        check_sizes(inner)
+        return FullImageProjection(inner, width)
     outputs, embedding = shape["proj.weight"]
+    check_sizes(embedding, outputs // width)
     return ImageProjection(embedding, outputs // width, width)
+
+
+def check_sizes(*sizes: int) -> None:
+    """ValueError if one is no number of channels: a model of such sizes would be allocated"""
+    if not all(1 <= size <= LARGEST["channels"] for size in sizes):
+        raise ValueError(f"sizes {sizes}")
 
 
 def find_encoder(given: Any, adapter: Any, model: Any) -> pathlib.Path:

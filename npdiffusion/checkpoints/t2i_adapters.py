@@ -17,7 +17,7 @@ from npdiffusion.checkpoints import families, files, original_names, safetensors
 from npdiffusion.checkpoints.part import Part
 from npdiffusion.checkpoints.text_files import read_json
 from npdiffusion.errors import UserError
-from npdiffusion.models.configs import Reader, UNetConfig
+from npdiffusion.models.configs import LARGEST, Reader, UNetConfig
 from npdiffusion.models.t2i_adapter import T2IAdapter
 
 STEM = "diffusion_pytorch_model"
@@ -49,6 +49,8 @@ def open_t2i_adapter(path: Any, unet: UNetConfig, family: families.Family) -> Pa
         folded = shape[spell("adapter.body.0.in_conv.weight" if light else "adapter.conv_in.weight")][1]
     except (KeyError, IndexError):
         raise UserError(f"{path}: this T2I-Adapter is for a UNet of fewer levels than {family.name}'s, {len(levels)}") from None
+    if blocks > LARGEST["layers"] or max(inner) > LARGEST["channels"] or min(inner) < 1:
+        raise UserError(f"{path}: no T2I-Adapter has {blocks} blocks of {max(inner)} channels")
     if channels != levels:
         raise UserError(f"{path}: this T2I-Adapter is for another family than {family.name}: its levels have "
                         f"{', '.join(map(str, channels))} channels, the model's {', '.join(map(str, levels))}")
