@@ -90,7 +90,7 @@ class Resolved:
             steps=self.steps, sampler=self.sampler, guidance_scale=self.guidance_scale, seed=self.seeds[0], rng=r.rng,
             schedule=self.schedule, eta=r.eta or None, guidance_rescale=r.guidance_rescale or None,
             subseed=self.subseeds[0] if self.subseeds else r.subseed, subseed_strength=r.subseed_strength or None,
-            timestep_spacing=self.timestep_spacing, prediction_type=r.prediction_type,
+            timestep_spacing=self.timestep_spacing, timesteps=r.timesteps, prediction_type=r.prediction_type,
             rescale_betas_zero_snr=r.rescale_betas_zero_snr or None, width=self.size[0], height=self.size[1],
             clip_skip=r.clip_skip, strength=self.strength, prompt_syntax=r.prompt_syntax, mask_blur=self.mask_blur,
             invert_mask=r.invert_mask or None, padding_mask_crop=r.padding_mask_crop, outpaint=r.outpaint, hires=r.hires,
@@ -160,7 +160,7 @@ def resolve(request: Request, model: Any, inputs: Any = None, given: Given = NOT
     check_clip_skip(request.clip_skip, model.text_encoder.config.num_hidden_layers)
     sampler = request.sampler or model.default_sampler
     asked = model.defaults(request.sampler)
-    steps = asked.steps if request.steps is None else request.steps
+    steps = len(request.timesteps or ()) or (asked.steps if request.steps is None else request.steps)
     scale = asked.guidance_scale if request.guidance_scale is None else request.guidance_scale
     embedded = unet.time_cond_proj_dim                       # width of the scale's embedding where guidance is distilled in
 
@@ -188,7 +188,8 @@ def resolve(request: Request, model: Any, inputs: Any = None, given: Given = NOT
 
     # Only trailing spacing visits the very last time step, which such noise is made for.
     spacing = request.timestep_spacing or ("trailing" if request.rescale_betas_zero_snr else None)
-    schedule = model.schedule.changed(timestep_spacing=spacing, prediction_type=request.prediction_type,
+    schedule = model.schedule.changed(timestep_spacing=spacing, timesteps=request.timesteps,
+                                      prediction_type=request.prediction_type,
                                       rescale_betas_zero_snr=request.rescale_betas_zero_snr)
 
     def make_plans(steps, strength, refined=model.refiner is not None):

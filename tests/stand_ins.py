@@ -148,8 +148,8 @@ def write(home):
     relative(there / "sdxl-refiner", families.REFINER, "StableDiffusionXLImg2ImgPipeline", {}, added_width=48 + 5 * 8,
              size_width=8)
     relative(there / "sdxl-turbo", families.XL, "StableDiffusionXLPipeline", TURBO, **SIZED)
-    shutil.copy(there / "sdxl-turbo" / "unet" / "diffusion_pytorch_model.safetensors",
-                there / "sdxl_lightning_4step_unet.safetensors")
+    for name in "sdxl_lightning_4step", "dmd2_sdxl_4step":
+        shutil.copy(there / "sdxl-turbo" / "unet" / "diffusion_pytorch_model.safetensors", there / f"{name}_unet.safetensors")
     controlnet(there / "control-canny")
     ip_adapter(there / "ip-adapter_sd15.safetensors")
     t2i_adapter(there / "t2i-sketch")

@@ -39,10 +39,13 @@ VALUES = {
     "prediction_type": ("v_prediction", "v_prediction"), "rescale_betas_zero_snr": ("true", True),
     "control_image": ("in.png", "in.png"), "control_scale": ("0.5", 0.5), "control_start": ("0.1", 0.1),
     "control_end": ("0.9", 0.9), "guess_mode": ("true", True),
+    "ip_image": ("in.png", "in.png"), "ip_scale": ("0.5", 0.5), "t2i_image": ("in.png", "in.png"), "t2i_scale": ("0.5", 0.5),
+    "t2i_end": ("0.5", 0.5), "timesteps": ("999,499", (999, 499)),
     "prompt_2": ("dog", "dog"), "negative_prompt_2": ("red", "red"), "original_size": ("96x40", (40, 96)),
     "crops_coords_top_left": ("8:0", (8, 0)), "target_size": ("64x72", (72, 64)),
     "refiner_at": ("0.5", 0.5), "aesthetic_score": ("7", 7.0), "negative_aesthetic_score": ("3", 3.0)}
 WITH = {**{name: ["control_image"] for name in ("control_scale", "control_start", "control_end", "guess_mode")},
+        "ip_scale": ["ip_image"], "t2i_scale": ["t2i_image"], "t2i_end": ["t2i_image"],
         "mask_image": ["init_image"], "strength": ["init_image"], "invert_mask": ["init_image", "mask_image"],
         "mask_blur": ["init_image", "mask_image"], "padding_mask_crop": ["init_image", "mask_image"],
         "outpaint": ["init_image"], "hires_steps": ["hires"], "hires_strength": ["hires"], "hires_upscaler": ["hires"],

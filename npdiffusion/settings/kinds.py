@@ -6,6 +6,7 @@
 
 Imports nothing heavy: --help is made of these.
 """
+import itertools
 import math
 import numbers
 import os
@@ -166,6 +167,30 @@ class Side(Kind):
         if isinstance(value, bool) or not isinstance(value, numbers.Integral):
             raise UserError(f"{name} is {value!r:.60}: it must be a whole number")
         return int(value)
+
+
+@dataclass(frozen=True)
+class Descending(Kind):
+    """Whole numbers from low to high with commas between them, each below the one before."""
+    low: int
+    high: int
+
+    def read(self, text):
+        try:
+            return self.check("it", [Whole(self.low, self.high).read(part.strip()) for part in text.split(",")])
+        except UserError as error:
+            raise Unfit(str(error)) from None
+
+    def check(self, name, value):
+        if not isinstance(value, (tuple, list)) or not value:
+            raise UserError(f"{name} is {value!r:.60}: it must be a list of whole numbers")
+        found = tuple(Whole(self.low, self.high).check(name, each) for each in value)
+        if any(later >= earlier for earlier, later in itertools.pairwise(found)):
+            raise UserError(f"{name} is {value!r:.60}: each number must be below the one before")
+        return found
+
+    def write(self, value):
+        return ",".join(map(str, value))
 
 
 @dataclass(frozen=True)

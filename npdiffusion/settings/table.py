@@ -28,6 +28,7 @@ from npdiffusion.settings.kinds import (
     LARGEST_SEED,
     Choice,
     ClipSkip,
+    Descending,
     Kind,
     Number,
     Pair,
@@ -287,6 +288,9 @@ class Request:
     timestep_spacing: str | None = setting(
         Choice(SPACINGS), f"which of the training's time steps: {', '.join(SPACINGS)} (default: the model's own)",
         group=SAMPLING, metavar="NAME", key="Timestep spacing")
+    timesteps: tuple[int, ...] | None = setting(
+        Descending(0, MOST_STEPS - 1), "the training's time steps themselves, in place of --steps: 999,749,499,249 for DMD2, "
+        "800 for Hyper-SD in one step; with lcm, tcd, euler and others over σ", group=SAMPLING, metavar="T,T", key="Timesteps")
     prediction_type: str | None = setting(
         Choice(PREDICTION_TYPES), f"what the model predicts: {', '.join(PREDICTION_TYPES)} (default: as its files say)",
         group=SAMPLING, metavar="NAME", key="Prediction type")
@@ -441,6 +445,8 @@ RULES = (
          f"a T2I-Adapter leads the whole picture, so not with {option.padding_mask_crop}"),
     Rule("strength", lambda r: r.init_image is not None and int((r.steps or STEPS) * r.strength_used) == 0, lambda r, option:
          f"{r.strength_used:g} of {r.steps or STEPS} steps leaves no step, raise one of them"),
+    Rule("timesteps", lambda r: r.timesteps is not None and r.steps not in (None, len(r.timesteps)), lambda r, option:
+         f"they are {len(r.timesteps)}, so {option.steps} can't be {r.steps}"),
     Rule("schedule", lambda r: r.sampler and r.schedule and r.schedule not in samplers.SAMPLERS[r.sampler].schedules,
          lambda r, option: samplers.why_not(r.sampler, r.schedule)),
     *(Rule(name, lambda r, name=name: r.counting == name and (getattr(r, name) or 0) > highest_seed(r), lambda r, option:

@@ -23,6 +23,7 @@ class Asked(NamedTuple):
     spacing: str = "linspace"     # of the time steps, see `times`
     kind: str = "discrete"        # evenly spaced time steps, or one of sigmas.RULES
     eta: float = 0.0
+    times: tuple | None = None    # themselves, for the rules in TAKE_TIMESTEPS
 
     @property
     def layout(self):
@@ -64,14 +65,14 @@ def pndm(schedule, asked):
 
 def lcm(schedule, asked):
     """Time steps of the distillation, of which there were fewer than in the training: T/50 − 1, 2T/50 − 1, …, T − 1."""
-    t = distilled_times(schedule, asked.steps)[asked.skipped:]
+    t = distilled_times(schedule, asked)[asked.skipped:]
     abars = [*abar(schedule, t), 1.0]
     return list(zip(t, abars, abars[1:])), time_levels(schedule, t), 1.0
 
 
 def tcd(schedule, asked):
     """Likewise, down to t = 0, and ᾱ_s with s = ⌊(1 − η) t_next⌋, in float32 as diffusers computes it"""
-    t = distilled_times(schedule, asked.steps)[asked.skipped:]
+    t = distilled_times(schedule, asked)[asked.skipped:]
     below = [*t[1:], 0]
     jumps = [int(np.float32(1 - asked.eta) * np.float32(t)) for t in below]
     walk = zip(t, *(abar(schedule, each) for each in (t, below, jumps)))
@@ -85,7 +86,7 @@ def k_diffusion(schedule, asked, rounded=()):
 
     rounded: kinds whose time steps are whole
     """
-    t = times(schedule, asked.steps, asked.layout, whole=False)
+    t = list(map(float, asked.times or times(schedule, asked.steps, asked.layout, whole=False)))
     sigmas = np.interp(t, np.arange(schedule.num_train_timesteps), schedule.sigmas)
     if asked.kind in sigma_rules.RULES:
         sigmas = sigma_rules.RULES[asked.kind](float(sigmas[0]), float(sigmas[-1]), asked.steps)
@@ -122,6 +123,7 @@ def deis(schedule, asked):
 
 RULES = {"ddpm": ddpm, "ddim": ddim, "pndm": pndm, "lcm": lcm, "tcd": tcd, "k-diffusion": k_diffusion, "dpm2": dpm2,
          "dpm-solver": dpm_solver, "deis": deis}
+TAKE_TIMESTEPS = "lcm", "tcd", "k-diffusion", "dpm2"
 
 
 # ---- time steps and their ᾱ and σ
@@ -169,8 +171,11 @@ def abar(schedule, times, final=None):
     return [abars[t] if t >= 0 else final or abars[0] for t in times]
 
 
-def distilled_times(schedule, steps):
-    """`steps` of the time steps that a consistency model was distilled on, evenly, from the last one down"""
+def distilled_times(schedule, asked):
+    """As many of the time steps that a consistency model was distilled on, evenly, from the last one down"""
+    if asked.times:
+        return list(asked.times)
+    steps = asked.steps
     count = schedule.original_inference_steps
     if count > schedule.num_train_timesteps:
         raise UserError(f"original_inference_steps is {count}: the training had {schedule.num_train_timesteps}")

@@ -38,6 +38,7 @@ class NoiseSchedule:
     trained_betas: tuple | None = None
     prediction_type: str = "epsilon"
     timestep_spacing: str | None = None
+    timesteps: tuple[int, ...] | None = None                 # themselves, descending, in place of a number and a spacing
     steps_offset: int = 1                                    # of leading spacing
     set_alpha_to_one: bool | None = None                     # ᾱ after the last step: 1, or else ᾱ₀
     use_karras_sigmas: bool = False
@@ -170,6 +171,13 @@ class NoiseSchedule:
         if not (_is(eta, Real) and 0 <= eta <= 1):
             raise UserError(f"eta is {eta}: it must be a number from 0 to 1")
 
+        if self.timesteps is not None:
+            if method.levels not in levels.TAKE_TIMESTEPS or kind != "discrete":
+                raise UserError(f"timesteps: {name} lays out its own; take lcm, tcd, or one over σ, such as euler, with evenly "
+                                "spaced steps")
+            if len(self.timesteps) != steps or self.timesteps[0] >= self.num_train_timesteps:
+                raise UserError(f"timesteps: {len(self.timesteps)} from {self.timesteps[0]} on are given, for {steps} steps of "
+                                f"the training's {self.num_train_timesteps}")
         count = steps if strength is None else _last_steps(steps, strength)
         spacing = "trailing" if kind == "sgm_uniform" else self.timestep_spacing or method.spacing
         options = {"eta": float(eta), "timestep_scaling": self.timestep_scaling, "lower_order_final": steps < FEW_STEPS,
@@ -177,7 +185,7 @@ class NoiseSchedule:
         options = {option: options[option] for option in method.options}
 
         def run(skipped):
-            asked = levels.Asked(steps, skipped, spacing, kind, float(eta))
+            asked = levels.Asked(steps, skipped, spacing, kind, float(eta), self.timesteps)
             return Plan(method, *levels.RULES[method.levels](used, asked), steps - skipped, self.prediction_type, options)
 
         plan = run(steps - count)
