@@ -7,4 +7,5 @@
     merging   W + ΔW in the model, and W again
     textual_inversion   words that stand for learnt vectors, which change no weights; a LoRA may bring some along
     image_prompts       pictures in place of words: an IP-Adapter
+    picture_features    pictures that lead: a T2I-Adapter
 """
