@@ -152,7 +152,8 @@ def check_start(found, given, notes):
         if name in found and row.needs and not any(other in found or other in given for other in row.needs):
             del found[name]
             mask = "mask_image" in row.needs
-            what = "a mask, to be given with --mask-image" if mask else "another picture, to be given with -i"
+            option = "-i" if "init_image" in row.needs else SETTINGS[row.needs[0]].option
+            what = "a mask, to be given with --mask-image" if mask else f"another picture, to be given with {option}"
             if "hires" not in row.needs:
                 notes[row.key] = f"it was made from {what}"
             else:
