@@ -89,13 +89,13 @@ def at_home(home, tmp_path, monkeypatch):
 def one_step(monkeypatch):
     """Each UNet and each autoencoder answers as it did the first time it was asked for that size, but on a tape; a training
     ends after two steps."""
-    def predict(unet, latents, timesteps, conditioning, residuals=None):
+    def predict(unet, latents, timesteps, conditioning, *led):
         if kernels.recorder():
-            return UNET(unet, latents, timesteps, conditioning, residuals)
+            return UNET(unet, latents, timesteps, conditioning, *led)
         states = getattr(conditioning, "states", conditioning)       # or an array, which a model takes, too
         key = id(unet), latents.shape, len(conditioning), states.shape
         if key not in answers:
-            answers[key] = unet, UNET(unet, latents, timesteps, conditioning, residuals)
+            answers[key] = unet, UNET(unet, latents, timesteps, conditioning, *led)
         return answers[key][1].copy()
 
     def decode(vae, latents, tile=None):

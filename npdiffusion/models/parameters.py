@@ -24,9 +24,10 @@ LONGEST = 200     # and how many characters of each
 # would cost 1.5 dB of the 58 by which pictures of the embedded model agree with those of float32.
 DELICATE = re.compile(r"(^|\.)(conv_in|conv_out|quant_conv|post_quant_conv|time_embedding\..*)\.weight$")
 
-# Weights that are bfloat16 in a model of int8: those of the autoencoder and of text encoders, which run once or twice a
+# Weights that are bfloat16 in a model of int8: those of the autoencoder, of encoders and of adapters, which run once or twice a
 # picture, and what turns the time embedding into shifts. In the UNet 3×3 kernels are, too: `kernels.pack_conv2d` says why.
-IN_BFLOAT16 = re.compile(r"^(encoder|decoder|text_projection)\.|time_emb_proj")
+IN_BFLOAT16 = re.compile(
+    r"^(encoder|decoder|text_projection|vision_model|visual_projection|image_proj|adapter)\.|time_emb_proj")
 
 
 def walk(module, path=()):
