@@ -178,6 +178,27 @@ thread.join()
     assert output == "[(64, 64)]\n"
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes don't fork here")
+def test_a_pool_of_forked_processes_makes_pictures_or_says_what_to_do_and_never_waits():
+    output = output_of("""
+import multiprocessing
+import npdiffusion
+pipeline = npdiffusion.load()
+def picture(seed):
+    return pipeline.generate("a cat", steps=1, seed=seed, width=64, height=64)[0]
+picture(0)
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    try:
+        print([made.info["seed"] for made in pool.map_async(picture, [1, 2, 3]).get(timeout=200)])
+    except RuntimeError as error:
+        print(error)
+print(picture(4).size)
+""")
+    answer, after = output.splitlines()
+    assert after == "(64, 64)"
+    assert answer == "[1, 2, 3]" or "start processes with multiprocessing.get_context('spawn')" in answer
+
+
 def test_a_closed_pipeline_says_so():
     with npdiffusion.load() as closed:
         unet = weakref.ref(closed.unet)
