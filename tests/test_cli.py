@@ -242,8 +242,8 @@ def test_what_a_format_has_no_room_for_is_a_png_and_this_is_said(pipeline, tmp_p
     ("%d-%d.png", "--output: %d-%d.png: % begins the place of the number"),
     ("%999d.png", "--output: the file name is too long"),
     ("x" * 300, "--output: the file name is too long"),
-    ("", "--output: the name is empty"),
-], ids=["missing", "file", "file as folder", "gif", "other place", "two places", "wide", "long", "empty"])
+    ("", "--output: the name is empty"), (os.devnull, f"--output: {os.devnull} is a device or a pipe, and pictures are whole"),
+], ids=["missing", "file", "file as folder", "gif", "other place", "two places", "wide", "long", "empty", "device"])
 def test_an_impossible_output_is_found_before_loading(output, message, pipeline, tmp_path, capsys):
     (tmp_path / "file").touch()
     assert cli.main([PROMPT, "-o", output]) == 1

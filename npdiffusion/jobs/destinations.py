@@ -32,6 +32,8 @@ def find_output(output):
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"--output: the folder {folder} can't be created ({error.strerror or error})") from None
+    elif os.path.exists(folder) and not os.path.isfile(folder) and not os.path.isdir(folder):
+        raise UserError(f"--output: {folder} is a device or a pipe, and pictures are whole files")
     elif not os.path.isdir(folder):
         folder, name = folder.parent, folder.name
         if not os.path.isdir(folder):
