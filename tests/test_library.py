@@ -141,7 +141,7 @@ def test_no_weights_are_read(shelf, monkeypatch):
     def read(*_):
         raise AssertionError("weights were read")
     monkeypatch.setattr(Tensor, "__call__", read)
-    assert len(families(shelf)) == 21
+    assert len(families(shelf)) == 26
     with pytest.raises(AssertionError, match="weights were read"):
         load_parts(str(shelf / "folder"))
 
