@@ -216,6 +216,16 @@ def test_a_note_gives_the_true_reason_and_there_is_none_about_what_is_followed(e
     assert [what for what in said if not said[what].startswith(reasons[what])] == []
 
 
+@pytest.mark.parametrize("prompt", ["".join(f"[::{number % 999}]" for number in range(110_000)),
+                                    "a" + "\u0301\u0327" * 125_000], ids=["edits", "marks"])
+def test_a_prompt_inside_a_picture_is_at_most_as_long_as_a_typed_one(prompt, pipeline, capsys):
+    written(f"{prompt}\nSteps: 500, Sampler: DDIM, Seed: 1, Size: 64x64")
+    assert cli.main(["--like", "in.png"]) in (1, 2) and not pipeline.asked
+    *_, last = capsys.readouterr().err.splitlines()
+    assert last.startswith("npdiffusion: error: ") and "100000" in last and len(last) < 500
+    assert asked(pipeline, "a cat", "--like", "in.png")["steps"] == 500
+
+
 def test_minus_one_is_a_random_seed_and_noted(pipeline, capsys):
     written("a cat\nSteps: 5, Seed: -1, Size: 64x64, RNG: CPU")
     first, second = asked(pipeline, "--like", "in.png"), asked(pipeline, "--like", "in.png")
