@@ -1,4 +1,6 @@
 """A look inside pictures of XL, and of a model that a ControlNet leads: maps equal those of hooks in diffusers."""
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -105,6 +107,18 @@ def test_a_prompt_that_changes_does_so_at_the_same_call_for_both_encoders_of_xl(
     assert found.levels[0][:3, :, cat].min() > 0 and found.levels[0][3:, :, cat].max() == 0
     assert found.levels[0][:3, :, dog].max() == 0 and found.levels[0][3:, :, dog].min() > 0
     agree("study", "attention of a place, XL", found.array.sum(axis=3), np.ones_like(found.array[:, :, :, 0]), 1e-5)
+
+
+def test_a_picture_that_a_refiner_ends_is_refused(xl, monkeypatch):
+    """Its last steps are another model's, whose layers have the same names"""
+    resolve = xl[1].resolve
+
+    def refined(*arguments):
+        resolved = resolve(*arguments)
+        return dataclasses.replace(resolved, passes=[way._replace(refining=way.plan) for way in resolved.passes])
+    monkeypatch.setattr(xl[1], "resolve", refined)
+    with pytest.raises(UserError, match="load it without its refiner"):
+        trace(xl[1], PROMPT, **ASKED)
 
 
 @pytest.mark.parametrize("name", ["xl", "led"])

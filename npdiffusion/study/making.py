@@ -12,10 +12,13 @@ class Stopped(Exception):
 
 
 def resolved_for(pipeline, prompt, negative_prompt="", **settings):
-    """What `generate` with these arguments would make → request.Resolved; UserError for several prompts"""
+    """What `generate` with these arguments would make → request.Resolved; UserError for several prompts, or two models"""
     if not isinstance(prompt, str):
         raise UserError("one prompt is looked into at a time")
-    return pipeline.resolve(Request.of(prompt=prompt, negative_prompt=negative_prompt or "", **settings))
+    resolved = pipeline.resolve(Request.of(prompt=prompt, negative_prompt=negative_prompt or "", **settings))
+    if any(way.refining for way in resolved.passes):
+        raise UserError("one model is looked into at a time: load it without its refiner")
+    return resolved
 
 
 def make(pipeline, resolved, watches, step=None, preview=None):

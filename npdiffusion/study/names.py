@@ -15,7 +15,7 @@ from npdiffusion.models.parameters import modules
 class Names:
     """The layers of a pipeline: `layers` {name: layer}; `of` names an operation while it is watched."""
     def __init__(self, pipeline):
-        self.models = pipeline.models if pipeline.control is None else {**pipeline.models, "controlnet": pipeline.control}
+        self.models = pipeline.models | controlnets(pipeline)
         self.before = ""                      # the layer whose operation came last
         self._look()
 
@@ -45,3 +45,10 @@ class Names:
             if not known and not fnmatch.filter(self.layers, pattern):
                 raise UserError(f"no layer is called {pattern}: {nearest(pattern, self.layers)}"
                                 f"they are called as in the checkpoint, for example {next(iter(self.layers))}")
+
+
+def controlnets(pipeline):
+    """{name: ControlNet} of those that lead; of several, diffusers' names: controlnet.nets.0"""
+    found = getattr(pipeline, "controlnets", None) or [getattr(pipeline, "control", None)]
+    found = [each for each in found if each is not None]
+    return {"controlnet": found[0]} if len(found) == 1 else {f"controlnet.nets.{i}": each for i, each in enumerate(found)}
