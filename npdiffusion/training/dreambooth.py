@@ -29,7 +29,8 @@ class DreamBooth(Tuning):
 
     def take_out(self, part):
         """Put copies in the place of a network's parameters, packed ones included."""
-        for path, module in [*modules(self.pipeline.models[part])]:
+        layers = [(path, each) for path, each in modules(self.pipeline.models[part]) if not hasattr(each, "shape")]     # Packed
+        for path, module in layers:
             for name, value in [*vars(module).items()]:
                 if hasattr(value, "shape"):
                     learnt = as_float32(reference.stored(value)).copy()
