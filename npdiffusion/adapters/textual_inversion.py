@@ -137,10 +137,8 @@ def read_words(path, fitting=None):
     if path.suffix in safetensors_file.PICKLES and path.is_file():
         raise UserError(safetensors_file.pickle_message(path, tensors=THE_VECTORS))
     tensors = safetensors_file.read_file(path)
-    if len(tensors) != 1 and not (tensors and tensors.keys() <= {*OF_ENCODERS.values()}):
-        raise UserError(f"{path}: not a learnt word (textual inversion): that is one tensor, or "
-                        f"{' and '.join(OF_ENCODERS.values())}, and here are {len(tensors)}")
-    return next(iter(tensors)), vectors(tensors, path, fitting)
+    found = vectors(tensors, path, fitting)
+    return next(iter(tensors)), found
 
 
 def vectors(tensors, path, fitting=None):
@@ -148,10 +146,13 @@ def vectors(tensors, path, fitting=None):
 
     UserError if they can't be a word's, or not of this model.
     """
-    several = [name for name in OF_ENCODERS.values() if name in tensors and len(tensors) > 1]
+    several = [*OF_ENCODERS.values()] if len(tensors) > 1 else []
+    if len(tensors) != 1 and tensors.keys() != {*several}:
+        raise UserError(f"{path}: not a learnt word (textual inversion): that is one tensor, or "
+                        f"{' and '.join(OF_ENCODERS.values())}, and here are {len(tensors)}")
     if fitting is None:
         wanted = dict.fromkeys(several or tensors)
-    elif several and "clip_g" not in fitting.widths:
+    elif "clip_g" in tensors and "clip_g" not in fitting.widths:
         raise UserError(f"{path}: a learnt word for {families.XL}, but the model is of another family, {fitting.family}")
     elif not several and len(fitting.widths) > 1:
         (name, tensor), = tensors.items()

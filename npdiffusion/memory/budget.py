@@ -98,7 +98,7 @@ class Budget:
             weights += f", {self.read / 1e9:.2f} GB of the UNet's read from disk in each step"
         elif self.on_disk:
             weights += ", those of text encoder and autoencoder read from disk when used"
-        if self.tile:
+        if self.tile and self.tile < max(self.width, self.height):
             weights += f", decoding in tiles of {self.tile} pixels"
         time = ""
         if self.seconds is not None:
