@@ -229,7 +229,7 @@ def test_what_a_format_has_no_room_for_is_a_png_and_this_is_said(pipeline, tmp_p
     monkeypatch.setitem(images.LONGEST_SIDES, "WEBP", 100)
     for output, name in ("a.webp", "a.png"), ("%d.webp", "1.png"):
         assert cli.main([PROMPT, "-o", output]) == 0
-        assert "128x128 pixels are too many for this format, so it is a PNG" in capsys.readouterr().err
+        assert "it has more pixels a side than this format takes, so it is a PNG" in capsys.readouterr().err
         assert settings_in(name).startswith(PROMPT)
 
 

@@ -7,12 +7,13 @@ import subprocess
 import sys
 import time
 
+import distributed
 import pytest
 
-pytest.importorskip("distributed", reason="distributed is not installed")
-
 from npdiffusion.command import cli
-from npdiffusion.jobs import cluster
+from npdiffusion.command import cluster as command
+from npdiffusion.errors import UserError
+from npdiffusion.jobs import cluster, worker
 from npdiffusion.jobs.entries import Entry
 from npdiffusion.jobs.listener import Listener
 from npdiffusion.settings import Request
@@ -93,9 +94,96 @@ def test_a_model_is_known_by_its_weights(tmp_path):
     for name, content in (("a", b"x" * 5000), ("b", b"x" * 5000), ("c", b"y" * 5000), ("d", b"x" * 4999)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "w.safetensors").write_bytes(content)
-    found = [cluster.digest(tmp_path / name) for name in "abcd"]
+    found = [worker.digest(tmp_path / name) for name in "abcd"]
     assert found[0] == found[1] and len({*found}) == 3
-    assert cluster.digest(tmp_path / "a" / "w.safetensors") == cluster.digest(tmp_path / "b" / "w.safetensors")
+    assert worker.digest(tmp_path / "a" / "w.safetensors") == worker.digest(tmp_path / "b" / "w.safetensors")
+
+
+# ---- who fits
+
+def options(path, **others):
+    """Keywords of npdiffusion.load"""
+    return dict.fromkeys((*worker.PARTS.values(), "dtype", "lora_dir")) | {"path_or_id": str(path)} | others
+
+
+@pytest.fixture
+def models(tmp_path):
+    """Folders "a" and "b" of different weights, and one of LoRAs"""
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "w.safetensors").write_bytes(name.encode() * 100)
+    (tmp_path / "loras").mkdir()
+    (tmp_path / "loras" / "ink.safetensors").write_bytes(b"ink")
+    return tmp_path
+
+
+def introduced(monkeypatch, own, wanted, loras=(), free=False):
+    """In what a worker with the keywords `own` differs from a driver with the keywords `wanted`, and what it missed"""
+    monkeypatch.setattr(worker, "own", {"load": own, "identity": worker.identity_of(own), "free": free, "pipeline": "own"})
+    identity = worker.identity_of(wanted, loras)
+    found, missed = worker.introduce(identity, worker.places_of(wanted), loras)
+    return worker.difference(found, identity), missed
+
+
+def test_a_worker_with_another_model_unet_dtype_or_lora_is_told_from_one_that_fits(models, monkeypatch):
+    a, b = options(models / "a"), options(models / "b")
+    assert introduced(monkeypatch, a, a) == ("", [])
+    assert introduced(monkeypatch, b, a)[0].startswith("model ")
+    assert introduced(monkeypatch, a, a | {"unet": str(models / "b")})[0].startswith("unet none in place of ")
+    assert introduced(monkeypatch, a | {"dtype": "bfloat16"}, a)[0] == "dtype bfloat16 in place of float32"
+    with_lora = a | {"lora_dir": str(models / "loras")}
+    assert introduced(monkeypatch, with_lora, with_lora, ["ink"]) == ("", [])
+    assert introduced(monkeypatch, a, with_lora, ["ink"])[0].startswith("lora ink none in place of ")
+    monkeypatch.setattr(worker, "__version__", "0.1")
+    old = worker.identity_of(a)
+    monkeypatch.undo()
+    assert worker.difference(old, worker.identity_of(a)).startswith("npdiffusion 0.1 in place of ")
+
+
+def test_a_worker_without_a_model_takes_the_drivers_from_the_same_path_or_the_hubs_cache(models, monkeypatch):
+    a, b = options(models / "a"), options(models / "b")
+    assert introduced(monkeypatch, b, a, free=True) == ("", [])
+    loads = []
+    monkeypatch.setattr(worker, "loaded", lambda text: loads.append(json.loads(text)) or "loaded")
+    assert worker.pipeline_for({"load": "{}"}) == "loaded" and loads[0]["path_or_id"] == str(models / "a")
+    snapshot = models / "hub" / "models--org--name" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (models / "hub" / "models--org--name" / "refs").mkdir()
+    (models / "hub" / "models--org--name" / "refs" / "main").write_text("abc")
+    (snapshot / "w.safetensors").write_bytes(b"a" * 100)
+    monkeypatch.setenv("HF_HUB_CACHE", str(models / "hub"))
+    by_id = a | {"vae": "org/name"}
+    assert introduced(monkeypatch, b, by_id, free=True) == ("", [])
+    assert worker.own["paths"] == {"path_or_id": str(models / "a"), "vae": str(snapshot)}
+
+
+def test_a_worker_without_the_files_says_which_path_it_missed(models, monkeypatch):
+    a, b = options(models / "a"), options(models / "b")
+    identity, places = worker.identity_of(a), worker.places_of(a)
+    monkeypatch.setattr(worker, "own", {"load": b, "identity": worker.identity_of(b), "free": True})
+    (models / "a" / "w.safetensors").unlink()
+    found, missed = worker.introduce(identity, places, [])
+    assert missed == [str(models / "a")] and worker.difference(found, identity).startswith("model ")
+    said = []
+    client = Client(lambda sent: 1 / 0)
+    client.run = lambda *arguments, **named: {"worker": (found, missed)}
+    driver = cluster.Driver(lambda: client, [Entry(Request("x"))], Place(), Notes(said), (identity, places, []), {})
+    with pytest.raises(UserError, match="none of the 1 workers fits: model "):
+        driver.run()
+    assert f"its files were not at {models / 'a'} there, nor in the hub's cache" in said[0]
+
+
+def test_a_scheduler_of_another_version_is_refused_in_one_line():
+    with pytest.raises(UserError, match="tcp://head:1: its scheduler is distributed 1.0, here is "):
+        command.check_version("tcp://head:1", {"distributed": "1.0"})
+    command.check_version("tcp://head:1", {"distributed": distributed.__version__})
+
+
+# ---- the driver, with a cluster that is played
+
+class Notes(Listener):
+    def __init__(self, said):
+        self.note = said.append
 
 
 class Future:
@@ -104,7 +192,7 @@ class Future:
         self.outcome = outcome
 
     def done(self):
-        return True
+        return self.outcome is not None
 
     def result(self):
         if isinstance(self.outcome, Exception):
@@ -116,11 +204,11 @@ class Future:
 
 
 class Client:
-    """A cluster with as many slots as are asked for; outcomes come from a function of the request."""
+    """A cluster with as many slots as are asked for; outcomes come from a function of the request, None: not done."""
     status = "running"
 
     def __init__(self, outcome, slots=2):
-        self.outcome, self.slots, self.sent, self.most = outcome, slots, [], 0
+        self.outcome, self.slots, self.sent, self.cancelled = outcome, slots, [], []
 
     def __enter__(self):
         return self
@@ -136,49 +224,119 @@ class Client:
         return Future(self.outcome(self.sent))
 
     def cancel(self, futures):
-        pass
+        self.cancelled += futures
 
 
 class Place:
-    def __init__(self):
-        self.saved = []
+    def __init__(self, act=lambda: None):
+        self.saved, self.act = [], act
 
-    def save(self, image, text, entry, record):
+    def name_of(self, entry):
+        return "a.png"
+
+    def save_file(self, content, ending, entry, record):
+        self.act()
         self.saved.append(entry.request.prompt)
 
 
-def png():
-    import io
-
-    from PIL import Image
-    file = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(file, "PNG")
-    return file.getvalue()
+MADE = (b"file", ".png", {}, [])
 
 
-def drive(client, prompts):
-    place = Place()
-    driver = cluster.Driver(lambda: client, [Entry(Request(prompt)) for prompt in prompts], place, Listener(), None, {})
-    return driver.run(), place.saved
+class Clock:
+    """Time that passes only while it is waited for"""
+    def __init__(self):
+        self.time = 0.0
+
+    def now(self):
+        return self.time
+
+    def wait(self, seconds):
+        self.time += seconds
 
 
-def test_a_picture_that_always_goes_wrong_is_given_up_and_the_others_are_made(monkeypatch):
-    monkeypatch.setattr(cluster, "PAUSE", 0)
-    client = Client(lambda sent: ValueError("bad") if sent[-1] == "bad" else (png(), None, {}, []))
+def drive(client, prompts, place=None, said=None):
+    place, clock = place or Place(), Clock()
+    driver = cluster.Driver(lambda: client, [Entry(Request(prompt)) for prompt in prompts], place,
+                            Notes([] if said is None else said), None, {}, (clock.now, clock.wait))
+    return driver.run(), sorted(place.saved)
+
+
+def test_a_picture_that_always_goes_wrong_is_given_up_and_the_others_are_made():
+    client = Client(lambda sent: ValueError("bad") if sent[-1] == "bad" else MADE)
     failed, saved = drive(client, ["a", "bad", "b"])
-    assert [entry.request.prompt for entry, _ in failed] == ["bad"] and sorted(saved) == ["a", "b"]
+    assert [entry.request.prompt for entry, _ in failed] == ["bad"] and saved == ["a", "b"]
     assert client.sent.count("bad") == cluster.MOST_TRIES
 
 
-def test_two_copies_of_a_picture_are_saved_once(monkeypatch):
-    monkeypatch.setattr(cluster, "PAUSE", 0)
-    client = Client(lambda sent: (png(), None, {}, []), slots=4)
-    failed, saved = drive(client, ["a"])
-    assert saved == ["a"] and client.sent == ["a", "a"] and not failed
+def test_a_picture_that_workers_refuse_is_asked_of_three_and_named_with_their_reason():
+    client = Client(lambda sent: UserError("too large") if sent[-1] == "bad" else MADE)
+    failed, saved = drive(client, ["bad", "a", "b"])
+    assert [(entry.request.prompt, why) for entry, why in failed] == [("bad", "too large")] and saved == ["a", "b"]
+    assert client.sent.count("bad") == cluster.MOST_REFUSALS
+
+
+def test_a_list_of_which_nothing_can_be_made_ends_with_the_first_reasons():
+    client = Client(lambda sent: UserError("no such LoRA"))
+    with pytest.raises(UserError, match="no such LoRA"):
+        drive(client, [str(number) for number in range(1000)])
+    assert len({*client.sent}) <= 2 * cluster.MOST_AT_FIRST
+
+
+def test_a_straggler_is_begun_once_more_when_it_takes_longer_than_most_and_the_first_copy_counts():
+    """The first picture is never done; its copy is."""
+    client = Client(lambda sent: None if sent == ["slow"] else MADE, slots=2)
+    failed, saved = drive(client, ["slow", "a", "b", "c"])
+    assert saved == ["a", "b", "c", "slow"] and client.sent == ["slow", "a", "b", "c", "slow"] and not failed
+    assert len(client.cancelled) == 1
+
+
+def test_a_full_disk_ends_the_run_in_one_line_and_what_is_done_stays():
+    def full():
+        raise UserError("a.png: the picture can't be written (No space left on device)")
+    place = Place()
+    with pytest.raises(UserError, match="No space left"):
+        drive(Client(lambda sent: setattr(place, "act", full) or MADE if len(sent) == 3 else MADE, 1), "abcd", place)
+    assert place.saved == ["a", "b"]
+
+
+def test_pictures_that_are_saved_together_wait_for_the_disk_together(tmp_path, monkeypatch):
+    from concurrent.futures import ThreadPoolExecutor
+
+    from npdiffusion.jobs.manifest import Manifest
+    syncs, inside = [], os.fsync
+    with Manifest(tmp_path, Listener()) as manifest:
+        number = manifest.file.fileno()
+
+        def slow(file):
+            if file == number:
+                syncs.append(file)
+                time.sleep(0.05)
+            inside(file)
+        monkeypatch.setattr("os.fsync", slow)
+        entries = [Entry(Request("the same", seed=1), asked={"number": number}) for number in range(16)]
+        with ThreadPoolExecutor(16) as writers:
+            list(writers.map(lambda entry: manifest.save_file(b"file", ".png", entry, {"seed": 1}), entries))
+    lines = [json.loads(line) for line in (tmp_path / "manifest.jsonl").read_text().splitlines()]
+    assert len({line["file"] for line in lines}) == 16 == len({entry.path for entry in entries})
+    assert {entry.path.name: entry.asked for entry in entries} == {line["file"]: line["asked"] for line in lines}
+    assert len(syncs) < 16
+
+
+def test_an_address_without_a_scheduler_is_said_in_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "PATIENCE", 1)
+    monkeypatch.chdir(tmp_path)
+    table(tmp_path)
+    words = ["--prompts", "prompts.csv", "-o", "out/", "--cluster"]
+    assert cli.main([*words, f"tcp://127.0.0.1:{free_port()}"]) == 1
+    said = capsys.readouterr().err.strip().splitlines()
+    assert "the scheduler can't be reached" in said[-1] and len(said) < 5
+    assert cli.main([*words, "nonsense://x"]) == 1
+    assert "no address of a scheduler" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("words", "said"), [
     (["a cat", "--cluster", "local:2"], "it is for the pictures of --prompts"),
+    (["--prompts", "p.csv", "--cluster", "local:2", "--control", "x"], "doesn't go with --control"),
     (["--prompts", "p.csv", "--cluster", "local:2", "--preview", "linear"], "doesn't go with --preview")])
 def test_what_does_not_go_with_a_cluster_is_refused(words, said, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

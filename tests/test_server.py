@@ -295,8 +295,9 @@ def test_the_description_has_every_path_and_every_setting(fake):
     ({"prompt": "x", "init_image": {"png": ""}}, 400, "base64"),
     ({"prompt": "x", "model": "../secret"}, 400, "no model"),
     ({"prompt": "a <lora:ink>"}, 400, "no folder of LoRAs"),
-    ({"prompt": "x", "control_image": "aaaa"}, 400, "ControlNets are not offered"),
-    ({"prompt": "x", "control_scale": 0.5}, 400, "control_scale: ControlNets are not offered"),
+    ({"prompt": "x", "control_image": "aaaa"}, 400, "ControlNets and adapters of pictures are not offered"),
+    ({"prompt": "x", "ip_image": "aaaa"}, 400, "ip_image: ControlNets and adapters"),
+    ({"prompt": "x", "control_scale": 0.5}, 400, "control_scale: ControlNets and"),
     ({"prompt": 5}, 400, "must be a text"),
     ([], 400, "object"),
 ])

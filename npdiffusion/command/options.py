@@ -73,7 +73,7 @@ def parse_options(argv=None):
     if options.cluster is not None:
         if options.prompts is None:
             parser.error("--cluster: it is for the pictures of --prompts")
-        for other in "preview", "preview_path", "steps_strip", "inside", "like":
+        for other in "preview", "preview_path", "steps_strip", "inside", "like", "control":
             if getattr(options, other) is not None:
                 parser.error(f"--cluster: it doesn't go with {OPTIONS[other].option}")
     if options.inside is not None and options.refiner is not None:

@@ -14,13 +14,14 @@ LONGEST, LONGEST_PATH = 480, 4096          # characters of a message beside the 
 
 class Progress:
     """A bar on stderr with the seconds that each unit takes and the time left; called as generate's callback."""
+    layout = "{percentage:3.0f}%|{bar:30}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_inv_fmt}]"
+
     def __init__(self, unit, total=None):
         self.unit, self.total, self.done = unit, total, 0
 
     def __enter__(self):
         from tqdm import tqdm
-        layout = "{percentage:3.0f}%|{bar:30}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_inv_fmt}]"
-        self.bar = tqdm(total=self.total, unit=self.unit, file=ERRORS, dynamic_ncols=True, bar_format=layout,
+        self.bar = tqdm(total=self.total, unit=self.unit, file=ERRORS, dynamic_ncols=True, bar_format=self.layout,
                         mininterval=0.1 if ERRORS.isatty() else 10)               # fewer lines in a file
         return self
 

@@ -2,7 +2,7 @@
 import asyncio
 import time
 
-from npdiffusion.command.cluster import check_installed
+from npdiffusion.command.cluster import check_installed, keywords
 from npdiffusion.command.parser import Parser, reader
 from npdiffusion.command.talk import say
 from npdiffusion.settings.kinds import Path
@@ -17,7 +17,8 @@ def parse(arguments):
     """The checked options; SystemExit with code 2 and a line on stderr if they are wrong."""
     parser = Parser(prog="npdiffusion worker", usage="npdiffusion worker ADDRESS [options]", allow_abbrev=False,
                     description="Load a model and make pictures for a Dask cluster, one at a time, until it is stopped. When "
-                                "the scheduler goes, it waits for it to come back.")
+                                "the scheduler goes, it waits for it to come back. Without -m it takes the model of whoever "
+                                "gives the list, if the same files are at the same path here, or in the hub's cache.")
     parser.add_argument("address", metavar="ADDRESS", type=reader(Path()), help="of the scheduler, such as "
                         "tcp://head:8786, or its scheduler file (.json)")
     for name in (*LOADING, "verbose"):
@@ -32,11 +33,11 @@ def run(options):
     from npdiffusion.command import generate
     from npdiffusion.command.prepare import set_up
     backend, threads = set_up(options)
-    from npdiffusion.jobs import cluster
-    from npdiffusion.loading import locate_model
+    from npdiffusion.jobs import worker
     pipeline, _ = generate.load(options, backend, threads, [])
-    path = locate_model(options.model, options.model_dir)
-    cluster.own |= {"pipeline": pipeline, "identity": cluster.identity_of(path, options.dtype)}
+    load = keywords(options, threads)
+    worker.own |= {"pipeline": pipeline, "load": load, "identity": worker.identity_of(load),
+                   "free": all(getattr(options, name) is None for name in ("model", "unet", "vae", "tokenizer", "refiner"))}
     while True:
         try:
             asyncio.run(work(options.address))

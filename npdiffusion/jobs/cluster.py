@@ -1,199 +1,186 @@
 """The pictures of a list, made by many processes: those of a Dask cluster (distributed, the extra "cluster").
 
     driver     has the list and the manifest, and alone writes; one picture at work for each slot of a worker, no more
-    worker     has the model; makes one picture at a time, and ends it at its next step when nobody wants it any more
+    worker     has the model; makes one picture at a time, and ends it at its next step when nobody wants it any more, worker.py
     scheduler  Dask's own; it may go and come back: the driver gives it again what was at work
 
 A picture counts when its line is in the manifest and its file in place, as on one machine, so whatever is killed, nothing is
-lost and nothing is there twice. At the end, when slots are free, the pictures that have been at work longest are begun once
-more elsewhere; the first copy counts.
+lost and nothing is there twice. At the end, when slots are free, pictures that have been at work for longer than most are begun
+once more elsewhere; the first copy counts.
 """
+import bisect
 import collections
-import functools
-import hashlib
-import io
-import json
-import pathlib
+import concurrent.futures
 import time
-import warnings
-
-from PIL import Image
 
 from npdiffusion.errors import UserError
-from npdiffusion.jobs.entries import Entry
-from npdiffusion.jobs.listener import Listener
-from npdiffusion.jobs.render import render
+from npdiffusion.jobs.destinations import ending_of
+from npdiffusion.jobs.worker import Unasked, Unwanted, difference, introduce, make
 from npdiffusion.painting.canvas import open_inputs
-from npdiffusion.settings import Request
-from npdiffusion.version import __version__
+from npdiffusion.pictures.images import rgb
 
 MOST_TRIES = 10                       # of a picture at which workers die, and of one that goes wrong
+MOST_REFUSALS = 3                     # of a picture that workers say can't be made
+MOST_AT_FIRST = 10                    # pictures that are given up before any is made: then it is not the pictures
 COPIES = 2                            # of a picture, at the end
+LATE = 1.5                            # times the seconds of most pictures, after which one is begun once more
 FIRST_PAUSE, LONGEST_PAUSE = 1, 60    # seconds between attempts to reach a scheduler
 PAUSE = 0.02                          # seconds between looks at what is done
-ENDS = 1 << 20                        # bytes of either end of a file of weights by which it is known
+COUNTED = 1                           # seconds between looks at which workers there are
+WRITERS = 8                           # pictures that wait for the disk together
 
-
-class Unwanted(Exception):
-    """Nobody wants the picture any more: the driver has gone, or another copy was first."""
-
-
-# ---- on a worker
-
-own = {}                              # "pipeline" and "identity" of a process that `npdiffusion worker` started
-
-
-@functools.lru_cache(1)
-def loaded(options):
-    """The pipeline of a process that the driver started, once for all pictures; options: of npdiffusion.load, as JSON"""
-    from npdiffusion.loading import load
-    return load(**json.loads(options))
-
-
-def identity():
-    """What a worker makes pictures with, or None for one that the driver started"""
-    return own.get("identity")
-
-
-def make(task):
-    """A picture → its file (PNG), the text inside or None, the record for the manifest, warnings"""
-    import distributed
-    worker = distributed.get_worker()
-    pipeline = own.get("pipeline") or loaded(task["load"])
-    place = Kept()
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always", UserWarning)
-        render(pipeline, [Entry(Request.from_json(task["request"]))], 1, place, Wanted(worker, worker.get_current_task()),
-               task["model"], task["vae"], task["metadata"])
-    file = io.BytesIO()
-    place.image.save(file, "PNG", compress_level=1)
-    notes = [str(each.message) for each in said if issubclass(each.category, UserWarning)]
-    return file.getvalue(), place.text, place.record | {"worker": str(worker.name)}, notes
-
-
-class Kept:
-    """A place that keeps one picture."""
-    def save(self, image, text, entry, record):
-        self.image, self.text, self.record = image, text, record
-
-
-class Wanted(Listener):
-    """Ends a picture that nobody wants; Dask can't end a thread."""
-    def __init__(self, worker, key):
-        self.worker, self.key = worker, key
-
-    def step(self, done, total, latents):
-        task = self.worker.state.tasks.get(self.key)
-        if task is None or task.state == "cancelled":
-            raise Unwanted
-
-
-def digest(path):
-    """What a model is known by: names, sizes and both ends of its files of weights"""
-    path, found = pathlib.Path(path), hashlib.sha256()
-    for file in [path] if path.is_file() else sorted(path.rglob("*.safetensors")):
-        with file.open("rb") as content:
-            size = content.seek(0, 2)
-            content.seek(0)
-            found.update(f"{file.relative_to(path.parent if path.is_file() else path)} {size} ".encode())
-            found.update(content.read(ENDS))
-            content.seek(max(0, size - ENDS))
-            found.update(content.read())
-    return found.hexdigest()[:16]
-
-
-# ---- the driver
 
 class Driver:
     """Sends pictures to a cluster and saves what comes back.
 
     connect   gives a distributed.Client for a `with`; OSError where there is no scheduler
     place     a `Manifest` that is open      listener: hears of what is saved, and notes
-    model     (version, digest, dtype) that workers must have, or None for those that the driver started
+    model     (identity, {part: place}, names of LoRAs) for worker.introduce, or None for workers that the driver started
     task      {key: value} of `make` that is the same for all pictures
+    clock     seconds, and how to wait for some
     """
-    def __init__(self, connect, entries, place, listener, model, task):
+    def __init__(self, connect, entries, place, listener, model, task, clock=(time.monotonic, time.sleep)):
         self.connect, self.place, self.listener, self.model, self.task = connect, place, listener, model, task
+        self.now, self.sleep = clock
         self.todo = collections.deque(entries)
-        self.flying = {}              # future → (Entry, when it was begun)
-        self.tries = collections.Counter()
+        self.flying = {}              # future → (Entry, when it was begun, workers that may make it or None for all)
+        self.tries, self.refusals = collections.Counter(), collections.Counter()
         self.done, self.failed, self.lost, self.known, self.noted = set(), [], 0, {}, set()
+        self.seconds = []             # that pictures took, in order
+        self.slots, self.fitting, self.here, self.counted, self.reached = 0, None, frozenset(), None, False
 
     def run(self):
-        """Make them all → the entries that could not be made. Raises UserError for what no worker can make."""
+        """Make them all → [(Entry, why)] of those that could not be made
+
+        UserError if there is no scheduler to begin with, if no worker fits, if nothing can be made, or if the disk is full.
+        """
         pause = FIRST_PAUSE
         while self.todo or self.flying:
             try:
                 with self.connect() as client:
-                    pause = FIRST_PAUSE
+                    pause, self.reached, self.counted = FIRST_PAUSE, True, None
                     self._with(client)
             except UserError:
                 raise
             except (OSError, TimeoutError) as error:
-                self.todo.extendleft(entry for entry, _ in self.flying.values() if id(entry) not in self.done)
+                if not self.reached:
+                    raise UserError(f"the scheduler can't be reached ({error or type(error).__name__})") from None
+                self.todo.extendleft(entry for entry, *_ in self.flying.values() if id(entry) not in self.done)
                 self.flying.clear()
                 self.listener.note(f"the scheduler can't be reached ({error or type(error).__name__}); trying again in "
                                    f"{pause} s")
-                time.sleep(pause)
+                self.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
         return self.failed
 
     def _with(self, client):
         """Work until all is done, or the scheduler is gone (OSError)"""
-        while self.todo or self.flying:
-            if client.status != "running":
-                raise OSError("it is gone")
-            self._feed(client)
-            time.sleep(PAUSE)
-            for future in [future for future in self.flying if future.done()]:
-                if future in self.flying:                # a copy of one that has just been saved is not
-                    self._take(client, future)
+        with concurrent.futures.ThreadPoolExecutor(WRITERS) as self.writers:
+            while self.todo or self.flying:
+                if client.status != "running":
+                    raise OSError("it is gone")
+                self._feed(client)
+                self.sleep(PAUSE)
+                self._take(client, [future for future in self.flying if future.done()])
+
+    # ---- out
 
     def _feed(self, client):
         """One picture for each slot of the workers that fit"""
-        slots = self._slots(client)
-        while len(self.flying) < slots:
+        if self.counted is None or self.now() - self.counted >= COUNTED:
+            self.slots, self.counted = self._slots(client), self.now()
+            self._strand(client)
+        while len(self.flying) < self.slots:
             entry = self.todo.popleft() if self.todo else self._straggler()
             if entry is None:
                 return
             self.tries[id(entry)] += 1
             key = f"picture-{id(entry):x}-{self.tries[id(entry)]}-{time.time_ns():x}"
-            future = client.submit(make, self.task | {"request": request_of(entry).to_json()}, key=key, pure=False,
-                                   workers=self.fitting or None, allow_other_workers=False, retries=0)
-            self.flying[future] = entry, time.monotonic()
+            task = self.task | {"request": request_of(entry).to_json(), "ending": ending_of(self.place.name_of(entry)),
+                                "wanted": self.model and self.model[0]}
+            future = client.submit(make, task, key=key, pure=False, workers=self.fitting and [*self.fitting],
+                                   allow_other_workers=False, retries=0)
+            self.flying[future] = entry, self.now(), self.fitting
 
     def _slots(self, client):
         """Slots of the workers whose model is the right one; UserError if there are workers, but none such"""
-        threads, self.fitting = client.nthreads(), []
+        threads, self.fitting = client.nthreads(), None
         if self.model is None:
             return sum(threads.values())
         new = [worker for worker in threads if worker not in self.known]
-        if new:
-            self.known |= client.run(identity, workers=new, on_error="ignore")
+        answers = client.run(introduce, *self.model, workers=new, on_error="ignore") if new else {}
         for worker in new:
-            if self.known.get(worker) not in (None, self.model):
-                self.listener.note(f"the worker {worker} has {describe(self.known[worker])}, but {describe(self.model)} is "
-                                   "asked for: it is left out")
-        self.fitting = [worker for worker in threads if self.known.get(worker) == self.model]
-        if threads and not self.fitting:
-            raise UserError(f"none of the {len(threads)} workers has {describe(self.model)}")
-        return sum(threads[worker] for worker in self.fitting)
+            found, missed = answers.get(worker, (None, []))
+            differs = difference(found, self.model[0])
+            if differs:
+                looked = f"; its files were not at {' or '.join(missed)} there, nor in the hub's cache" if missed else ""
+                self.listener.note(f"the worker {worker} is left out: {differs}{looked}")
+            self.known[worker] = differs
+        self.here = fitting = frozenset(worker for worker in threads if self.known[worker] == "")
+        if threads and not fitting:
+            raise UserError(f"none of the {len(threads)} workers fits: {self.known[next(iter(threads))]}")
+        if len(fitting) < len(threads):                  # a list of a thousand addresses goes with each picture only then
+            self.fitting = fitting
+        return sum(threads[worker] for worker in fitting)
+
+    def _strand(self, client):
+        """Put back pictures for which no worker is left of those that may make them: Dask would wait for one to come back."""
+        lost = [future for future, (_, _, workers) in self.flying.items() if workers and not workers & self.here]
+        if lost:
+            client.cancel(lost)
+        for future in lost:
+            entry, *_ = self.flying.pop(future)
+            self._again(entry, "the workers that made it went")
 
     def _straggler(self):
-        """The picture that has been at work longest, if it has no second copy yet, or None"""
-        copies = collections.Counter(id(entry) for entry, _ in self.flying.values())
-        waiting = [(since, number, entry) for number, (entry, since) in enumerate(self.flying.values())
-                   if copies[id(entry)] < COPIES]
+        """The picture that has been at work longest, if that is long and it has no second copy yet, or None"""
+        late = self.now() - LATE * self.seconds[len(self.seconds) // 2] if self.seconds else -1
+        copies = collections.Counter(id(entry) for entry, *_ in self.flying.values())
+        waiting = [(since, number, entry) for number, (entry, since, _) in enumerate(self.flying.values())
+                   if since < late and copies[id(entry)] < COPIES]
         return min(waiting)[-1] if waiting else None
 
-    def _take(self, client, future):
-        """Save the picture of a future, or put its entry back."""
+    # ---- in
+
+    def _take(self, client, futures):
+        """Save the pictures of futures that are done, all at once; put entries back whose picture was not made."""
+        ready = {}                    # id of the entry → what is saved; a second copy isn't
+        for future in futures:
+            entry, since, _ = self.flying.pop(future)
+            made = self._made(client, future, entry)
+            if made is not None and id(entry) not in self.done:
+                ready[id(entry)] = entry, *made
+                bisect.insort(self.seconds, self.now() - since)
+            future.release()
+        self.done |= ready.keys()
+        copies = [future for future, (entry, *_) in self.flying.items() if id(entry) in ready]
+        if copies:
+            client.cancel(copies)
+            for future in copies:
+                del self.flying[future]
+        saving = [self.writers.submit(self.place.save_file, content, ending, entry, record)
+                  for entry, content, ending, record, _ in ready.values()]
+        for each in saving:
+            each.result()             # a UserError that the disk is full ends the run; the same command goes on
+        for *_, notes in ready.values():
+            for note in notes:
+                if note not in self.noted:
+                    self.noted.add(note)
+                    self.listener.note(note)
+
+    def _made(self, client, future, entry):
+        """What a future brings, or None and the entry is put back, or given up"""
         import distributed
-        entry, _ = self.flying.pop(future)
         try:
-            png, text, record, notes = future.result()
-        except UserError:
-            raise
+            return future.result()
+        except UserError as error:
+            self.refusals[id(entry)] += 1
+            self._again(entry, str(error), self.refusals[id(entry)] < MOST_REFUSALS)
+            if not self.done and len(self.failed) >= MOST_AT_FIRST:
+                raise
+        except Unasked:
+            self.tries[id(entry)] -= 1
+            self._again(entry, "")
         except distributed.scheduler.KilledWorker:
             self.lost += 1
             self._again(entry, "the workers that made it died")
@@ -201,30 +188,17 @@ class Driver:
             if client.status != "running":
                 self.todo.appendleft(entry)
                 raise OSError("it is gone") from None
-            if id(entry) not in self.done:
-                self._again(entry, "it was cancelled")
+            self._again(entry, "it was cancelled")
         except Exception as error:                       # noqa: BLE001, a mistake, or a machine that is out of order
             self._again(entry, f"{type(error).__name__}: {error}"[:200])
-        else:
-            if id(entry) not in self.done:
-                self.done.add(id(entry))
-                self.place.save(Image.open(io.BytesIO(png)), text, entry, record)
-                copies = [other for other, (same, _) in self.flying.items() if same is entry]
-                client.cancel(copies)
-                for other in copies:
-                    del self.flying[other]
-                for note in notes:
-                    if note not in self.noted:
-                        self.noted.add(note)
-                        self.listener.note(note)
-        future.release()
+        return None
 
-    def _again(self, entry, why):
+    def _again(self, entry, why, more=True):
         """Try a picture once more, or give it up."""
-        if id(entry) in self.done or any(other is entry for other, _ in self.flying.values()):
+        if id(entry) in self.done or any(other is entry for other, *_ in self.flying.values()):
             return                                       # there, or at work elsewhere
-        if self.tries[id(entry)] < MOST_TRIES:
-            self.todo.append(entry)
+        if more and self.tries[id(entry)] < MOST_TRIES:
+            self.todo.insert(self.slots, entry)          # soon, but by another worker
         else:
             self.failed.append((entry, why))
 
@@ -232,17 +206,8 @@ class Driver:
 def request_of(entry):
     """The request with its pictures inside: files are read here, workers have none"""
     request = entry.request
-    if request.init_image is None:
-        return request
-    inputs = open_inputs(request)
-    return request.changed(init_image=inputs.picture, mask_image=inputs.mask)
-
-
-def describe(what):
-    """A worker's identity, for people"""
-    return "a model of another program" if what is None else f"npdiffusion {what[0]} with the model {what[1]}, {what[2]}"
-
-
-def identity_of(path, dtype):
-    """What workers with that model tell"""
-    return (__version__, digest(path), dtype or "float32")
+    found = {name: rgb(value, name) for name in ("ip_image", "t2i_image") if (value := getattr(request, name)) is not None}
+    if request.init_image is not None:
+        inputs = open_inputs(request)
+        found |= {"init_image": inputs.picture, "mask_image": inputs.mask}
+    return request.changed(**found) if found else request

@@ -149,17 +149,44 @@ def write_grid(entries, folder, name, made, listener):
         write(sheet([entry.path for entry in entries], differences(entries)), None, folder, name, listener)
 
 
-def write(image, text, folder, name, listener, taken=(), before=None):
+def write(image, text, folder, name, listener):
     """Write a picture, with a text inside unless it is None, under a free name; return its path.
 
-    name: str or Numbered, whose ending says the format      taken, before: see images.save_picture
+    name: str or Numbered, whose ending says the format
     """
-    if not images.has_room(str(name), image):
-        listener.note(f"{folder / str(name)}: {image.width}x{image.height} pixels are too many for this format, so it is a PNG")
-        name = as_png(name)
-    options = None if text is None else text_inside.save_options(images.format_of(str(name)), text)
-    free = images.free_name if isinstance(name, str) else name.free
-    path = images.save_picture(image, folder / str(name), options, taken, before, free)
+    content, ending = encoded(image, text, ending_of(name))
+    return write_file(content, folder, fitting(name, ending, folder, listener), listener)
+
+
+def ending_of(name):
+    """The ending of a name, str or Numbered"""
+    return pathlib.PurePath(name if isinstance(name, str) else name.of(0)).suffix
+
+
+def encoded(image, text, ending):
+    """A PIL image → the content of its file, with a text inside unless it is None, and the ending of its name: that which is
+    given, or .png where such files have no room for so many pixels"""
+    name = f"picture{ending if images.has_room(f'picture{ending}', image) else '.png'}"
+    options = None if text is None else text_inside.save_options(images.format_of(name), text)
+    return images.file_of(image, name, options), pathlib.PurePath(name).suffix
+
+
+def fitting(name, ending, folder, listener):
+    """A name, str or Numbered, as it is if a file of that ending is to get it; else as .png, which is said"""
+    if ending == ending_of(name):
+        return name
+    listener.note(f"{folder / str(name)}: it has more pixels a side than this format takes, so it is a PNG")
+    return as_png(name)
+
+
+def free_for(name):
+    """The function of (path, taken) that finds a free name beside a path, for a name that is str or Numbered"""
+    return images.free_name if isinstance(name, str) else name.free
+
+
+def write_file(content, folder, name, listener, free=None, before=None):
+    """Write the content of a picture's file under a free name; return its path. free, before: see images.save_picture"""
+    path = images.save_picture(content, folder / str(name), before=before, free=free or free_for(name))
     listener.saved(path)
     return path
 

@@ -13,10 +13,11 @@ between runs. Half a line at the end is what a kill in the middle of writing lea
 import json
 import os
 import pathlib
+import threading
 
 from npdiffusion.checkpoints.text_files import check_regular
 from npdiffusion.errors import UserError
-from npdiffusion.jobs.destinations import default_name, write
+from npdiffusion.jobs.destinations import default_name, encoded, ending_of, fitting, free_for, write_file
 from npdiffusion.pictures import images
 
 NAME = "manifest.jsonl"
@@ -35,6 +36,8 @@ class Manifest:
         try:
             self.lock()
             self.lines = self.read()
+            self.names, self.synced = {line["file"] for line in self.lines}, len(self.lines)
+            self.writing, self.syncing = threading.Lock(), threading.Lock()
         except BaseException:
             self.file.close()
             raise
@@ -111,19 +114,39 @@ class Manifest:
         image: PIL image; text: of its settings, for inside the file, or None; record: {key: value} of the line
         Raises UserError if the picture or the line can't be written; then the picture isn't there under its name.
         """
-        name, before, taken = entry.path and entry.path.name, None, ()
-        if name is None:
-            name = self.name or default_name(entry.request.prompt, entry.request.seed)
-            taken = {line["file"] for line in self.lines}
-            before = lambda path: self.add({"file": path.name} | record | {"asked": entry.asked})
-        entry.path = write(image, text, self.folder, name, self.listener, taken, before)
+        self.save_file(*encoded(image, text, ending_of(self.name_of(entry))), entry, record)
+
+    def name_of(self, entry):
+        """What a picture is to be called, str or Numbered"""
+        return entry.path.name if entry.path else self.name or default_name(entry.request.prompt, entry.request.seed)
+
+    def save_file(self, content, ending, entry, record):
+        """`save` for what `destinations.encoded` has made; several threads may call, and wait for the disk together."""
+        name = fitting(self.name_of(entry), ending, self.folder, self.listener)
+        if entry.path:
+            entry.path = write_file(content, self.folder, name, self.listener)
+            return
+
+        def free(path, taken):                           # nobody else gets it, though its line is not there yet
+            with self.writing:
+                found = free_for(name)(path, self.names)
+                self.names.add(found.name)
+                return found
+        entry.path = write_file(content, self.folder, name, self.listener, free,
+                                lambda path: self.add({"file": path.name} | record | {"asked": entry.asked}))
 
     def add(self, line):
-        """Append a line; it is on the disk when this returns."""
-        self.file.write(json.dumps(line, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        self.lines.append(line)
+        """Append a line; it is on the disk when this returns, by one fsync for all that were added meanwhile."""
+        with self.writing:
+            self.file.write(json.dumps(line, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
+            self.file.flush()
+            self.lines.append(line)
+            mine = len(self.lines)
+        with self.syncing:
+            if self.synced < mine:
+                synced = len(self.lines)
+                os.fsync(self.file.fileno())
+                self.synced = synced
 
 
 def is_possible(name):

@@ -201,16 +201,23 @@ def has_room(path, image):
     return max(image.size) <= LONGEST_SIDES.get(format_of(path), math.inf)
 
 
-def save_picture(image, path, options=None, taken=(), before=None, free=free_name):
-    """Write a PIL image in the format of `path` and return the path it got: free(path, taken), `free_name` or one like it.
+def file_of(image, path, options=None):
+    """The content of the file of a PIL image in the format of `path`
 
     options: further ones of Pillow's `save`, such as text_inside.save_options; nothing of image.info goes in without
+    """
+    kind, file = format_of(path), io.BytesIO()
+    Image.Image.save(image, file, **{"format": kind} | QUALITY.get(kind, {}) | (options or {}))
+    return file.getvalue()
+
+
+def save_picture(content, path, taken=(), before=None, free=free_name):
+    """Write the content of a file and return the path it got: free(path, taken), `free_name` or one like it.
+
     before(path) is called when all is written, but not yet there under that name.
     The file is complete when it appears. UserError if it can't be written; nothing is left behind then.
     """
-    kind = format_of(path)
-    options = {"format": kind} | QUALITY.get(kind, {}) | (options or {})
-    with _written(lambda file: Image.Image.save(image, file, **options), pathlib.Path(path)) as temporary:
+    with _written(lambda file: file.write(content), pathlib.Path(path)) as temporary:
         return _named(temporary, path, taken, before, free)
 
 

@@ -19,7 +19,8 @@ from npdiffusion.settings import SETTINGS, Request, check_typed
 from npdiffusion.settings.kinds import Picture, Unfit
 
 DATA = re.compile(r"data:[\w.+/-]{1,60};base64,", re.ASCII)
-CONTROL = {name for name, row in SETTINGS.items() if name == "control_image" or "control_image" in row.needs}
+LEADING = {name for name, row in SETTINGS.items() if isinstance(row.kind, Picture)} - {"init_image", "mask_image"}
+LEADING |= {name for name, row in SETTINGS.items() if LEADING & {*row.needs}}        # and what is set beside them
 THREADS = concurrent.futures.ThreadPoolExecutor(2, "requests")
 ABSOLUTE = re.compile(r"(?<![\w/.:<])(?:~?/|[A-Za-z]:[\\/])(?:[^\s:,;'\"()]+[\\/])+")       # of a path, all but its last part
 
@@ -102,8 +103,8 @@ def settings(found, pictures=None):
             raise UserError(f"{name[:60]!r} is no setting of a picture{nearest(name, SETTINGS, ', did you mean {}?')}")
         if value is None or (name in ("seed", "subseed") and value == -1):
             continue
-        if name in CONTROL and value is not False:
-            raise UserError(f"{name}: ControlNets are not offered here; the command has them (--control)")
+        if name in LEADING and value is not False:
+            raise UserError(f"{name}: ControlNets and adapters of pictures are not offered here; the command has them")
         if isinstance(SETTINGS[name].kind, Picture):
             value = (init_image if name == "init_image" else mask_image)(picture(value, name))
         values[name] = value
