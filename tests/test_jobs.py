@@ -334,7 +334,7 @@ def test_a_comparison_that_is_stopped_shows_what_there_is(colourful, tmp_path, c
         if len(colourful.asked) == 3:
             raise KeyboardInterrupt
     colourful.act = stop
-    assert cli.main([PROMPT, "--compare-samplers", "euler,heun,ddim", "-o", "sheet.png"]) == 1
+    assert cli.main([PROMPT, "--compare-samplers", "euler,heun,ddim", "-o", "sheet.png"]) == 130
     assert files(tmp_path) == ["sheet.png"]
     assert "2 of 3 pictures are on the sheet" in capsys.readouterr().err
 
