@@ -15,6 +15,7 @@ import pathlib
 
 import numpy as np
 
+from bench import folders
 from npdiffusion.errors import UserError
 from npdiffusion.jobs.cluster import Driver
 from npdiffusion.jobs.entries import Entry
@@ -39,7 +40,7 @@ CASES = {                             # workers, pictures, seconds of one on the
 
 def add_arguments(parser):
     parser.add_argument("--seed", type=int, default=0, help="of speeds, starts and losses (default 0)")
-    parser.add_argument("-o", "--output", type=pathlib.Path, default=pathlib.Path(__file__).parent, metavar="FOLDER",
+    parser.add_argument("-o", "--output", type=folders.of, default=pathlib.Path(__file__).parent, metavar="FOLDER",
                         help="where the chart is written (default bench/)")
 
 
