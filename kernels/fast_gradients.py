@@ -4,11 +4,14 @@ The gradient of a product's input is a product again, with the weight read the o
 forward pass; those of weights, norms, activations and attention have kernels of their own (backward/). What is not here
 is the definition itself.
 """
+import numpy as np
+
 from . import fast, gradients
 from .activations import GELU, QUICK_GELU, SILU
 from .backward.attention import attention_gradient
 from .backward.elementwise import activation_gradient, cell_sums, gate_gradient
 from .backward.normalization import group_norm_gradient, layer_norm_gradient
+from .backward.sums import row_sums
 from .backward.transposed import transposed
 from .backward.weights import convolution_gradient, matrix_gradient
 from .gradients import embedding, pack_conv2d, pack_linear, relu, rows, softmax, timestep_embedding
@@ -25,6 +28,14 @@ class linear(gradients.linear):
     def weight(g, x):
         return matrix_gradient(rows(g), rows(x))
 
+    def bias(g):
+        return row_sums(g)[0]
+
+
+def over_pixels(g, shape):
+    """As in gradients.py"""
+    return row_sums(g, len(g)) if len(shape) == 2 else row_sums(g)[0]
+
 
 class conv2d(gradients.conv2d):
     """dx of stride 1 pads g inside the kernel, and Winograd's way is open to it."""
@@ -38,6 +49,9 @@ class conv2d(gradients.conv2d):
 
     def weight(g, x, weight_shape, stride, padding):
         return convolution_gradient(g, x, tuple(weight_shape[2:]), stride, tuple(padding))
+
+    def bias(g, bias_shape):
+        return over_pixels(g, bias_shape)
 
 
 class linear_geglu(gradients.linear_geglu):
@@ -103,4 +117,24 @@ class upsample_conv2d(gradients.upsample_conv2d):
         return cell_sums(conv2d.x(g, weight, (x_shape[0], *g.shape[1:3], x_shape[3]), 1, (1, 1, 1, 1)), *x_shape[1:3])
 
     def weight(g, x, weight_shape):
+        if g.shape[1:3] == (2 * x.shape[1], 2 * x.shape[2]):
+            return doubled_weight(g, x, weight_shape)
         return conv2d.weight(g, fast.upsample_nearest(x, *g.shape[1:3]), weight_shape, 1, (1, 1, 1, 1))
+
+    def bias(g, bias_shape):
+        return over_pixels(g, bias_shape)
+
+
+def doubled_weight(g, x, weight_shape):
+    """dW of an image of twice the size: pixels (2 i + a, 2 j + b) saw 2 × 2 of x, rows i + a − 1 and i + a, not 3 × 3
+
+    Row u of the kernel fell on row i + ⌊(a + u − 1) / 2⌋: the first of the two for u = 0, and for u = 1 as well if a = 1.
+    4 · 4 products for each pixel of x in place of 4 · 9.
+    """
+    fell = (0, 1, 1), (0, 0, 1)
+    gradient = np.zeros(weight_shape, np.float32)
+    for a in (0, 1):
+        for b in (0, 1):
+            seen = convolution_gradient(g[:, a::2, b::2], x, (2, 2), 1, (1 - a, a, 1 - b, b))
+            gradient += seen[:, :, fell[a]][:, :, :, fell[b]]
+    return gradient

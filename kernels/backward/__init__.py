@@ -3,4 +3,5 @@
     weights.py        of a product's weight      attention.py      of queries, keys and values, in tiles
     transposed.py     a packed weight, read the other way, so that the gradient of x is a product like any other
     normalization.py  of group and layer norm    elementwise.py    of activations, gates and cells of enlarged pixels
+    sums.py           of biases
 """

@@ -20,6 +20,7 @@ from npdiffusion.kernels import threads
 class Optimizer:
     """What all have in common: parameters, the number of steps, and memories that begin as zeros."""
     slots: tuple[str, ...] = ()           # names of what is remembered for each parameter
+    large = 50_000                        # numbers of a parameter that is worth a thread
 
     def __init__(self, parameters, decay=0.0):
         self.parameters, self.decay, self.steps = parameters, decay, 0
@@ -27,10 +28,21 @@ class Optimizer:
                        for slot in self.slots for name, value in parameters.items()}
 
     def step(self, gradients, rate):
-        """One step with gradients {name: array}, for all parameters or some, and the learning rate, a Python float"""
+        """One step with gradients {name: array}, for all parameters or some, and the learning rate, a Python float
+
+        Threads take a large parameter each: NumPy works on one alone, and products of small matrices are not worth sharing.
+        """
+        def alone(name):
+            with threads.alone():
+                self.move(name, gradients[name], rate)
         self.steps += 1
-        for name, gradient in gradients.items():
-            self.move(name, gradient, rate)
+        large = [name for name, gradient in gradients.items() if gradient.size >= self.large]
+        with ThreadPoolExecutor(threads.get_threads()) as pool:
+            moved = pool.map(alone, large)
+            for name in gradients.keys() - {*large}:
+                self.move(name, gradients[name], rate)
+            for _ in moved:                              # raises what was raised there
+                pass
 
     def move(self, name, gradient, rate):
         """The step of one parameter, by `update` of each kind."""
@@ -107,6 +119,7 @@ class Muon(Optimizer):
     that one rate serves both. A convolution (O, I, kh, kw) counts as a matrix (O, I · kh · kw).
     """
     slots = ("momentum",)
+    large = 0
 
     def __init__(self, parameters, momentum=0.95, decay=0.1):
         super().__init__(parameters, decay)
@@ -114,16 +127,6 @@ class Muon(Optimizer):
         if flat:
             raise ValueError(f"Muon is for matrices: {flat[0]} has {parameters[flat[0]].ndim} dimensions")
         self.momentum = momentum
-
-    def step(self, gradients, rate):
-        """Matrices are small, so threads take one each, instead of sharing every product."""
-        def alone(one):
-            with threads.alone():
-                self.move(*one, rate)
-        self.steps += 1
-        with ThreadPoolExecutor(threads.get_threads()) as pool:
-            for _ in pool.map(alone, gradients.items()):
-                pass
 
     def update(self, value, gradient, rate, m):
         m += (1 - self.momentum) * (gradient - m)
