@@ -198,6 +198,19 @@ def test_dreambooth_moves_all_weights_as_torch_would_and_writes_a_model(pipeline
     StableDiffusionPipeline.from_pretrained(tmp_path / "model")
 
 
+def test_dreambooth_takes_packed_weights_out_and_puts_them_back(written, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(kernels, "_chosen", "numba")
+    pipeline = npdiffusion.load(written)
+    settings = settings_for(pictures)
+    packed = pipeline.unet.conv_in.weight
+    tuning = dreambooth.DreamBooth(pipeline, settings, fine_tuning.examples(pipeline, settings, tmp_path))
+    names = {f"unet.{name}" for name, *_ in parameters.walk(pipeline.unet)}
+    assert {*tuning.parameters} == names and type(packed) is not np.ndarray
+    assert (tuning.parameters["unet.conv_in.weight"] == packed.unpack()).all()
+    tuning.detach()
+    assert pipeline.unet.conv_in.weight is packed
+
+
 def test_the_command_trains_a_model_and_overwrites_nothing(written, pictures, tmp_path, capfd):
     arguments = ["train", "dreambooth", "--data", str(pictures), "-m", str(written), "-o", str(tmp_path / "model"), "--steps",
                  "2", "--size", "16"]

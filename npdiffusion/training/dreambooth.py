@@ -32,7 +32,7 @@ class DreamBooth(Tuning):
         layers = [(path, each) for path, each in modules(self.pipeline.models[part]) if not hasattr(each, "shape")]     # Packed
         for path, module in layers:
             for name, value in [*vars(module).items()]:
-                if hasattr(value, "shape"):
+                if hasattr(value, "shape") and not hasattr(module, "shape"):       # what a packed weight is made of is its own
                     learnt = as_float32(reference.stored(value)).copy()
                     self.before.append((module, name, value))
                     self.parameters[f"{part}.{path}.{name}"] = learnt
