@@ -21,6 +21,7 @@ from npdiffusion.models.ip_adapter import cross_attentions
 from npdiffusion.models.t2i_adapter import T2IAdapter
 from npdiffusion.models.unet import UNet2DConditionModel
 from npdiffusion.pictures.clip_pixels import clip_pixels
+from npdiffusion.study import trace
 from tests import pairs, references, relatives, sizes
 from tests.differences import agree
 from tests.pairs import NEGATIVE, PROMPT, levels
@@ -307,6 +308,24 @@ def test_a_picture_with_a_t2i_adapter_equals_diffusers_within_one_level(tmp_path
     half = ours_asked(ours, t2i_image=picture(48, 32), t2i_scale=0.6, t2i_end=0.4)
     never = ours_asked(ours, t2i_image=picture(48, 32), t2i_scale=0.6, t2i_end=0.0)
     assert np.abs(half - found).max() > 0 and np.array_equal(never, plain)
+
+
+def test_a_look_inside_names_the_layers_of_picture_adapters(drawn, tmp_path):
+    theirs, ours, folder = drawn("v1")
+    write(folder / "ip.safetensors", ip_adapter(theirs.unet, "plain", 24))
+    t2i().save_pretrained(tmp_path / "t2i")
+    asked = dict(negative_prompt=NEGATIVE, steps=2, seed=7, width=48, height=32, ip_image=picture(), t2i_image=picture(48, 32))
+    try:
+        ours.load_ip_adapter(folder / "ip.safetensors")
+        ours.load_t2i_adapter(tmp_path / "t2i")
+        expected, = ours.generate(PROMPT, **asked)
+        found = trace(ours, PROMPT, **asked)
+    finally:
+        ours.load_ip_adapter(None)
+        ours.load_t2i_adapter(None)
+    parts = {name.partition(".")[0] for name in found.layers}
+    assert parts == {*ours.models, "ip_adapter", "image_encoder", "t2i_adapter"}
+    assert np.array_equal(levels(found.images[0]), levels(expected))
 
 
 def test_a_t2i_adapter_for_other_levels_names_both(tmp_path):

@@ -9,11 +9,12 @@ import torch
 from npdiffusion import kernels
 from npdiffusion.errors import UserError
 from npdiffusion.models import flops, parameters
+from npdiffusion.models.conditioning import Conditioning
 from npdiffusion.models.configs import UNetConfig
 from npdiffusion.models.unet import UNet2DConditionModel
 from npdiffusion.study import attention as looking
 from npdiffusion.study import attention_maps, filmstrip, forward_process, trace
-from npdiffusion.study.making import resolved_for
+from npdiffusion.study.making import make, resolved_for
 from npdiffusion.study.names import Names
 from npdiffusion.study.tracing import Tracer
 from npdiffusion.study.words import Words, find_word
@@ -119,6 +120,18 @@ def test_a_prompt_that_changes_has_columns_for_each_of_its_texts(pair):
     assert found.levels[0][:3, :, cat].min() > 0 and found.levels[0][3:, :, cat].max() == 0      # as in the web interface
     assert found.levels[0][:3, :, dog].max() == 0 and found.levels[0][3:, :, dog].min() > 0
     assert np.abs(found.array.sum(axis=3) - 1).max() < 1e-5
+
+
+def test_what_stands_beside_the_prompt_is_no_word_of_it(pair, monkeypatch):
+    """As pictures do with an IP-Adapter: the same queries look at them by themselves"""
+    def beside(conditioning, attention):
+        k, v = conditioning.keys_and_values(attention)
+        return [(k[:, :4], v[:, :4], 0.5)]
+    monkeypatch.setattr(Conditioning, "beside", beside)
+    resolved = resolved_for(pair[1], "a red apple", steps=2, seed=1, sampler="ddim", **SIZE)
+    recorder = looking.Recorder(pair[1], resolved)
+    make(pair[1], resolved, [recorder.watch], recorder.step)
+    assert [recorder.counts[level].tolist() for level in recorder.numbers] == [[5, 5], [5, 5], [1, 1]]     # layers, each step
 
 
 def test_many_steps_are_averaged_within_the_stated_memory(pair, monkeypatch):

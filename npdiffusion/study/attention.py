@@ -100,6 +100,7 @@ class Recorder:
                      for level in self.numbers}
         self.counts = {level: np.zeros(self.bins, np.int64) for level in self.numbers}
         self.ends = np.cumsum([len(way.plan) for way in resolved.passes]).tolist()
+        self.asking = ""                                                       # the layer whose queries are attended with next
         self.planned, self.done, self.call, self.rows, self.values = planned, 0, -1, 0.0, 0.0
 
     def step(self, done: int, total: int, latents: np.ndarray) -> None:
@@ -108,10 +109,12 @@ class Recorder:
             self.call = -1                                                     # calls are counted in each pass
 
     def watch(self, operation: str, arguments: dict[str, Any], result: Any) -> None:
-        if operation == "attention" and self.names.before in self.cross:
-            self._record(self.cross[self.names.before], arguments, result)
+        if operation == "attention" and self.asking in self.cross:
+            self._record(self.cross[self.asking], arguments, result)
+            self.asking = ""                                                   # the same queries may look at pictures beside
         elif "weight" in arguments:
-            if self.names.of(operation, arguments) == "unet.conv_in":          # a call of the UNet begins
+            self.asking = self.names.of(operation, arguments)
+            if self.asking == "unet.conv_in":                                  # a call of the UNet begins
                 self.call += 1
                 self.now = [arguments["x"].shape[1:3]]
                 for _ in self.sizes[1:]:

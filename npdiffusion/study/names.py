@@ -15,7 +15,7 @@ from npdiffusion.models.parameters import modules
 class Names:
     """The layers of a pipeline: `layers` {name: layer}; `of` names an operation while it is watched."""
     def __init__(self, pipeline):
-        self.models = pipeline.models | controlnets(pipeline)
+        self.models = pipeline.models | controlnets(pipeline) | picture_adapters(pipeline)
         self.before = ""                      # the layer whose operation came last
         self._look()
 
@@ -52,3 +52,10 @@ def controlnets(pipeline):
     found = getattr(pipeline, "controlnets", None) or [getattr(pipeline, "control", None)]
     found = [each for each in found if each is not None]
     return {"controlnet": found[0]} if len(found) == 1 else {f"controlnet.nets.{i}": each for i, each in enumerate(found)}
+
+
+def picture_adapters(pipeline):
+    """{name: network} of those by which pictures take part in a prompt, or lead"""
+    prompts, features = pipeline.ip_adapter, pipeline.t2i_adapter
+    return ({} if prompts is None else {"ip_adapter": prompts.adapter, "image_encoder": prompts.encoder}) | (
+        {} if features is None else {"t2i_adapter": features.adapter})
