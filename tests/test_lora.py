@@ -539,7 +539,8 @@ def test_a_word_that_was_loaded_by_itself_precedes_a_loras(ours, file):
     (with_word(pair(), vectors=torch.ones(1, 768)), "its vectors are 768 wide, but this text encoder's are 128"),
     (with_word(pair(), "clip_x"), "'bundle_emb.zigzag.clip_x': a word in a LoRA is called bundle_emb.WORD.string_to_param.*"),
     (with_word(pair(), "clip_g"), "a learnt word for Stable Diffusion XL, but the model is of another family"),
-    (with_word(with_word(pair(), "emb_params"), "clip_l"), "that is one tensor, or clip_l and clip_g, and here are 2"),
+    (with_word(with_word(pair(), "emb_params"), "clip_l", vectors=1 * WORD),
+     "that is one tensor, or clip_l and clip_g, and here are 2"),
     (with_word(pair(), word=" "), "a word in a LoRA is called bundle_emb.WORD.string_to_param.*"),
     (with_word(pair(), vectors=torch.ones(76, 128)), "a learnt word is 1 to 75 vectors")])
 def test_words_in_a_lora_that_make_no_sense(tensors, expected, ours, file):
