@@ -151,19 +151,6 @@ def test_pictures_with_what_was_learnt_are_those_of_diffusers_within_a_level(tmp
     agree("training", f"picture with a LoRA of {spelling}'s names beside diffusers, levels of 255", found, expected, 1)
 
 
-def test_dreambooth_takes_packed_weights_out_as_they_are_in_the_file(written, pictures, tmp_path):
-    kernels.use_backend("numba")
-    pipeline = npdiffusion.load(written)
-    layer = pipeline.unet.conv_in
-    packed, settings = layer.weight, settings_for(pictures)
-    tuning = dreambooth.DreamBooth(pipeline, settings, fine_tuning.examples(pipeline, settings, tmp_path))
-    held = loading.open_checkpoint(written).model.parts["unet"].tensors
-    assert tuning.parameters.keys() == {f"unet.{name}" for name in held} and not isinstance(packed, np.ndarray)
-    assert np.array_equal(tuning.parameters["unet.conv_in.weight"], held["conv_in.weight"]())
-    tuning.detach()
-    assert layer.weight is packed
-
-
 def test_dreambooth_moves_all_weights_as_torch_would_and_writes_a_model(pipeline, models, written, pictures, tmp_path):
     settings = settings_for(pictures, text_encoder=True)
     tuning = dreambooth.DreamBooth(pipeline, settings, fine_tuning.examples(pipeline, settings, tmp_path))

@@ -29,8 +29,7 @@ class DreamBooth(Tuning):
 
     def take_out(self, part):
         """Put copies in the place of a network's parameters, packed ones included."""
-        layers = [(path, each) for path, each in modules(self.pipeline.models[part]) if not hasattr(each, "shape")]     # Packed
-        for path, module in layers:
+        for path, module in [*modules(self.pipeline.models[part])]:
             for name, value in [*vars(module).items()]:
                 if hasattr(value, "shape") and not hasattr(module, "shape"):       # what a packed weight is made of is its own
                     learnt = as_float32(reference.stored(value)).copy()
