@@ -118,6 +118,10 @@ def test_the_same_command_again_makes_nothing_and_loads_nothing(pipeline, tmp_pa
     run()
     assert files(tmp_path / "out") == before and len(pipeline.asked) == made and len(pipeline.loaded) == 1
     assert capsys.readouterr().err == "jobs.txt: 4 pictures, 4 are there already\n"
+    (tmp_path / "jobs.txt").write_text("a pear\n")
+    for told in "jobs.txt: 1 picture, 0 are there already", "jobs.txt: 1 picture, 1 is there already":
+        run()
+        assert capsys.readouterr().err.splitlines()[0] == told
 
 
 def test_lines_may_be_moved_added_and_changed_between_runs(pipeline, tmp_path):

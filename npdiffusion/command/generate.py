@@ -37,7 +37,8 @@ def run(options):
         fill_wildcards(entries, options.wildcards)
         check_files(left, options)
         if options.prompts is not None:
-            say(f"{options.prompts}: {len(entries)} pictures, {len(entries) - len(left)} are there already")
+            there, plural = len(entries) - len(left), "s" * (len(entries) > 1)
+            say(f"{options.prompts}: {len(entries)} picture{plural}, {there} {'is' if there == 1 else 'are'} there already")
         tiny, failed = find_previews(options, place.folder), 0
         find_inside(options)
         if left and options.cluster is not None:
