@@ -168,7 +168,8 @@ def open_checkpoint(path_or_id: Path | None = None, tokenizer: Path | None = Non
         model.parts["unet"] = unets.open_unet(unet, model.parts["unet"].model.config, model.family)
     configs = {name: model.parts[name].model.config for name in model.family.text_encoders}
     beside = None if refiner is None else open_refiner(refiner, model_dir, model)
-    return Opened(path, str(path_or_id or path), model, find_tokenizers(tokenizer, path, configs, model.family), beside)
+    source = str(path_or_id or library.EMBEDDED)
+    return Opened(path, source, model, find_tokenizers(tokenizer, path, configs, model.family), beside)
 
 
 def open_refiner(path_or_id: Path, model_dir: Path | None, model: WholeModel) -> Opened:

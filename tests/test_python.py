@@ -33,7 +33,7 @@ def test_a_picture_that_is_saved_has_its_settings_inside(pipeline, tmp_path):
     image, = pipeline.generate(PROMPT, "blue", **FAST)
     image.save(tmp_path / "apple.png")
     assert text_inside.read_text(tmp_path / "apple.png") == image.info["parameters"]
-    for part in "Negative prompt: blue\nSteps: 1, Sampler: DDIM", "Seed: 3":
+    for part in "Negative prompt: blue\nSteps: 1, Sampler: DDIM", "Seed: 3", "Model: embedded":
         assert part in image.info["parameters"]
 
 
@@ -98,7 +98,7 @@ def test_help_and_completion_see_every_setting_with_its_type():
 
 
 def test_a_pipeline_says_what_it_is(pipeline):
-    assert "Stable Diffusion v1, pictures of 128×128 pixels" in repr(pipeline)
+    assert repr(pipeline) == "<StableDiffusionPipeline: embedded, Stable Diffusion v1, pictures of 128×128 pixels>"
 
 
 def test_a_pipeline_and_its_parts_say_what_they_are(pipeline):
@@ -202,7 +202,7 @@ print(picture(4).size)
 def test_a_closed_pipeline_says_so():
     with npdiffusion.load() as closed:
         unet = weakref.ref(closed.unet)
-    assert unet() is None and repr(closed).endswith("weights, closed>")
+    assert unet() is None and repr(closed) == "<StableDiffusionPipeline: embedded, closed>"
     closed.close()
     with pytest.raises(UserError, match="this pipeline was closed: load the model anew"):
         closed.generate(PROMPT)
