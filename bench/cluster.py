@@ -33,7 +33,7 @@ CASES = {                             # workers, pictures, seconds of one on the
     "300 workers": (300, 6_000, 60, {}),
     "1,000 workers": (1000, 20_000, 60, {}),
     "one in twenty ten times slower": (1000, 20_000, 60, {"slow": 0.05}),
-    "each lost once in twenty hours": (1000, 20_000, 60, {"losses": 0.05}),
+    "each lost once an hour": (1000, 20_000, 60, {"losses": 1}),
     "pictures of 8 s": (1000, 20_000, 8, {}),
 }
 
@@ -182,7 +182,9 @@ def draw(found):
     for name, result in found.items():
         if CASES[name][0] == 1000:
             colour = next(colours)
-            axes.plot(result["saved"][::50], np.arange(len(result["saved"]))[::50] / 1000, color=colour,
+            saved = np.array(result["saved"])
+            places = np.r_[0:len(saved):50, len(saved) - 1]
+            axes.plot(saved[places], (places + 1) / 1000, color=colour,
                       label=f"{name}: {result['efficiency']:.0%} of the ideal")
             axes.axvline(result["ideal"], color=colour, linewidth=0.8, linestyle=":")
     axes.set_xlabel("seconds; dotted: the ideal")

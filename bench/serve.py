@@ -20,6 +20,7 @@ import time
 from bench import turns
 from npdiffusion.errors import UserError
 
+LONG = 900                            # steps of a picture that is at work meanwhile
 ASKED = {"progress": "/sdapi/v1/progress?skip_current_image=true", "options": "/sdapi/v1/options"}
 
 
@@ -83,11 +84,11 @@ def asked(server, arguments):
     make = {"prompt": "a cat", "steps": arguments.steps}
     server.ask("/v1/images/generations", make)
     found = {"MB before": server.megabytes()}
-    long = server.ask("/api/jobs", make | {"steps": 1000})
+    long = server.ask("/api/jobs", make | {"steps": LONG})
     for name, path in ASKED.items():
         found[f"{name} a second"], found[f"{name} p99 ms"] = rate(server, path)
     server.ask(f"/api/jobs/{long['id']}/cancel", {})
-    long, start, sockets = server.ask("/api/jobs", make | {"steps": 1000}), time.monotonic(), []
+    long, start, sockets = server.ask("/api/jobs", make | {"steps": LONG}), time.monotonic(), []
     for number in range(arguments.requests - 1):
         body = json.dumps(make | {"seed": number, "user": f"client {number % arguments.clients}"}).encode()
         sockets.append(socket.create_connection(("127.0.0.1", server.port), timeout=600))
