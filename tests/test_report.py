@@ -5,13 +5,14 @@ import io
 import json
 import re
 import shlex
+import types
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import npdiffusion
-from npdiffusion.command import cli
+from npdiffusion.command import cli, inside
 from npdiffusion.diffusion import samplers
 from npdiffusion.errors import UserError
 from npdiffusion.pictures import images
@@ -222,6 +223,17 @@ def test_the_command_of_a_report_makes_the_picture_again(at_the_command, tmp_pat
     line = shlex.split(data_of((tmp_path / "report.html").read_text(encoding="utf-8"))["command"])
     assert cli.main([*line[1:], "-o", "again.png"]) == 0
     assert np.array_equal(np.asarray(Image.open("a.png")), np.asarray(Image.open("again.png")))
+
+
+def test_the_command_of_a_report_names_every_picture_and_file():
+    request = types.SimpleNamespace(prompt="a cat", negative_prompt="dogs", **dict.fromkeys(inside.PICTURES))
+    request.init_image, request.control_image = "my cat.png", ("edges.png", "pose.png")
+    options = types.SimpleNamespace(**dict.fromkeys(inside.FILES) | {"model": "xl/", "control": ["a/", "b/"]})
+    resolved = types.SimpleNamespace(request=request, settings=lambda: {"seed": 0, "original_size": (96, 40), "eta": 0.5})
+    found = shlex.split(inside.command_line(resolved, options))
+    assert found == ["npdiffusion", "a cat", "--negative-prompt", "dogs", "--seed", "0", "--original-size", "40x96",
+                     "--eta", "0.5", "--init-image", "my cat.png", "--control-image", "edges.png", "--control-image",
+                     "pose.png", "--model", "xl/", "--control", "a/", "--control", "b/"]
 
 
 @pytest.mark.parametrize(("name", "message"), [

@@ -9,8 +9,11 @@ import shlex
 from npdiffusion.command.talk import print_line, say
 from npdiffusion.errors import UserError
 from npdiffusion.settings import SETTINGS
+from npdiffusion.settings.run import OPTIONS
 
 SUFFIXES = (".html", ".htm")
+PICTURES = "init_image", "mask_image", "control_image", "ip_image", "t2i_image"
+FILES = "model", "unet", "vae", "control", "ip_adapter", "ip_encoder", "t2i_adapter", "lora_dir", "embedding_dir"
 
 
 def find_inside(options):
@@ -56,16 +59,17 @@ class Inside:
 def command_line(resolved, options):
     """The line that makes the picture again"""
     request = resolved.request
-    found = {"negative_prompt": request.negative_prompt or None, "init_image": request.init_image,
-             "mask_image": request.mask_image} | resolved.settings()
     words = ["npdiffusion", request.prompt]
-    for name, value in found.items():
+    for name, value in ({"negative_prompt": request.negative_prompt or None} | resolved.settings()).items():
         row = SETTINGS[name]
         if value is None or (value == row.default and name != "seed"):
             continue
+        written = row.kind.write(value)
         words.append(row.option)
-        words += [] if value is True else [f"{value:g}" if isinstance(value, float) else str(value)]
-    for name, option in (("model", "-m"), ("vae", "--vae")):
-        if getattr(options, name) is not None:
-            words += [option, getattr(options, name)]
+        words += [] if value is True else [f"{written:g}" if isinstance(written, float) else str(written)]
+    paths = [(SETTINGS[name].option, getattr(request, name)) for name in PICTURES]
+    paths += [(OPTIONS[name].option, getattr(options, name)) for name in FILES]
+    for option, given in paths:
+        for path in given if isinstance(given, (list, tuple)) else [given]:
+            words += [] if path is None else [option, str(path)]
     return shlex.join(words)
