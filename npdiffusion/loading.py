@@ -10,13 +10,14 @@ the gigabytes are read. Nothing that is given as a local path touches the networ
 import os
 import pathlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from npdiffusion import kernels
 from npdiffusion.adapters.merging import Adapters
-from npdiffusion.checkpoints import families, files, hub, library, unets, whole_model
+from npdiffusion.checkpoints import controlnets, families, files, hub, library, unets, whole_model
+from npdiffusion.checkpoints.part import Part
 from npdiffusion.checkpoints.tokenizers import find_tokenizer, find_tokenizers
 from npdiffusion.checkpoints.whole_model import WholeModel
 from npdiffusion.errors import UserError
@@ -35,7 +36,7 @@ from npdiffusion.text.tokenizer import CLIPTokenizer
 def load(path_or_id: Path | None = None, dtype: str | None = None, threads: int | None = None,
          tokenizer: Path | None = None, lora_dir: Path | None = None, vae: Path | None = None,
          embedding_dir: Path | None = None, max_memory: int | float | str | None = None, model_dir: Path | None = None,
-         requests: Sequence[Request] = (), preview_vae: Any = None, control: Path | None = None,
+         requests: Sequence[Request] = (), preview_vae: Any = None, control: Path | Iterable[Path] | None = None,
          unet: Path | None = None, refiner: Path | None = None, ip_adapter: Path | None = None,
          image_encoder: Path | None = None, t2i_adapter: Path | None = None) -> StableDiffusionPipeline:
     """A pipeline that makes pictures from prompts → npdiffusion.pipeline.StableDiffusionPipeline
@@ -59,7 +60,7 @@ def load(path_or_id: Path | None = None, dtype: str | None = None, threads: int 
         are checked before any weights are read, and max_memory allows for the largest of them; without any, for one of
         the size of the training
     preview_vae: an autoencoder that max_memory shall allow for, too; or None
-    control: a ControlNet, a folder or a file, which pictures that have a `control_image` are led by
+    control: a ControlNet, a folder or a file, which `control_image` leads, or several
     unet: a folder or a file with a UNet in place of the model's own, see unets.py
     refiner: a model, named as by path_or_id, that takes over the last steps, see painting/refining.py; the text encoder and the
         UNet are its own, the autoencoder is the first model's
@@ -74,15 +75,13 @@ def load(path_or_id: Path | None = None, dtype: str | None = None, threads: int 
             raise UserError(f"threads = {threads!r}, but a whole number from 1 on is needed")
         set_threads(threads)
     try:
-        opened = open_checkpoint(path_or_id, tokenizer, vae, model_dir, unet, refiner)
+        opened = open_checkpoint(path_or_id, tokenizer, vae, model_dir, unet, refiner, control)
         budget = opened.fit(max_memory, dtype, requests, preview_vae)
         pipeline = opened.pipeline(budget)
         pipeline.adapters.folder = lora_dir
         if embedding_dir is not None:
             pipeline.load_textual_inversion(embedding_dir)
         pipeline.check_prompts([(request.prompt, request.negative_prompt) for request in requests])
-        if control is not None:
-            pipeline.load_controlnet(control)
         if ip_adapter is not None:
             pipeline.load_ip_adapter(ip_adapter, image_encoder)
         if t2i_adapter is not None:
@@ -98,18 +97,21 @@ class Opened:
     """A checkpoint of which nothing has been read but tables of contents, settings and the vocabulary.
 
     path: its file or folder      source: what it was asked for as, for people      refiner: another checkpoint, or None
+    controlnets: Parts that are none of the checkpoint's
     """
     path: pathlib.Path
     source: str
     model: WholeModel
     tokenizers: dict[str, CLIPTokenizer]
     refiner: "Opened | None" = None
+    controlnets: tuple[Part, ...] = ()
 
     @property
     def parts(self) -> dict[str, Any]:
-        """{name: Part} of all that is read; a refiner's names begin with "refiner " """
+        """{name: Part} of all that is read; a refiner's names begin with "refiner ", ControlNets have numbers"""
         beside = self.refiner.model.parts if self.refiner else {}
-        return self.model.parts | {f"refiner {name}": part for name, part in beside.items() if name != "vae"}
+        return (self.model.parts | {f"refiner {name}": part for name, part in beside.items() if name != "vae"}
+                | {f"controlnet {number}": part for number, part in enumerate(self.controlnets)})
 
     def fit(self, max_memory: int | float | str | None = None, dtype: str | None = None, requests: Sequence[Request] = (),
             preview_vae: Any = None) -> Budget:
@@ -147,6 +149,7 @@ class Opened:
             self.tokenizers[first], models.pop(first), models.pop("unet"), models.pop("vae"), schedule, self.source, advised,
             Adapters(parts, budget.dtype, family), budget if budget.limit else None, family, models, self.tokenizers)
         made.embedded = self.path.samefile(locate_model(None))
+        made.controlnets = [part.model for part in self.controlnets]
         if self.refiner:
             made.refiner = self.refiner.pipeline(budget)
             made.refiner.vae, made.refiner.words = made.vae, made.words
@@ -160,7 +163,8 @@ class Opened:
 
 
 def open_checkpoint(path_or_id: Path | None = None, tokenizer: Path | None = None, vae: Path | None = None,
-                    model_dir: Path | None = None, unet: Path | None = None, refiner: Path | None = None) -> Opened:
+                    model_dir: Path | None = None, unet: Path | None = None, refiner: Path | None = None,
+                    control: Path | Iterable[Path] | None = None) -> Opened:
     """A checkpoint, opened → Opened; arguments as of `load`. UserError for what is no model of a known family."""
     path = locate_model(path_or_id, model_dir, given=[name for name, part in (("vae", vae), ("tokenizer", tokenizer)) if part])
     model = whole_model.open_model(path, vae, tokenizer)
@@ -168,8 +172,9 @@ def open_checkpoint(path_or_id: Path | None = None, tokenizer: Path | None = Non
         model.parts["unet"] = unets.open_unet(unet, model.parts["unet"].model.config, model.family)
     configs = {name: model.parts[name].model.config for name in model.family.text_encoders}
     beside = None if refiner is None else open_refiner(refiner, model_dir, model)
-    source = str(path_or_id or library.EMBEDDED)
-    return Opened(path, source, model, find_tokenizers(tokenizer, path, configs, model.family), beside)
+    return Opened(path, str(path_or_id or library.EMBEDDED), model,
+                  find_tokenizers(tokenizer, path, configs, model.family), beside,
+                  tuple(controlnets.open_controlnets(control, model.parts["unet"].model.config, model.family)))
 
 
 def open_refiner(path_or_id: Path, model_dir: Path | None, model: WholeModel) -> Opened:

@@ -22,7 +22,7 @@ from npdiffusion.adapters.merging import Adapters
 from npdiffusion.adapters.picture_features import PictureFeatures, picture_features
 from npdiffusion.adapters.textual_inversion import LearntWords, fitting
 from npdiffusion.checkpoints import families
-from npdiffusion.checkpoints.controlnets import open_controlnet
+from npdiffusion.checkpoints.controlnets import open_controlnets
 from npdiffusion.diffusion import defaults
 from npdiffusion.diffusion.bar import steps_shown
 from npdiffusion.diffusion.denoiser import Denoiser
@@ -38,7 +38,7 @@ from npdiffusion.models.taesd import AutoencoderTiny
 from npdiffusion.models.unet import UNet2DConditionModel
 from npdiffusion.models.vae import AutoencoderKL
 from npdiffusion.painting import refining
-from npdiffusion.painting.control import control as controlled
+from npdiffusion.painting.control import controls
 from npdiffusion.pictures.images import to_images
 from npdiffusion.pictures.made import with_settings
 from npdiffusion.pictures.settings_text import model_name, parameters
@@ -76,7 +76,7 @@ class StableDiffusionPipeline:
         self.source = source          # where the model came from, for people
         self.advised_guidance = default_guidance      # the guidance scale that its makers advise, or None
         self.adapters = adapters or Adapters()        # LoRAs and their like, merged into the weights
-        self.control: Any = None      # a ControlNet
+        self.controlnets: list[Any] = []      # which pictures lead
         self.ip_adapter: ImagePrompts | None = None              # pictures that stand in prompts,
         self.t2i_adapter: PictureFeatures | None = None          # and that lead by a small network
         self.refiner: StableDiffusionPipeline | None = None      # takes over the last steps
@@ -104,8 +104,8 @@ class StableDiffusionPipeline:
         if self._making is not None:
             raise UserError("this pipeline makes a picture, so it can't be closed now")
         with self._alone:
-            self.text_encoder = self.unet = self.vae = self.control = self.refiner = None    # type: ignore[assignment]
-            self.ip_adapter = self.t2i_adapter = None
+            self.text_encoder = self.unet = self.vae = self.refiner = None        # type: ignore[assignment]
+            self.controlnets, self.ip_adapter, self.t2i_adapter = [], None, None
             self.models, self.adapters, self.words = {}, Adapters(), LearntWords()
         malloc.give_back()
 
@@ -227,7 +227,7 @@ class StableDiffusionPipeline:
             noise = resolved.noise_for(way.canvas, self.vae)
             with self._timed("encoding"):
                 start = way.start(self.vae, self.unet, latents, noise, resolved.tile)
-                led = controlled(self.control, resolved, way), picture_features(self.t2i_adapter, resolved, way)
+                led = controls(self.controlnets, resolved, way), picture_features(self.t2i_adapter, resolved, way)
             state, called = start.latents, 0
             for predict, plan, known in self._legs(resolved, way, context, start, noise, led):
                 denoise = Denoiser(predict, plan, known, called)
@@ -261,18 +261,16 @@ class StableDiffusionPipeline:
             known = refining.kept(start, way.canvas, self.vae, noise, resolved.tile)
             yield Prediction(self.refiner.unet, contexts[1], *settings), way.refining, known
 
-    def load_controlnet(self, path: Path | None) -> None:
-        """Have pictures led by a ControlNet, a folder or a file, in place of one that was there; None: by none
+    def load_controlnet(self, paths: Path | Sequence[Path] | None) -> None:
+        """Have pictures led by ControlNets, a folder or a file each, in place of those that were there; None: by none
 
-        Pictures then need a `control_image`. UserError if it can't be read, or is for another family.
+        Pictures then need a `control_image` for each. UserError if one can't be read, or is for another family.
         """
         with self._alone:
-            if path is None:
-                self.control = None
-                return
-            part = open_controlnet(path, self.unet.config, self.family)
-            part.fill(self.adapters.dtype)
-            self.control = part.model
+            parts = open_controlnets(paths, self.unet.config, self.family)
+            for part in parts:
+                part.fill(self.adapters.dtype)
+            self.controlnets = [part.model for part in parts]
 
     def load_ip_adapter(self, path: Path | None, image_encoder: Path | None = None) -> None:
         """Let an `ip_image` stand in prompts, by an IP-Adapter's file, in place of one that was there; None: no more

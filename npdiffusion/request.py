@@ -20,12 +20,12 @@ from npdiffusion.given import NOTHING, Given
 from npdiffusion.memory import estimates, tiles
 from npdiffusion.models.conditioning import guidance_embedding
 from npdiffusion.painting import canvas as canvases
-from npdiffusion.painting import outpainting, refining
+from npdiffusion.painting import control, outpainting, refining
 from npdiffusion.painting.canvas import Canvas
 from npdiffusion.painting.hires import SecondPass, enlarged, second_pass
 from npdiffusion.painting.inpainting import FirstPass
 from npdiffusion.pictures.images import to_images
-from npdiffusion.settings import LARGEST_SIDE, NO_EFFECT, Request
+from npdiffusion.settings import LARGEST_SIDE, NO_EFFECT, Request, several
 
 Size = tuple[int, int]                           # (width, height) in pixels
 
@@ -66,7 +66,7 @@ class Resolved:
     @property
     def planned(self) -> int:
         """Steps of all passes."""
-        return sum(len(plan) for each in self.passes for plan in (each.plan, each.refining) if plan)
+        return sum(refining.states(way) for way in self.passes)
 
     @property
     def family(self) -> Family:
@@ -96,8 +96,9 @@ class Resolved:
             invert_mask=r.invert_mask or None, padding_mask_crop=r.padding_mask_crop, outpaint=r.outpaint, hires=r.hires,
             hires_steps=r.hires_steps)
         if r.control_image is not None:
-            found |= {name: r.value(name) for name in ("control_scale", "control_start", "control_end")}
+            found |= {name: several(r, name) for name in control.OF_EACH}
             found["guess_mode"] = r.guess_mode or None
+            found["control_from"] = r.control_from
         for picture, others in (("ip_image", ("ip_scale",)), ("t2i_image", ("t2i_scale", "t2i_end"))):
             found |= {name: r.value(name) for name in others if getattr(r, picture) is not None}
         found["refiner_at"] = None if self.passes[-1].refining is None else r.value("refiner_at")
@@ -164,9 +165,7 @@ def resolve(request: Request, model: Any, inputs: Any = None, given: Given = NOT
     scale = asked.guidance_scale if request.guidance_scale is None else request.guidance_scale
     embedded = unet.time_cond_proj_dim                       # width of the scale's embedding where guidance is distilled in
 
-    if (request.control_image is None) != (model.control is None):
-        raise UserError("a ControlNet and the picture that leads it go together: name the one that is missing (in Python "
-                        "load_controlnet, control_image; on the command line --control, --control-image)")
+    control.check(request, len(model.controlnets))
     for name, what, does in (("ip", "an IP-Adapter", "reads"), ("t2i", "a T2I-Adapter", "is led by")):
         if (getattr(request, f"{name}_image") is None) != (getattr(model, f"{name}_adapter") is None):
             raise UserError(f"{what} and the picture that it {does} go together: name the one that is missing (in Python "
@@ -249,9 +248,10 @@ def tile_for(model: Any, request: Request, guidance: float, size: Size) -> int |
     (width, height), count, config, budget = size, request.count, model.vae.config, model.budget
     tile = (budget or tiles).choose(config, width, height, request.vae_tiling)
     together = count if guidance <= 1 else 2 * count
-    maps = max(estimates.picture(config, width, height, tile),
-               *(estimates.step(each.unet.config, width // config.reduction, height // config.reduction, together)
-                 for each in filter(None, (model, model.refiner))))
+    latent = width // config.reduction, height // config.reduction, together
+    maps = max(estimates.step(each.unet.config, *latent) for each in filter(None, (model, model.refiner)))
+    maps = max(maps + estimates.control(model.unet.config, *latent) * bool(model.controlnets),
+               estimates.picture(config, width, height, tile))
     for each in filter(None, (budget, estimates)):
         each.require(maps, f"{count} × {width}×{height} pixels")
     return tile

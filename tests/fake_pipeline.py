@@ -27,7 +27,8 @@ class FakePipeline:
     vae = types.SimpleNamespace(config=VAEConfig())
     unet = types.SimpleNamespace(config=UNetConfig())
     text_encoder = types.SimpleNamespace(config=CLIPTextConfig())
-    budget = control = refiner = ip_adapter = t2i_adapter = None
+    budget = refiner = ip_adapter = t2i_adapter = None
+    controlnets = ()
     family = FAMILIES[0]
     source = "fake"
     texts = StableDiffusionPipeline.texts

@@ -151,6 +151,7 @@ def write(home):
     for name in "sdxl_lightning_4step", "dmd2_sdxl_4step":
         shutil.copy(there / "sdxl-turbo" / "unet" / "diffusion_pytorch_model.safetensors", there / f"{name}_unet.safetensors")
     controlnet(there / "control-canny")
+    shutil.copy(there / "control-canny" / "diffusion_pytorch_model.safetensors", there / "control-scribble.safetensors")
     ip_adapter(there / "ip-adapter_sd15.safetensors")
     t2i_adapter(there / "t2i-sketch")
     (there / "anime").mkdir()

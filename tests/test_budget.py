@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tracemalloc
+import types
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from npdiffusion import kernels, loading
 from npdiffusion.checkpoints import safetensors_file
 from npdiffusion.checkpoints.part import Part
 from npdiffusion.command import cli, generate, options
+from npdiffusion.diffusion.guidance import Prediction
 from npdiffusion.errors import UserError
 from npdiffusion.jobs.entries import one_by_one
 from npdiffusion.kernels import machine, threads
@@ -26,6 +28,7 @@ from npdiffusion.memory import budget, estimates
 from npdiffusion.models import layers, parameters, taesd
 from npdiffusion.models.conditioning import Conditioning
 from npdiffusion.models.configs import TinyVAEConfig, UNetConfig
+from npdiffusion.models.controlnet import Control, ControlNetModel, Controls
 from npdiffusion.models.on_disk import OnDisk, keep
 from npdiffusion.models.unet import UNet2DConditionModel
 from npdiffusion.models.vae import AutoencoderKL
@@ -354,20 +357,49 @@ def test_that_a_step_takes_minutes_is_said_beforehand(side, said, monkeypatch, c
 
 # ---- estimates
 
-@pytest.mark.parametrize(("images", "height", "width"), [(1, 32, 32), (2, 48, 40)])
-def test_feature_maps_of_the_unet_are_as_estimated(images, height, width):
-    config = UNetConfig(block_out_channels=(32, 64, 128, 128), norm_num_groups=8, cross_attention_dim=76,
-                        heads=(2,) * 4)
-    unet = UNet2DConditionModel(config)
-    for _, owner, attribute in parameters.walk(unet):
+CONFIG = UNetConfig(block_out_channels=(32, 64, 128, 128), norm_num_groups=8, cross_attention_dim=76, heads=(2,) * 4)
+
+
+def prepared(model):
+    """A model of zeros, in the layout of the kernels"""
+    for _, owner, attribute in parameters.walk(model):
         if parameters.is_packed(owner, attribute):
             owner.prepare("float32")
-    latents, context = np.zeros((1, height, width, 4), np.float32), Conditioning(np.zeros((images, 77, 76), np.float32))
-    unet(latents, 5.0, context)                                            # kernels get their working memory
+    return model
+
+
+def peak_of(call):
+    """Bytes that a call takes at most, after one that gives kernels their working memory"""
+    call()
     gc.collect()
     tracemalloc.start()
     before, _ = tracemalloc.get_traced_memory()
-    unet(latents, 5.0, context)
+    call()
     peak = tracemalloc.get_traced_memory()[1] - before
     tracemalloc.stop()
-    assert peak == pytest.approx(estimates.step(config, width, height, images), rel=0.15)
+    return peak
+
+
+@pytest.mark.parametrize(("images", "height", "width"), [(1, 32, 32), (2, 48, 40)])
+def test_feature_maps_of_the_unet_are_as_estimated(images, height, width):
+    unet = prepared(UNet2DConditionModel(CONFIG))
+    latents, context = np.zeros((1, height, width, 4), np.float32), Conditioning(np.zeros((images, 77, 76), np.float32))
+    assert peak_of(lambda: unet(latents, 5.0, context)) == pytest.approx(
+        estimates.step(CONFIG, width, height, images), rel=0.15)
+
+
+@pytest.mark.parametrize("controlnets", [1, 2])
+@pytest.mark.parametrize(("images", "height", "width"), [(1, 32, 32), (2, 48, 40)])
+def test_what_controlnets_add_to_feature_maps_is_as_estimated(images, height, width, controlnets):
+    unet, model = prepared(UNet2DConditionModel(CONFIG)), prepared(ControlNetModel(CONFIG, (8, 12, 16)))
+    hint = np.zeros((1, height, width, 32), np.float32)
+    control = Controls([Control(model, hint) for _ in range(controlnets)])
+    latents, context = np.zeros((1, height, width, 4), np.float32), Conditioning(np.zeros((images, 77, 76), np.float32))
+    contexts = types.SimpleNamespace(conditioning=lambda call: context)
+    predict = Prediction(unet, contexts, 7.5 if images == 2 else 1, control=control)
+
+    def steps():
+        for call in range(3):
+            predict(latents, 5.0, call)
+    assert peak_of(steps) == pytest.approx(
+        estimates.step(CONFIG, width, height, images) + estimates.control(CONFIG, width, height, images), rel=0.15)

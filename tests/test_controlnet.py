@@ -1,21 +1,34 @@
-"""ControlNet beside diffusers': residuals, pictures, both spellings, when it acts, guess mode."""
+"""ControlNet beside diffusers': residuals, pictures, several at once, both spellings, when it acts, guess mode."""
 import numpy as np
 import pytest
 import torch
 from diffusers import ControlNetModel as TorchControlNet
-from diffusers import StableDiffusionControlNetPipeline
+from diffusers import (
+    StableDiffusionControlNetImg2ImgPipeline,
+    StableDiffusionControlNetInpaintPipeline,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionXLControlNetImg2ImgPipeline,
+    StableDiffusionXLControlNetInpaintPipeline,
+    StableDiffusionXLControlNetPipeline,
+)
 from diffusers.loaders import single_file_utils
+from PIL import Image
 from safetensors.torch import save_file
 
+import npdiffusion
+from npdiffusion import loading
 from npdiffusion.checkpoints import original_names
 from npdiffusion.checkpoints.controlnets import open_controlnet
 from npdiffusion.checkpoints.families import FAMILIES
 from npdiffusion.errors import UserError
+from npdiffusion.memory import budget
 from npdiffusion.models import parameters
 from npdiffusion.models.configs import UNetConfig
 from npdiffusion.models.controlnet import ControlNetModel
-from tests import pairs, references, sizes
-from tests.controlnets import picture, torch_controlnet
+from npdiffusion.pictures import maps
+from npdiffusion.settings import Request
+from tests import pairs, references, relatives, sizes
+from tests.controlnets import HINT, mask, picture, torch_controlnet, wake
 from tests.differences import agree
 from tests.pairs import NEGATIVE, PROMPT, levels
 from tests.references import channels_first, channels_last, random
@@ -41,6 +54,43 @@ def led(folder, control):
     led.set_progress_bar_config(disable=True)
     ours.load_controlnet(folder)
     return led, ours
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """(two ControlNets of diffusers', their folders)"""
+    nets, paths = [torch_controlnet(seed) for seed in (5, 6)], [tmp_path_factory.mktemp("control") / "net" for _ in range(2)]
+    for net, path in zip(nets, paths):
+        net.save_pretrained(path)
+    return nets, paths
+
+
+@pytest.fixture(scope="module")
+def led_by_two(two):
+    """(diffusers' pipeline with two ControlNets, ours)"""
+    nets, paths = two
+    theirs, ours = pairs.make_pair(sampler="ddim")
+    led = StableDiffusionControlNetPipeline(**theirs.components, controlnet=nets, requires_safety_checker=False)
+    led.set_progress_bar_config(disable=True)
+    ours.load_controlnet(paths)
+    return led, ours
+
+
+@pytest.fixture(scope="module")
+def xl(tmp_path_factory):
+    """(diffusers' XL, a ControlNet, ours with it, the folder of both)"""
+    folder = tmp_path_factory.mktemp("xl")
+    theirs = relatives.theirs(relatives.XL)
+    settings = {key: value for key, value in relatives.UNETS[relatives.XL].items()
+                if key not in ("sample_size", "up_block_types", "cross_attention_norm")}
+    torch.manual_seed(4)
+    net = references.make_demanding(TorchControlNet(**settings, conditioning_embedding_out_channels=HINT), 4)
+    wake(net)
+    with torch.no_grad():
+        net.add_embedding.linear_2.weight *= 8              # so that what it is told shows in a picture
+    theirs.save_pretrained(folder / "model")
+    net.save_pretrained(folder / "net")
+    return theirs, net, npdiffusion.load(folder / "model", control=folder / "net"), folder
 
 
 def original(control):
@@ -142,3 +192,147 @@ def test_a_controlnet_and_its_picture_go_together(led):
         ours.generate(PROMPT, steps=1)
     with pytest.raises(UserError, match="go together"):
         pairs.our_twin(led[0]).generate(PROMPT, steps=1, control_image=picture())
+
+
+# ---- several at once
+
+LED = dict(steps=5, sampler="ddim", seed=7, width=48, height=32, guidance_scale=5.0)
+
+
+def both(led, theirs_asked, asked):
+    """Levels of diffusers' picture and of ours, led by two pictures"""
+    theirs, ours = led
+    expected = pairs.their_picture(theirs, image=[picture(3), picture(4)], num_inference_steps=5,
+                                   **dict(guidance_scale=5.0) | theirs_asked)
+    found, = ours.generate(PROMPT, NEGATIVE, control_image=[picture(3), picture(4)], **LED | asked)
+    return levels(found), expected
+
+
+@pytest.mark.parametrize("theirs_asked, asked", [
+    ({}, {}),
+    (dict(controlnet_conditioning_scale=[0.4, 1.2]), dict(control_scale=(0.4, 1.2))),
+    (dict(controlnet_conditioning_scale=[0.5, 0.5], control_guidance_start=[0.0, 0.4], control_guidance_end=[0.5, 1.0]),
+     dict(control_scale=0.5, control_start=[0.0, 0.4], control_end=[0.5, 1.0])),
+    (dict(guess_mode=True, controlnet_conditioning_scale=[0.9, 0.7]), dict(guess_mode=True, control_scale=[0.9, 0.7])),
+    (dict(guess_mode=True, guidance_scale=1.0), dict(guess_mode=True, guidance_scale=1.0))],
+    ids=["alike", "scales", "starts and ends", "guess mode", "guess mode without guidance"])
+def test_two_controlnets_equal_diffusers_multicontrolnet_within_one_level(led_by_two, theirs_asked, asked):
+    agree("ControlNet", "two at once, levels of 255", *both(led_by_two, theirs_asked, asked), 1)
+
+
+def test_each_of_two_follows_its_own_picture_and_scale(led_by_two):
+    ours = led_by_two[1]
+    one, other, turned = (ours.generate(PROMPT, control_image=images, control_scale=scales, **LED)[0] for images, scales in (
+        ([picture(3), picture(4)], (1, 0)), ([picture(3), picture(9)], (1, 0)), ([picture(4), picture(3)], (1, 0))))
+    assert np.array_equal(levels(one), levels(other)) and not np.array_equal(levels(one), levels(turned))
+
+
+@pytest.mark.parametrize("asked, message", [
+    (dict(control_image=picture()), "there are 1 for 2 ControlNets"),
+    (dict(control_image=[picture()] * 2, control_scale=[1, 1, 1]), "control_scale: there are 3 for 2"),
+    (dict(control_image=[picture()] * 2, control_start=[0, 0.5], control_end=0.5), "control_end is 0.5: it must be above"),
+    (dict(control_image=[picture()] * 17), "control_image: 17 given, there can be 1 to 16")])
+def test_pictures_and_numbers_that_dont_match_their_controlnets_are_told(led_by_two, asked, message):
+    with pytest.raises(UserError, match=message):
+        led_by_two[1].generate(PROMPT, steps=1, **asked)
+
+
+# ---- with a picture to start from, and in XL
+
+def test_image_to_image_with_a_controlnet_equals_diffusers(led):
+    theirs, ours = led
+    pipeline = StableDiffusionControlNetImg2ImgPipeline(**theirs.components, requires_safety_checker=False)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.scheduler = pairs.SAMPLERS["euler"].from_config(references.SCHEDULER)
+    expected = pairs.their_picture(pipeline, image=picture(5), control_image=picture(), strength=0.6, num_inference_steps=5,
+                                   guidance_scale=5.0, controlnet_conditioning_scale=0.7)
+    found, = ours.generate(PROMPT, NEGATIVE, **LED | dict(sampler="euler"), init_image=picture(5), strength=0.6,
+                           control_image=picture(), control_scale=0.7)
+    agree("ControlNet", "from a picture, levels of 255", levels(found), expected, 1)
+
+
+@pytest.mark.parametrize("padding", [None, 4])
+def test_inpainting_with_a_controlnet_equals_diffusers(led, padding):
+    theirs, ours = led
+    pipeline = StableDiffusionControlNetInpaintPipeline(**theirs.components, requires_safety_checker=False)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.scheduler = pairs.SAMPLERS["ddim"].from_config(references.SCHEDULER)
+    expected = pairs.their_picture(pipeline, image=picture(5), mask_image=mask(), control_image=picture(), strength=0.8,
+                                   num_inference_steps=5, guidance_scale=5.0, controlnet_conditioning_scale=0.7, width=48,
+                                   height=32, padding_mask_crop=padding)
+    found, = ours.generate(PROMPT, NEGATIVE, **LED, init_image=picture(5), mask_image=mask(), strength=0.8,
+                           control_image=picture(), control_scale=0.7, padding_mask_crop=padding,
+                           **dict(apply_overlay=False) if padding is None else {})
+    agree("ControlNet", "inpainting, levels of 255", levels(found), expected, 1)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "euler", "euler_a", "dpm++2m", "pndm", "heun"])
+def test_xl_with_a_controlnet_equals_diffusers_within_one_level(xl, sampler):
+    theirs, net, ours, _ = xl
+    pipeline = StableDiffusionXLControlNetPipeline(**theirs.components, controlnet=net, add_watermarker=False)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.scheduler = pairs.SAMPLERS[sampler].from_config(references.SCHEDULER)
+    told = dict(original_size=(96, 40), crops_coords_top_left=(24, 0), target_size=(16, 64))
+    expected = pairs.their_picture(pipeline, image=picture(), num_inference_steps=5, guidance_scale=5.0, **told,
+                                   controlnet_conditioning_scale=0.7, guess_mode=sampler == "ddim")
+    found, = ours.generate(PROMPT, NEGATIVE, **LED | dict(sampler=sampler), **told, control_image=picture(), control_scale=0.7,
+                           guess_mode=sampler == "ddim",
+                           timestep_spacing=pipeline.scheduler.config.get("timestep_spacing"))
+    agree("ControlNet", f"XL, {sampler}, levels of 255", levels(found), expected, 1)
+
+
+@pytest.mark.parametrize("kind, asked", [
+    (StableDiffusionXLControlNetImg2ImgPipeline, {}),
+    (StableDiffusionXLControlNetInpaintPipeline, dict(mask_image=mask()))], ids=["from a picture", "inpainting"])
+def test_xl_from_a_picture_with_a_controlnet_equals_diffusers(xl, kind, asked):
+    theirs, net, ours, _ = xl
+    pipeline = kind(**theirs.components, controlnet=net, add_watermarker=False)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.scheduler = pairs.SAMPLERS["euler"].from_config(references.SCHEDULER)
+    expected = pairs.their_picture(pipeline, image=picture(5), control_image=picture(), strength=0.6, num_inference_steps=5,
+                                   guidance_scale=5.0, controlnet_conditioning_scale=0.7, **asked)
+    found, = ours.generate(PROMPT, NEGATIVE, **LED | dict(sampler="euler"), init_image=picture(5), strength=0.6,
+                           control_image=picture(), control_scale=0.7, apply_overlay=False, **asked,
+                           timestep_spacing=pipeline.scheduler.config.get("timestep_spacing"))
+    agree("ControlNet", "XL from a picture, levels of 255", levels(found), expected, 1)
+
+
+def test_both_passes_of_hires_fix_are_led(led):
+    ours = led[1]
+    asked = dict(steps=2, seed=1, width=32, height=32, hires=1.5, output_type="latent")
+    plain, other = (ours.generate(PROMPT, control_image=picture(seed, 96, 96), **asked) for seed in (3, 4))
+    assert plain.shape[1:3] == (12, 12) and not np.array_equal(plain, other)
+
+
+# ---- maps, and settings
+
+def test_a_map_is_made_of_the_picture_at_the_size_of_the_canvas(led):
+    ours = led[1]
+    large = picture(3, 96, 64)
+    edges = maps.make("canny:50-90", large.resize((48, 32), Image.Resampling.LANCZOS))
+    one, other, plain = (ours.generate(PROMPT, **LED, control_image=image, **more)[0] for image, more in (
+        (large, dict(control_from="canny:50-90")), (edges, {}), (large, {})))
+    assert np.array_equal(levels(one), levels(other)) and not np.array_equal(levels(one), levels(plain))
+
+
+def test_a_request_with_pictures_goes_to_json_and_back():
+    asked = Request(PROMPT, control_image=[picture(3), "edges.png"], control_scale=[0.5, 1], control_from=("canny", "none"))
+    again = Request.from_json(asked.to_json())
+    assert np.array_equal(levels(again.control_image[0]), levels(picture(3))) and again.control_image[1] == "edges.png"
+    assert (again.control_scale, again.control_from) == ((0.5, 1), ("canny", "none"))
+
+
+# ---- memory
+
+def test_controlnets_are_counted_in_and_their_weights_stay_on_disk_where_memory_is_short(xl, monkeypatch):
+    monkeypatch.setattr(parameters, "SMALLEST_ON_DISK", 1000)
+    folder, ours = xl[3], xl[2]
+    opened, alone = (loading.open_checkpoint(folder / "model", control=control) for control in (folder / "net", None))
+    assert opened.fit().kept - alone.fit().kept == parameters.nbytes(opened.controlnets[0].model, "float32")
+    asked = Request(PROMPT, width=48, height=32, control_image=picture())
+    short = npdiffusion.load(folder / "model", control=folder / "net", dtype="float32", max_memory=budget.RUNTIME + 8e6,
+                             requests=[asked])
+    assert short.budget.on_disk["controlnet 0"]
+    one, other = (model.generate(PROMPT, steps=2, seed=1, width=48, height=32, control_image=picture())[0]
+                  for model in (short, ours))
+    assert np.array_equal(levels(one), levels(other))

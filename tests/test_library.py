@@ -49,6 +49,8 @@ def shelf(tmp_path, models):
         "taesd_decoder": {"1.weight": (4, 4, 3, 3), "3.conv.0.weight": (4, 4, 3, 3)},
         "text": {"text_model.encoder.layers.0.mlp.fc1.weight": (4, 768)},
         "control": {"control_model.x": (2, 2)},
+        "a/control": {"input_hint_block.0.weight": (2, 2), "input_blocks.x.attn2.to_k.weight": (4, 1024)},
+        "a/control-xl": {"controlnet_mid_block.weight": (2, 2), "down_blocks.x.attn2.to_k.weight": (4, 2048)},
         "words": {"emb_params": (2, 768)}, "words-xl": {"clip_l": (2, 768), "clip_g": (2, 1280)},
         "ip": {"image_proj.proj.weight": (4, 4), "ip_adapter.1.to_k_ip.weight": (4, 2048)},
         "t2i": {"adapter.body.0.resnets.0.block1.weight": (4, 4, 3, 3)}, "t2i-original": {"body.0.block1.weight": (4, 4, 3, 3)},
@@ -85,6 +87,7 @@ def test_each_file_is_listed_as_what_it_is(shelf):
     assert found == {
         "folder": small, "anime/dream": small, "inpaint": f"{small}, for inpainting",
         "a/lora": "a LoRA for Stable Diffusion v1", "a/lora-xl": "a LoRA for Stable Diffusion XL",
+        "a/control": "a ControlNet for Stable Diffusion 2", "a/control-xl": "a ControlNet for Stable Diffusion XL",
         "vae": "a VAE alone", "taesd": "TAESD",
         "taesd_decoder": "TAESD", "text": "a text encoder alone", "control": "a ControlNet",
         "words": "a textual inversion", "words-xl": "a textual inversion", "ip": "an IP-Adapter for Stable Diffusion XL",
@@ -141,7 +144,7 @@ def test_no_weights_are_read(shelf, monkeypatch):
     def read(*_):
         raise AssertionError("weights were read")
     monkeypatch.setattr(Tensor, "__call__", read)
-    assert len(families(shelf)) == 26
+    assert len(families(shelf)) == 28
     with pytest.raises(AssertionError, match="weights were read"):
         load_parts(str(shelf / "folder"))
 

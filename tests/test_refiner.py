@@ -18,8 +18,11 @@ from diffusers import (
 from PIL import Image
 
 import npdiffusion
+from npdiffusion import loading
 from npdiffusion.diffusion.schedules import NoiseSchedule
 from npdiffusion.errors import UserError
+from npdiffusion.memory import budget
+from npdiffusion.models import parameters
 from npdiffusion.pictures.settings_text import parse_parameters
 from npdiffusion.settings import IN_PYTHON, Request
 from tests import pairs, references, relatives
@@ -176,3 +179,19 @@ def test_refiner_settings_without_a_refiner_are_told(folders):
         alone.resolve(Request(PROMPT, refiner_at=0.5))
     assert list(alone.resolve(Request(PROMPT, aesthetic_score=3.0)).notes(IN_PYTHON)) == [
         "aesthetic_score has no effect without XL's refiner"]
+
+
+# ---- memory
+
+def test_a_refiner_is_counted_in_and_its_weights_stay_on_disk_where_memory_is_short(folders, ours, monkeypatch):
+    monkeypatch.setattr(parameters, "SMALLEST_ON_DISK", 1000)
+    asked = dict(steps=3, seed=1, **SIZE, refiner_at=0.5)
+    opened = loading.open_checkpoint(folders[XL][1], refiner=folders[REFINER][1])
+    alone = loading.open_checkpoint(folders[XL][1])
+    parts = opened.refiner.model.parts
+    assert opened.fit().kept - alone.fit().kept == sum(
+        parameters.nbytes(parts[name].model, "float32") for name in ("unet", "text_encoder_2"))
+    short = npdiffusion.load(folders[XL][1], refiner=folders[REFINER][1], dtype="float32", max_memory=budget.RUNTIME + 8e6,
+                             requests=[Request(PROMPT, **SIZE)])
+    assert short.budget.on_disk["refiner unet"] and short.budget.on_disk["refiner text_encoder_2"]
+    assert np.array_equal(*(levels(model.generate(PROMPT, **asked)[0]) for model in (short, ours)))

@@ -21,6 +21,12 @@ UNKNOWN = ("task_embedding", "lora_controlnet", "control_add_embedding")        
 ONLY = {"global_pool_conditions": False, "controlnet_conditioning_channel_order": "rgb"}
 
 
+def open_controlnets(paths, unet, family):
+    """One path, several or None → [Part], as by `open_controlnet`"""
+    paths = [paths] if isinstance(paths, (str, os.PathLike)) else paths or ()
+    return [open_controlnet(path, unet, family) for path in paths]
+
+
 def open_controlnet(path, unet, family):
     """A ControlNet for a UNet of that configuration → checkpoints.part.Part; UserError if it is none, or for another family"""
     path = pathlib.Path(os.path.expanduser(path))

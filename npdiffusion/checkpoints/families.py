@@ -186,7 +186,7 @@ RELATIVES = [(re.compile(pattern), description) for pattern, description in (
     (r"emb_params$|string_to_param|clip_[gl]$", "a textual inversion, which is a word for a model and no model itself"),
     (r"model\.diffusion_model\.joint_blocks\.|joint_blocks\.", "Stable Diffusion 3"),
     (r"(model\.diffusion_model\.)?(double_blocks|single_transformer_blocks)\.", "Flux"),
-    (r"control_model\.|controlnet_", "a ControlNet, which steers a model and is none itself"),
+    (r"control_model\.|controlnet_|input_hint_block\.", "a ControlNet, which steers a model and is none itself"),
     (r"ip_adapter\.\d+\.|image_proj\.", "an IP-Adapter, which lets pictures stand in a model's prompts"),
     (r"(adapter\.)?body\.\d+\.(resnets|body|block1|in_conv)\.", "a T2I-Adapter, which steers a model and is none itself"),
     (r"edm_(mean|std|vpred\.\w+)$", "a model with the noise of EDM (CosXL, Playground 2.5)"))]

@@ -8,7 +8,7 @@
     talk.py       progress, messages                 cluster.py    --cluster ADDRESS
 
 Subcommands, which do something other than make pictures: attention.py, convert.py, filmstrip.py, help.py, lab.py,
-metadata.py, models.py, serve.py, subjects.py, tokens.py, trace.py, train.py, worker.py; studying.py is what some share
+map.py, metadata.py, models.py, serve.py, subjects.py, tokens.py, trace.py, train.py, worker.py; studying.py is what some share
 
     npdiffusion WORD ...      WORD is exactly one of SUBCOMMANDS; a prompt of that one word is written after `--` or `-p`
 
@@ -27,6 +27,7 @@ SUBCOMMANDS = {
     "filmstrip": "the steps from noise to a picture",
     "help": "this text, or that of a subcommand",
     "lab": "samplers compared: their paths, and how their errors fall",
+    "map": "edges and the like of a picture, for ControlNets",
     "metadata": "the settings inside pictures",
     "models": "the models that are here",
     "serve": "a page on this machine, and interfaces for other programs",

@@ -50,8 +50,8 @@ def keywords(options, threads):
     path = os.path.abspath(locate_model(options.model, options.model_dir))
     return dict(path_or_id=path, dtype=options.dtype, threads=threads, tokenizer=options.tokenizer, vae=options.vae,
                 lora_dir=options.lora_dir, embedding_dir=options.embedding_dir, max_memory=options.max_memory,
-                unet=options.unet, refiner=options.refiner, ip_adapter=options.ip_adapter, image_encoder=options.ip_encoder,
-                t2i_adapter=options.t2i_adapter)
+                unet=options.unet, refiner=options.refiner, control=options.control, ip_adapter=options.ip_adapter,
+                image_encoder=options.ip_encoder, t2i_adapter=options.t2i_adapter)
 
 
 def check_installed():

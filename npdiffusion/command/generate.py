@@ -93,6 +93,7 @@ def check_files(entries, options):
     from npdiffusion.adapters.textual_inversion import LearntWords
     from npdiffusion.memory import budget
     from npdiffusion.painting.canvas import open_inputs
+    from npdiffusion.pictures.images import rgb
     from npdiffusion.settings.kinds import Memory
     if options.liked is not None:
         for entry in entries:
@@ -114,6 +115,8 @@ def check_files(entries, options):
         budget.require_reading(Memory.bytes(options.max_memory), requests)
     for request in {(request.init_image, request.mask_image): request for request in requests}.values():
         open_inputs(request)
+    for image in {image for request in requests for image in request.control_image or ()}:
+        rgb(image, "control_image")
 
 
 def without_missing(entry, options):

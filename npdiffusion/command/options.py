@@ -76,6 +76,8 @@ def parse_options(argv=None):
         for other in "preview", "preview_path", "steps_strip", "inside", "like", "control":
             if getattr(options, other) is not None:
                 parser.error(f"--cluster: it doesn't go with {OPTIONS[other].option}")
+    if "control" in given and layers["control_image"] is None and options.prompts is None:
+        parser.error("--control: --control-image, the picture that leads it, is missing")
     if options.inside is not None and options.refiner is not None:
         parser.error("--inside: it looks into one model, so it doesn't go with --refiner")
     if options.taesd is not None and options.preview != "taesd":

@@ -3,7 +3,7 @@ import argparse
 
 from npdiffusion.command.talk import print_line
 from npdiffusion.errors import nearest
-from npdiffusion.settings.kinds import Kind, Switch, Unfit
+from npdiffusion.settings.kinds import Kind, Listed, Switch, Unfit
 
 # Options of other programs that have no place here, and what to do instead.
 ELSEWHERE = {
@@ -36,6 +36,8 @@ class Parser(argparse.ArgumentParser):
         arguments = {"help": row.help.replace("%", "%%"), "default": row.default}      # argparse formats it
         if isinstance(row.kind, Switch):
             arguments |= {"action": "store_const", "const": not row.kind.off}
+        elif isinstance(row.kind, Listed):
+            arguments |= {"action": Append, "type": reader(row.kind), "metavar": row.metavar}
         elif row.shown:
             arguments |= {"action": ListOrKeep, "shown": row.shown, "type": reader(row.kind, "help"),
                      "metavar": row.metavar}
@@ -100,6 +102,12 @@ def reader(kind: Kind, *words):
         except Unfit as error:
             raise argparse.ArgumentTypeError(str(error)) from None
     return read
+
+
+class Append(argparse.Action):
+    """Values of an option that may be repeated, in their order."""
+    def __call__(self, parser, namespace, value, option_string=None):
+        setattr(namespace, self.dest, (getattr(namespace, self.dest, None) or ()) + value)
 
 
 class ListOrKeep(argparse.Action):

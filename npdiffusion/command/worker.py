@@ -8,8 +8,8 @@ from npdiffusion.command.talk import say
 from npdiffusion.settings.kinds import Path
 from npdiffusion.settings.run import OPTIONS
 
-LOADING = ("model", "unet", "refiner", "model_dir", "tokenizer", "dtype", "lora_dir", "embedding_dir", "vae", "threads",
-           "max_memory", "backend")
+LOADING = ("model", "unet", "control", "refiner", "model_dir", "tokenizer", "dtype", "lora_dir", "embedding_dir", "vae",
+           "threads", "max_memory", "backend")
 PAUSE = 5                             # seconds before a scheduler that went is looked for again
 
 
@@ -23,7 +23,7 @@ def parse(arguments):
                         "tcp://head:8786, or its scheduler file (.json)")
     for name in (*LOADING, "verbose"):
         parser.add(OPTIONS[name])
-    parser.set_defaults(control=None, ip_adapter=None, ip_encoder=None, t2i_adapter=None)
+    parser.set_defaults(ip_adapter=None, ip_encoder=None, t2i_adapter=None)
     return parser.read(arguments, positional="address")
 
 

@@ -41,28 +41,30 @@ class Prediction:
     scale     s; at 1 or less there is no guidance, as in diffusers, and `contexts` holds the prompt alone
     rescale   φ, see `guide`
     channels  further channels that an inpainting model reads beside the latents (N or 1, H, W, K), or None
-    control   a models.controlnet.Control, or None
+    control   models.controlnet.Controls, or None
     features  a models.t2i_adapter.Features, or None
     """
     def __init__(self, unet, contexts, scale=1.0, rescale=0.0, channels=None, control=None, features=None):
         self.unet, self.contexts, self.scale, self.rescale, self.channels = unet, contexts, scale, rescale, channels
         self.control, self.features = control, features
-        self.recent = deque(maxlen=MOST_CALLS)               # arguments of the latest calls, for `check`
+        self.recent = deque(maxlen=MOST_CALLS)               # the latest calls, for `check`
 
     def __call__(self, x, t, call):
+        self.recent.append((x, t, call))
+        output = self.unet(*self.asked(x, t, call))
+        return guide(*np.split(output, 2), self.scale, self.rescale) if self.scale > 1 else output
+
+    def asked(self, x, t, call):
+        """The arguments of the UNet at a call"""
         latents = x
         if self.channels is not None:
             x = np.concatenate([x, np.broadcast_to(self.channels, (*x.shape[:3], self.channels.shape[-1]))], axis=-1)
         conditioning = self.contexts.conditioning(call)
         control = self.control and self.control.residuals(latents, t, conditioning, call, self.scale > 1)
-        asked = (x, t, conditioning, control) if control or self.features else (x, t, conditioning)
-        if self.features:
-            asked = (*asked, self.features.at(call))
-        self.recent.append(asked)
-        output = self.unet(*asked)
-        return guide(*np.split(output, 2), self.scale, self.rescale) if self.scale > 1 else output
+        found = (x, t, conditioning, control) if control or self.features else (x, t, conditioning)
+        return (*found, self.features.at(call)) if self.features else found
 
     def check(self, state):
         """UserError that names the layer where a NaN or an infinity arose, if there is one in a sampler's state."""
         if not np.isfinite(state).all():
-            diagnosis.explain(self.unet, "unet", self.recent)
+            diagnosis.explain(self.unet, "unet", [self.asked(*each) for each in self.recent])

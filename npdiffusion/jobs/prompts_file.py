@@ -16,7 +16,7 @@ import shlex
 from npdiffusion.checkpoints import text_files
 from npdiffusion.errors import UserError, nearest
 from npdiffusion.settings import SETTINGS
-from npdiffusion.settings.kinds import SWITCHED, Switch, Unfit
+from npdiffusion.settings.kinds import SWITCHED, Listed, Switch, Unfit
 from npdiffusion.settings.run import OPTIONS
 
 LARGEST_FILE = 16 << 20               # bytes
@@ -37,7 +37,10 @@ def read_prompts(path):
     rows = []
     for number, found in (from_csv if path.suffix.lower() == ".csv" else from_lines)(text, path, find):
         where = f"{path}, line {number}"
-        row = {name: convert(name, word, text, where) for name, word, text in found}
+        row = {}
+        for name, word, text in found:
+            value = convert(name, word, text, where)
+            row[name] = row.get(name, ()) + value if isinstance(SETTINGS[name].kind, Listed) else value
         implied = {name: value for each in row.values() for name, value in getattr(each, "implied", {}).items()}
         rows.append((where, implied | row))
     if not rows:
@@ -85,7 +88,8 @@ def from_csv(text, path, find):
         while columns and not columns[-1].strip():               # of commas at the end
             columns.pop()
         names = [find("column", column, 1) for column in columns]
-        twice = [column for i, column in enumerate(columns) if names[i] in names[:i]]
+        twice = [column for i, column in enumerate(columns)
+                 if names[i] in names[:i] and not isinstance(SETTINGS[names[i]].kind, Listed)]
         if twice:
             raise UserError(f"{path}, line 1: the column {plain(twice[0])} is there twice")
         for cells in lines:

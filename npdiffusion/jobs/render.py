@@ -35,7 +35,7 @@ def render(pipeline, entries, total, place, listener, model=None, vae=None, meta
             listener.ends(entry)
         steps += resolved.planned
         for stage, duration in pipeline.timings.items():
-            if stage != "encoding" or request.init_image is not None:
+            if stage != "encoding" or request.init_image is not None or request.control_image is not None:
                 seconds[stage] = seconds.get(stage, 0) + duration
         text = pipeline.texts(resolved, **names)[0] if metadata else None
         place.save(image, text, entry, {

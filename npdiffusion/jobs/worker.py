@@ -68,7 +68,8 @@ def identity_of(load, loras=()):
 
 def places_of(load):
     """{part: path or id of its files} of keywords of npdiffusion.load"""
-    return {part: str(load[key]) for part, key in PARTS.items() if load[key] is not None}
+    found = {part: str(load[key]) for part, key in PARTS.items() if load[key] is not None}
+    return found | {f"ControlNet {number}": str(each) for number, each in enumerate(load.get("control") or ())}
 
 
 def paths(place):

@@ -136,11 +136,13 @@ def plan(parts, limit, sizes, dtype=None, images=2, mode="auto", preview_vae=Non
     """
     if kernels.backend() == "numpy":
         raise UserError("max_memory: the numpy backend, made for reading, doesn't save memory; use the numba backend")
+    controlnets = [name for name in parts if name.startswith("controlnet")]
     unets = [name for name in ("unet", "refiner unet") if name in parts]
     unet, vae = parts["unet"].model.config, parts["vae"].model.config
     f = vae.reduction
     width, height = largest(sizes, unet, vae, images, mode)
-    step = max(reading, *(estimates.step(parts[name].model.config, width // f, height // f, images) for name in unets))
+    step = max(estimates.step(parts[name].model.config, width // f, height // f, images) for name in unets)
+    step = max(reading, step + estimates.control(unet, width // f, height // f, images) * bool(controlnets))
     beside = 0
     if preview_vae is not None:                       # float32, all of it in memory, and without tiles
         beside = parameters.nbytes(preview_vae, "float32")
@@ -155,8 +157,8 @@ def plan(parts, limit, sizes, dtype=None, images=2, mode="auto", preview_vae=Non
     streamable = {name: part.may_stay_on_disk(dtype) for name, part in parts.items()}
     fixed = beside + sum(parameters.nbytes(part.model, dtype) for part in parts.values()) - sum(
         sum(found.values()) for found in streamable.values())
-    buffer = max((count + parts[part].bytes_to_read(name) for part in unets for name, count in streamable[part].items()),
-                 default=0)
+    buffer = max((count + parts[part].bytes_to_read(name) for part in (*unets, *controlnets)
+                  for name, count in streamable[part].items()), default=0)
     for tile in tile_sizes(vae, width, height, mode):
         maps = max(step, estimates.picture(vae, width, height, tile))
         room = limit - RUNTIME - fixed - buffer - maps
@@ -167,11 +169,11 @@ def plan(parts, limit, sizes, dtype=None, images=2, mode="auto", preview_vae=Non
         raise UserError(f"max_memory is {limit / 1e9:.2f} GB: too little for {width}×{height} pixels, which need at least "
                         f"{least:.2f} GB; smaller pictures need less")
     on_disk, kept = {}, fixed
-    for name in dict.fromkeys(("unet", *unets, "vae", *parts)):                                # the UNet is used most
+    for name in dict.fromkeys(("unet", *controlnets, *unets, "vae", *parts)):                  # the UNet is used most
         names, size = streaming.keep(streamable[name], room - (kept - fixed))
         on_disk[name] = streamable[name].keys() - names
         kept += size
-    read = sum(parts["unet"].bytes_in_file(name) for name in on_disk["unet"])
+    read = sum(parts[part].bytes_in_file(name) for part in ("unet", *controlnets) for name in on_disk[part])
     return Budget(limit, dtype, width, height, kept, buffer, maps, read, on_disk, tile, images)
 
 

@@ -35,6 +35,15 @@ def step(config, width, height, together):
     return UNET_MAPS * 4 * together * width * height * config.block_out_channels[0]
 
 
+def control(config, width, height, together):
+    """Bytes of what ControlNets add to the UNet's skips and middle; arguments as of `step`"""
+    size, channels = width * height, config.block_out_channels
+    numbers = size * channels[0] + sum(
+        (size >> 2 * level) * width * config.layers_per_block + (size >> 2 * min(level + 1, len(channels) - 1)) * width
+        for level, width in enumerate(channels))
+    return 4 * together * numbers
+
+
 def picture(config, width, height, tile=None):
     """Bytes that decoding a picture of width × height pixels takes; config: the VAE's; tile: see tiles.py"""
     channels, pixels = config.block_out_channels, width * height

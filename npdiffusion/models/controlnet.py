@@ -15,7 +15,7 @@ from npdiffusion import kernels
 from npdiffusion.models.conditioning import repeated
 from npdiffusion.models.layers import Conv2d
 from npdiffusion.models.tree import Module
-from npdiffusion.models.unet import WayDown
+from npdiffusion.models.unet import WayDown, added
 
 GUESS_FIRST = 0.1                     # the factor of the first residual in guess mode; that of the middle is 1
 
@@ -87,3 +87,19 @@ class Control:
                 found[i] = repeated(found[i], len(conditioning)).copy()
                 found[i][:len(conditioning) // 2] = 0
         return found[:-1], found[-1]
+
+
+class Controls:
+    """Several `Control`s at once: the sum of what those add that aren't silent."""
+    def __init__(self, controls):
+        self.controls = controls
+
+    def residuals(self, *asked):
+        """As of `Control`"""
+        skips, middle = None, None
+        for control in self.controls:
+            found = control.residuals(*asked)
+            if found is not None:
+                skips = found[0] if skips is None else [added(*each) for each in zip(skips, found[0], strict=True)]
+                middle = found[1] if middle is None else added(middle, found[1])
+        return None if skips is None else (skips, middle)

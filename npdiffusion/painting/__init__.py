@@ -6,5 +6,5 @@
     inpainting.py   how: what is kept is put back at each noise level, or given to models that were trained for it
     hires.py        hires fix: generate small, enlarge, denoise again
     refining.py     the last steps by another model, a refiner
-    control.py      what a ControlNet is shown
+    control.py      what ControlNets are shown
 """

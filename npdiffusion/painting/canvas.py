@@ -88,6 +88,12 @@ class Canvas:
         """The picture as the VAE takes it: (1, H, W, 3), float32 in [−1, 1]"""
         return to_array(self.picture, *self.size)[None]
 
+    def seen(self, image):
+        """A picture that belongs to the one that is painted on, as it lies on the canvas: scaled and cut as that one is"""
+        if self.region is None:
+            return fit(image, *self.size)
+        return inscribed(fit(image, *self.original.size).crop(self.region), *self.size)
+
     def finish(self, painted):
         """PIL image of the canvas' size → the result"""
         if self.region is not None:

@@ -23,6 +23,11 @@ def plans(schedule, refiner, share, *arguments, **asked):
     return schedule.plan(*arguments, **asked, above=cut), late if len(late) else None
 
 
+def states(way):
+    """How many steps a pass has, the refiner's included"""
+    return len(way.plan) + len(way.refining or ())
+
+
 def kept(start, canvas, vae, noise, tile=None):
     """What a refiner keeps of the picture under a mask → inpainting.Known, or None without one
 

@@ -14,6 +14,7 @@ from npdiffusion.errors import UserError
 from npdiffusion.jobs.entries import one_by_one
 from npdiffusion.jobs.listener import Listener
 from npdiffusion.jobs.render import ended_by, render
+from npdiffusion.painting.refining import states
 from npdiffusion.pictures.images import to_images
 from npdiffusion.pictures.preview import Linear
 from npdiffusion.server import limits, looking
@@ -296,4 +297,4 @@ def cost(request, resolved=None):
     if resolved is None:
         width, height, steps = request.width or 512, request.height or 512, request.steps or STEPS
         return float(width * height * steps)
-    return float(sum(way.canvas.size[0] * way.canvas.size[1] * len(way.plan) for way in resolved.passes))
+    return float(sum(way.canvas.size[0] * way.canvas.size[1] * states(way) for way in resolved.passes))

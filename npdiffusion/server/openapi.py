@@ -1,11 +1,13 @@
 """/openapi.json: what can be asked for, made from the routes and from the tables that requests are read by."""
+from dataclasses import replace
+
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from npdiffusion.server import openai_api, sdapi_fields
 from npdiffusion.server.limits import LARGEST_SIDE
 from npdiffusion.settings import SETTINGS
-from npdiffusion.settings.kinds import Choice, ClipSkip, Number, Picture, Seed, Side, Switch, Whole
+from npdiffusion.settings.kinds import Choice, ClipSkip, Listed, Number, Picture, Seed, Side, Switch, Whole
 from npdiffusion.version import __version__
 
 TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", list: "array", dict: "object"}
@@ -43,6 +45,8 @@ def operation(route, path):
 def setting(row):
     """The schema of a setting of a picture"""
     kind, found = row.kind, {"description": row.help}
+    if isinstance(kind, Listed):
+        return found | {"type": "array", "items": setting(replace(row, kind=kind.kind, help=""))}
     if isinstance(kind, Switch):
         found["type"] = "boolean"
     elif isinstance(kind, Picture):

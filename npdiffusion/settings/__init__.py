@@ -12,6 +12,7 @@ from npdiffusion.settings.table import (
     LARGEST_SIDE,
     MACHINE,
     MAKE,
+    MAPS,
     NO_EFFECT,
     ON_COMMAND_LINE,
     PREDICTION_TYPES,
@@ -25,8 +26,10 @@ from npdiffusion.settings.table import (
     Setting,
     SettingError,
     check_typed,
+    is_picture,
+    several,
 )
 
-__all__ = ["ABOUT", "GROUPS", "IN_PYTHON", "LARGEST_SIDE", "MACHINE", "MAKE", "NO_EFFECT", "ON_COMMAND_LINE",
+__all__ = ["ABOUT", "GROUPS", "IN_PYTHON", "LARGEST_SIDE", "MACHINE", "MAKE", "MAPS", "NO_EFFECT", "ON_COMMAND_LINE",
            "PREDICTION_TYPES", "RNGS", "SETTINGS", "SPACINGS", "STEPS", "SYNTAXES", "TILING", "Request", "Setting",
-           "SettingError", "check_typed"]
+           "SettingError", "check_typed", "is_picture", "several"]

@@ -18,6 +18,9 @@ from dataclasses import dataclass, field
 from npdiffusion.errors import UserError, nearest
 
 LONGEST_TEXT = 100_000                # characters: far more than fit into all chunks of a prompt
+NETWORKS = ("depth", "openpose", "pose", "hed", "softedge", "lineart", "mlsd", "normal", "normalbae", "seg",
+            "segmentation", "pidinet")
+MOST_LISTED = 16                      # values of one setting
 LONGEST_NAME = 100                    # characters of a choice: what is longer is none
 SMALLEST_SEED, LARGEST_SEED = -2**63, 2**64 - 1
 SWITCHED = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
@@ -329,6 +332,57 @@ class Sides(Kind):
         except UserError as error:
             raise Unfit(str(error).removeprefix("outpaint: ").removeprefix("outpaint ")) from None
         return ",".join(f"{side}={pixels}" for side, pixels in found.items() if pixels)
+
+
+@dataclass(frozen=True)
+class Listed(Kind):
+    """One value of a kind, or several in their order: a tuple. An option of it is repeated; in one text there are commas
+    between them; paths stand alone."""
+    kind: Kind
+
+    def read(self, text):
+        parts = [text] if isinstance(self.kind, Path) else text.split(",")
+        return tuple(self.kind.read(part.strip()) for part in parts)
+
+    def check(self, name, value):
+        values = value if isinstance(value, (tuple, list)) else (value,)
+        if not 1 <= len(values) <= MOST_LISTED:
+            raise UserError(f"{name}: {len(values)} given, there can be 1 to {MOST_LISTED}")
+        return tuple(self.kind.check(name, each) for each in values)
+
+    def write(self, value):
+        return ", ".join(f"{each:g}" if isinstance(each, float) else str(each) for each in value)
+
+
+@dataclass(frozen=True)
+class Map(Kind):
+    """The name of a map, perhaps with numbers: canny, canny:50-150. maps: as table.MAPS has them"""
+    maps: Mapping
+
+    def read(self, text):
+        name, colon, numbers = text.strip().lower().partition(":")
+        if name in NETWORKS:
+            raise Unfit(f"{name} is found by a network, which isn't here: make that map with another program")
+        if name not in self.maps:
+            raise Unfit(f"{name[:40]!r} is unknown, {nearest(name, self.maps, 'did you mean {}? Known', 'known')} are "
+                        f"{', '.join(self.maps)}")
+        rows, given = self.maps[name], numbers.split("-") if colon else []
+        if len(given) > len(rows):
+            raise Unfit(f"{name} takes {len(rows)} numbers")
+        for (what, low, high, _), number in zip(rows, given):
+            try:
+                Whole(low, high).read(number)
+            except Unfit as error:
+                raise Unfit(f"{name}, {what}: {error}") from None
+        return name + colon + numbers
+
+    def check(self, name, value):
+        if not isinstance(value, str):
+            raise UserError(f"{name} is {value!r:.60}: known are {', '.join(self.maps)}")
+        try:
+            return self.read(value)
+        except Unfit as error:
+            raise UserError(f"{name}: {error}") from None
 
 
 class Memory(Kind):

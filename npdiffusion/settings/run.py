@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from npdiffusion import kernels
 from npdiffusion.diffusion import samplers
-from npdiffusion.settings.kinds import Choice, Memory, Path, Several, Switch, Threads, Whole
+from npdiffusion.settings.kinds import Choice, Listed, Memory, Path, Several, Switch, Threads, Whole
 from npdiffusion.settings.table import ABOUT, ADAPTERS, DECODING, MACHINE, MANY, MODEL, MOST_STEPS, PREVIEW, PROMPT, Setting
 
 PREVIEWS = ("linear", "taesd", "vae")
@@ -41,8 +41,8 @@ OPTIONS = {name: replace(row, name=name) for name, row in {
                      synonyms=("--ckpt", "--checkpoint")),
     "unet": Setting(Path(), "file or folder of a UNet in place of the model's own, of the same family: Lightning, LCM, DMD2",
                     group=MODEL, metavar="FILE", synonyms=("--diffusion-model",)),
-    "control": Setting(Path(), "a ControlNet, a folder or file, which --control-image leads", group=MODEL, metavar="FILE",
-                       synonyms=("--control-net", "--controlnet")),
+    "control": Setting(Listed(Path()), "a ControlNet, a folder or file, which --control-image leads; repeated for several",
+                       group=MODEL, metavar="FILE", synonyms=("--control-net", "--controlnet")),
     "refiner": Setting(Path(), "another model, as by -m, that takes the last steps over where --refiner-at says: XL's refiner",
                        group=MODEL, metavar="MODEL"),
     "ip_adapter": Setting(Path(), "an IP-Adapter's file: --ip-image stands in the prompt", group=MODEL, metavar="FILE"),

@@ -30,6 +30,8 @@ from npdiffusion.settings.kinds import (
     ClipSkip,
     Descending,
     Kind,
+    Listed,
+    Map,
     Number,
     Pair,
     Picture,
@@ -64,6 +66,10 @@ SPACINGS = ("linspace", "leading", "trailing")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 UPSCALERS = ("latent", "lanczos")
 TILING = ("auto", "on", "off")
+
+# Maps that are made of a picture for a ControlNet, see pictures/maps.py: (what each number is, from, to, customary)
+MAPS = {"none": (), "invert": (), "canny": (("low threshold", 1, 2000, 100), ("high threshold", 1, 2000, 200)),
+        "scribble": (("threshold", 1, 255, 32),), "tile": (("factor", 1, 16, 1),), "blur": (("pixels", 1, 100, 9),)}
 
 GROUPS = ("what to make", "many pictures", "prompt", "sampling", "image to image and inpainting",
           "hires fix: enlarge the picture and denoise it again", "model", "adapters", "decoding", "preview", "machine",
@@ -225,17 +231,22 @@ class Request:
         "it); plain: as it stands, cut off after 75 tokens (default: a1111)", "a1111", group=PROMPT, metavar="NAME",
         key="Prompt syntax")
     control_image: Any = setting(
-        Picture(), "picture that the ControlNet of --control is led by, as it was trained: edges, a pose, depths; it is scaled "
-        "and cut to size", group=PAINTING, metavar="FILE")
-    control_scale: float | None = setting(
-        Number(0, 10), "how much it counts (default: 1)", group=PAINTING, metavar="X", customary=1.0, key="Control weight",
-        diffusers="controlnet_conditioning_scale", synonyms=("--control-strength", "--controlnet-conditioning-scale"),
-        needs=("control_image",), says="how much a ControlNet counts")
-    control_start: float | None = setting(
-        Number(0, 1), "from which share of the steps on (default: 0)", group=PAINTING, metavar="X", customary=0.0,
+        Listed(Picture()), "picture that the ControlNet of --control is led by, as it was trained: edges, a pose, depths; "
+        "it is scaled and cut to size; for several in their order", group=PAINTING, metavar="FILE")
+    control_from: str | tuple[str, ...] | None = setting(
+        Listed(Map(MAPS)), "make that map of a picture first: canny (edges; canny:100-200 are its thresholds), scribble, tile, "
+        "blur, invert (dark lines on white), or none (default: none)", group=PAINTING, metavar="MAP", customary="none",
+        key="Control map", needs=("control_image",), says="what is made of the picture that leads")
+    control_scale: float | tuple[float, ...] | None = setting(
+        Listed(Number(0, 10)), "how much it counts; once for all of several, or repeated (default: 1)", group=PAINTING,
+        metavar="X", customary=1.0, key="Control weight", diffusers="controlnet_conditioning_scale",
+        synonyms=("--control-strength", "--controlnet-conditioning-scale"), needs=("control_image",),
+        says="how much a ControlNet counts")
+    control_start: float | tuple[float, ...] | None = setting(
+        Listed(Number(0, 1)), "from which share of the steps on (default: 0)", group=PAINTING, metavar="X", customary=0.0,
         key="Control start", diffusers="control_guidance_start", needs=("control_image",), says="when a ControlNet begins")
-    control_end: float | None = setting(
-        Number(0, 1), "up to which share of the steps (default: 1)", group=PAINTING, metavar="X", customary=1.0,
+    control_end: float | tuple[float, ...] | None = setting(
+        Listed(Number(0, 1)), "up to which share of the steps (default: 1)", group=PAINTING, metavar="X", customary=1.0,
         key="Control end", diffusers="control_guidance_end", needs=("control_image",), says="when a ControlNet ends")
     guess_mode: bool = setting(
         Switch(), "let the ControlNet lead more than the prompt, which may be empty", False, group=PAINTING, key="Guess mode",
@@ -389,7 +400,9 @@ DIFFUSED = {name: theirs for theirs, name in DIFFUSERS.items()}
 
 def as_json(value: Any) -> Any:
     """A value as JSON has it; a picture in memory as {"png": its file in base64}"""
-    if value is None or isinstance(value, (str, int, float, dict, tuple)):
+    if isinstance(value, tuple):
+        return [as_json(each) for each in value]
+    if value is None or isinstance(value, (str, int, float, dict)):
         return value
     file = io.BytesIO()
     value.save(file, format="PNG")
@@ -398,7 +411,9 @@ def as_json(value: Any) -> Any:
 
 def from_json(name: str, value: Any) -> Any:
     """A setting's value from what `as_json` made of it; UserError for a picture that can't be read."""
-    if isinstance(SETTINGS[name].kind, Picture) and isinstance(value, dict):
+    if isinstance(SETTINGS[name].kind, Listed) and isinstance(value, list):
+        return tuple(from_json(name, each) for each in value)
+    if is_picture(name) and isinstance(value, dict):
         from npdiffusion.pictures.images import from_bytes
         try:
             content = base64.b64decode(value["png"], validate=True)
@@ -406,6 +421,12 @@ def from_json(name: str, value: Any) -> Any:
             raise UserError(f"{name}: a picture in JSON is {{\"png\": base64}}") from None
         return from_bytes(content, name)
     return value
+
+
+def is_picture(name: str) -> bool:
+    """Whether a setting is a picture, or several"""
+    kind = SETTINGS[name].kind
+    return isinstance(kind.kind if isinstance(kind, Listed) else kind, Picture)
 
 
 # ---- what goes together
@@ -429,6 +450,12 @@ class Rule:
     typed: bool = False
 
 
+def several(request: Request, name: str) -> tuple:
+    """The values of a setting that may be listed, or the customary one"""
+    found = request.value(name)
+    return found if isinstance(found, tuple) else (found,)
+
+
 def highest_seed(request: Request) -> int:
     """The largest seed from which one can count on for all pictures."""
     return LARGEST_SEED - request.count + 1
@@ -439,8 +466,6 @@ RULES = (
          f"words alone; with {option.init_image}, choose a larger {option.width} and {option.height}"),
     Rule("apply_overlay", lambda r: r.padding_mask_crop is not None and not r.apply_overlay, lambda r, option:
          f"a part can't be painted without pasting it into the original, so not with {option.padding_mask_crop}"),
-    Rule("control_image", lambda r: r.control_image is not None and r.padding_mask_crop is not None, lambda r, option:
-         f"a ControlNet leads the whole picture, so not with {option.padding_mask_crop}"),
     Rule("t2i_image", lambda r: r.t2i_image is not None and r.padding_mask_crop is not None, lambda r, option:
          f"a T2I-Adapter leads the whole picture, so not with {option.padding_mask_crop}"),
     Rule("strength", lambda r: r.init_image is not None and int((r.steps or STEPS) * r.strength_used) == 0, lambda r, option:

@@ -49,8 +49,7 @@ class Names:
 
 def controlnets(pipeline):
     """{name: ControlNet} of those that lead; of several, diffusers' names: controlnet.nets.0"""
-    found = getattr(pipeline, "controlnets", None) or [getattr(pipeline, "control", None)]
-    found = [each for each in found if each is not None]
+    found = pipeline.controlnets
     return {"controlnet": found[0]} if len(found) == 1 else {f"controlnet.nets.{i}": each for i, each in enumerate(found)}
 
 
