@@ -40,6 +40,7 @@ def test_defaults_are_those_of_the_model(pipeline):
     assert pipeline.loaded == [((None,), dict(dtype=None, threads=machine.physical_cores(), tokenizer=None,
                                               lora_dir=None, vae=None, embedding_dir=None, max_memory=None,
                                               preview_vae=None, control=None, unet=None, refiner=None,
+                                              ip_adapter=None, image_encoder=None, t2i_adapter=None,
                                               requests=[Request(PROMPT, seed=7)]))]
 
 
@@ -57,7 +58,8 @@ def test_every_option_reaches_the_pipeline(pipeline, tmp_path):
     assert pipeline.made[0].tile == 512 and pipeline.made[0].request.vae_tiling == "on"
     assert pipeline.loaded == [(("model",), dict(dtype="bfloat16", threads=1, tokenizer="folder", lora_dir="loras",
                                                   vae="taesd", embedding_dir=".", max_memory=None, preview_vae=None,
-                                                  control=None, unet=None, refiner=None,
+                                                  control=None, unet=None, refiner=None, ip_adapter=None,
+                                                  image_encoder=None, t2i_adapter=None,
                                                   requests=[pipeline.made[0].request]))]
 
 

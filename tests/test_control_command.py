@@ -1,6 +1,5 @@
 """ControlNets, their maps and a refiner from the command line, in lists, manifests and clusters."""
 import json
-import types
 
 import numpy as np
 import pytest
@@ -8,7 +7,7 @@ from PIL import Image
 
 from npdiffusion.command import cli, like, options
 from npdiffusion.errors import UserError
-from npdiffusion.jobs import cluster, prompts_file
+from npdiffusion.jobs import cluster, prompts_file, worker
 from npdiffusion.jobs.entries import Entry
 from npdiffusion.pictures.images import save_png
 from npdiffusion.pictures.text_inside import png_info
@@ -70,7 +69,8 @@ def test_settings_of_a_controlnet_inside_a_picture_are_said_not_to_be_followed(l
     capsys.readouterr()
     liked = like.settings_like("out.png", {})
     assert not [name for name in liked.found if name.startswith("control")]
-    assert "Control weight: 0.7, 0.5 is not followed (it was made from another picture, to be given with --control-image" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "Control weight: 0.7, 0.5 is not followed (it was made from another picture, to be given with --control-" in said
     again = like.settings_like("out.png", {"control_image": ("a.png", "b.png")})
     assert (again.found["control_scale"], again.found["control_from"]) == ((0.7, 0.5), ("canny", "none"))
 
@@ -91,10 +91,11 @@ def test_workers_get_the_pictures_themselves_and_are_known_by_all_their_files(le
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "x.safetensors").write_bytes(b"1")
     (tmp_path / "net.safetensors").write_bytes(b"2")
-    plain, controlled, refined = (cluster.identity_of(tmp_path / "model", types.SimpleNamespace(
-        dtype=None, unet=None, control=control, refiner=refiner, model_dir=None)) for control, refiner in (
-            (None, None), (("net.safetensors",), None), (None, "model")))
-    assert len({plain, controlled, refined}) == 3
+    load = dict.fromkeys(("path_or_id", "dtype", "lora_dir", *worker.PARTS.values())) | {"path_or_id": str(tmp_path / "model")}
+    plain, controlled, refined = (worker.identity_of(load | more) for more in (
+        {}, {"control": ("net.safetensors",)}, {"refiner": "model"}))
+    assert controlled["ControlNet 0"] not in (None, plain["model"]) and refined["refiner"] == plain["model"]
+    assert "ControlNet 0" not in plain and "refiner" not in plain
 
 
 def test_map_writes_the_map_to_a_file(led, tmp_path, capsys):

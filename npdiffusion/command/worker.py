@@ -37,7 +37,8 @@ def run(options):
     pipeline, _ = generate.load(options, backend, threads, [])
     load = keywords(options, threads)
     worker.own |= {"pipeline": pipeline, "load": load, "identity": worker.identity_of(load),
-                   "free": all(getattr(options, name) is None for name in ("model", "unet", "vae", "tokenizer", "refiner"))}
+                   "free": all(getattr(options, name) is None for name in ("model", "unet", "vae", "tokenizer", "refiner",
+                                                                       "control"))}
     while True:
         try:
             asyncio.run(work(options.address))
