@@ -107,8 +107,9 @@ def introduce(wanted, places, loras):
                  for part, place in places.items()}
         missed = [places[part] for part, path in there.items() if path is None]
         if not missed:
-            own["paths"] = {PARTS[part]: path for part, path in there.items() if part in PARTS} | {
-                "control": [path for part, path in there.items() if part not in PARTS]}
+            led = [path for part, path in there.items() if part not in PARTS]
+            own["paths"] = {PARTS[part]: path for part, path in there.items() if part in PARTS} | (
+                {"control": led} if led else {})
             found = {name: value for name, value in found.items() if name not in parts} | {
                 part: wanted[part] for part in there}
     own["asked"] = wanted
