@@ -62,6 +62,8 @@ def on_workers(folder, command, arguments):
     scheduler = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", str(port),
                  "--no-dashboard", "--no-show"]
     processes = {"scheduler": start(scheduler)}
+    while processes["scheduler"].poll() is None and not answers(port):
+        time.sleep(0.2)
     processes |= {f"worker {number}": start(words("worker", address, "--threads", 1)) for number in range(arguments.workers)}
 
     def kill():
@@ -104,6 +106,12 @@ def on_workers(folder, command, arguments):
     if done[0].returncode:
         raise UserError(f"the list ended with {done[0].returncode}: {done[0].stderr[-1000:]}")
     return taken, kills, done[0].stderr
+
+
+def answers(port):
+    """Whether something listens at a port of this machine"""
+    with socket.socket() as tried:
+        return tried.connect_ex(("127.0.0.1", port)) == 0
 
 
 def timed(act):

@@ -15,7 +15,7 @@ from npdiffusion.jobs.listener import Listener
 from npdiffusion.kernels import machine
 
 LOCAL = re.compile(r"local:(\d{1,4})")
-PATIENCE = 10                         # seconds for which a scheduler is called
+PATIENCE = 30                         # seconds for which a scheduler is called
 
 
 def make(options, entries, place, reporter):
