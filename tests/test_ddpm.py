@@ -85,7 +85,7 @@ def test_the_command_trains_draws_and_plots_and_diffusers_opens_the_network(tmp_
     assert diffusers.UNet2DConditionModel.from_pretrained(run / "unet").config.sample_size == 28
     assert cli.main(["train", "plot", str(run)]) == 0
     assert cli.main([*arguments, "--rate", "1e-4"]) == 1
-    assert "it holds a run with rate = 0.001, not 0.0001" in capfd.readouterr()[1]
+    assert "it holds a run with rate = 0.002, not 0.0001" in capfd.readouterr()[1]
 
 
 def test_the_strip_s_rows_get_farther_apart_and_end_with_the_training():

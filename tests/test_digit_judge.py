@@ -1,4 +1,6 @@
 """The judge of digits: it reads real ones, and what it says of a model is what the model drew."""
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -92,7 +94,12 @@ def test_the_command_prints_the_table_and_writes_the_sheet(forty, tmp_path, capf
     train = loop.train
     monkeypatch.setattr(loop, "train", lambda training, run, steps, *more: train(training, run, min(steps, 3), *more) or True)
     monkeypatch.setattr("npdiffusion.load", lambda *_, **__: Draws(forty))
-    assert cli.main(["train", "judge", str(tmp_path), "--data", str(tmp_path / "digits"), "--count", "1"]) == 0
+    arguments = ["train", "judge", str(tmp_path), "--data", str(tmp_path / "digits"), "--count", "1"]
+    assert cli.main(arguments) == 1 and "no run of `npdiffusion train sd` is here" in capfd.readouterr()[1]
+    (tmp_path / "run.json").write_text('{"data": "clothes"}')
+    assert cli.main(arguments) == 1 and "it learnt from 'clothes'" in capfd.readouterr()[1]
+    (tmp_path / "run.json").write_text(json.dumps({"data": str(tmp_path / "digits")}))
+    assert cli.main(arguments) == 0
     out, err = capfd.readouterr()
     assert "two digits" in out and out.strip().endswith("judged.png") and "the judge itself misreads" in err
     assert Image.open(tmp_path / "judged.png").size[0] == 360

@@ -131,6 +131,12 @@ def test_a_run_that_was_stopped_in_either_stage_ends_with_the_same_weights(folde
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
 
 
+def test_a_model_of_another_origin_is_left_as_it_is(forty, tmp_path):
+    (tmp_path / "model_index.json").write_text("{}")
+    assert "wasn't trained by this command" in message_of(sd_lesson.run, settings(), forty, tmp_path)
+    assert [*tmp_path.iterdir()] == [tmp_path / "model_index.json"]
+
+
 def test_damaged_latents_and_other_settings_are_named(folder, forty, tmp_path):
     assert "pictures = 24, not 25" in message_of(sd_lesson.run, settings(pictures=25), forty, folder)
     path = tmp_path / "latents.safetensors"

@@ -140,9 +140,10 @@ def judge(options):
     from npdiffusion.pictures.images import replace_png
     from npdiffusion.training import digit_judge, digits
     folder = pathlib.Path(options.run_folder)
-    pipeline = npdiffusion.load(folder, threads=options.threads)
     found = digits.find(options.data)
     say(found)
+    digit_judge.check(folder, found)
+    pipeline = npdiffusion.load(folder, threads=options.threads)
     examiner = digit_judge.Judge(digit_judge.Settings(found.source), found)
     with Bar("judge: ") as bar:
         if not examiner.run(folder, bar):
@@ -225,10 +226,10 @@ def plot(options):
 TRAININGS = {
     "vae": ("a VAE of digits", {"data": "mnist", "output": None, "latent": 20, "targets": "binary", "epochs": 30, "batch": 64,
                                 "rate": 3e-3, "seed": 0}, vae),
-    "ddpm": ("a diffusion model of digits", {"data": "mnist", "output": None, "epochs": 20, "batch": 64, "rate": 1e-3,
+    "ddpm": ("a diffusion model of digits", {"data": "mnist", "output": None, "epochs": 20, "batch": 32, "rate": 2e-3,
                                              "seed": 0}, ddpm),
     "sd": ("a whole Stable Diffusion of digits", {
-        "data": "mnist", "output": None, "minutes": None, "vae_steps": 600, "steps": 1500, "batch": 32, "rate": 2e-3,
+        "data": "mnist", "output": None, "minutes": None, "vae_steps": 600, "steps": 1000, "batch": 32, "rate": 2e-3,
         "seed": 0}, sd),
     "judge": ("a judge of what `sd` trained, and ask it", {"run_folder": None, "data": "mnist", "count": 20, "seed": 0}, judge),
     "lora": ("a LoRA: a subject or a style, from a few pictures", {

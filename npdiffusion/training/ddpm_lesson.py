@@ -40,8 +40,8 @@ class Settings:
     """What decides how a run goes; `data` is named for the run's folder, which refuses another."""
     data: str
     epochs: int = 20
-    batch: int = 64
-    rate: float = 1e-3
+    batch: int = 32
+    rate: float = 2e-3
     seed: int = 0
 
 

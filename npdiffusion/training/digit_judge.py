@@ -14,6 +14,8 @@ import numpy as np
 from PIL import Image
 
 from npdiffusion import kernels
+from npdiffusion.checkpoints.text_files import read_json
+from npdiffusion.errors import UserError
 from npdiffusion.models.layers import Conv2d, Linear
 from npdiffusion.training import initial, loop, rates, runs
 from npdiffusion.training.compositions import BOXES, INK, caption, compose, cut_out, fitted
@@ -129,6 +131,16 @@ def as_input(views):
 
 
 # ---- the exam
+
+def check(folder, digits):
+    """UserError unless the run in a folder learnt from these digits."""
+    path = pathlib.Path(folder, runs.SETTINGS)
+    if not path.exists():
+        raise UserError(f"{folder}: no run of `npdiffusion train sd` is here")
+    source = read_json(path).get("data")
+    if source != digits.source:
+        raise UserError(f"{folder}: it learnt from {source!r}, and is to be judged by {digits.source!r}: give the same --data")
+
 
 @dataclass(frozen=True)
 class Answer:

@@ -21,6 +21,7 @@ from PIL import Image
 
 from npdiffusion.checkpoints.text_files import read_json
 from npdiffusion.diffusion.schedules.settings import NoiseSchedule
+from npdiffusion.errors import UserError
 from npdiffusion.models.clip import CLIPTextModel
 from npdiffusion.models.configs import CLIPTextConfig, UNetConfig
 from npdiffusion.models.unet import UNet2DConditionModel
@@ -49,7 +50,7 @@ class Settings:
     data: str
     pictures: int = 8_000
     vae_steps: int = 600
-    steps: int = 1_500
+    steps: int = 1_000
     vae_batch: int = 16
     batch: int = 32
     rate: float = 2e-3
@@ -94,11 +95,14 @@ class TextToLatents:
 
 
 def run(settings, digits, folder, first=None, second=None):
-    """Train, or go on → the folder, a model, or None if it was stopped. UserErrors as of `loop.train`.
+    """Train, or go on → the folder, a model, or None if it was stopped. UserErrors as of `loop.train`, and for a
+    folder in which another model stands.
 
     first, second: called as first(step, steps, {name: number}) after each step of the autoencoder, and of the rest
     """
     folder = pathlib.Path(folder)
+    if (folder / model_folder.INDEX).exists() and not (folder / runs.SETTINGS).exists():
+        raise UserError(f"{folder}: a model is here that wasn't trained by this command; take another folder")
     with runs.Run(folder, asdict(settings)) as kept:
         composed = compose(digits.images, digits.labels, settings.pictures, np.random.default_rng([settings.seed, 0]))
         stage = first_stage.FirstStage(settings.first_stage(), composed.images)
