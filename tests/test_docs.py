@@ -99,6 +99,8 @@ def one_step(monkeypatch):
         return answers[key][1].copy()
 
     def decode(vae, latents, tile=None):
+        if kernels.recorder():
+            return VAE(vae, latents, tile)
         key = id(vae), latents.shape, tile
         if key not in answers:
             answers[key] = vae, VAE(vae, latents, tile)

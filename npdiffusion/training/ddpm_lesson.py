@@ -31,7 +31,7 @@ UNET = UNetConfig(in_channels=1, out_channels=1, block_out_channels=(16, 32, 64)
                   cross_attention=(False,) * 3, heads=(1,) * 3, mid_depth=0, norm_num_groups=8, sample_size=SIDE)
 SCHEDULE = NoiseSchedule(beta_schedule="linear", beta_start=1e-4, beta_end=0.02, class_name="DDIMScheduler", own_sampler="ddim")
 DECAY, WARM_UP = 0.995, 100                # of the average; steps
-SAMPLING, ROWS, SHEET = 50, 8, 4           # steps of DDIM; rows of the strip, and of the sheet
+SAMPLING, ROWS, SHEET = 50, 8, 4           # steps of the sampler; rows of the strip, and of the sheet
 PICTURE, SAMPLES, WEIGHTS = "ddpm.png", "samples", "unet"
 
 
@@ -68,16 +68,22 @@ class Lesson:
         return self.denoising.loss(self.predict(self.denoising.noised(x0, t, noise), t), x0, t, noise)
 
     def draw(self, count, number):
-        """What the averaged weights make of noise by DDIM → one picture of `count` digits, COLUMNS in a row (H, W) uint8
+        """What the averaged weights make of noise by the paper's sampler → `count` digits, COLUMNS in a row (H, W) uint8
 
         number: of the noise, which is the same each time
         """
-        plan = SCHEDULE.plan("ddim", SAMPLING)
-        noise = np.random.default_rng([self.settings.seed, number]).standard_normal((count, SIDE, SIDE, 1), np.float32)
+        plan, rng = SCHEDULE.plan("ddpm", SAMPLING), np.random.default_rng([self.settings.seed, number])
+
+        def noise():
+            return rng.standard_normal((count, SIDE, SIDE, 1), np.float32)
         denoise = Denoiser(lambda x, t, call: self.predict(x, t), plan)
+
+        def within_range(x, level):
+            """x̂₀ where pictures are, as in the paper's code: 1/√ᾱ makes small errors of ε̂ large ones at first"""
+            return denoise(x, level).clip(-1, 1)
         self.training.average.swap()
         with np.errstate(all="ignore"):                    # what isn't finite is noticed by the training's next step
-            *_, (x, _) = plan.sample(denoise, plan.start(noise), None)
+            *_, (x, _) = plan.sample(within_range, plan.start(noise()), noise)
         self.training.average.swap()
         return tiled(np.nan_to_num((x + 1) / 2).clip(0, 1))
 
@@ -101,9 +107,10 @@ def run(settings, digits, folder, listener=None):
         if not loop.train(lesson.training, kept, lesson.steps,
                           listener and (lambda values: listener(values["step"], lesson.steps, values)), after):
             return None
-        rows = [np.asarray(open_image(row(folder, step)))[..., 0] for step in moments]
-        gap = np.full((GAP, rows[0].shape[1]), 128, np.uint8)
-        replace_png(Image.fromarray(np.concatenate([*rows, gap, lesson.draw(SHEET * COLUMNS, 1)])), folder / PICTURE)
+        rows = [np.asarray(open_image(row(folder, step)))[..., 0] for step in moments if row(folder, step).exists()]
+        below = lesson.draw(SHEET * COLUMNS, 1)
+        gap = np.full((GAP, below.shape[1]), 128, np.uint8)
+        replace_png(Image.fromarray(np.concatenate([*rows, gap, below])), folder / PICTURE)
         lesson.training.average.swap()
         model_folder.write_part(folder / WEIGHTS, "unet", lesson.unet)
     return folder / PICTURE

@@ -26,6 +26,7 @@ from npdiffusion.training.variable import value_of
 FOLDER, PICTURE = "judge", "judged.png"
 CHANNELS, HIDDEN = (16, 32), 64
 SPECK = 0.05                               # a piece with less than this share of the ink is none
+PAIRS = 20                                 # of digits, of the hundred that there are
 SHOWN, FRAME = 10, 2                       # pictures in a row of the sheet, pixels around each
 
 
@@ -155,13 +156,13 @@ class Answer:
 
 
 def exam(judge, pipeline, names, count, seed=0, listener=None):
-    """Ask a model for each digit `count` times, and for each pair of two at least once, `count` · 10 in all → [Answer, …]
+    """Ask a model for each digit `count` times, and for PAIRS of two, which the seed chooses, half as often → [Answer, …]
 
     Defaults of the model decide all but the prompt. listener(done, all) is called after each prompt.
     """
-    one = [(each,) for each in range(CLASSES)]
-    two = [(first, second) for first in range(CLASSES) for second in range(CLASSES)]
-    questions = [(each, count) for each in one] + [(each, max(1, round(count / CLASSES))) for each in two]
+    two = np.random.default_rng(seed).permutation(CLASSES ** 2)[:PAIRS]
+    questions = [((each,), count) for each in range(CLASSES)]
+    questions += [(divmod(each, CLASSES), (count + 1) // 2) for each in two.tolist()]
     answers = []
     for number, (asked, times) in enumerate(questions):
         images = pipeline.generate(caption(asked, names), seed=seed + 1000 * number, count=times, progress=False)

@@ -50,7 +50,7 @@ class Settings:
     data: str
     pictures: int = 8_000
     vae_steps: int = 600
-    steps: int = 1_000
+    steps: int = 1_500
     vae_batch: int = 16
     batch: int = 32
     rate: float = 2e-3
