@@ -37,7 +37,7 @@ def run(arguments):
     with tempfile.TemporaryDirectory() as folder:
         found = (killed if arguments.kills else asked)(Server(pathlib.Path(folder)), arguments)
     turns.table([("", ".1f")], [*found.items()])
-    turns.last_line(benchmark="serve", requests=arguments.requests, clients=arguments.clients, kills=arguments.kills, **found)
+    turns.last_line(benchmark="serve", requests=arguments.requests, clients=arguments.clients, **found)
 
 
 class Server:
@@ -125,23 +125,26 @@ def rate(server, path, seconds=5):
 
 
 def killed(server, arguments):
-    """Jobs, and a server that is killed at random moments → {what: number}; UserError unless each is there once"""
-    for number in range(arguments.requests):
-        server.ask("/api/jobs", {"prompt": "a cat", "steps": arguments.steps, "seed": number},
-                   f"client {number % arguments.clients}")
+    """Jobs, and a server that is killed at random moments → {what: number}; UserError unless each is there once, but for those
+    that were at work three times when it was killed: they are given up, and told as failed"""
+    jobs = [server.ask("/api/jobs", {"prompt": "a cat", "steps": arguments.steps, "seed": number},
+                       f"client {number % arguments.clients}")["id"] for number in range(arguments.requests)]
     rng, kills, start = random.Random(arguments.seed), 0, time.monotonic()
     while kills < arguments.kills and server.ask("/api/jobs")["active"]:
-        time.sleep(rng.uniform(0, 1))
+        time.sleep(rng.uniform(0, 3))
         server.end(signal.SIGKILL)
         kills += 1
         server.start()
     while server.ask("/api/jobs")["active"]:
         time.sleep(0.5)
-    found = {"kills": kills, "s until all are made": time.monotonic() - start, "MB at the end": server.megabytes()}
+    states = [server.ask(f"/api/jobs/{job}")["state"] for job in jobs]
+    found = {"kills": kills, "given up": states.count("failed"),
+             "s until all are made": time.monotonic() - start, "MB at the end": server.megabytes()}
     server.end()
     lines = [json.loads(line) for line in (server.folder / "manifest.jsonl").read_text().splitlines()]
     files = sorted(path.name for path in server.folder.glob("*.png"))
     seeds, names = (sorted(line[name] for line in lines) for name in ("seed", "file"))
-    if seeds != list(range(arguments.requests)) or names != files:
-        raise UserError(f"{len(lines)} lines and {len(files)} files of {arguments.requests}")
+    done = {seed for seed, state in enumerate(states) if state == "done"}
+    if len(seeds) != len({*seeds}) or not done <= {*seeds} or names != files or {*states} - {"done", "failed"}:
+        raise UserError(f"{len(lines)} lines and {len(files)} files of {states.count('done')} jobs that are done")
     return found
