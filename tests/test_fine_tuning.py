@@ -14,7 +14,7 @@ from npdiffusion import kernels, loading
 from npdiffusion.checkpoints.families import FAMILIES
 from npdiffusion.command import cli
 from npdiffusion.models import parameters
-from npdiffusion.training import dreambooth, fine_tuning, initial, lora_layers, runs, words
+from npdiffusion.training import dreambooth, fine_tuning, initial, lora_layers, runs, textual_inversion
 from npdiffusion.training.tape import Tape
 from tests import folders, pairs, references
 from tests.differences import agree
@@ -267,7 +267,7 @@ def test_the_command_trains_writes_and_refuses(written, pictures, tmp_path, capf
 def test_a_word_learns_alone_by_the_gradient_at_its_places(pipeline, pictures, tmp_path):
     """Compared with finite differences of the loss."""
     settings = settings_for(pictures, prompt="a zog and a red zog", word="zog", vectors=2, begin="red")
-    tuning = words.WordTuning(pipeline, settings, fine_tuning.examples(pipeline, settings, tmp_path))
+    tuning = textual_inversion.WordTuning(pipeline, settings, fine_tuning.examples(pipeline, settings, tmp_path))
     with Tape(tuning.parameters) as tape:
         loss = tuning.loss(0, np.random.default_rng(0))
     gradients = tape.backward(loss)
@@ -284,9 +284,9 @@ def test_a_word_learns_alone_by_the_gradient_at_its_places(pipeline, pictures, t
 
 def test_a_learnt_word_is_read_here_and_by_diffusers(pipeline, models, pictures, tmp_path):
     settings = settings_for(pictures, prompt="a zog", word="zog", vectors=2)
-    tuning = words.WordTuning(pipeline, settings, fine_tuning.examples(pipeline, settings, tmp_path))
+    tuning = textual_inversion.WordTuning(pipeline, settings, fine_tuning.examples(pipeline, settings, tmp_path))
     values = fine_tuning.run(tuning, tmp_path / "run")
-    words.write(tmp_path / "other.safetensors", values, "zog")
+    textual_inversion.write(tmp_path / "other.safetensors", values, "zog")
     pipeline.load_textual_inversion(tmp_path / "other.safetensors")
     for prompt in ("a zog", "a other"):
         agree("training", "a learnt word in a prompt", pipeline.encode_prompt(prompt), tuning.context([0]), 1e-5)
@@ -294,7 +294,8 @@ def test_a_learnt_word_is_read_here_and_by_diffusers(pipeline, models, pictures,
     assert name == "zog" and vectors.shape == (2, pipeline.text_encoder.config.hidden_size)
     assert (vectors[0] != vectors[1]).any()
     wrong = settings_for(pictures, word="zog")
-    assert "lacks the word" in message_of(words.WordTuning, pipeline, wrong, fine_tuning.examples(pipeline, wrong, tmp_path))
+    pictures = fine_tuning.examples(pipeline, wrong, tmp_path)
+    assert "lacks the word" in message_of(textual_inversion.WordTuning, pipeline, wrong, pictures)
 
 
 def test_other_families_are_refused(pipeline, pictures, tmp_path):

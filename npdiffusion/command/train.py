@@ -169,10 +169,10 @@ def lora(options):
 
 def word(options):
     """Train a word."""
-    from npdiffusion.training import words
+    from npdiffusion.training import textual_inversion
     options.word = options.word or pathlib.Path(options.file).stem
-    return tune(options, options.file, words.WordTuning,
-                lambda values, settings, _: words.write(options.file, values, settings.word))
+    return tune(options, options.file, textual_inversion.WordTuning,
+                lambda values, settings, _: textual_inversion.write(options.file, values, settings.word))
 
 
 def dreambooth(options):

@@ -14,5 +14,5 @@
     digit_judge.py  what it draws is judged
     denoising.py    the loss of a diffusion model  picture_folder.py   pictures with captions
     fine_tuning.py  a LoRA from pictures           lora_layers.py      what it is
-    words.py        a word from pictures           dreambooth.py       all weights from pictures
+    textual_inversion.py   a word from pictures    dreambooth.py       all weights from pictures
 """
