@@ -9,8 +9,7 @@ keys in PNG files and help are made from it, so a new setting is one row here an
     │       └ its type    └ what it may be                            frozen, and goes to JSON and back without loss
     └ its name in Python
 
-Below the table: what doesn't go together (RULES), and what has no effect (NO_EFFECT). Imports nothing heavy, so that
---help answers at once.
+What doesn't go together, or has no effect: rules.py. Imports nothing heavy, so that --help answers at once.
 """
 import base64
 import functools
@@ -25,7 +24,6 @@ from typing import Any
 from npdiffusion.diffusion import samplers
 from npdiffusion.errors import UserError, nearest
 from npdiffusion.settings.kinds import (
-    LARGEST_SEED,
     Choice,
     ClipSkip,
     Descending,
@@ -43,12 +41,12 @@ from npdiffusion.settings.kinds import (
     Text,
     Whole,
 )
+from npdiffusion.settings.rules import RULES, STEPS
 
 LARGEST_SIDE = 8192                   # pixels
 LARGEST_BLUR = 1000                   # pixels
 LARGEST_SCALE = 8                     # of hires fix
 MOST_STEPS = 1000                     # the time steps of the training
-STEPS = 50                            # where none are asked for and the model isn't made for few
 RNGS = ("torch", "a1111", "numpy")
 # What other programs call samplers and schedules: diffusers, AUTOMATIC1111's web interface, ComfyUI, stable-diffusion.cpp
 OTHER_SAMPLERS = {
@@ -435,50 +433,10 @@ IN_PYTHON = SimpleNamespace(**{name: name for name in SETTINGS})
 ON_COMMAND_LINE = SimpleNamespace(**{name: row.option for name, row in SETTINGS.items()})
 
 
-@dataclass(frozen=True)
-class Rule:
-    """What settings may not be together.
-
-    broken   from a request to whether they are
-    reason   from a request and the names of settings to a text about it
-    typed    it holds on the command line and in files, where a setting without effect is a mistake; a program may leave one
-             in place
-    """
-    setting: str
-    broken: Callable
-    reason: Callable
-    typed: bool = False
-
-
 def several(request: Request, name: str) -> tuple:
     """The values of a setting that may be listed, or the customary one"""
     found = request.value(name)
     return found if isinstance(found, tuple) else (found,)
-
-
-def highest_seed(request: Request) -> int:
-    """The largest seed from which one can count on for all pictures."""
-    return LARGEST_SEED - request.count + 1
-
-
-RULES = (
-    Rule("hires", lambda r: r.hires is not None and r.init_image is not None, lambda r, option: "it is for pictures made from "
-         f"words alone; with {option.init_image}, choose a larger {option.width} and {option.height}"),
-    Rule("apply_overlay", lambda r: r.padding_mask_crop is not None and not r.apply_overlay, lambda r, option:
-         f"a part can't be painted without pasting it into the original, so not with {option.padding_mask_crop}"),
-    Rule("t2i_image", lambda r: r.t2i_image is not None and r.padding_mask_crop is not None, lambda r, option:
-         f"a T2I-Adapter leads the whole picture, so not with {option.padding_mask_crop}"),
-    Rule("strength", lambda r: r.init_image is not None and int((r.steps or STEPS) * r.strength_used) == 0, lambda r, option:
-         f"{r.strength_used:g} of {r.steps or STEPS} steps leaves no step, raise one of them"),
-    Rule("timesteps", lambda r: r.timesteps is not None and r.steps not in (None, len(r.timesteps)), lambda r, option:
-         f"they are {len(r.timesteps)}, so {option.steps} can't be {r.steps}"),
-    Rule("schedule", lambda r: r.sampler and r.schedule and r.schedule not in samplers.SAMPLERS[r.sampler].schedules,
-         lambda r, option: samplers.why_not(r.sampler, r.schedule)),
-    *(Rule(name, lambda r, name=name: r.counting == name and (getattr(r, name) or 0) > highest_seed(r), lambda r, option:
-           f"with {r.count} pictures it can be at most {highest_seed(r)}") for name in ("seed", "subseed")),
-    Rule("subseed", lambda r: r.subseed is not None and r.subseed_strength is None, lambda r, option:
-         f"it has no influence without {option.subseed_strength}, for example 0.1", typed=True),
-)
 
 
 def _needs(row, option):
@@ -497,23 +455,3 @@ def check_typed(request: Request, named: Collection[str]) -> None:
     if request.subseed_strength and request.subseed is None and "subseed" not in named:
         raise SettingError("subseed_strength", lambda option: "it says how much of another seed's noise is mixed in, so "
                            f"{option.subseed} is needed")
-
-
-# Settings without effect: which, from what a picture comes to (`request.Resolved`) to whether it is so, and to why.
-NO_EFFECT = (
-    ("eta", lambda v: not samplers.SAMPLERS[v.sampler].takes_eta, lambda v, option: f"with {v.sampler}"),
-    ("negative_prompt", lambda v: v.guidance_scale <= 1,
-     lambda v, option: f"with {option.guidance_scale} {v.guidance_scale:g}"),
-    ("guidance_rescale", lambda v: v.guidance_scale <= 1,
-     lambda v, option: f"with {option.guidance_scale} {v.guidance_scale:g}"),
-    ("subseed", lambda v: not v.request.subseed_strength, lambda v, option: f"with {option.subseed_strength} 0"),
-    ("timestep_spacing", lambda v: v.schedule == "sgm_uniform", lambda v, option: f"with {option.schedule} sgm_uniform"),
-    *((name, lambda v: not v.family.added, lambda v, option: f"with {v.family.name}") for name in (
-        "prompt_2", "negative_prompt_2", "original_size", "crops_coords_top_left", "target_size")),
-    *((name, lambda v: not v.scored, lambda v, option: "without XL's refiner")
-      for name in ("aesthetic_score", "negative_aesthetic_score")),
-    ("refiner_at", lambda v: v.request.refiner_at != 1 and v.passes[-1].refining is None,
-     lambda v, option: f"with {v.steps} steps: none is left for the refiner"),
-    ("apply_overlay", lambda v: v.request.mask_image is None and v.request.outpaint is None,
-     lambda v, option: f"without {option.mask_image} or {option.outpaint}"),
-)
