@@ -38,7 +38,7 @@ UNET = UNetConfig(block_out_channels=(48, 96), layers_per_block=1, cross_attenti
 FIRST_SHARE = 0.25                         # of the time that is for the autoencoder
 PICTURE, SHOWN = "sd.png", 3               # how many times larger pictures are there
 EMPTY = 0.1                                # share of captions that are left out
-GUIDANCE = 3.0                             # what docs/train-sd.md has the table for
+GUIDANCE = 3.0                             # at which docs/train-sd.md judges it
 
 
 @dataclass(frozen=True)
