@@ -17,6 +17,12 @@ from tests.differences import agree
 STEPS = 4
 
 
+@pytest.fixture
+def few_steps(monkeypatch):
+    """Pictures that nobody looks at are drawn in five steps."""
+    monkeypatch.setattr(ddpm_lesson, "SAMPLING", 5)
+
+
 def settings(**changes):
     return ddpm_lesson.Settings("forty digits", **{"epochs": 1, "batch": 10, **changes})
 
@@ -56,7 +62,7 @@ def test_losses_of_training_equal_those_of_the_twin_in_diffusers(forty):
     agree("training", f"DDPM of digits, loss of {STEPS} steps", found, expected, 1e-5)
 
 
-def test_a_stopped_run_ends_with_the_same_weights_and_the_same_picture(forty, tmp_path):
+def test_a_stopped_run_ends_with_the_same_weights_and_the_same_picture(forty, tmp_path, few_steps):
     def stop(step, steps, values):
         if step == 2:
             os.kill(os.getpid(), signal.SIGINT)
@@ -68,7 +74,7 @@ def test_a_stopped_run_ends_with_the_same_weights_and_the_same_picture(forty, tm
         assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_the_command_trains_draws_and_plots_and_diffusers_opens_the_network(tmp_path, capfd):
+def test_the_command_trains_draws_and_plots_and_diffusers_opens_the_network(tmp_path, capfd, few_steps):
     diffusers = pytest.importorskip("diffusers")
     (tmp_path / "digits").mkdir()
     sample_digits.write(tmp_path / "digits", held_out=True)

@@ -188,7 +188,7 @@ def test_settings_of_a_random_seed_have_none(at_home):
     save_png(Image.new("RGB", (8, 8)), "in.png", png_info(text))
     settings, model = like.settings("in.png")
     assert "seed" not in settings and settings["rescale_betas_zero_snr"] is True
-    assert model == {"path_or_id": None, "vae": None}
+    assert model == {"path_or_id": None, "vae": None, "refiner": None}
     save_png(Image.new("RGB", (8, 8)), "text.png", png_info("a cat"))
     with pytest.raises(UserError, match="no settings inside"):
         like.settings("text.png")

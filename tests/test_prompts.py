@@ -207,7 +207,7 @@ def test_fewer_contexts_stay_prepared_the_larger_they_are(length, count, most):
     for different, expected in (most, most), (most + 1, 2 * (most + 1)):       # in turn, twice: all are kept, or none
         contexts = Contexts.__new__(Contexts)
         contexts.length, contexts.count, contexts.timestep_cond, contexts.sizes = length, count, None, None
-        contexts._prepared = {}
+        contexts._prepared, contexts.pictures = {}, ()
         arrays = [Context(np.zeros((1, 1, 1))) for _ in range(different)]
         contexts.schedules = [[(call, arrays[call % different]) for call in range(2 * different)]]
         made = [contexts.conditioning(call) for call in range(2 * different)]

@@ -15,11 +15,11 @@ from npdiffusion.errors import UserError, nearest
 from npdiffusion.painting import masks
 from npdiffusion.pictures import images, settings_text, text_inside
 from npdiffusion.server import limits
-from npdiffusion.settings import SETTINGS, Request, check_typed
+from npdiffusion.settings import SETTINGS, Request, check_typed, is_picture
 from npdiffusion.settings.kinds import Picture, Unfit
 
 DATA = re.compile(r"data:[\w.+/-]{1,60};base64,", re.ASCII)
-LEADING = {name for name, row in SETTINGS.items() if isinstance(row.kind, Picture)} - {"init_image", "mask_image"}
+LEADING = {*filter(is_picture, SETTINGS)} - {"init_image", "mask_image"}
 LEADING |= {name for name, row in SETTINGS.items() if LEADING & {*row.needs}}        # and what is set beside them
 THREADS = concurrent.futures.ThreadPoolExecutor(2, "requests")
 ABSOLUTE = re.compile(r"(?<![\w/.:<])(?:~?/|[A-Za-z]:[\\/])(?:[^\s:,;'\"()]+[\\/])+")       # of a path, all but its last part
