@@ -6,8 +6,6 @@ import functools
 import math
 import os
 import pathlib
-import platform
-import subprocess
 import sys
 import time
 
@@ -23,6 +21,7 @@ FEATURES = {                          # as the system names it → as people do;
 
 def cpu_name():
     """What the processor calls itself."""
+    import platform
     names = (_facts().get("model name"), _facts().get("machdep.cpu.brand_string"), platform.processor())
     return next(filter(None, names), platform.machine())
 
@@ -133,6 +132,7 @@ def _facts():
     """`name: value` as the system lists them for the first processor."""
     lines = (_read("/proc/cpuinfo") or "").partition("\n\n")[0].splitlines()
     if sys.platform == "darwin":
+        import subprocess
         answer = subprocess.run(["sysctl", "machdep.cpu", "hw"], capture_output=True, text=True, check=False)
         lines = answer.stdout.splitlines()
     return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}

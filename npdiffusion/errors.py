@@ -1,5 +1,4 @@
 """The one exception that users are meant to see, and the hint for a name that is nearly right."""
-import difflib
 from collections.abc import Iterable
 
 LONGEST = 200      # characters of a name that are compared
@@ -20,6 +19,7 @@ def nearest(name: object, known: Iterable[str], hint: str = "did you mean {}? ",
 
     cutoff: how alike they must be, from 0 to 1, see difflib.SequenceMatcher.ratio
     """
+    import difflib
     spelled = {other.casefold(): other for other in known}
     near = difflib.get_close_matches(str(name)[:LONGEST].casefold(), spelled, n=1, cutoff=cutoff)
     return hint.format(spelled[near[0]]) if near else otherwise

@@ -12,7 +12,6 @@ import sys
 import npdiffusion
 from npdiffusion import command
 from npdiffusion.command.parser import Parser, reader
-from npdiffusion.jobs import prompts_file
 from npdiffusion.jobs.entries import one_by_one
 from npdiffusion.settings import ABOUT, GROUPS, MAKE, ON_COMMAND_LINE, SETTINGS, Request, SettingError, check_typed
 from npdiffusion.settings.kinds import LONGEST_TEXT, Unfit
@@ -114,6 +113,7 @@ def entries(options, settings, parser):
     elif options.compare_steps is not None:
         parser.error("--compare-steps: it gives a sheet of --compare-samplers a row for each, so that is needed too")
     elif options.prompts is not None:
+        from npdiffusion.jobs import prompts_file
         rows = prompts_file.read_prompts(options.prompts)
     else:
         rows = [("", {})]

@@ -2,7 +2,6 @@
 
 NumPy and numba are imported where they are used: how many threads NumPy's BLAS starts has to be settled before.
 """
-import logging
 import os
 import warnings
 
@@ -18,6 +17,7 @@ BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", 
 def set_up(options):
     """Choose backend and threads for this process → (name of the backend, number of threads). Calling it twice is harmless."""
     if options.verbose:
+        import logging
         logging.basicConfig(format="%(name)s: %(message)s")
         logging.getLogger("npdiffusion").setLevel(logging.INFO)
     if options.backend:

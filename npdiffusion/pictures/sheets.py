@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from npdiffusion.pictures.images import LARGEST_PICTURE, look_into, open_image
 
@@ -31,6 +31,7 @@ def sheet(pictures: Sequence[Image.Image | str | os.PathLike[str]], captions: Se
     columns   pictures in a row; None makes the sheet about square
     Raises UserError for a file that can't be read, ValueError for numbers that don't fit.
     """
+    from PIL import ImageDraw, ImageFont  # slow to import, and most pictures stand on no sheet
     if not pictures or (captions and len(captions) != len(pictures)) or (columns is not None and columns < 1):
         raise ValueError(f"{len(pictures)} pictures, {len(captions or [])} captions, {columns} columns")
     columns = min(columns or math.ceil(math.sqrt(len(pictures))), len(pictures))

@@ -4,7 +4,8 @@
     kind.check(name, value)   → value; UserError names the setting, for Python
     kind.write(value)         → what is written of it into a picture, where `read` finds it again
 
-Imports nothing heavy: --help is made of these.
+Imports nothing heavy: --help is made of these. `eq=False`, since nobody compares kinds, and dataclasses write and compile
+each method that they add, which takes --help 5 ms.
 """
 import itertools
 import math
@@ -65,7 +66,7 @@ class Text(Kind):
         return value
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Whole(Kind):
     """A whole number from low to high."""
     low: int
@@ -90,7 +91,7 @@ class Whole(Kind):
         return int(value)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Number(Kind):
     """A finite number from low, or only above it, to high."""
     low: float
@@ -153,7 +154,7 @@ class ClipSkip(Kind):
         return value + 1
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Side(Kind):
     """Width or height in pixels. As text a multiple of 8, as all models of Stable Diffusion want it: a command is checked
     before it loads one. In Python the model decides."""
@@ -172,7 +173,7 @@ class Side(Kind):
         return int(value)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Descending(Kind):
     """Whole numbers from low to high with commas between them, each below the one before."""
     low: int
@@ -196,7 +197,7 @@ class Descending(Kind):
         return ",".join(map(str, value))
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Pair(Kind):
     """Two whole numbers from low to high, (a, b).
 
@@ -230,7 +231,7 @@ def plain(name):
     return name.strip().lower().replace("-", "_").replace(" ", "_")
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Choice(Kind):
     """One of some names; as text in whatever case, - and _ alike.
 
@@ -268,7 +269,7 @@ class Named(str):
         return found
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Sampler(Choice):
     """The name of a sampler. Other programs write the schedule behind it, "DPM++ 2M Karras": see `with_schedule`."""
     schedules: Choice | None = None
@@ -287,7 +288,7 @@ class Sampler(Choice):
         return Named(sampler, {"schedule": schedule} if schedule else {}) if sampler else super().read(text)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Switch(Kind):
     """True or False. off: its option switches something off, so that the word "true" behind it means False"""
     off: bool = False
@@ -320,7 +321,7 @@ class Picture(Path):
         return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Sides(Kind):
     """How much a picture is extended: "left=64,right=64"; in Python also {"left": 64, …}"""
     largest: int
@@ -334,7 +335,7 @@ class Sides(Kind):
         return ",".join(f"{side}={pixels}" for side, pixels in found.items() if pixels)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Listed(Kind):
     """One value of a kind, or several in their order: a tuple. An option of it is repeated; in one text there are commas
     between them; paths stand alone."""
@@ -354,7 +355,7 @@ class Listed(Kind):
         return ", ".join(f"{each:g}" if isinstance(each, float) else str(each) for each in value)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Map(Kind):
     """The name of a map, perhaps with numbers: canny, canny:50-150. maps: as table.MAPS has them"""
     maps: Mapping
@@ -411,7 +412,7 @@ class Memory(Kind):
         return float(match[1]) * UNITS[match[2].lower()]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Several(Kind):
     """Values of one kind with commas between them, each once."""
     kind: Kind

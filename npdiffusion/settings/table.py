@@ -11,11 +11,9 @@ keys in PNG files and help are made from it, so a new setting is one row here an
 
 What doesn't go together, or has no effect: rules.py. Imports nothing heavy, so that --help answers at once.
 """
-import base64
 import functools
 import io
-import json
-import secrets
+import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, fields, replace
 from types import SimpleNamespace
@@ -365,18 +363,20 @@ class Request:
 
         With a variation strength the sub-seeds count on, and the seed is the same for all.
         """
-        first, other = (secrets.randbelow(2**32) if seed is None else seed for seed in (self.seed, self.subseed))
+        first, other = (int.from_bytes(os.urandom(4), "little") if seed is None else seed for seed in (self.seed, self.subseed))
         if self.counting == "seed":
             return tuple(range(first, first + self.count)), None
         return (first,) * self.count, tuple(range(other, other + self.count))
 
     def to_json(self) -> str:
         """A JSON text from which `from_json` makes an equal request; pictures in memory become PNG inside."""
+        import json
         return json.dumps({name: as_json(value) for name, value in self.given().items()}, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> "Request":
         """The request that `to_json` wrote. UserError for anything else."""
+        import json
         try:
             settings = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -402,6 +402,7 @@ def as_json(value: Any) -> Any:
         return [as_json(each) for each in value]
     if value is None or isinstance(value, (str, int, float, dict)):
         return value
+    import base64
     file = io.BytesIO()
     value.save(file, format="PNG")
     return {"png": base64.b64encode(file.getvalue()).decode("ascii")}
@@ -412,6 +413,8 @@ def from_json(name: str, value: Any) -> Any:
     if isinstance(SETTINGS[name].kind, Listed) and isinstance(value, list):
         return tuple(from_json(name, each) for each in value)
     if is_picture(name) and isinstance(value, dict):
+        import base64
+
         from npdiffusion.pictures.images import from_bytes
         try:
             content = base64.b64decode(value["png"], validate=True)
