@@ -1,6 +1,7 @@
 """How a product is cut into jobs, whatever its numbers are: see matmul.py."""
 from typing import NamedTuple
 
+from ..codegen.compiling import inlined
 from .microkernel import PRODUCT
 
 TILE_ROWS, COLUMNS = PRODUCT.rows, PRODUCT.columns
@@ -35,3 +36,37 @@ def job_size(rows, columns, thread_count, max_panels):
         column_parts = max(column_parts, min(wanted, -(-all_panels // 2)))
     row_parts = max(row_parts, min(-(-wanted // column_parts), -(-all_tiles // 4)))
     return -(-all_tiles // row_parts), -(-all_panels // column_parts)
+
+
+@inlined
+def jobs_of(sizes):
+    """How many jobs a product is."""
+    row_blocks = (sizes.rows + sizes.block_rows - 1) // sizes.block_rows
+    return row_blocks * ((sizes.columns + sizes.block_columns - 1) // sizes.block_columns)
+
+
+@inlined
+def rectangle(job, sizes):
+    """A job's (first, last, column, end): rows first … last − 1 and columns column … end − 1 of y.
+
+    Jobs go down the rows first: threads that run at the same time read the same panels.
+    """
+    row_blocks = (sizes.rows + sizes.block_rows - 1) // sizes.block_rows
+    first, column = job % row_blocks * sizes.block_rows, job // row_blocks * sizes.block_columns
+    return first, min(first + sizes.block_rows, sizes.rows), column, min(column + sizes.block_columns, sizes.columns)
+
+
+@inlined
+def panels_of(column, end, sizes):
+    """(first panel, panels, first panel of the gates, panels of both) that columns column … end − 1 of y need."""
+    panel, panels = column // COLUMNS, (end - column + COLUMNS - 1) // COLUMNS
+    if sizes.columns < sizes.outputs:
+        gate_panel = (sizes.columns + column) // COLUMNS
+        return panel, panels, gate_panel, panels + (sizes.columns + end - 1) // COLUMNS - gate_panel + 1
+    return panel, panels, 0, panels
+
+
+@inlined
+def rows_in_full_tiles(rows):
+    """How many rows of a job full tiles take; a rest that is larger than two small tiles fills one more."""
+    return (rows + TILE_ROWS - 2 * TAIL_ROWS - 1) // TILE_ROWS * TILE_ROWS

@@ -10,6 +10,7 @@ from ..activations import gelu_of
 from ..arrays import shaped
 from ..codegen.compiling import inlined
 from ..codegen.memory import load, store
+from .blocking import COLUMNS, panels_of
 
 _NO_RESIDUAL = np.empty(0, np.float32)
 
@@ -51,3 +52,20 @@ def write_gated(memory, values, gates, count, bias, value_shift, gate_shift, y, 
         value = load(memory, values + i) + load(bias, value_shift + i)
         gate = load(memory, gates + i) + load(bias, gate_shift + i)
         store(y, target + i, value * gelu_of(gate))
+
+
+@inlined
+def write_rectangle(memory, c, first, last, column, end, sizes, out_pixels, bias, residual, y):
+    """Rows first … last − 1, columns column … end − 1 of y, from a job's C, which begins at memory[c].
+
+    With a gate C holds the panels of the values, then those of the gates. out_pixels: rows of an image
+    """
+    value_panels = panels_of(column, end, sizes)[1]
+    for m in range(first, last):
+        sums, target = c + (m - first) * sizes.width, m * sizes.columns + column
+        shift = bias_of(m // out_pixels, sizes.outputs, bias) + column
+        if sizes.columns < sizes.outputs:
+            gates = sums + value_panels * COLUMNS + (sizes.columns + column) % COLUMNS
+            write_gated(memory, sums, gates, end - column, bias, shift, shift + sizes.columns, y, target)
+        else:
+            write(memory, sums, end - column, bias, shift, residual, y, target)

@@ -17,7 +17,7 @@ from ..arrays import aligned, as_float32
 from ..codegen.compiling import floats_in, floats_out, inlined, kernel, size, sizes_of
 from ..codegen.memory import load, next_job, store, store_byte
 from ..int8 import BLOCK, HIGHEST, Int8
-from . import epilogue
+from . import blocking, epilogue
 from .blocking import COLUMNS, TAIL_ROWS, TILE_ROWS, Sizes
 from .int8_tile import HAS_DOT, make_int8_tile
 from .microkernel import PRODUCT
@@ -121,18 +121,13 @@ words_in = types.Array(types.int32, 1, "C", readonly=True)
 @kernel(sizes_of(Sizes), sizes_of(Geometry), floats_in, words_in, floats_in, floats_in, floats_out, floats_out, size,
         dtype="int8")
 def multiply_int8(thread_count, counter, sizes, geometry, x, panels, bias, residual, y, memory, share):
-    """Jobs go down the rows first: threads that run at the same time read the same panels."""
     sizes, geometry = Sizes(*sizes), Geometry(*geometry)
-    row_blocks = (sizes.rows + sizes.block_rows - 1) // sizes.block_rows
-    jobs = row_blocks * ((sizes.columns + sizes.block_columns - 1) // sizes.block_columns)
+    jobs = blocking.jobs_of(sizes)
     for thread in prange(thread_count):
         job = next_job(counter)
         while job < jobs:
-            first = job % row_blocks * sizes.block_rows
-            column = job // row_blocks * sizes.block_columns
-            _block(first, min(first + sizes.block_rows, sizes.rows), column,
-                   min(column + sizes.block_columns, sizes.columns), sizes, geometry, x, panels, bias, residual, y,
-                   memory, thread * share)
+            first, last, column, end = blocking.rectangle(job, sizes)
+            _block(first, last, column, end, sizes, geometry, x, panels, bias, residual, y, memory, thread * share)
             job = next_job(counter)
 
 
@@ -142,16 +137,12 @@ def _block(first, last, column, end, sizes, geometry, x, panels, bias, residual,
 
     With a gate (fewer columns than outputs) C holds the panels of the values, then those of the gates.
     """
-    gated, width = sizes.columns < sizes.outputs, sizes.width
+    width = sizes.width
     scales = a + sizes.block_rows * STRIDE
     row_at = scales + sizes.block_rows
     c = row_at + BLOCK
-    value_panel, value_panels = column // COLUMNS, (end - column + COLUMNS - 1) // COLUMNS
-    gate_panel, all_panels = 0, value_panels
-    if gated:
-        gate_panel = (sizes.columns + column) // COLUMNS
-        all_panels += (sizes.columns + end - 1) // COLUMNS - gate_panel + 1
-    whole = (last - first + TILE_ROWS - 2 * TAIL_ROWS - 1) // TILE_ROWS * TILE_ROWS      # a larger rest fills a tile
+    value_panel, value_panels, gate_panel, all_panels = blocking.panels_of(column, end, sizes)
+    whole = blocking.rows_in_full_tiles(last - first)
     rows_of_panel = (sizes.depth + 3) // 4 + (sizes.depth + BLOCK - 1) // BLOCK + 1
     for k0 in range(0, sizes.depth, BLOCK):
         terms = min(BLOCK, sizes.depth - k0)
@@ -170,14 +161,8 @@ def _block(first, last, column, end, sizes, geometry, x, panels, bias, residual,
                 tail_tile(memory, a + row * STRIDE, STRIDE, scales + row, target + row * width, width,
                           panels, start, outputs, (terms + 3) // 4, k0 > 0)
 
-    for m in range(first, last):
-        sums, target = c + (m - first) * width, m * sizes.columns + column
-        shift = epilogue.bias_of(m // (geometry.out_height * geometry.out_width), sizes.outputs, bias) + column
-        if gated:
-            gates = sums + value_panels * COLUMNS + (sizes.columns + column) % COLUMNS
-            epilogue.write_gated(memory, sums, gates, end - column, bias, shift, shift + sizes.columns, y, target)
-        else:
-            epilogue.write(memory, sums, end - column, bias, shift, residual, y, target)
+    epilogue.write_rectangle(memory, c, first, last, column, end, sizes, geometry.out_height * geometry.out_width,
+                             bias, residual, y)
 
 
 @inlined

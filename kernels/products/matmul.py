@@ -29,7 +29,7 @@ from ..arrays import flat, float32
 from ..codegen.bfloat16 import factors_per_word
 from ..codegen.compiling import floats_in, floats_out, halves_in, inlined, kernels_for, size, sizes_of
 from ..codegen.memory import next_job
-from . import epilogue
+from . import blocking, epilogue
 from .blocking import COLUMNS, DEPTH, MAX_PANELS, SMALL, TAIL_ROWS, TILE_ROWS, Sizes, job_size
 from .int8_matmul import multiply_int8
 from .int8_matmul import scratch as int8_scratch
@@ -95,18 +95,14 @@ def _signature(panels):
 
 @kernels_for(float32=_signature(floats_in), bfloat16=_signature(halves_in))
 def multiply(thread_count, counter, sizes, geometry, x, panels, bias, residual, y, memory, share):
-    """Jobs go down the rows first: threads that run at the same time read the same panels."""
     sizes, geometry = Sizes(*sizes), Geometry(*geometry)
-    row_blocks = (sizes.rows + sizes.block_rows - 1) // sizes.block_rows
-    jobs = row_blocks * ((sizes.columns + sizes.block_columns - 1) // sizes.block_columns)
+    jobs = blocking.jobs_of(sizes)
     for thread in prange(thread_count):
         job = next_job(counter)
         while job < jobs:
-            first = job % row_blocks * sizes.block_rows
-            column = job // row_blocks * sizes.block_columns
-            _block(first, min(first + sizes.block_rows, sizes.rows), column,
-                   min(column + sizes.block_columns, sizes.columns), sizes, geometry, x, panels, bias, residual, y,
-                   memory, thread * share, thread * share + sizes.block_rows * DEPTH)
+            first, last, column, end = blocking.rectangle(job, sizes)
+            _block(first, last, column, end, sizes, geometry, x, panels, bias, residual, y, memory, thread * share,
+                   thread * share + sizes.block_rows * DEPTH)
             job = next_job(counter)
 
 
@@ -119,13 +115,9 @@ def _block(first, last, column, end, sizes, geometry, x, panels, bias, residual,
 
     With a gate (fewer columns than outputs) C holds the panels of the values, then those of the gates.
     """
-    gated, width = sizes.columns < sizes.outputs, sizes.width
-    value_panel, value_panels = column // COLUMNS, (end - column + COLUMNS - 1) // COLUMNS
-    gate_panel, all_panels = 0, value_panels
-    if gated:
-        gate_panel = (sizes.columns + column) // COLUMNS
-        all_panels += (sizes.columns + end - 1) // COLUMNS - gate_panel + 1
-    whole = (last - first + TILE_ROWS - 2 * TAIL_ROWS - 1) // TILE_ROWS * TILE_ROWS      # a larger rest fills a tile
+    width = sizes.width
+    value_panel, value_panels, gate_panel, all_panels = blocking.panels_of(column, end, sizes)
+    whole = blocking.rows_in_full_tiles(last - first)
     block_terms = DEPTH * factors_per_word(panels)
     for k0 in range(0, sizes.depth, block_terms):
         terms = min(block_terms, sizes.depth - k0)
@@ -141,11 +133,5 @@ def _block(first, last, column, end, sizes, geometry, x, panels, bias, residual,
                 tail_tile(memory, a + row * DEPTH, DEPTH, 1, panels, b,
                           memory, target + row * width, width, terms, k0 > 0)
 
-    for m in range(first, last):
-        sums, target = c + (m - first) * width, m * sizes.columns + column
-        shift = epilogue.bias_of(m // (geometry.out_height * geometry.out_width), sizes.outputs, bias) + column
-        if gated:
-            gates = sums + value_panels * COLUMNS + (sizes.columns + column) % COLUMNS
-            epilogue.write_gated(memory, sums, gates, end - column, bias, shift, shift + sizes.columns, y, target)
-        else:
-            epilogue.write(memory, sums, end - column, bias, shift, residual, y, target)
+    epilogue.write_rectangle(memory, c, first, last, column, end, sizes, geometry.out_height * geometry.out_width,
+                             bias, residual, y)
