@@ -10,6 +10,7 @@ import tempfile
 import time
 
 from bench import models
+from npdiffusion import kernels
 from npdiffusion.checkpoints import families
 from npdiffusion.checkpoints.config_json import config
 from npdiffusion.checkpoints.conversion import write_tensors
@@ -29,8 +30,9 @@ def add_arguments(parser):
     parser.add_argument("--model", type=pathlib.Path, default=None,
                         help="folder that is written, or was (default: a temporary one)")
     parser.add_argument("--max-memory", default="4GB")
+    parser.add_argument("--dtype", choices=kernels.DTYPES, default=None, help="(default: what fits)")
     parser.add_argument("--size", type=int, default=1024)
-    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=1)
 
 
 def run(arguments):
@@ -76,13 +78,14 @@ def draw(folder, arguments):
     import npdiffusion
     from npdiffusion.kernels import fast
     from npdiffusion.settings import Request
-    fast.warm_up(dtype="bfloat16")
+    for dtype in "bfloat16", arguments.dtype or "bfloat16":
+        fast.warm_up(dtype=dtype)
     request = Request(PROMPT, width=arguments.size, height=arguments.size, steps=arguments.steps, seed=1)
     start = time.perf_counter()
-    pipeline = npdiffusion.load(folder, max_memory=arguments.max_memory, requests=[request])
+    pipeline = npdiffusion.load(folder, dtype=arguments.dtype, max_memory=arguments.max_memory, requests=[request])
     loaded = time.perf_counter()
     budget = pipeline.budget
-    budget.measure(pipeline.unet, pipeline.vae.config.reduction)
+    budget.measure([pipeline.unet], pipeline.vae.config.reduction)
     print(f"{budget}\nloaded in {loaded - start:.1f} s", flush=True)
     image, = pipeline.generate(**request.given(), progress=False)
     most = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -239,7 +239,7 @@ def upsample_conv2d(x: Array, weight: Weight, bias: Array | None, height: int, w
 
 def embedding(ids: Array, weight: Weight) -> Array:
     """Row ids[...] of the table      ids: integers (...)   weight: (vocabulary, C)   → (..., C)"""
-    return stored(weight)[ids]
+    return weight.rows(ids) if hasattr(weight, "rows") else stored(weight)[ids]
 
 
 def timestep_embedding(timesteps: Array, dim: int, flip_sin_to_cos: bool = True, freq_shift: float = 0) -> Array:

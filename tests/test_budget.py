@@ -24,7 +24,7 @@ from npdiffusion.diffusion.guidance import Prediction
 from npdiffusion.errors import UserError
 from npdiffusion.jobs.entries import one_by_one
 from npdiffusion.kernels import machine, threads
-from npdiffusion.memory import budget, estimates
+from npdiffusion.memory import budget, estimates, seconds
 from npdiffusion.models import layers, parameters, taesd
 from npdiffusion.models.conditioning import Conditioning
 from npdiffusion.models.configs import TinyVAEConfig, UNetConfig
@@ -80,7 +80,7 @@ def test_the_command_refuses_what_is_no_amount_before_anything_else(text, capsys
 # ---- choices
 
 @pytest.mark.parametrize(("room", "dtype", "expected"), [
-    (1.3, None, ("float32", 0)), (0.75, None, ("bfloat16", 0)), (0.6, None, ("bfloat16", 1)),
+    (1.3, None, ("float32", 0)), (0.75, None, ("bfloat16", 0)), (0.6, None, ("int8", 0)), (0.5, None, ("bfloat16", 1)),
     (0.75, "float32", ("float32", 1))])
 def test_the_choice_follows_the_amount(room, dtype, expected):
     limit = budget.RUNTIME + room * EMBEDDED
@@ -175,7 +175,8 @@ def test_a_step_computes_two_images_with_guidance(scale, images, parts):
 
 
 def test_without_guidance_half_of_the_feature_maps_have_to_fit(parts):
-    maps = estimates.step(parts["unet"].model.config, 128, 128, 2)
+    maps = sum(estimate(parts["unet"].model.config, *given, 2) for estimate, given in (
+        (estimates.step, (128, 128)), (estimates.words, ())))
     weights = sum(parameters.nbytes(part.model, "float32") for part in parts.values())
     for images, limit in (2, budget.RUNTIME + weights + maps), (1, budget.RUNTIME + weights + maps / 2):
         assert budget.plan(parts, limit, [(1024, 1024)], images=images, mode="on").dtype == "float32"
@@ -205,7 +206,8 @@ def test_taesd_for_previews_is_kept_beside_the_model_and_decodes_in_one_piece(pa
     assert budget.plan(parts, limit - 1, [(512, 512)], mode="on", preview_vae=preview).dtype == "bfloat16"
     half = budget.plan(parts, limit - 1, [(512, 512)], mode="on", preview_vae=preview).kept
     less = limit - beside.kept + half - 1
-    assert budget.plan(parts, less, [(512, 512)], mode="on", preview_vae=preview).dtype == "int8"
+    part = budget.plan(parts, less, [(512, 512)], mode="on", preview_vae=preview)
+    assert part.dtype == "bfloat16" and part.on_disk and not part.read
     streamed = budget.plan(parts, less, [(512, 512)], "bfloat16", mode="on", preview_vae=preview)
     assert streamed.on_disk and its_weights < streamed.kept < half
     assert streamed.room() >= estimates.picture(TinyVAEConfig(), 512, 512)
@@ -348,7 +350,7 @@ def test_where_memory_is_short_the_model_is_fitted_into_what_there_is_with_a_not
 
 @pytest.mark.parametrize(("side", "said"), [(4096, "4096×4096 pixels: a step takes about "), (512, ""), (128, "")])
 def test_that_a_step_takes_minutes_is_said_beforehand(side, said, monkeypatch, capsys):
-    monkeypatch.setattr(budget, "rates", lambda *arguments: (1e11, 1e11))
+    monkeypatch.setattr(seconds, "of_step", lambda networks, height, width, *others: height * width / 3000)
     entry = one_by_one(Request("a", width=side, height=side), set())[0]
     generate.foretell(npdiffusion.load(), [entry])
     told = capsys.readouterr().err

@@ -3,7 +3,9 @@
 Three kinds come as they are stored: float32, float16, and bfloat16, whose bits come as uint16, since NumPy has no such
 type. All others are decoded a piece at a time (quantized.py), so that no second copy of a large tensor is in memory.
 """
+import contextlib
 import math
+import os
 import pathlib
 from dataclasses import dataclass, replace
 
@@ -39,14 +41,25 @@ class Tensor:
         kind = KINDS.get(self.dtype, UNKNOWN)
         return -(-math.prod(self.shape) // kind.values) * kind.size
 
+    @property
+    def in_rows(self):
+        """Whether each of its rows is so many bytes of the file."""
+        return math.prod(self.shape[1:]) % KINDS.get(self.dtype, UNKNOWN).values == 0
+
     def rows(self, start, stop):
         """The tensor of its rows start … stop − 1 alone; only those are read."""
         kind = KINDS.get(self.dtype, UNKNOWN)
         numbers = math.prod(self.shape[1:])
-        if numbers % kind.values:
+        if not self.in_rows:
             raise UserError(f"{self.path}: {self.name[:200]!a} is quantised in blocks that are no parts of its rows")
         row = numbers // kind.values * kind.size
         return replace(self, shape=(stop - start, *self.shape[1:]), start=self.start + start * row)
+
+    def read_ahead(self):
+        """Have the system read its numbers into its own memory while this process does something else, if it can"""
+        if hasattr(os, "posix_fadvise"):
+            with contextlib.suppress(OSError), self.path.open("rb", buffering=0) as file:
+                os.posix_fadvise(file.fileno(), self.start, self.stored, os.POSIX_FADV_WILLNEED)
 
     def __call__(self, into=None):
         """Its numbers → array of `shape`: float32, float16, or uint16 for bfloat16

@@ -186,7 +186,7 @@ def load(options, backend, threads, entries, tiny=None):
     if backend == "numba" and compile_kernels(budget.dtype if budget else options.dtype or "float32"):
         seconds["compiling"] = time.perf_counter() - loaded
     if budget:
-        budget.measure(pipeline.unet, pipeline.vae.config.reduction)
+        budget.measure([pipeline.unet, *pipeline.controlnets], pipeline.vae.config.reduction)
         say(budget)
     elif backend == "numba":
         foretell(pipeline, entries)
@@ -204,7 +204,7 @@ def foretell(pipeline, entries):
     if width * height < LARGE * math.prod(trained):
         return                                             # measuring would take longer than it is worth
     measured = Budget(None, "float32", width, height)
-    measured.measure(pipeline.unet, reduction)
+    measured.measure([pipeline.unet, *pipeline.controlnets], reduction)
     if measured.seconds >= 60:
         say(f"{width}×{height} pixels: a step takes about {measured.seconds / 60:.2g} minutes")
 

@@ -6,29 +6,30 @@ From what is best for the picture to what needs least, the first that fits is ta
 
     1  all weights in memory, float32
     2  the same in bfloat16: half the memory, and faster where the processor multiplies it
-    3  the UNet's linear layers in int8, a quarter of float32's
-    4  weights stay on disk and are read when they are used (on_disk.py), as bfloat16; as many of the UNet's as fit are kept
-    5  the same, and the picture is decoded in tiles (models/tiling.py), the largest that fit
+    3  the UNet alone in memory, all others stay on disk and are read when they are used (on_disk.py), once or twice a picture
+    4  as 2, then as 3, with the UNet's linear layers in int8, a quarter of float32's
+    5  as 3, in bfloat16, and what doesn't fit of the UNet's weights is read in each step
 
-A given dtype is kept to, and then the first three are one. Attention never holds a matrix of all tokens by all tokens
-(kernels/products/flash_attention.py), so there is nothing to choose for it; the plain NumPy definitions do, and are refused.
+From 3 on the picture is decoded in tiles (models/tiling.py) if more weights stay in memory for it: of GOOD_TILE pixels or
+more, and of fewer only where nothing else fits. A given dtype is kept to.
+
+Attention never holds a matrix of all tokens by all tokens (kernels/products/flash_attention.py), so there is nothing to choose
+for it; the plain NumPy definitions do, and are refused.
 """
-import time
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from npdiffusion import kernels
 from npdiffusion.errors import UserError
-from npdiffusion.memory import estimates, tiles
-from npdiffusion.models import flops, parameters
+from npdiffusion.memory import estimates, seconds, tiles
 from npdiffusion.models import on_disk as streaming
-from npdiffusion.models.on_disk import OnDisk
+from npdiffusion.models import parameters
 
 RUNTIME = 220e6                       # bytes: Python, NumPy, numba, compiled kernels and what they work in
-SMALLEST_TILE = 128                   # pixels: in smaller ones the autoencoder sees too little of the picture
+SMALLEST_TILE = 128                   # pixels: in smaller ones the autoencoder sees too little of the picture,
+GOOD_TILE = 512                       # in such ones as much as v1's was trained on
 LONG = 100                            # seconds: from there on, minutes are said
-EXAMPLES = 8                          # weights that are read to find how long that takes
 
 
 @dataclass
@@ -38,7 +39,7 @@ class Budget:
     buffer: bytes that reading the largest of them takes     read: bytes of the file that a step reads
     maps: bytes of the largest feature maps of the planned picture
     tile: side in pixels of the tiles in which the planned picture is decoded, or None     images: that a step computes
-    seconds: of a step, as measured by a few products; None before `measure`
+    seconds: of a step, as `measure` finds them; None before that
     """
     limit: float | None
     dtype: str
@@ -76,20 +77,9 @@ class Budget:
             raise UserError(f"{what}: need about {needed / 1e9:.2f} GB with the weights as they were loaded, but max_memory "
                             f"is {self.limit / 1e9:.2f} GB")
 
-    def measure(self, unet, reduction):
-        """Estimate the seconds of a step from a few products of usual shapes, and from reading some weights."""
-        count = flops.unet(unet.config, self.height // reduction, self.width // reduction)
-        side = max(8, min(32, self.width // reduction // 2))
-        by_convolution, by_product = rates(unet.config, self.dtype, self.images, side)
-        self.seconds = self.images * sum(operations / (by_convolution if kind == "3×3" else by_product)
-                                         for kind, operations in count.items())
-        weights = [vars(layer).get("weight") for _, layer in parameters.modules(unet)]
-        on_disk = [weight for weight in weights if isinstance(weight, OnDisk)]
-        if on_disk:
-            on_disk.sort(key=lambda weight: weight.size)
-            some = on_disk[len(on_disk) // (2 * EXAMPLES)::-(-len(on_disk) // EXAMPLES)]          # of all sizes
-            share = sum(weight.size for weight in some) / sum(weight.size for weight in on_disk)
-            self.seconds += sum(shortest(weight.read) for weight in some) / share
+    def measure(self, networks, reduction):
+        """Find the seconds of a step of the planned picture: of the UNet and of ControlNets, [network]; see seconds.py"""
+        self.seconds = seconds.of_step(networks, self.height // reduction, self.width // reduction, self.images, self.read)
 
     def __str__(self):
         """One line about it."""
@@ -142,39 +132,58 @@ def plan(parts, limit, sizes, dtype=None, images=2, mode="auto", preview_vae=Non
     f = vae.reduction
     width, height = largest(sizes, unet, vae, images, mode)
     step = max(estimates.step(parts[name].model.config, width // f, height // f, images) for name in unets)
-    step = max(reading, step + estimates.control(unet, width // f, height // f, images) * bool(controlnets))
+    words = sum(estimates.words(parts[name].model.config, images) for name in (*unets, *controlnets))
+    step = max(reading, step + words + estimates.control(unet, width // f, height // f, images) * bool(controlnets))
     beside = 0
     if preview_vae is not None:                       # float32, all of it in memory, and without tiles
         beside = parameters.nbytes(preview_vae, "float32")
         step = max(step, estimates.picture(preview_vae.config, width, height))
     tile = tiles.choose(vae, width, height, mode)
+    ordered = dict.fromkeys(("unet", *controlnets, *unets, "vae", *parts))                    # the UNet is used most
+    on_disk = None
     for kept_as in (dtype,) if dtype else kernels.DTYPES:
         kept, maps = beside + unlimited(parts, kept_as).kept, max(step, estimates.picture(vae, width, height, tile))
         if RUNTIME + kept + maps <= limit:
             return Budget(limit, kept_as, width, height, kept, maps=maps, tile=tile, images=images)
+        if dtype or kept_as != "float32":
+            found = partly_on_disk({name: parts[name] for name in ordered}, limit, kept_as, (width, height), images, mode, step,
+                                   beside)
+            if not found.read:
+                return found
+            on_disk = on_disk or found                        # bfloat16's, rather than int8's
+    return on_disk
 
-    dtype = dtype or "bfloat16"
+
+def partly_on_disk(parts, limit, dtype, size, images, mode, step, beside):
+    """`plan` with weights on disk; parts: those that are used most come first     step, beside: bytes of feature maps of a
+    step, and of what else is kept"""
+    every_step = [name for name in parts if name.endswith("unet") or name.startswith("controlnet")]
+    vae = parts["vae"].model.config
     streamable = {name: part.may_stay_on_disk(dtype) for name, part in parts.items()}
     fixed = beside + sum(parameters.nbytes(part.model, dtype) for part in parts.values()) - sum(
         sum(found.values()) for found in streamable.values())
-    buffer = max((count + parts[part].bytes_to_read(name) for part in (*unets, *controlnets)
+    buffer = max((count + parts[part].bytes_to_read(name) for part in every_step
                   for name, count in streamable[part].items()), default=0)
-    for tile in tile_sizes(vae, width, height, mode):
-        maps = max(step, estimates.picture(vae, width, height, tile))
-        room = limit - RUNTIME - fixed - buffer - maps
-        if room >= 0:
-            break
-    else:
-        least = np.ceil((limit - room) / 1e7) / 100
-        raise UserError(f"max_memory is {limit / 1e9:.2f} GB: too little for {width}×{height} pixels, which need at least "
+    wanted = sum(sum(streamable[name].values()) for name in every_step)
+    room = -1
+    for side in tile_sizes(vae, *size, mode):
+        picture = max(step, estimates.picture(vae, *size, side))
+        left = limit - RUNTIME - fixed - buffer - picture
+        if left >= 0:
+            tile, maps, room = side, picture, left
+            if room >= wanted or (tile or max(size)) <= GOOD_TILE:
+                break
+    if room < 0:
+        least = np.ceil((limit - left) / 1e7) / 100
+        raise UserError(f"max_memory is {limit / 1e9:.2f} GB: too little for {size[0]}×{size[1]} pixels, which need at least "
                         f"{least:.2f} GB; smaller pictures need less")
     on_disk, kept = {}, fixed
-    for name in dict.fromkeys(("unet", *controlnets, *unets, "vae", *parts)):                  # the UNet is used most
-        names, size = streaming.keep(streamable[name], room - (kept - fixed))
+    for name in parts:
+        names, taken = streaming.keep(streamable[name], room - (kept - fixed))
         on_disk[name] = streamable[name].keys() - names
-        kept += size
-    read = sum(parts[part].bytes_in_file(name) for part in ("unet", *controlnets) for name in on_disk[part])
-    return Budget(limit, dtype, width, height, kept, buffer, maps, read, on_disk, tile, images)
+        kept += taken
+    read = sum(parts[part].bytes_in_file(name) for part in every_step if part != "refiner unet" for name in on_disk[part])
+    return Budget(limit, dtype, *size, kept, buffer, maps, read, on_disk, tile, images)
 
 
 def largest(sizes, unet, vae, images, mode):
@@ -192,24 +201,3 @@ def tile_sizes(config, width, height, mode):
         step = 4 * config.reduction
         side = (first or max(width, height)) - 1
         yield from range(side // step * step, min(SMALLEST_TILE, config.sample_size) - 1, -step)
-
-
-def rates(config, dtype, images, side):
-    """Operations per second of a 3×3 convolution and of a linear layer, at the second level's width and side² pixels"""
-    channels = config.block_out_channels[min(1, len(config.block_out_channels) - 1)]
-    x = np.ones((images, side, side, channels), np.float32)
-    square = kernels.pack_conv2d(np.ones((channels, channels, 3, 3), np.float32), dtype)
-    wide = kernels.pack_linear(np.ones((4 * channels, channels), np.float32), dtype)
-    operations = 2 * images * side ** 2 * channels ** 2
-    return (9 * operations / shortest(lambda: kernels.conv2d(x, square, None, padding=(1, 1, 1, 1))),
-            4 * operations / shortest(lambda: kernels.linear(x, wide)))
-
-
-def shortest(call):
-    """Seconds of the shorter of two calls, after one that warms up."""
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return min(times[1:])

@@ -9,6 +9,7 @@ from PIL import Image
 
 from npdiffusion.errors import UserError
 from npdiffusion.kernels import machine
+from npdiffusion.models.flops import WORDS
 from npdiffusion.pictures import images
 
 UNET_MAPS = 13        # of the first level's size, alive at once in its last blocks: skips, tokens, q, k, v, …
@@ -33,6 +34,14 @@ def needed(vae, kept):
 def step(config, width, height, together):
     """Bytes that the UNet's feature maps take; width, height: latent pixels; together: 2 with guidance for each picture"""
     return UNET_MAPS * 4 * together * width * height * config.block_out_channels[0]
+
+
+def words(config, together, states=WORDS):
+    """Bytes of the keys and values that each cross-attention makes of the prompts' states, once a picture"""
+    depths = [(channels, sum(config.depths(level)) + sum(config.depths(level, up=True)))
+              for level, channels in enumerate(config.block_out_channels)]
+    depths.append((config.block_out_channels[-1], config.mid_depth or 0))
+    return 4 * 2 * together * states * sum(channels * blocks for channels, blocks in depths)
 
 
 def control(config, width, height, together):

@@ -6,8 +6,10 @@ A kernel takes such a weight like any other and asks it for its numbers, so that
 and results are the same bit for bit. It is `read` with ordinary reads into memory of its own, not mapped: pages of a
 mapped file would count as the process's until the system needs them.
 
-Each weight of the UNet is used once in a step, so any of them may stay: the largest do, which leaves the smallest ones
-to be read, and with them the least memory to read them into.
+Each weight of the UNet is used once in a step, so any of them may stay in memory: the largest do, which leaves the smallest
+ones to be read, and with them the least memory to read them into. They are used in the same order in every step: while a
+weight is packed and used, the system reads the file of the one that came after it last time. Of a table of embeddings the
+rows that are asked for are read.
 """
 import threading
 
@@ -21,10 +23,11 @@ _local = threading.local()
 
 class OnDisk:
     """A weight in a file. shape: the parameter's      tensor: gives the array when called, see checkpoints/tensors.py"""
-    __slots__ = "pack", "shape", "source", "tensor"               # no others: `parameters.walk` finds nothing below
+    __slots__ = "following", "pack", "shape", "source", "tensor"      # no others: `parameters.walk` finds nothing below
 
     def __init__(self, tensor, shape, source):
         self.tensor, self.shape, self.source, self.pack = tensor, shape, source, None
+        self.following = None             # the tensor that was read after this one
 
     @property
     def size(self):
@@ -39,10 +42,29 @@ class OnDisk:
     def read(self):
         """Its numbers, as a kernel wants them; UserError if they can't be read, or are not finite."""
         array = self.tensor(scratch).reshape(self.shape)
+        self._read_ahead()
         weight = as_float32(array) if self.pack is None else self.pack(array)
         if not (weight.is_finite if hasattr(weight, "is_finite") else np.isfinite(as_float32(weight)).all()):
             raise UserError(f"{self.source}: {self.tensor.name} holds values that are not finite (NaN or infinity)")
         return weight
+
+    def rows(self, ids):
+        """Its rows ids (…), as float32 (…, C); only those are read where they can be"""
+        wanted, places = np.unique(ids, return_inverse=True)
+        if not getattr(self.tensor, "in_rows", False) or wanted[0] < 0 or wanted[-1] >= self.shape[0]:
+            return as_float32(self.read())[ids]
+        found = np.concatenate([as_float32(self.tensor.rows(int(row), int(row) + 1)()) for row in wanted])
+        if not np.isfinite(found).all():
+            raise UserError(f"{self.source}: {self.tensor.name} holds values that are not finite (NaN or infinity)")
+        return found[places.reshape(np.shape(ids))]
+
+    def _read_ahead(self):
+        """Have the system read what comes next, and remember what came after which"""
+        before, _local.before = getattr(_local, "before", None), self
+        if before is not None:
+            before.following = self.tensor
+        if hasattr(self.following, "read_ahead"):
+            self.following.read_ahead()
 
 
 def scratch(size):
