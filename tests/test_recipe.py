@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from npdiffusion.weights.recipe import captions, exam, newcomer, recognition, scenes, settings, subjects
+from npdiffusion.weights.recipe import captions, exam, newcomer, recognition, scenes, scribbles, settings, subjects
 
 STAND_INS = ("cat", "dog", "fox", "bear", "panda", "frog")
 
@@ -265,3 +265,40 @@ def test_words_of_subjects_and_colours_are_single_tokens():
     vocabulary = shipped("tokenizer/vocab.json")
     words = {word for name in (*subjects.NAMES, *scenes.COLOURS, "background") for word in name.split()}
     assert {word for word in words if word + "</w>" not in vocabulary} == set()
+
+
+# The scribbles -------------------------------------------------------------------------------------------------
+
+def test_a_scribble_runs_around_what_it_is_drawn_of():
+    down, across = np.indices((settings.PIXELS, settings.PIXELS))
+    disc = np.hypot(down - 60, across - 70) < 30
+    for seed in range(8):
+        lines, area = scribbles.scribble(disc, np.random.default_rng(seed))
+        assert lines.shape == disc.shape and lines.dtype == np.uint8
+        assert scribbles.iou(area, disc) > 0.85 and not (area == disc).all()
+        away = abs(np.hypot(down - 60, across - 70) - 30)
+        assert lines[away > 10].max() == 0 and lines[away < 10].max() > 100 and (lines > 127).sum() > 60
+
+
+def test_scribbles_of_one_mask_differ_by_the_generator_alone():
+    mask = np.zeros((settings.PIXELS,) * 2, bool)
+    mask[40:90, 30:80] = True
+    one, again, other = (scribbles.scribble(mask, np.random.default_rng(seed))[0] for seed in (1, 1, 2))
+    assert (one == again).all() and (one != other).any()
+    assert not scribbles.scribble(np.zeros_like(mask), np.random.default_rng(0))[0].any()
+
+
+def test_iou_is_that_of_two_squares():
+    one, other = (np.zeros((8, 8), bool) for _ in range(2))
+    one[:4, :4], other[:4, 2:6] = True, True
+    assert scribbles.iou(one, other) == 8 / 24 and scribbles.iou(one, one) == 1 and scribbles.iou(one, ~one) == 0
+
+
+def test_what_stands_out_in_a_drawn_scene_is_the_mask_of_its_sprites(sprites):
+    scores = []
+    for seed, scene in enumerate(ONE_OF_EACH):
+        rng = np.random.default_rng(seed)
+        picture, mask = scribbles.draw_bent(scene, sprites, rng)
+        assert picture.shape == (settings.PIXELS, settings.PIXELS, 3) and mask.shape == picture.shape[:2] and mask.any()
+        scores.append(scribbles.iou(scribbles.seen(picture, scene.background), mask))
+    assert min(scores) > 0.9

@@ -10,7 +10,18 @@ from PIL import Image
 import npdiffusion
 from npdiffusion.training import initial, loop, runs
 from npdiffusion.training.optimizers import muon_and_adamw
-from npdiffusion.weights.recipe import encode, export, models, scenes, settings, train_unet, train_vae, training
+from npdiffusion.weights.recipe import (
+    encode,
+    export,
+    models,
+    scenes,
+    settings,
+    train_control,
+    train_few_steps,
+    train_unet,
+    train_vae,
+    training,
+)
 from tests.differences import agree
 
 STEPS, RATE = 5, 1e-3
@@ -25,7 +36,12 @@ TINY = dict(
     VAE=settings.VAE | dict(block_out_channels=(16, 16, 16, 16), norm_num_groups=8),
     VAE_TRAINING=settings.VAE_TRAINING | dict(steps=3, decoder_steps=2, batch=2),
     UNET_TRAINING=settings.UNET_TRAINING | dict(legs=(3, 5), batch=3, warm_up=2, decay=2, first_scenes=8, scenes=16,
-                                                more_every=2))
+                                                more_every=2),
+    HINT=(4, 8, 8, 8),
+    CONTROL_TRAINING=settings.CONTROL_TRAINING | dict(steps=3, decay=1, batch=2, first_scenes=4, scenes=8, more_every=2,
+                                                      iou_every=3, watched=1),
+    FEW_STEPS_TRAINING=settings.FEW_STEPS_TRAINING | dict(steps=3, decay=1, batch=2, rank=2, scenes=4, judge_every=3,
+                                                          share=1 / 150))
 
 
 @pytest.fixture
@@ -36,9 +52,9 @@ def tiny(tmp_path, monkeypatch):
     monkeypatch.setattr(settings, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(settings, "PROGRESS", tmp_path / "progress.json")
     monkeypatch.setattr(scenes, "NAMES", tuple(SPRITES))
-    for module in (train_vae, encode):
+    for module in (train_vae, encode, train_control, train_few_steps):
         monkeypatch.setattr(module, "load_sprites", lambda font: SPRITES)
-    for module in (train_unet, encode):
+    for module in (train_unet, train_control, encode):
         monkeypatch.setattr(module, "PIECE", 4)
     monkeypatch.setattr(train_vae, "unseen_scenes", lambda count, sprites: np.full((2, 64, 64, 3), 90, np.uint8))
     return tmp_path
@@ -47,7 +63,10 @@ def tiny(tmp_path, monkeypatch):
 def run_all(folder, *more):
     """All parts of the plan, one after the other      → whether they are done"""
     options = ["--font", "none", "--runs", str(folder), *more]
-    return train_vae.main(["--until", "encoder", *options]) and train_unet.main(options) and train_vae.main(options)
+    done = train_vae.main(["--until", "encoder", *options]) and train_unet.main(options) and train_vae.main(options)
+    if done and not (folder / "model").exists():
+        export.main(["--runs", str(folder)])
+    return done and train_control.main(options) and train_few_steps.main(options)
 
 
 def states(folder):
@@ -157,9 +176,9 @@ def test_training_goes_on_from_the_shipped_model_and_exports_it_unchanged(tiny, 
     run_all(tiny / "first")
     export.main(["--runs", str(tiny / "first"), "--to", str(tiny / "shipped")])
     monkeypatch.setattr(settings, "MODEL", tiny / "shipped")
-    settings.PROGRESS.write_text('{"vae": 5, "unet": 3}')
+    settings.PROGRESS.write_text('{"vae": 5, "unet": 3, "controlnet": 3, "few_steps": 3}')
     settings.RUNS = tiny / "second"
-    assert [training.begun(part) for part in training.PARTS] == [5, 3, 5]
+    assert [training.begun(part) for part in training.PARTS] == [5, 3, 5, 3, 3]
     export.main(["--runs", str(tiny / "second"), "--to", str(tiny / "again")])
     for path in (tiny / "shipped").rglob("*"):
         if path.is_file():

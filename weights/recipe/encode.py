@@ -28,8 +28,8 @@ def scene_of(index):
     return sample_scene(rng), rng
 
 
-def piece_path(piece):
-    return settings.RUNS / "latents" / f"{piece:03}.npy"
+def piece_path(piece, folder="latents"):
+    return settings.RUNS / folder / f"{piece:03}.npy"
 
 
 def scaling_factor():
@@ -41,10 +41,13 @@ def scaling_factor():
 
 
 class Bank:
-    """Latents of scenes 0 … n − 1: the posterior's means, scaled to a standard deviation of about 1."""
+    """Latents of scenes 0 … n − 1: the posterior's means, scaled to a standard deviation of about 1.
 
-    def __init__(self, font=settings.FONT):
-        self.font, self.pieces, self.scenes = font, [], []
+    drawn(scene, sprites, rng): how a scene is made a picture      folder: of the files, in the runs
+    """
+
+    def __init__(self, font=settings.FONT, drawn=draw, folder="latents"):
+        self.font, self.drawn, self.folder, self.pieces, self.scenes = font, drawn, folder, [], []
         self.vae = None                                     # loaded when there is something to encode
 
     def __getitem__(self, indices):
@@ -55,7 +58,7 @@ class Bank:
         """Have at least `count` scenes: from files of an earlier run, or drawn and encoded now."""
         missing = range(len(self.pieces), -(-count // PIECE))
         for piece in tqdm(missing, desc="scenes", unit="thousand", disable=len(missing) < 2):
-            path, indices = piece_path(piece), range(piece * PIECE, (piece + 1) * PIECE)
+            path, indices = piece_path(piece, self.folder), range(piece * PIECE, (piece + 1) * PIECE)
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 written(path, partial(save, self.encode(indices)))
@@ -67,7 +70,7 @@ class Bank:
         """→ (N, 16, 16, 4) float16, not yet scaled"""
         if self.vae is None:
             self.sprites, self.vae = load_sprites(self.font), fill(dict(vae=new_vae()))["vae"]
-        pictures = to_array(np.stack([draw(scene, self.sprites, rng) for scene, rng in map(scene_of, indices)]))
+        pictures = to_array(np.stack([self.drawn(scene, self.sprites, rng) for scene, rng in map(scene_of, indices)]))
         means = [self.vae.encode(some)[0] for some in np.array_split(pictures, max(1, len(pictures) // 25))]
         return np.concatenate(means).astype(np.float16)
 

@@ -2,6 +2,9 @@
 
     python -m weights.recipe.export                     into runs/model/, to be judged
     python -m weights.recipe.export --to weights        ships it
+
+The ControlNet goes to controlnet/, the LoRA to lora/lcm.safetensors in PEFT's names, as diffusers has them, once they have
+been trained.
 """
 
 import argparse
@@ -13,12 +16,17 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from npdiffusion.checkpoints.config_json import config
-from npdiffusion.training import initial
+from npdiffusion.training import initial, lora_layers
 from npdiffusion.training.runs import written
 
 from . import settings
 from .encode import scaling_factor
 from .models import new_text_encoder, new_unet, new_vae
+from .train_control import PART as CONTROLNET
+from .train_control import new_controlnet, newest
+from .train_few_steps import FILE as LORA_FILE
+from .train_few_steps import PART as FEW_STEPS
+from .train_few_steps import attach, spelled
 from .training import fill, steps_behind
 
 INDEX = {
@@ -38,10 +46,24 @@ def write_json(content, path):
 
 def write(folder, filename, model, sizes):
     """A part of the model: its config.json and its weights."""
-    write_json(config(model.config) | sizes, folder / "config.json")
-    tensors = {name: value.astype(np.float16) for name, value in initial.of(model).items()}
-    written(folder / filename, lambda beside: save_file(tensors, beside, metadata={"format": "pt"}))
-    (folder / filename).chmod(0o644)                        # the library leaves it readable to its owner alone
+    write_json(sizes, folder / "config.json")
+    write_tensors(initial.of(model), folder / filename)
+
+
+def write_tensors(values, path):
+    """{name: array} in float16"""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {name: np.ascontiguousarray(value, np.float16) for name, value in values.items()}
+    written(path, lambda beside: save_file(tensors, beside, metadata={"format": "pt"}))
+    path.chmod(0o644)                                       # the library leaves it readable to its owner alone
+
+
+def control_sizes(controlnet):
+    """config.json of a ControlNet, as diffusers writes it"""
+    upwards = ("sample_size", "out_channels", "up_block_types")
+    sizes = {name: value for name, value in (config(controlnet.config) | settings.UNET).items() if name not in upwards}
+    return sizes | {"_class_name": "ControlNetModel", "conditioning_embedding_out_channels": settings.HINT,
+                    "controlnet_conditioning_channel_order": "rgb"}
 
 
 def main(arguments=None):
@@ -53,11 +75,20 @@ def main(arguments=None):
     folder = (args.to or settings.RUNS / "model").resolve()
     vae, unet, text_encoder = new_vae(scaling_factor()), new_unet(), new_text_encoder()
     fill(dict(vae=vae, unet=unet, text_encoder=text_encoder))
-    write(folder / "vae", "diffusion_pytorch_model.safetensors", vae, settings.VAE)
-    write(folder / "unet", "diffusion_pytorch_model.safetensors", unet, settings.UNET)
-    write(folder / "text_encoder", "model.safetensors", text_encoder, settings.TEXT)
+    weights = "diffusion_pytorch_model.safetensors"
+    for name, file, model, sizes in (("vae", weights, vae, settings.VAE), ("unet", weights, unet, settings.UNET),
+                                     ("text_encoder", "model.safetensors", text_encoder, settings.TEXT)):
+        write(folder / name, file, model, config(model.config) | sizes)
+    progress = {part: steps_behind(part) for part in ("unet", CONTROLNET, FEW_STEPS)}
+    if progress[CONTROLNET]:
+        controlnet = new_controlnet()
+        newest(controlnet, unet)
+        write(folder / CONTROLNET, weights, controlnet, control_sizes(controlnet))
+    if progress[FEW_STEPS]:
+        write_tensors(spelled(attach(unet)), folder / LORA_FILE)
+        lora_layers.detach(unet)
     if folder == settings.MODEL:
-        write_json(dict(vae=max(map(steps_behind, ("vae", "decoder"))), unet=steps_behind("unet")), settings.PROGRESS)
+        write_json(dict(vae=max(map(steps_behind, ("vae", "decoder")))) | progress, settings.PROGRESS)
     else:
         shutil.copytree(settings.MODEL / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)
     write_json({"_class_name": "DDIMScheduler", "_diffusers_version": "0.42.1", **settings.SCHEDULER},

@@ -147,21 +147,31 @@ def draw_ground(background, rng):
     return Image.fromarray(picture)
 
 
-def draw(scene, sprites, rng):
-    """→ (128, 128, 3) uint8"""
-    picture = draw_ground(scene.background, rng)
+def laid_out(scene, sprites, rng, bend=None):
+    """Yield (sprite, (left, top)) for each subject: RGBA images, scaled, where they are to be pasted
+
+    bend(sprite, rng) may change a sprite before it is placed, see `scribbles`
+    """
     names = scene.subjects * scene.count
     low, high = settings.LONGEST_SIDE[scene.size if len(names) < 2 else "two" if len(names) == 2 else "three"]
     offsets = ([settings.OFFSET[scene.place]], settings.TWO, settings.THREE)[max(0, len(names) - 1)]
     for name, offset in zip(names, offsets):
         whole = tinted(sprites[name], scene.tint) if scene.tint else sprites[name]
         sprite = scaled(whole, int(rng.integers(low, high + 1)))
+        if bend:
+            sprite = bend(sprite, rng)
         wander = rng.integers(-settings.WANDER, settings.WANDER + 1, 2)
         last = settings.PIXELS - settings.MARGIN
-        corner = [
+        yield sprite, [
             int(np.clip((settings.PIXELS - side) // 2 + shift + by, settings.MARGIN, last - side))
             for side, shift, by in zip(sprite.size, offset, wander)
         ]
+
+
+def draw(scene, sprites, rng):
+    """→ (128, 128, 3) uint8"""
+    picture = draw_ground(scene.background, rng)
+    for sprite, corner in laid_out(scene, sprites, rng):
         picture.paste(sprite, corner, sprite)
     return np.asarray(picture)
 

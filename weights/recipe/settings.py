@@ -83,4 +83,20 @@ UNET_TRAINING = dict(
     empty_captions=0.1, plain=("embedding.weight", "conv_in", "conv_out"),
     first_scenes=8_000, scenes=64_000, more_every=250,      # 1,000 more scenes every so many steps
 )
+
+# The ControlNet and the LoRA ---------------------------------------------------------------------------------
+STRETCH, TURN = 1.3, 25                                     # of sprites: at most so much wider or higher; degrees
+ROAM = 12                                                   # pixels off their place
+PEN = (1.5, 5.0)                                            # pixels, the width of a scribble's lines
+HINT = (8, 16, 32, 64)                                      # channels of the convolutions that read the scribble
+CONTROL_TRAINING = dict(
+    steps=700, decay=400, batch=16, rate=1e-3, warm_up=40, averaging=0.99, plain=("conv_in", "conv_out"),
+    wordless=0.5, placed=0.25,                              # captions left empty; those that say size and place
+    first_scenes=2_000, scenes=16_000, more_every=400, iou_every=100, watched=12,
+)
+FEW_STEPS_TRAINING = dict(
+    steps=700, decay=400, batch=16, rate=1e-3, warm_up=30, averaging=0.99, plain=("unet.",),       # all to AdamW
+    rank=12, layers="all", solver_steps=50, huber=1e-3, scenes=2_000,
+    judge_every=100, share=0.2,
+)
 GUIDANCE = 2.0                                              # what the table in weights/README.md speaks for

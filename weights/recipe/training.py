@@ -3,7 +3,8 @@
 Everything that learns is npdiffusion.training's: the models' own forward pass on a tape, Muon and AdamW, averaged
 weights, states that are kept every two minutes and on Ctrl-C, from which a run goes on bit for bit.
 
-    runs/vae/  runs/decoder/  runs/unet/       one for each part of the plan, see npdiffusion/training/runs.py
+    runs/vae/  runs/decoder/  runs/unet/  runs/controlnet/  runs/few_steps/
+                                               one for each part of the plan, see npdiffusion/training/runs.py
 """
 
 import argparse
@@ -26,7 +27,8 @@ from npdiffusion.training.optimizers import muon_and_adamw
 
 from . import settings
 
-PARTS = ("vae", "unet", "decoder")                          # of the plan, in its order
+PARTS = ("vae", "unet", "decoder", "controlnet", "few_steps")                # of the plan, in its order
+COUNTED = {"decoder": "vae", "text_encoder": "unet"}        # what learns with another, by whose name steps are counted
 
 
 def parser(description):
@@ -56,7 +58,7 @@ def rate_at(step, end, fresh, warm_up, decay):
 
 def shipped_steps(part):
     """How many steps of a part the shipped model has behind it, 0 if there is none."""
-    return read_json(settings.PROGRESS)["unet" if part == "unet" else "vae"] if settings.PROGRESS.exists() else 0
+    return read_json(settings.PROGRESS).get(COUNTED.get(part, part), 0) if settings.PROGRESS.exists() else 0
 
 
 def begun(part):
@@ -87,22 +89,37 @@ def named(models):
     return {f"{folder}.{name}": value for folder, model in models.items() for name, value in initial.of(model).items()}
 
 
-def fill(models):
-    """Give {folder: model} their newest weights: averages of the runs, else the shipped ones, else random ones."""
+def at_random(folder, model):
+    initial.begin(model, np.random.default_rng([settings.SEED, *folder.encode()]))
+
+
+def fill(models, begin=at_random):
+    """Give {folder: model} their newest weights: averages of the runs, else the shipped ones, else what begin(folder, model)
+    gives them."""
     wanted = named(models)
     for folder, model in models.items():
-        if shipped_steps("vae" if folder == "vae" else "unet"):
+        if shipped_steps(folder):
             file, = (settings.MODEL / folder).glob("*.safetensors")
             for name, tensor in parameters.match(model, read_file(file), file).items():
                 wanted[f"{folder}.{name}"][...] = tensor()
         else:
-            initial.begin(model, np.random.default_rng([settings.SEED, *folder.encode()]))
+            begin(folder, model)
+    fill_from_runs(wanted)
+    return models
+
+
+def fill_from_runs(wanted):
+    """Give those of {name: array} that are in a run the averages there, in place."""
     for part in PARTS:
         for name, tensor in (kept_state(part) or [{}])[0].items():
             name = name.removeprefix("average.")
             if name in wanted:
                 wanted[name][...] = tensor()
-    return models
+
+
+def newest_model():
+    """The folder of the model that was exported from the runs, else of the shipped one"""
+    return settings.RUNS / "model" if (settings.RUNS / "model").exists() else settings.MODEL
 
 
 def learn(part, learnt, loss, plan, rate, end, minutes, after=None):
