@@ -66,7 +66,7 @@ def served(folder, pipeline=None, key=None, host="127.0.0.1", allowed=(), loader
     folder.mkdir(exist_ok=True)
     gallery, store = Gallery(folder), Store(folder)
     own = {name: folders.get(name) for name in ("lora_dir", "embedding_dir")}
-    load = loaders or (lambda name: pipeline or npdiffusion.load(**own))
+    load = loaders or (lambda name, **leading: pipeline or npdiffusion.load(**own, **leading))
     engine = Engine(load, Catalogue(**folders), store, gallery)
     listening = socket.create_server(("127.0.0.1", 0), backlog=1500)
     try:

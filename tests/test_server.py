@@ -17,6 +17,7 @@ import npdiffusion
 from npdiffusion import study
 from npdiffusion.command import cli
 from npdiffusion.errors import UserError
+from npdiffusion.server import leading
 from npdiffusion.server.catalogue import Catalogue
 from npdiffusion.server.job import Job
 from npdiffusion.server.queue import Turns
@@ -25,8 +26,10 @@ from tests.fake_pipeline import FakePipeline
 from tests.processes import free_port, modules_after, run_python, until
 from tests.served import Gate, ask, pixels, png, served, start_process
 
-# ---- pictures
+DOT = png(Image.new("RGB", (8, 8)))
 
+
+# ---- pictures
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_picture_is_the_commands_bit_for_bit(real, tmp_path, monkeypatch):
@@ -116,11 +119,11 @@ def test_clients_take_turns():
 
 
 def test_models_are_not_loaded_by_turns():
-    turns, order = Turns(), ""
+    turns, order, loaded = Turns(), "", None
     for client in "ab":
         turns.add(Job(client, "api", client, 20, 0, "", 1.0))
-    while job := turns.next(order[-1:] or None):
-        order += job.model
+    while job := turns.next(loaded):
+        order, loaded = order + job.model, job.needs
         job.number += 1
         if job.number == job.count:
             turns.remove(job)
@@ -275,7 +278,8 @@ def test_the_description_has_every_path_and_every_setting(fake):
             status, *_ = fake.call(method.upper(), re.sub(r"\{\w+\}", "0", path), {} if method == "post" else None)
             assert status != 405, path
     body = found["paths"]["/api/jobs"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    assert body["properties"].keys() == {"model", *SETTINGS} and body["properties"]["steps"]["maximum"] == 1000
+    assert body["properties"].keys() == {"model", *leading.PICTURES, *SETTINGS}
+    assert body["properties"]["steps"]["maximum"] == 1000
     fields = found["paths"]["/sdapi/v1/img2img"]["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"]
     assert fields["inpaint_full_res"] == {"default": True, "type": "boolean"}
 
@@ -295,9 +299,14 @@ def test_the_description_has_every_path_and_every_setting(fake):
     ({"prompt": "x", "init_image": {"png": ""}}, 400, "base64"),
     ({"prompt": "x", "model": "../secret"}, 400, "no model"),
     ({"prompt": "a <lora:ink>"}, 400, "no folder of LoRAs"),
-    ({"prompt": "x", "control_image": "aaaa"}, 400, "ControlNets and adapters of pictures are not offered"),
-    ({"prompt": "x", "ip_image": "aaaa"}, 400, "ip_image: ControlNets and adapters"),
-    ({"prompt": "x", "control_scale": 0.5}, 400, "control_scale: ControlNets and"),
+    ({"prompt": "x", "control_image": "aaaa"}, 400, "control_image"),
+    ({"prompt": "x", "ip_image": DOT}, 400, "ip_adapter and ip_image go together, a picture for each: 0 and 1 are given"),
+    ({"prompt": "x", "control_scale": 0.5}, 400, "control_image is needed"),
+    ({"prompt": "x", "control": ["canny"], "control_image": DOT}, 400, "no folder of ControlNets and adapters (--control-dir)"),
+    ({"prompt": "x", "control": 5}, 400, "names of ControlNets are expected"),
+    ({"prompt": "x", "t2i_adapter": ["a"]}, 400, "t2i_adapter: a name is expected"),
+    ({"prompt": "x", "control_image": [DOT] * 5}, 413, "at most 4"),
+    ({"prompt": "x", "init_image": [DOT] * 2}, 400, "init_image: one picture is expected"),
     ({"prompt": 5}, 400, "must be a text"),
     ([], 400, "object"),
 ])

@@ -22,7 +22,7 @@ def picture(text):
 
 
 def asked(found, image_to_image=False):
-    return read_fields(found, image_to_image, fresh_options())
+    return read_fields(found, image_to_image, fresh_options())[:4]
 
 
 # ---- clients of others

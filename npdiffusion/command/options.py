@@ -72,7 +72,7 @@ def parse_options(argv=None):
     if options.cluster is not None:
         if options.prompts is None:
             parser.error("--cluster: it is for the pictures of --prompts")
-        for other in "preview", "preview_path", "steps_strip", "inside", "like", "control":
+        for other in "preview", "preview_path", "steps_strip", "inside", "like":
             if getattr(options, other) is not None:
                 parser.error(f"--cluster: it doesn't go with {OPTIONS[other].option}")
     if "control" in given and layers["control_image"] is None and options.prompts is None:

@@ -11,14 +11,14 @@ import socket
 from npdiffusion.command.parser import Parser, reader
 from npdiffusion.command.talk import say
 from npdiffusion.errors import UserError
-from npdiffusion.settings.kinds import Whole
+from npdiffusion.settings.kinds import Path, Whole
 from npdiffusion.settings.run import OPTIONS
 
 HOST, PORT, OUTPUT = "127.0.0.1", 7860, "pictures/"
 KEY = "NPDIFFUSION_API_KEY"
 NEEDED = {"starlette": "starlette", "uvicorn": "uvicorn", "python_multipart": "python-multipart"}
 LOADING = ("model", "unet", "refiner", "model_dir", "tokenizer", "dtype", "lora_dir", "embedding_dir", "vae", "threads",
-           "max_memory", "backend")
+           "max_memory", "backend", "ip_encoder")
 
 
 def parse(arguments):
@@ -39,7 +39,9 @@ def parse(arguments):
                f"a slash (default: {OUTPUT})", metavar="DIR")
     for name in LOADING:
         parser.add(OPTIONS[name])
-    parser.set_defaults(control=None, ip_adapter=None, ip_encoder=None, t2i_adapter=None)
+    parser.add_argument("--control-dir", type=reader(Path()), metavar="DIR", help="folder with ControlNets, IP- and "
+                        "T2I-Adapters, which requests use by their files' names")
+    parser.set_defaults(control=None, ip_adapter=None, t2i_adapter=None)
     parser.add(OPTIONS["verbose"], help="a line for each request, all warnings, and where an error comes from")
     return parser.read(arguments, positional="word")
 
@@ -63,16 +65,20 @@ def run(options):
     folder, name = find_output(options.output)
     if name is not None:
         raise UserError(f"--output: a folder is needed (to have {options.output} created, end it in /)")
-    for option in "lora_dir", "embedding_dir":
+    for option in "lora_dir", "embedding_dir", "control_dir":
         path = getattr(options, option)
         if path is not None and not os.path.isdir(os.path.expanduser(path)):
             raise UserError(f"--{option.replace('_', '-')}: there is no folder {path}")
-    catalogue = Catalogue(options.model, options.model_dir, options.lora_dir, options.embedding_dir)
+    catalogue = Catalogue(options.model, options.model_dir, options.lora_dir, options.embedding_dir,
+                          options.control_dir)
 
-    def load(model):
-        """The pipeline of a model; --unet, --vae, --refiner and --tokenizer are for the one that -m names"""
+    def load(model, **leading):
+        """The pipeline of a model; --unet, --vae, --refiner and --tokenizer are for the one that -m names
+
+        leading: places of what leads pictures, by their options
+        """
         own = {} if model == catalogue.default else {"model": model} | dict.fromkeys(("unet", "vae", "refiner", "tokenizer"))
-        return generate.load(argparse.Namespace(**vars(options) | own), backend, threads, [])[0]
+        return generate.load(argparse.Namespace(**vars(options) | own | leading), backend, threads, [])[0]
 
     gallery, store = Gallery(pathlib.Path(folder)), Store(pathlib.Path(folder))
     try:

@@ -11,6 +11,7 @@
     slow_answers.py   those that take long             sdapi_progress.py   how far they are
     reading.py     JSON, pictures, settings in files   notes.py       warnings, for the one whom they concern
     limits.py      how much is taken                   looking.py     what a picture looked at
+    leading.py     ControlNets and the like           sdapi_control.py   in AUTOMATIC1111's requests
     openapi.py     a description of all that can be asked for
 
 Nothing here prints. Starlette, uvicorn and python-multipart are the extra "serve".

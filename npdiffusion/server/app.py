@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from npdiffusion.errors import UserError
-from npdiffusion.server import jobs_api, limits, openai_api, openapi, reading, sdapi
+from npdiffusion.server import jobs_api, limits, openai_api, openapi, reading, sdapi, sdapi_control
 from npdiffusion.server.guard import POLICY, Guard
 from npdiffusion.server.notes import handed_out
 
@@ -37,7 +37,8 @@ def application(engine, host="127.0.0.1", allowed=(), key=None):
         """The page"""
         return Response(page, media_type="text/html", headers=head)
 
-    app = Starlette(routes=[Route("/", show), *jobs_api.ROUTES, *sdapi.ROUTES, *openai_api.ROUTES, *openapi.ROUTES],
+    app = Starlette(routes=[Route("/", show), *jobs_api.ROUTES, *sdapi.ROUTES, *sdapi_control.ROUTES,
+                            *openai_api.ROUTES, *openapi.ROUTES],
                     exception_handlers={UserError: told, LookupError: unknown, ClientDisconnect: gone,
                                         HTTPException: told_status, Exception: mistake})
     app.state.options = sdapi.fresh_options()
@@ -58,7 +59,7 @@ def policy(page):
 
 def refuse(request, status, message, more=None, mistake=None):
     """An answer about a mistake, in the form that the interface has"""
-    forms = {"sdapi": sdapi, "internal": sdapi, "v1": openai_api}
+    forms = {"sdapi": sdapi, "internal": sdapi, "controlnet": sdapi, "v1": openai_api}
     return forms.get(request.url.path.split("/")[1], jobs_api).refused(request, status, message, more, mistake)
 
 

@@ -1,4 +1,5 @@
-"""What a request may name: models, LoRAs, learnt words. Names of what is there, looked up and never joined to a path."""
+"""What a request may name: models, LoRAs, learnt words, ControlNets. Names of what is there, looked up and never joined to a
+path."""
 import os
 import time
 
@@ -7,6 +8,7 @@ from npdiffusion.adapters.textual_inversion import LearntWords
 from npdiffusion.checkpoints import library
 from npdiffusion.errors import UserError, nearest
 from npdiffusion.pictures.settings_text import model_name
+from npdiffusion.server import leading
 
 FRESH = 30                            # seconds for which a list is taken as it is
 
@@ -15,9 +17,11 @@ class Catalogue:
     """The folders of a server.
 
     model  what -m named, the model of requests that name none       model_dir, lora_dir, embedding_dir: as of the command
+    control_dir  folder of ControlNets, IP- and T2I-Adapters, or None
     """
-    def __init__(self, model=None, model_dir=None, lora_dir=None, embedding_dir=None):
+    def __init__(self, model=None, model_dir=None, lora_dir=None, embedding_dir=None, control_dir=None):
         self.given, self.model_dir, self.lora_dir, self.embedding_dir = model, model_dir, lora_dir, embedding_dir
+        self.control_dir = control_dir
         self.default = model_name(model)
         self._lists = {}
 
@@ -54,6 +58,11 @@ class Catalogue:
             return {word: shape(words, word) for word in sorted(words)}
         return self._list("words", make)
 
+    @property
+    def leaders(self):
+        """{name: leading.Leader} of ControlNets and adapters of pictures, or None without a folder of them"""
+        return self._list("leaders", lambda: leading.leaders(self.control_dir)) if self.control_dir else None
+
     def model(self, name):
         """A name, or None or "" for the default → the name of a model that is here; UserError if there is none."""
         if not name:
@@ -87,6 +96,6 @@ def shape(words, word):
 
 def folders(catalogue):
     """The paths that answers must not tell, the longest first"""
-    given = [catalogue.given, catalogue.model_dir, catalogue.lora_dir, catalogue.embedding_dir, os.getcwd(),
-             os.path.expanduser("~")]
+    given = [catalogue.given, catalogue.model_dir, catalogue.lora_dir, catalogue.embedding_dir,
+             catalogue.control_dir, os.getcwd(), os.path.expanduser("~")]
     return sorted({os.path.expanduser(path) for path in given if path and os.sep in str(path)}, key=len, reverse=True)

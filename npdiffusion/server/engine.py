@@ -17,7 +17,8 @@ from npdiffusion.jobs.render import ended_by, render
 from npdiffusion.painting.refining import states
 from npdiffusion.pictures.images import to_images
 from npdiffusion.pictures.preview import Linear
-from npdiffusion.server import limits, looking
+from npdiffusion.request import resolve
+from npdiffusion.server import leading, limits, looking
 from npdiffusion.server.catalogue import folders
 from npdiffusion.server.gallery import Results
 from npdiffusion.server.job import CANCELLED, DONE, FAILED, QUEUED, RUNNING, Job
@@ -37,7 +38,7 @@ class Unwanted(Exception):
 class Engine:
     """Jobs and the thread that makes their pictures.
 
-    load       from a model's name to its pipeline; called in that thread
+    load       from a model's name, and keywords of npdiffusion.load for what leads, to its pipeline; called in that thread
     catalogue  a `Catalogue`      store, gallery: where what is kept is kept      names: {"vae": …} for the text in pictures
     """
     def __init__(self, load, catalogue, store, gallery, vae=None):
@@ -46,7 +47,8 @@ class Engine:
         self.lock = threading.Lock()
         self.work = threading.Condition(self.lock)
         self.stopping, self.ready = False, threading.Event()
-        self.failure, self.pipeline, self.loaded, self.colours = None, None, None, None
+        self.failure, self.pipeline, self.colours = None, None, None
+        self.loaded, self.led = None, leading.NONE       # name of the model that is there, and of what leads
         self.looks = {}                                  # number of a picture → what `looking.look` found
         self.rate = GUESS                                # seconds for a pixel and step, as measured lately
         self.thread = threading.Thread(target=self._run, name="pictures", daemon=True)
@@ -78,28 +80,32 @@ class Engine:
         """Whether pictures are made."""
         return self.thread.is_alive() and not self.stopping
 
-    def prepare(self, request, model):
+    def prepare(self, request, model, led=leading.NONE):
         """What can be said of a request before it waits → what it comes to (`request.Resolved`), or None if that is for later
 
         Raises UserError for what can't be made, TooMuch for what is too large. Warnings are the caller's to collect.
         """
-        pipeline = self.pipeline if self.loaded == model else None
+        with self.lock:
+            pipeline, same = self.pipeline if self.loaded == model else None, led == self.led
         limits.check(request, pipeline.size[0] if pipeline else 512)
         self.catalogue.check_adapters(request.prompt)
-        return None if pipeline is None else pipeline.resolve(request)
+        leading.check_pairs(led, request)
+        if pipeline is None or same:
+            return None if pipeline is None else pipeline.resolve(request)
+        return resolve(request, leading.Outlook(pipeline, self._places(led)))
 
-    def submit(self, request, client, api="api", model=None, kept=True, look=None, task=None):
-        """A checked request → the job that it becomes. Raises UserError; Busy if too many wait. look, task: see `Job`"""
-        model, notes = self.catalogue.model(model), []
+    def submit(self, request, client, api="api", model=None, kept=True, look=None, task=None, led=leading.NONE):
+        """A checked request → the job that it becomes. Raises UserError; Busy if too many wait. look, task, led: see `Job`"""
+        model, led, notes = self.catalogue.model(model), leading.looked_up(led, self.catalogue.leaders), []
         seeds, subseeds = request.seeds()
         request = request.changed(seed=seeds[0], subseed=subseeds[0] if subseeds else request.subseed)
         with collected(notes):
-            resolved = self.prepare(request, model)
+            resolved = self.prepare(request, model, led)
         if resolved is not None:
             notes += resolved.notes(IN_PYTHON)
             notes += [resolved.reason] if resolved.reason else []
         job = Job(client, api, model, request.count, seeds[0], request.prompt, cost(request, resolved), kept, notes=notes,
-                  look=look, task=task)
+                  look=look, task=task, led=led)
         text = request.to_json()
         with self.lock:
             if self.stopping:
@@ -186,7 +192,7 @@ class Engine:
     def _one(self):
         """Wait for a job and make a picture of it."""
         with self.lock:
-            while not self.stopping and (job := self.turns.next(self.loaded)) is None:
+            while not self.stopping and (job := self.turns.next((self.loaded, self.led))) is None:
                 self.work.wait()
             if self.stopping:
                 return
@@ -225,7 +231,7 @@ class Engine:
 
     def _make(self, job):
         """The next picture of a job, in its place"""
-        pipeline = self._get(job.model)
+        pipeline = self._get(*job.needs)
         request = Request.from_json(self.store.request(job))
         if job.look is not None:
             self.looks[job.look] = looking.look(pipeline, request, Watcher(self, job))
@@ -233,7 +239,7 @@ class Engine:
                 self.looks.pop(next(iter(self.looks)))
             return
         entry = one_by_one(request)[job.number]
-        entry.asked = {"job": job.id, "picture": job.number}
+        entry.asked = {"job": job.id, "picture": job.number} | job.led.given()
         place = self.gallery if job.kept else Results(job)
         if not (job.kept and job.tries > 1 and self.gallery.done(entry)):
             job.since = time.monotonic()
@@ -245,15 +251,20 @@ class Engine:
         if job.kept:
             job.pictures.append(self.gallery.number(entry))
 
-    def _get(self, model):
-        """The pipeline of a model, loaded if it is another one than the last"""
-        if self.loaded != model:
+    def _get(self, model, led=leading.NONE):
+        """The pipeline of a model and what leads it, loaded if it is another one than the last"""
+        if (self.loaded, self.led) != (model, led):
+            places = self._places(led)
             self.pipeline = self.loaded = self.colours = None        # their memory is free before more is taken
-            pipeline = self.load(model)
+            pipeline = self.load(model, **places)
             self.colours = Linear(pipeline.vae)
             self.colours.channels = pipeline.vae.config.latent_channels
-            self.pipeline, self.loaded = pipeline, model
+            with self.lock:
+                self.pipeline, self.loaded, self.led = pipeline, model, led
         return self.pipeline
+
+    def _places(self, led):
+        return leading.places(leading.looked_up(led, self.catalogue.leaders), self.catalogue.leaders)
 
     def _over(self, job, state):
         """A job is at its end. The lock is held."""

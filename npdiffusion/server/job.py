@@ -10,6 +10,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from npdiffusion.server.leading import NONE, Led
+
 QUEUED, RUNNING, DONE, FAILED, CANCELLED = STATES = ("queued", "running", "done", "failed", "cancelled")
 
 
@@ -22,6 +24,7 @@ class Job:
     pictures  numbers of its pictures in the gallery; of one that isn't kept, `results` has (PNG file, record) of each
     look      number of the picture that is looked into instead of making a new one
     task      what its client calls it, if it does
+    led       names of what leads it beside the prompt
     unwanted  it is to end at the next step      skipped: this picture of it is
     """
     client: str
@@ -49,11 +52,17 @@ class Job:
     results: list = field(default_factory=list)
     look: int | None = None
     task: str | None = None
+    led: Led = NONE
     unwanted: bool = False
     skipped: bool = False
 
     def __post_init__(self):
         self.version, self._wakers, self._lock = 0, set(), threading.Lock()
+
+    @property
+    def needs(self):
+        """What has to be loaded for it."""
+        return self.model, self.led
 
     @property
     def over(self):

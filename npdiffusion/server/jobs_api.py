@@ -15,7 +15,7 @@ from starlette.routing import Route
 from npdiffusion.adapters import tags
 from npdiffusion.diffusion import samplers
 from npdiffusion.errors import UserError
-from npdiffusion.server import limits, looking, reading
+from npdiffusion.server import leading, limits, looking, reading
 from npdiffusion.server.job import QUEUED
 from npdiffusion.server.notes import collected
 from npdiffusion.server.reading import apart
@@ -37,7 +37,8 @@ async def make(request):
         engine, model = request.app.state.engine, found.pop("model", None)
         if not isinstance(model, (str, type(None))):
             raise UserError("model: a name is expected")
-        job = await apart(lambda: engine.submit(reading.settings(found), client(request), "api", model))
+        led = leading.take(found)
+        job = await apart(lambda: engine.submit(reading.settings(found), client(request), "api", model, led=led))
     return JSONResponse(view(engine, job), 202, headers={"location": f"/api/jobs/{job.id}"})
 
 
@@ -131,6 +132,7 @@ def choices(engine):
     return {
         "version": __version__, "models": catalogue.models, "model": catalogue.default, "loaded": engine.loaded,
         "loras": catalogue.loras, "words": [*catalogue.words],
+        "leaders": {name: [each.kind, each.family] for name, each in (catalogue.leaders or {}).items()},
         "samplers": {name: each.description for name, each in samplers.SAMPLERS.items()},
         "schedules": dict(samplers.SCHEDULES),
         "fitting": {name: list(each.schedules) for name, each in samplers.SAMPLERS.items()},

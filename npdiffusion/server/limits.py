@@ -6,6 +6,7 @@ LARGEST_BODY = 64 << 20               # bytes of a request
 LARGEST_PICTURE = 16_000_000          # pixels of a picture in a request
 LARGEST_SIDE = 2048                   # pixels of a picture that is made
 MOST_STEPS = 1000                     # of all pictures of a request together
+MOST_LEADING = 4                      # ControlNets, and pictures that lead them
 MOST_WAITING, MOST_OF_ONE = 1000, 100        # jobs in the queue, and those of one client
 MOST_CONNECTIONS = 2000
 LARGE_BODY, LARGE_AT_ONCE = 1 << 20, 4       # bodies beyond so many bytes are taken in so many at a time

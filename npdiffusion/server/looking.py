@@ -12,13 +12,14 @@ from npdiffusion.study.attention import Recorder
 from npdiffusion.study.making import make
 
 COLOUR, DARKEST = (255, 84, 20), 225  # of a map, and its opacity where a word was looked at most
+MARKS = "strength", "control_scale", "ip_scale", "t2i_scale"         # of pictures that were made from, or led by, another one
 MOST_KEPT = 50                        # pictures whose maps are in memory
 
 
 def request_of(line):
     """A line of the manifest → the request that makes its picture again. UserError if that needs another picture."""
     settings = {name: value for name, value in line.get("settings", {}).items() if name in SETTINGS}
-    if settings.get("strength") is not None:
+    if any(settings.get(name) is not None for name in MARKS):
         raise UserError("this picture was made from another one, which isn't here any more")
     return Request(line["prompt"], line.get("negative_prompt") or "", **settings)
 

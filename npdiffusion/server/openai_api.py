@@ -17,14 +17,14 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from npdiffusion.errors import UserError
-from npdiffusion.server import limits, reading
+from npdiffusion.server import leading, limits, reading
 from npdiffusion.server.gallery import encoded
 from npdiffusion.server.job import DONE, FAILED
 from npdiffusion.server.jobs_api import client
 from npdiffusion.server.notes import collected
 from npdiffusion.server.reading import apart
 from npdiffusion.server.slow_answers import Events, Waiting
-from npdiffusion.settings import SETTINGS
+from npdiffusion.settings import SETTINGS, is_picture
 from npdiffusion.settings.kinds import Choice, Sides, Switch, Unfit, Whole
 
 NAME = "openai"
@@ -64,8 +64,8 @@ async def make(request, found, event):
     """The answer for what is asked for"""
     engine, notes = request.app.state.engine, []
     with collected(notes):
-        asked, model, output = await apart(read_fields, found, engine.catalogue)
-        job = await apart(engine.submit, asked, client(request, found.get("user")), NAME, model, False)
+        asked, model, led, output = await apart(read_fields, found, engine.catalogue)
+        job = await apart(engine.submit, asked, client(request, found.get("user")), NAME, model, False, None, None, led)
     job.notes[:0] = notes + [f"{name} has no effect here" for name, value in found.items()
                              if name in IDLE and value is not None and value not in IDLE[name]]
     if output["stream"]:
@@ -142,11 +142,12 @@ def usage():
 # ---- fields
 
 def read_fields(found, catalogue):
-    """{field: value} → Request, model's name or None, what the answer is to be. UserError for what can't be followed."""
+    """{field: value} → Request, model's name, Led, what the answer is to be. UserError for what can't be followed."""
     prompt = found.get("prompt")
     if not isinstance(prompt, str) or len(prompt) > LONGEST_PROMPT:
         raise Refused(f"prompt: a text of at most {LONGEST_PROMPT} characters is needed", "prompt")
     settings = {name: value for name, value in found.items() if value is not None and name not in OWN and name not in IDLE}
+    led = leading.take(settings)
     unknown = settings.keys() - SETTINGS.keys()
     if unknown:
         raise Refused(f"{min(unknown)[:60]!r} is unknown here", min(unknown)[:60])
@@ -167,7 +168,7 @@ def read_fields(found, catalogue):
         raise Refused(f"output_format: {', '.join(FORMATS)} are offered", "output_format")
     if not isinstance(output["stream"], bool):
         raise Refused("stream: true or false is expected", "stream")
-    return request, model, output
+    return request, model, led, output
 
 
 def read_whole(found, name, low, high, default):
@@ -229,7 +230,7 @@ def read_form(found):
 def typed(name, value):
     """A field of a form, by what the setting of that name takes"""
     kind = SETTINGS[name].kind if name in SETTINGS else KINDS.get(name)
-    if kind is None or not isinstance(value, str) or isinstance(kind, (Choice, Sides)):
+    if kind is None or not isinstance(value, str) or isinstance(kind, (Choice, Sides)) or is_picture(name):
         return value
     try:
         return kind.read(value)

@@ -77,6 +77,9 @@ def an_object(properties, required=(), more=True):
 
 
 OURS = {name: setting(row) for name, row in SETTINGS.items()}
+LED = {"control": {"type": "array", "items": {"type": "string"}, "description": "names of ControlNets, for control_image"},
+       "ip_adapter": {"type": "string", "description": "name of an IP-Adapter, for ip_image"},
+       "t2i_adapter": {"type": "string", "description": "name of a T2I-Adapter, for t2i_image"}}
 IMAGES = {"prompt": {"type": "string", "maxLength": openai_api.LONGEST_PROMPT}, "model": {"type": "string"},
           "n": {"type": "integer", "minimum": 1, "maximum": openai_api.MOST_PICTURES, "default": 1},
           "size": {"type": "string", "default": "auto"}, "output_format": {"type": "string", "enum": [*openai_api.FORMATS]},
@@ -86,14 +89,16 @@ IMAGES = {"prompt": {"type": "string", "maxLength": openai_api.LONGEST_PROMPT}, 
 FILES = {name: {"type": "string", "format": "binary"} for name in openai_api.FILES}
 JSON = "application/json"
 BODIES = {
-    "/api/jobs": (JSON, an_object({"model": {"type": "string"}} | OURS, ["prompt"], False)),
+    "/api/jobs": (JSON, an_object({"model": {"type": "string"}} | LED | OURS, ["prompt"], False)),
     "/api/tokens": (JSON, an_object({"prompt": {"type": "string"}}, ["prompt"])),
     "/api/settings": ("image/png", {}),
     "/sdapi/v1/txt2img": (JSON, theirs(sdapi_fields.TEXT_TO_IMAGE)),
     "/sdapi/v1/img2img": (JSON, theirs(sdapi_fields.IMAGE_TO_IMAGE)),
+    "/controlnet/detect": (JSON, an_object({"controlnet_module": {"type": "string"}, "controlnet_input_images": {
+        "type": "array", "items": BASE64}}, ["controlnet_input_images"])),
     "/sdapi/v1/png-info": (JSON, an_object({"image": BASE64}, ["image"])),
     "/sdapi/v1/options": (JSON, an_object({})),
-    "/v1/images/generations": (JSON, an_object(IMAGES | {name: row for name, row in OURS.items() if name not in IMAGES},
+    "/v1/images/generations": (JSON, an_object(IMAGES | LED | {name: row for name, row in OURS.items() if name not in IMAGES},
                                                ["prompt"], False)),
     "/v1/images/edits": ("multipart/form-data", an_object(FILES | IMAGES | {
         name: row for name, row in OURS.items() if name not in IMAGES and "image" not in name}, ["prompt"], False)),

@@ -43,7 +43,7 @@ class Turns:
     def next(self, loaded=None):
         """The job of which a picture is to be made now, or None; it stays here until it is removed
 
-        loaded: name of the model that is there
+        loaded: `Job.needs` of what is there
         """
         if not self.clients:
             return None
@@ -51,7 +51,7 @@ class Turns:
             self.clients.move_to_end(self.last)
         firsts = {client: next(iter(own.values())) for client, own in self.clients.items()}
         first = next(iter(firsts))
-        ready = next((client for client, job in firsts.items() if job.model == loaded), first)
+        ready = next((client for client, job in firsts.items() if job.needs == loaded), first)
         self.passed_over = self.passed_over + 1 if ready != first and self.passed_over < MOST_IN_A_ROW else 0
         self.last = ready if self.passed_over else first
         return firsts[self.last]

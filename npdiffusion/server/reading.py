@@ -16,13 +16,18 @@ from npdiffusion.painting import masks
 from npdiffusion.pictures import images, settings_text, text_inside
 from npdiffusion.server import limits
 from npdiffusion.settings import SETTINGS, Request, check_typed, is_picture
-from npdiffusion.settings.kinds import Picture, Unfit
+from npdiffusion.settings.kinds import Listed, Unfit
 
 DATA = re.compile(r"data:[\w.+/-]{1,60};base64,", re.ASCII)
-LEADING = {*filter(is_picture, SETTINGS)} - {"init_image", "mask_image"}
-LEADING |= {name for name, row in SETTINGS.items() if LEADING & {*row.needs}}        # and what is set beside them
 THREADS = concurrent.futures.ThreadPoolExecutor(2, "requests")
 ABSOLUTE = re.compile(r"(?<![\w/.:<])(?:~?/|[A-Za-z]:[\\/])(?:[^\s:,;'\"()]+[\\/])+")       # of a path, all but its last part
+
+
+class Refused(UserError):
+    """A request that isn't followed, with the status that tells so."""
+    def __init__(self, message, status):
+        super().__init__(message)
+        self.status = status
 
 
 @contextlib.asynccontextmanager
@@ -103,16 +108,26 @@ def settings(found, pictures=None):
             raise UserError(f"{name[:60]!r} is no setting of a picture{nearest(name, SETTINGS, ', did you mean {}?')}")
         if value is None or (name in ("seed", "subseed") and value == -1):
             continue
-        if name in LEADING and value is not False:
-            raise UserError(f"{name}: ControlNets and adapters of pictures are not offered here; the command has them")
-        if isinstance(SETTINGS[name].kind, Picture):
-            value = (init_image if name == "init_image" else mask_image)(picture(value, name))
+        if is_picture(name):
+            made = mask_image if name == "mask_image" else init_image
+            several = value if isinstance(value, list) else [value]
+            if len(several) > limits.MOST_LEADING:
+                raise limits.TooMuch(f"{name}: {len(several)} pictures are given, at most {limits.MOST_LEADING} are taken")
+            value = tuple(made(picture(each, name)) for each in several)
+            value = value if isinstance(SETTINGS[name].kind, Listed) else one(value, name)
         values[name] = value
     if not isinstance(values.get("outpaint", ""), (str, dict)):
         raise UserError("outpaint: a text like left=64,right=64 is expected")
     request = Request(**{"prompt": ""} | values)
     check_typed(request, values)
     return request
+
+
+def one(values, name):
+    """The only one of some values; UserError if there are more, or none"""
+    if len(values) != 1:
+        raise UserError(f"{name}: one picture is expected")
+    return values[0]
 
 
 def inside(content, name="picture"):

@@ -21,6 +21,7 @@ from npdiffusion.server.jobs_api import client
 from npdiffusion.server.limits import LONGEST_NAME
 from npdiffusion.server.notes import collected
 from npdiffusion.server.reading import apart
+from npdiffusion.server.sdapi_control import constant
 from npdiffusion.server.sdapi_fields import NAME, read_fields
 from npdiffusion.server.sdapi_progress import internal_progress, interrupt, pending_tasks, progress, skip, stamp
 from npdiffusion.server.slow_answers import Waiting
@@ -52,11 +53,12 @@ async def make(request, image_to_image):
     async with reading.in_turn(request):
         found, notes = await reading.an_object(request), []
         with collected(notes):
-            asked, model, more, fields = await apart(read_fields, found, image_to_image, options)
+            asked, model, more, fields, led = await apart(read_fields, found, image_to_image, options, engine.catalogue.leaders)
             job = await apart(engine.submit, asked, client(request), NAME, model, bool(fields["save_images"]), None,
-                              task_of(fields))
+                              task_of(fields), led)
         job.notes[:0] = [*notes, *more]
     fields = {name: None if name in ("init_images", "mask") else value for name, value in fields.items()}
+    fields["alwayson_scripts"] = {}                      # with their pictures
 
     async def finish(job):
         return await apart(answer, engine, job, fields, asked)
@@ -188,11 +190,10 @@ def task_of(fields):
     return task or None
 
 
-def constant(value):
-    """An endpoint that always answers the same"""
-    async def get(request):
-        return JSONResponse(value)
-    return get
+async def scripts(request):
+    """The extensions that are here, by their names there"""
+    names = ["controlnet"] * (request.app.state.engine.catalogue.control_dir is not None)
+    return JSONResponse({"txt2img": names, "img2img": names})
 
 
 def error(status, message, kind="HTTPException"):
@@ -207,7 +208,7 @@ def refused(request, status, message, more=None, mistake=None):
 EMPTY = ("sd-vae", "hypernetworks", "face-restorers", "realesrgan-models", "prompt-styles", "script-info")
 GET = {"progress": progress, "options": get_options, "sd-models": models, "loras": loras, "embeddings": embeddings,
        "samplers": sampler_list, "schedulers": scheduler_list, "upscalers": upscalers, "memory": memory,
-       "latent-upscale-modes": constant([{"name": "Latent"}]), "scripts": constant({"txt2img": [], "img2img": []}),
+       "latent-upscale-modes": constant([{"name": "Latent"}]), "scripts": scripts,
        "cmd-flags": constant({}), **dict.fromkeys(EMPTY, constant([]))}
 POST = {"txt2img": txt2img, "img2img": img2img, "interrupt": interrupt, "skip": skip, "options": set_options,
         "png-info": png_info, **dict.fromkeys(("refresh-checkpoints", "refresh-loras", "refresh-vae", "refresh-embeddings"),

@@ -12,7 +12,8 @@ from PIL import Image
 from npdiffusion.diffusion import samplers
 from npdiffusion.errors import UserError
 from npdiffusion.pictures import settings_text
-from npdiffusion.server import reading
+from npdiffusion.server import reading, sdapi_control
+from npdiffusion.server.reading import Refused
 from npdiffusion.settings import SETTINGS, Request
 
 NAME = "sdapi"                        # of this interface, in jobs
@@ -40,7 +41,8 @@ SILENT = {"do_not_save_samples", "do_not_save_grid", "override_settings_restore_
           "distilled_cfg_scale"}      # nothing about the picture, or hires fix's, which is noted where that is on
 NAMES = {"guidance_scale": "cfg_scale", "count": "batch_size × n_iter", "strength": "denoising_strength", "sampler":
          "sampler_name", "schedule": "scheduler", "hires": "hr_scale", "hires_strength": "denoising_strength",
-         "hires_steps": "hr_second_pass_steps", "padding_mask_crop": "inpaint_full_res_padding"}        # ours → theirs
+         "hires_steps": "hr_second_pass_steps", "padding_mask_crop": "inpaint_full_res_padding",
+         "control_scale": "weight", "control_start": "guidance_start", "control_end": "guidance_end"}        # ours → theirs
 INFOTEXT = {                          # key of the text inside a picture → field that it fills
     "Steps": "steps", "Sampler": "sampler_name", "Schedule type": "scheduler", "CFG scale": "cfg_scale", "Seed": "seed",
     "Variation seed": "subseed", "Variation seed strength": "subseed_strength", "Eta DDIM": "eta", "Mask blur": "mask_blur",
@@ -50,15 +52,10 @@ INFOTEXT = {                          # key of the text inside a picture → fie
 OVERRIDES = {"sd_model_checkpoint", "CLIP_stop_at_last_layers", "randn_source"}
 
 
-class Refused(UserError):
-    """A field that the web interface refuses as well, with the status that it gives."""
-    def __init__(self, message, status):
-        super().__init__(message)
-        self.status = status
+def read_fields(found, image_to_image, options, leaders=None):
+    """{field: JSON value}, and the options that the server keeps → Request, model's name or None, notes, all fields, Led
 
-
-def read_fields(found, image_to_image, options):
-    """{field: JSON value}, and the options that the server keeps → Request, model's name or None, notes, all fields
+    leaders: {name: leading.Leader} of what ControlNet's units may name, or None
 
     UserError for what isn't offered. Warnings are the caller's to collect.
     """
@@ -72,7 +69,7 @@ def read_fields(found, image_to_image, options):
     overrides = options | fields["override_settings"]
     notes += [f"override_settings: {name} has no effect here" for name, value in fields["override_settings"].items()
               if name not in OVERRIDES and not (name == "sd_vae" and value in (None, "None", "Automatic", "")) and asks(value)]
-    check_scripts(fields)
+    units = scripts(fields)
     settings = sampling(fields, overrides, notes)
     settings |= {"prompt": fields["prompt"], "negative_prompt": fields["negative_prompt"], "steps": whole(fields["steps"]),
                  "guidance_scale": fields["cfg_scale"], "width": whole(fields["width"]), "height": whole(fields["height"]),
@@ -85,11 +82,15 @@ def read_fields(found, image_to_image, options):
         settings |= start(fields, notes)
     elif fields["enable_hr"]:
         settings |= hires(fields, notes)
+    picture = next(iter(fields["init_images"] or ()), None) if image_to_image else None
+    sides = settings["width"], settings["height"]
+    leads, led = sdapi_control.read_units(units, leaders, sides, picture, bool(fields.get("enable_hr")), notes)
+    settings |= leads
     try:
         request = Request(**{name: value for name, value in settings.items() if value is not None})
     except UserError as error:
         raise UserError(renamed(str(error))) from None
-    return request, overrides.get("sd_model_checkpoint"), notes, fields
+    return request, overrides.get("sd_model_checkpoint"), notes, fields, led
 
 
 def infotext(text, known):
@@ -185,14 +186,18 @@ def sampling(fields, overrides, notes):
     return found
 
 
-def check_scripts(fields):
-    """Refused, if anything but switched-off scripts is asked for."""
+def scripts(fields):
+    """What is asked of ControlNet, a list. Refused, if any other script is asked for that isn't switched off."""
     if fields["script_name"]:
         raise Refused(f"Script not found: {str(fields['script_name'])[:60]!r}; there are no scripts here", 422)
+    units = []
     for name, script in check_type("alwayson_scripts", fields["alwayson_scripts"], dict).items():
         arguments = script.get("args") if isinstance(script, dict) else script
-        if arguments and not (isinstance(arguments, list) and arguments[0] is False):
-            raise Refused(f"always on script {name[:60]!r} not found; there are no scripts here", 422)
+        if name.casefold() == "controlnet":
+            units += arguments if isinstance(arguments, list) else [arguments or {"enabled": False}]
+        elif arguments and not (isinstance(arguments, list) and arguments[0] is False):
+            raise Refused(f"always on script {name[:60]!r} not found; ControlNet is the only one here", 422)
+    return units
 
 
 def hires(fields, notes):

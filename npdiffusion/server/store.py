@@ -9,12 +9,13 @@ import sqlite3
 import threading
 
 from npdiffusion.errors import UserError
+from npdiffusion.server import leading
 from npdiffusion.server.job import FAILED, QUEUED, RUNNING, Job
 
 NAME = "jobs.sqlite"
 MOST_TRIES = 3
 COLUMNS = ("id", "client", "api", "model", "count", "seed", "prompt", "cost", "kept", "state", "created", "started", "ended",
-           "tries", "number", "error", "notes", "pictures")
+           "tries", "number", "error", "notes", "pictures", "led")
 TABLE = f"CREATE TABLE IF NOT EXISTS jobs (place INTEGER PRIMARY KEY, {', '.join(COLUMNS)}, request, UNIQUE (id))"
 WRITTEN = ("state", "started", "ended", "tries", "number", "error", "notes", "pictures")      # as a job goes on
 MOST_KEPT = 10_000                    # rows of jobs that are over
@@ -29,6 +30,10 @@ class Store:
             self.db.execute("PRAGMA journal_mode = WAL")
             self.db.execute("PRAGMA synchronous = NORMAL")           # survives a kill; a power cut may take the last moments
             self.db.execute(TABLE)
+            there = {name for _, name, *_ in self.db.execute("PRAGMA table_info(jobs)")}
+            for name in COLUMNS:
+                if name not in there:                    # a table of an earlier version
+                    self.db.execute(f"ALTER TABLE jobs ADD COLUMN {name}")
             self.db.execute("CREATE INDEX IF NOT EXISTS states ON jobs (state)")
         except sqlite3.Error as error:
             raise UserError(f"{self.path}: can't be used ({error}); mend it, or take another folder with --output") from None
@@ -88,11 +93,13 @@ class Store:
         for line in self._do(f"SELECT {', '.join(COLUMNS)} FROM jobs {where}", values):
             read = dict(zip(COLUMNS, line))
             lists = {name: json.loads(read[name]) for name in ("notes", "pictures")} | {"seed": int(read["seed"])}
-            found.append(Job(**read | lists | {"kept": bool(read["kept"])}))
+            led = leading.take(json.loads(read["led"] or "{}"))
+            found.append(Job(**read | lists | {"kept": bool(read["kept"]), "led": led}))
         return found
 
 
 def row(job):
     """{column: value} of a job"""
     found = {name: getattr(job, name) for name in COLUMNS}
-    return found | {"notes": json.dumps(job.notes), "pictures": json.dumps(job.pictures), "seed": str(job.seed)}
+    lists = {"notes": job.notes, "pictures": job.pictures, "led": job.led.given()}
+    return found | {name: json.dumps(value) for name, value in lists.items()} | {"seed": str(job.seed)}

@@ -1,0 +1,126 @@
+"""What leads pictures beside their words: ControlNets, IP- and T2I-Adapters of --control-dir, called by their names.
+
+    {"control": ["canny", "depth"], "control_image": [base64, base64]}      a picture for each ControlNet, in their order
+    {"ip_adapter": "plus", "ip_image": base64}        {"t2i_adapter": "sketch", "t2i_image": base64}
+
+They are loaded with the model, so that --max-memory counts what it counts for the command. A name is that of a file below the
+folder, or of a folder in diffusers layout; tables of contents alone tell what it is.
+"""
+from dataclasses import asdict, dataclass, fields
+
+from npdiffusion.adapters import folder
+from npdiffusion.checkpoints import library
+from npdiffusion.checkpoints.controlnets import open_controlnets
+from npdiffusion.checkpoints.ip_adapters import open_ip_adapter
+from npdiffusion.checkpoints.t2i_adapters import STEM, open_t2i_adapter
+from npdiffusion.errors import UserError, nearest
+
+KINDS = {"control": "a ControlNet", "ip_adapter": "an IP-Adapter", "t2i_adapter": "a T2I-Adapter"}    # as library.describe says
+PICTURES = {"control": "control_image", "ip_adapter": "ip_image", "t2i_adapter": "t2i_image"}
+
+
+@dataclass(frozen=True)
+class Led:
+    """Names of what leads a picture; of the folder, once `found` has looked them up"""
+    control: tuple = ()
+    ip_adapter: str | None = None
+    t2i_adapter: str | None = None
+
+    def given(self):
+        """{kind: name or names} of those that there are"""
+        return {kind: value for kind, value in asdict(self).items() if value}
+
+
+NONE = Led()
+
+
+@dataclass(frozen=True)
+class Leader:
+    """A file of the folder: what it is, one of KINDS, and for which family of models"""
+    path: object
+    kind: str
+    family: str
+
+
+def leaders(place):
+    """{name: Leader} of what a folder has, without the rest"""
+    found = {}
+    for name, path in folder.catalogue(place).items():
+        family = library.describe(name, path).family
+        kind = next((kind for kind, what in KINDS.items() if family.startswith(what)), None)
+        whole = path.stem.startswith(STEM) and (path.parent / "config.json").is_file()         # in diffusers layout
+        if kind and whole and "/" in name:
+            name, path = name.rpartition("/")[0], path.parent
+        if kind:
+            found.setdefault(name, Leader(path, kind, family))
+    return found
+
+
+def take(found):
+    """Take the names out of {field: JSON value} → Led. UserError for what are none."""
+    values = {each.name: found.pop(each.name, None) for each in fields(Led)}
+    names = values["control"] or []
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError("control: names of ControlNets are expected, a list")
+    for kind in "ip_adapter", "t2i_adapter":
+        if not isinstance(values[kind], (str, type(None))):
+            raise UserError(f"{kind}: a name is expected")
+    return Led(tuple(names), values["ip_adapter"] or None, values["t2i_adapter"] or None)
+
+
+def looked_up(led, known):
+    """Led → the same with names as they are listed. UserError for one that isn't there, or is of another kind.
+
+    known: {name: Leader}, or None where there is no folder of them
+    """
+    if led == NONE:
+        return NONE
+    if known is None:
+        raise UserError("this server has no folder of ControlNets and adapters (--control-dir)")
+    return Led(tuple(find(name, "control", known) for name in led.control),
+               *(getattr(led, kind) and find(getattr(led, kind), kind, known) for kind in ("ip_adapter", "t2i_adapter")))
+
+
+def find(name, kind, known):
+    """The listed name that a name means, of that kind or, for None, of any; without suffix, perhaps without its folders"""
+    plain = name.strip().removesuffix(".safetensors")
+    for same in (lambda each: each == plain, lambda each: each.rpartition("/")[2] == plain):
+        found = [each for each, leader in known.items() if same(each) and kind in (None, leader.kind)]
+        if len(found) == 1:
+            return found[0]
+    here = [each for each, leader in known.items() if kind in (None, leader.kind)]
+    what = KINDS.get(kind, "a ControlNet").partition(" ")[2]
+    raise UserError(f"there is no {what} {name[:100]!r} here; {nearest(plain, here)}known are {', '.join(here[:20]) or 'none'}")
+
+
+def places(led, known):
+    """{keyword of npdiffusion.load: path or paths} of a Led whose names are listed"""
+    return {kind: [known[name].path for name in value] if kind == "control" else known[value].path
+            for kind, value in led.given().items()}
+
+
+def check_pairs(led, request):
+    """UserError unless each has its picture, and each picture what it leads."""
+    for kind, picture in PICTURES.items():
+        names, pictures = getattr(led, kind), getattr(request, picture)
+        count = len(names or ()) if kind == "control" else int(names is not None)
+        given = len(pictures or ()) if kind == "control" else int(pictures is not None)
+        if count != given:
+            raise UserError(f"{kind} and {picture} go together, a picture for each: {count} and {given} are given")
+
+
+class Outlook:
+    """A pipeline as it will be once what leads is loaded, for `request.resolve`: only tables of contents are read.
+
+    UserError for what doesn't go with the model.
+    """
+    def __init__(self, pipeline, places):
+        self.pipeline = pipeline
+        unet, family = pipeline.unet, pipeline.family
+        self.controlnets = open_controlnets(places.get("control"), unet.config, family)
+        self.ip_adapter = places.get("ip_adapter") and open_ip_adapter(places["ip_adapter"], unet, family)
+        self.t2i_adapter = places.get("t2i_adapter") and open_t2i_adapter(places["t2i_adapter"], unet.config, family)
+
+    def __getattr__(self, name):
+        return getattr(self.pipeline, name)
