@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch_file
 
 from npdiffusion import loading
-from npdiffusion.checkpoints import library
+from npdiffusion.checkpoints import folder_walk, library
 from npdiffusion.checkpoints.families import FAMILIES
 from npdiffusion.checkpoints.tensors import Tensor
 from npdiffusion.command import cli
@@ -218,8 +218,8 @@ def test_a_folder_of_very_many_files_is_looked_into_up_to_a_limit_with_a_warning
     def counted(folder):
         with scandir(folder) as inside:
             yield (seen.append(entry) or entry for entry in inside)
-    monkeypatch.setattr(library.os, "scandir", counted)
-    monkeypatch.setattr(library, "MOST", 50)
-    with pytest.warns(UserWarning, match="photos: the list of models ends here, at most 50 files and folders are looked at"):
+    monkeypatch.setattr(folder_walk.os, "scandir", counted)
+    monkeypatch.setattr(folder_walk, "MOST", 50)
+    with pytest.warns(UserWarning, match="photos: at most 50 files and folders are looked at: the list of models"):
         assert 1 < len(library.in_folder(shelf)) <= everything
     assert len(seen) < 60

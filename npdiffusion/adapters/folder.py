@@ -1,15 +1,15 @@
 """From the name of an adapter to its file. It is looked up among the files that are there, so it never is a path."""
-import os
 import pathlib
 
 import safetensors
 
+from npdiffusion.checkpoints.folder_walk import TooMany, walk
 from npdiffusion.checkpoints.safetensors_file import PICKLES
 from npdiffusion.errors import UserError, nearest
 
 SUFFIXES = (".safetensors", *PICKLES)        # pickles, so that they are refused by name
 GENERIC = ("pytorch_lora_weights", "adapter_model")   # as diffusers and PEFT call a file: its folder's name says more
-MOST_FILES = 100_000
+DEEPEST = 10                          # folders within folders that are looked through
 SHOWN = 5
 
 
@@ -44,17 +44,15 @@ def catalogue(folder):
     folder = pathlib.Path(folder).expanduser()
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder (it should hold the LoRA files that a prompt names)")
+    try:
+        found = [path for path in walk(folder, DEEPEST) if path.suffix in SUFFIXES]
+    except TooMany as ended:
+        raise UserError(f"{ended}, that is no folder of LoRAs") from None
     files = {}
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names, key=lambda name: not name.endswith(SUFFIXES[0])):
-            path = pathlib.Path(place, name)
-            if path.suffix in SUFFIXES and not name.startswith("."):
-                where = path.relative_to(folder)
-                where = where.parent if path.stem in GENERIC and where.parent.name else where.with_suffix("")
-                files.setdefault(where.as_posix(), path)
-        if len(files) > MOST_FILES:
-            raise UserError(f"{folder}: more than {MOST_FILES} files in it, that is no folder of LoRAs")
+    for path in sorted(found, key=lambda path: path.suffix != SUFFIXES[0]):
+        where = path.relative_to(folder)
+        where = where.parent if path.stem in GENERIC and where.parent.name else where.with_suffix("")
+        files.setdefault(where.as_posix(), path)
     return files
 
 

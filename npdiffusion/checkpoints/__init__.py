@@ -11,4 +11,5 @@
     autoencoders.py       a VAE by itself                            tokenizers.py     which tokenizer belongs to a model
     conversion.py         a model written anew                       config_json.py    its sizes, as in config.json
     library.py            the models that are here, by name          hub.py            models by Hugging Face id
+    folder_walk.py        what is in a folder, bounded
 """

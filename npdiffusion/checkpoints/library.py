@@ -4,7 +4,6 @@ A file is called by its path within the folder, without .safetensors; a folder i
 in the cache by its id. Names and shapes in a file's table of contents alone show what it is, so that many
 of gigabytes are listed at once. The folder of models is the one that is given, or what NPDIFFUSION_MODELS names.
 """
-import itertools
 import math
 import os
 import pathlib
@@ -12,6 +11,7 @@ import warnings
 from dataclasses import dataclass
 
 from npdiffusion.checkpoints import families, files, hub, safetensors_file, whole_model
+from npdiffusion.checkpoints.folder_walk import TooMany, walk
 from npdiffusion.checkpoints.text_files import read_json
 from npdiffusion.checkpoints.tokenizers import find_tokenizer
 from npdiffusion.errors import UserError, nearest
@@ -19,7 +19,7 @@ from npdiffusion.errors import UserError, nearest
 VARIABLE = "NPDIFFUSION_MODELS"
 EMBEDDED = "embedded"
 SUFFIXES = (".safetensors", ".gguf", *safetensors_file.PICKLES)
-DEEPEST, MOST = 4, 100_000            # folders within folders, and files of any kind, that are looked at
+DEEPEST = 4                           # folders within folders that are looked through
 PRECISIONS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8", "F8_E5M2": "float8"}
 # That the UNet takes
 CHANNELS = {5: ", with a depth map", 7: ", for enlarging", 8: ", for editing as told", 9: ", for inpainting"}
@@ -59,7 +59,7 @@ def in_folder(folder=None):
     import npdiffusion.weights
     found = {EMBEDDED: pathlib.Path(npdiffusion.weights.__file__).parent}
     models = folder_of_models(folder)
-    for path in walk(models, DEEPEST, itertools.count(1)) if models else ():
+    for path in models_below(models) if models else ():
         found.setdefault(path.relative_to(models).as_posix().removesuffix(".safetensors"), path)
     return found
 
@@ -69,31 +69,14 @@ def in_cache():
     return {"/".join(path.parent.parent.name.split("--")[1:]): path for path in hub.everything_cached()}
 
 
-def walk(folder, deepest, looked_at):
-    """Models and files of weights below a folder, in the order of their names; what can't be listed is passed over.
-
-    looked_at: counts files and folders of any kind; those beyond MOST are left out, with a warning
-    """
-    paths = []
+def models_below(folder):
+    """Models and files of weights in a folder and below it, in the order of their names, with a warning if there is more."""
     try:
-        with os.scandir(folder) as inside:
-            for entry in inside:
-                number = next(looked_at)
-                if number > MOST:
-                    if number == MOST + 1:                     # said once
-                        warnings.warn(f"{folder}: the list of models ends here, at most {MOST} files and folders are looked "
-                                      "at: choose a folder with fewer", stacklevel=2)
-                    break
-                if not entry.name.startswith("."):
-                    paths.append(folder / entry.name)
-    except OSError:
-        return
-    paths.sort()
-    for path in paths:
-        if (path / "model_index.json").is_file() or (path.suffix.lower() in SUFFIXES and path.is_file()):
-            yield path
-        elif path.is_dir() and deepest:
-            yield from walk(path, deepest - 1, looked_at)
+        for path in walk(folder, DEEPEST, lambda path: (path / "model_index.json").is_file()):
+            if path.is_dir() or path.suffix.lower() in SUFFIXES:
+                yield path
+    except TooMany as ended:
+        warnings.warn(f"{ended}: the list of models ends there, choose a folder with fewer", stacklevel=2)
 
 
 def path_of(name, folder=None):

@@ -6,6 +6,7 @@ The choice is driven by the picture's own seed, so the same seed and prompt give
 that begin with # are passed over. Names have letters, digits, - and _, and spaces and points between them, so that they
 never leave the folder.
 """
+import contextlib
 import functools
 import os
 import pathlib
@@ -14,13 +15,14 @@ import re
 import warnings
 
 from npdiffusion.checkpoints import text_files
+from npdiffusion.checkpoints.folder_walk import TooMany, walk
 from npdiffusion.errors import UserError, nearest
 from npdiffusion.settings.kinds import LONGEST_TEXT
 
 PART = r"[\w-](?:(?:(?!__)[\w .-]){0,100}?[\w-])??"               # as short as it may be
 NAME = re.compile(f"__({PART}(?:/{PART}){{0,20}}?)__")
 LARGEST_FILE = 16 << 20               # bytes
-DEEPEST, MOST = 20, 1000              # lines within lines, and replacements in one prompt
+DEEPEST, MOST = 20, 1000              # lines within lines, or folders within folders, and replacements in one prompt
 
 
 class Wildcards:
@@ -62,8 +64,10 @@ class Wildcards:
         if not path.resolve().is_relative_to(self.folder.resolve()):
             raise UserError(f"{path}: it links to a place outside of the folder")
         if not os.path.lexists(path):
-            files = self.folder.rglob("*.txt")
-            known = sorted(file.relative_to(self.folder).with_suffix("").as_posix() for file in files)
+            known = []
+            with contextlib.suppress(TooMany):                       # the hint is then one of those that were found
+                known.extend(file.relative_to(self.folder).with_suffix("").as_posix()
+                             for file in walk(self.folder, DEEPEST) if file.suffix == ".txt")
             hint = nearest(name, known, ", did you mean __{}__?")
             raise UserError(f"__{name}__: there is no {name}.txt in {self.folder}{hint}")
         text = text_files.read_text(path, LARGEST_FILE)
