@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from npdiffusion.command import cli
+from npdiffusion.command import cli, prepare
 from npdiffusion.training import digits, initial, loop, runs, vae_lesson
 from npdiffusion.training.digit_vae import DigitVAE, drawn, probability
 from npdiffusion.training.optimizers import Adam
@@ -122,6 +122,27 @@ def test_a_stopped_command_says_how_to_go_on(folder, tmp_path, capfd, monkeypatc
     monkeypatch.setattr(loop, "train", lambda *_: False)
     assert cli.main(["train", "vae", "--data", folder, "-o", str(tmp_path / "run")]) == 1
     assert "the same command goes on" in capfd.readouterr()[1]
+
+
+@pytest.mark.parametrize(("before", "told"), [
+    ([True, True], None), ([True, False], "gradients (first training only)"), ([False], "kernels and gradients (first run only)")])
+def test_the_first_training_says_that_gradients_compile(before, told, monkeypatch, capsys):
+    """before: whether kernels are on disk, and then whether all are with those of gradients"""
+    fast, compiled = pytest.importorskip("npdiffusion.kernels.fast"), []
+    monkeypatch.setattr(fast, "is_cached", lambda dtype: before.pop(0) if len(before) > 1 else before[0])
+    monkeypatch.setattr(fast, "warm_up", lambda report, dtype: compiled.append(report(0, 3)))
+    assert prepare.compile_kernels("float32", gradients=True) == (told is not None)
+    printed = capsys.readouterr().err
+    assert len(compiled) == (told is not None) and (f"Compiling {told} ..." in printed) == (told is not None)
+
+
+def test_after_that_no_kernel_of_a_training_step_is_left_to_compile():
+    pytest.importorskip("npdiffusion.kernels.fast_gradients")
+    from npdiffusion.kernels.codegen import compiling
+    prepare.compile_kernels("float32", gradients=True)
+    left = [each.name for each in compiling.declared()
+            if each.dtype in (None, "float32") and each.compiled is None and not each.is_cached()]
+    assert not left and any(each.name.startswith("attention.") for each in compiling.declared())
 
 
 @pytest.mark.parametrize(("arguments", "said"), [

@@ -46,12 +46,19 @@ def precision(dtype):
     return f"{dtype} weights{note}"
 
 
-def compile_kernels(dtype):
-    """Compile what isn't on disk from an earlier run, visibly: it takes a while → whether there was anything."""
+def compile_kernels(dtype, gradients=False):
+    """Compile what isn't on disk from an earlier run, visibly: it takes a while → whether there was anything.
+
+    gradients: also those that a training needs
+    """
     from npdiffusion.kernels import fast
+    what = "kernels (first run only)"
+    if gradients:
+        what = "gradients (first training only)" if fast.is_cached(dtype) else "kernels and gradients (first run only)"
+        from npdiffusion.kernels import fast_gradients  # noqa: F401 (from here on they are among those that `fast` knows)
     if fast.is_cached(dtype):
         return False
-    say("Compiling kernels (first run only) ...")
+    say(f"Compiling {what} ...")
     with Progress("kernel") as progress:
         fast.warm_up(progress, dtype)
         progress(progress.bar.total, progress.bar.total)

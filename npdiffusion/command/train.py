@@ -296,7 +296,7 @@ def run(options):
         from npdiffusion.kernels.threads import set_threads
         set_threads(threads)
         if backend == "numba":
-            compile_kernels("float32")
+            compile_kernels("float32", gradients=True)
     return call(options)
 
 
