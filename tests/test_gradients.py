@@ -94,6 +94,8 @@ def large_cases():
     yield "conv2d", (values(1, 5, 400, 5), values(7, 5, 3, 3), values(7), 2, (1, 1, 1, 1))
     yield "conv2d", (values(3, 20, 17, 100), values(3, 100, 3, 3), values(3), 1, (1, 1, 1, 1))
     yield "group_norm_silu", (values(2, 40, 41, 64, mean=3), values(64), values(64, seed=1), 8, 1e-5)
+    for name in ("group_norm", "group_norm_silu"):       # images enough for all threads
+        yield name, (values(9, 12, 13, 32, mean=3), values(32), values(32, seed=1), 8, 1e-5)
     yield "layer_norm", (values(400, 320, mean=3), values(320), values(320, seed=1), 1e-5)
     yield "attention", (*queries_keys_values(1, 300, 400, 2, 40), 2, False)
     yield "attention", (*queries_keys_values(2, 301, 301, 1, 96), 1, True)

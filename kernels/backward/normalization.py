@@ -5,7 +5,8 @@
 
 d is g, or g silu′(y) where silu follows. The means of a group are sums over its channels of γ times what dβ and dγ are
 made of, so group norm takes two passes after that of the statistics: sums of d and d x̂ for each band of pixels and
-channel, then dx.
+channel, then dx. Where there are images enough for all threads, a job takes both of one, which stays in the cache. With
+silu the first pass leaves d where dx will be, for its exponential costs more than the way to memory.
 """
 import math
 
@@ -21,6 +22,7 @@ from .elementwise import silu_slope
 
 _SMALL = 30_000                                          # elements that are not worth waking threads for
 _RUN = 32                                                # pixels whose sums are taken in float32
+SUMS, SLOPES, BOTH = range(3)                            # what a call of `group_norm_back` does
 
 
 def group_norm_gradient(g, x, weight, bias, groups, eps, with_silu):
@@ -32,36 +34,53 @@ def group_norm_gradient(g, x, weight, bias, groups, eps, with_silu):
     sizes, parallel = bands_of(x, groups)
     partial = statistics(x, sizes, parallel)
     sums = np.empty((sizes.images, sizes.bands, 2, channels), np.float64)
-    for last in (False, True):
-        threads.launch(group_norm_back, tuple(sizes), eps, last, with_silu, flat(x), flat(g), weight, bias, partial, flat(sums),
+    enough = not parallel or sizes.images >= 2 * threads.get_threads()
+    for part in (BOTH,) if enough else (SUMS, SLOPES):
+        threads.launch(group_norm_back, tuple(sizes), eps, part, with_silu, flat(x), flat(g), weight, bias, partial, flat(sums),
                        flat(dx), parallel=parallel, scratch=8 * channels)
     of_bias, of_weight = sums.sum(axis=(0, 1)).astype(np.float32)
     return dx, of_weight, of_bias
 
 
-@kernel(sizes_of(Sizes), types.float64, types.boolean, types.boolean, floats_in, floats_in, floats_in, floats_in, doubles,
+@kernel(sizes_of(Sizes), types.float64, size, types.boolean, floats_in, floats_in, floats_in, floats_in, doubles,
         doubles, floats_out, floats_out, size)
-def group_norm_back(thread_count, counter, sizes, eps, last, with_silu, x, g, weight, bias, partial, sums, dx, memory, share):
-    """First call: Σ d, Σ d x̂ of each band; `last`: dx. A job is a band of an image's pixels.
+def group_norm_back(thread_count, counter, sizes, eps, part, with_silu, x, g, weight, bias, partial, sums, dx, memory, share):
+    """SUMS: Σ d, Σ d x̂ of each band; then SLOPES: dx. A job is a band of an image's pixels; of BOTH, a whole image.
 
     memory: a row of channels each for μ, r, γ, β, the two sums, γ-weighted means m₁ and m₂
     """
     sizes = Sizes(*sizes)
     channels = sizes.channels
+    jobs = 1 if part == BOTH else sizes.bands            # of an image
     for thread in prange(thread_count):
         at = thread * share
         job = next_job(counter)
-        while job < sizes.images * sizes.bands:
-            image, number = divmod(job, sizes.bands)
-            first, end = number * sizes.band, min((number + 1) * sizes.band, sizes.pixels)
-            start = (image * sizes.pixels + first) * channels
+        while job < sizes.images * jobs:
+            image = job // jobs
+            first = 0 if part == BOTH else job % jobs
+            last = sizes.bands if part == BOTH else first + 1
             _rows_of_channels(image, sizes, eps, weight, bias, partial, memory, at)
-            if last:
+            if part != SLOPES:
+                for band in range(first, last):
+                    start, pixels = _band(image, band, sizes)
+                    _sum(start, pixels, channels, with_silu, x, g, memory, at, sums, (image * sizes.bands + band) * 2 * channels,
+                         dx)
+            if part != SUMS:
                 _means(image, sizes, sums, memory, at)
-                _write(start, end - first, channels, with_silu, x, g, memory, at, dx)
-            else:
-                _sum(start, end - first, channels, with_silu, x, g, memory, at, sums, job * 2 * channels)
+                for band in range(first, last):
+                    start, pixels = _band(image, band, sizes)
+                    if with_silu:
+                        _write(start, pixels, channels, x, dx, memory, at, dx)
+                    else:
+                        _write(start, pixels, channels, x, g, memory, at, dx)
             job = next_job(counter)
+
+
+@inlined
+def _band(image, number, sizes):
+    """Where a band of an image begins in x, and how many pixels it has"""
+    first = number * sizes.band
+    return (image * sizes.pixels + first) * sizes.channels, min(sizes.band, sizes.pixels - first)
 
 
 @inlined
@@ -78,8 +97,8 @@ def _rows_of_channels(image, sizes, eps, weight, bias, partial, memory, at):
 
 
 @inlined
-def _sum(start, pixels, channels, with_silu, x, g, memory, at, sums, target):
-    """sums[target:] = Σ d, then Σ d x̂ of each channel, `_RUN` pixels at a time in float32"""
+def _sum(start, pixels, channels, with_silu, x, g, memory, at, sums, target, slopes):
+    """sums[target:] = Σ d, then Σ d x̂ of each channel, `_RUN` pixels at a time in float32; with silu, slopes = d"""
     scale, weight, bias = at + channels, at + 2 * channels, at + 3 * channels
     plain, sloped = at + 4 * channels, at + 5 * channels
     for c in range(2 * channels):
@@ -93,6 +112,7 @@ def _sum(start, pixels, channels, with_silu, x, g, memory, at, sums, target):
                 for c in range(channels):
                     z = (load(x, source + c) - load(memory, at + c)) * load(memory, scale + c)
                     d = load(g, source + c) * silu_slope(z * load(memory, weight + c) + load(memory, bias + c))
+                    store(slopes, source + c, d)
                     store(memory, plain + c, load(memory, plain + c) + d)
                     store(memory, sloped + c, load(memory, sloped + c) + d * z)
             else:
@@ -124,23 +144,15 @@ def _means(image, sizes, sums, memory, at):
 
 
 @inlined
-def _write(start, pixels, channels, with_silu, x, g, memory, at, dx):
-    scale, weight, bias = at + channels, at + 2 * channels, at + 3 * channels
-    plain, sloped = at + 6 * channels, at + 7 * channels
+def _write(start, pixels, channels, x, slopes, memory, at, dx):
+    """dx of a band from d, the slopes"""
+    scale, weight, plain, sloped = at + channels, at + 2 * channels, at + 6 * channels, at + 7 * channels
     for p in range(pixels):
         source = start + p * channels
-        if with_silu:
-            for c in range(channels):
-                z = (load(x, source + c) - load(memory, at + c)) * load(memory, scale + c)
-                d = load(g, source + c) * silu_slope(z * load(memory, weight + c) + load(memory, bias + c))
-                store(dx, source + c, load(memory, scale + c) * (d * load(memory, weight + c) - load(memory, plain + c)
-                                                                 - z * load(memory, sloped + c)))
-        else:
-            for c in range(channels):
-                z = (load(x, source + c) - load(memory, at + c)) * load(memory, scale + c)
-                d = load(g, source + c)
-                store(dx, source + c, load(memory, scale + c) * (d * load(memory, weight + c) - load(memory, plain + c)
-                                                                 - z * load(memory, sloped + c)))
+        for c in range(channels):
+            z = (load(x, source + c) - load(memory, at + c)) * load(memory, scale + c)
+            store(dx, source + c, load(memory, scale + c) * (load(slopes, source + c) * load(memory, weight + c)
+                                                             - load(memory, plain + c) - z * load(memory, sloped + c)))
 
 
 def layer_norm_gradient(g, x, weight, eps):
