@@ -229,7 +229,7 @@ TRAININGS = {
     "ddpm": ("a diffusion model of digits", {"data": "mnist", "output": None, "epochs": 20, "batch": 32, "rate": 2e-3,
                                              "seed": 0}, ddpm),
     "sd": ("a whole Stable Diffusion of digits", {
-        "data": "mnist", "output": None, "minutes": None, "vae_steps": 600, "steps": 1500, "batch": 32, "rate": 2e-3,
+        "data": "mnist", "output": None, "minutes": None, "vae_steps": 2000, "steps": 3500, "batch": 64, "rate": 2e-3,
         "seed": 0}, sd),
     "judge": ("a judge of what `sd` trained, and ask it", {"run_folder": None, "data": "mnist", "count": 20, "seed": 0}, judge),
     "lora": ("a LoRA: a subject or a style, from a few pictures", {

@@ -20,7 +20,7 @@ from npdiffusion.training.averages import Average
 from npdiffusion.training.compositions import SIDE, as_pixels
 from npdiffusion.training.optimizers import AdamW
 
-CONFIG = VAEConfig(block_out_channels=(8, 16, 32), layers_per_block=1, norm_num_groups=8, scaling_factor=1.0,
+CONFIG = VAEConfig(block_out_channels=(16, 32, 64), layers_per_block=1, norm_num_groups=8, scaling_factor=1.0,
                    sample_size=SIDE)
 SQUARED, KL = 10.0, 1e-3
 FOLDER, LATENTS = "first-stage", "latents.safetensors"

@@ -49,10 +49,10 @@ class Settings:
     """
     data: str
     pictures: int = 8_000
-    vae_steps: int = 600
-    steps: int = 1_500
+    vae_steps: int = 2_000
+    steps: int = 3_500
     vae_batch: int = 16
-    batch: int = 32
+    batch: int = 64
     rate: float = 2e-3
     seed: int = 0
 
