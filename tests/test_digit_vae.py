@@ -125,7 +125,8 @@ def test_a_stopped_command_says_how_to_go_on(folder, tmp_path, capfd, monkeypatc
 
 
 @pytest.mark.parametrize(("before", "told"), [
-    ([True, True], None), ([True, False], "gradients (first training only)"), ([False], "kernels and gradients (first run only)")])
+    ([True, True], None), ([True, False], "gradients (first training only)"),
+    ([False], "kernels and gradients (first run only)")])
 def test_the_first_training_says_that_gradients_compile(before, told, monkeypatch, capsys):
     """before: whether kernels are on disk, and then whether all are with those of gradients"""
     fast, compiled = pytest.importorskip("npdiffusion.kernels.fast"), []
