@@ -63,8 +63,8 @@ def group_norm_back(thread_count, counter, sizes, eps, part, with_silu, x, g, we
             if part != SLOPES:
                 for band in range(first, last):
                     start, pixels = _band(image, band, sizes)
-                    _sum(start, pixels, channels, with_silu, x, g, memory, at, sums, (image * sizes.bands + band) * 2 * channels,
-                         dx)
+                    target = (image * sizes.bands + band) * 2 * channels
+                    _sum(start, pixels, channels, with_silu, x, g, memory, at, sums, target, dx)
             if part != SUMS:
                 _means(image, sizes, sums, memory, at)
                 for band in range(first, last):
