@@ -1,8 +1,13 @@
-"""Chromium for tests of the page: `open_browser`, or a skip that says what is missing."""
+"""Chromium for tests of the page: `open_browser`, or a skip that says what is missing; and what is done on the page."""
 import contextlib
+import io
 import shutil
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from tests.processes import until
 
 ARGUMENTS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
              "--disable-background-networking", "--disable-component-update", "--hide-scrollbars")
@@ -30,3 +35,53 @@ def open_browser(folder, width=1280, height=900, dark=False):
         yield browser
     finally:
         browser.quit()
+
+
+class Page:
+    """The page in a browser; `of` finds an element by its id."""
+    def __init__(self, browser, server):
+        self.browser, self.server = browser, server
+        self.open()
+
+    def open(self):
+        self.browser.get(self.server.url)
+        until(lambda: self.run("return document.body.dataset.ready"))
+
+    def run(self, script, *arguments):
+        return self.browser.execute_script(script, *arguments)
+
+    def of(self, name):
+        return self.browser.find_element("id", name)
+
+    def value(self, name):
+        return self.run("return document.getElementById(arguments[0]).value", name)
+
+    def fill(self, **values):
+        for name, value in values.items():
+            self.of(name).clear()
+            self.of(name).send_keys(str(value))
+
+    def shown(self):
+        return self.run("return document.getElementById('shown').getAttribute('src') || ''")
+
+
+def first_picture(page):
+    """Click on the newest picture, again if the gallery was drawn anew in that moment."""
+    from selenium.common.exceptions import StaleElementReferenceException
+
+    def clicked():
+        try:
+            page.browser.find_element("css selector", "#pictures button").click()
+        except StaleElementReferenceException:
+            return False
+        return True
+    until(clicked)
+
+
+def make(page, **values):
+    """Fill in, make, wait for the picture → its array"""
+    before = page.shown()
+    page.fill(**values)
+    page.of("make").click()
+    source = until(lambda: (shown := page.shown()) != before and "/api/pictures/" in shown and shown)
+    return np.asarray(Image.open(io.BytesIO(page.server.get(source))))

@@ -18,6 +18,8 @@ from npdiffusion.server.sdapi_control import MODULES
 from npdiffusion.server.sdapi_fields import read_fields
 from npdiffusion.server.store import NAME, Store
 from tests import controlnets, pairs
+from tests.browser import Page, make, open_browser
+from tests.processes import until
 from tests.served import png, served
 
 SETTINGS = {"steps": 3, "seed": 7, "width": 48, "height": 32, "guidance_scale": 5}
@@ -253,3 +255,28 @@ def test_what_leads_a_job_outlives_the_server_and_tables_without_it_are_read(tmp
     store = Store(tmp_path)
     assert store.find(job.id).led == leading.NONE
     store.close()
+
+
+# ---- the page
+
+def test_the_page_offers_what_is_there_and_a_picture_is_led(led, place, tmp_path):
+    with open_browser(tmp_path / "profile") as browser:
+        page = Page(browser, led)
+        assert page.of("leading").is_displayed() and page.of("maps").is_displayed() is False
+        page.run("document.getElementById('leader').value = 'v11_canny'; document.getElementById('leader').onchange()")
+        page.fill(**SETTINGS | {"prompt": "a cat"})
+        page.of("make").click()
+        until(lambda: page.of("said").text == "v11_canny needs a picture that leads.")
+        page.of("lead-file").send_keys(str(place / "picture.png"))
+        until(lambda: page.of("lead").is_displayed())
+        page.run("document.getElementById('map').value = 'canny'")
+        page.fill(**{"lead-scale": 0.8})
+        found = make(page, prompt="a cat")
+        assert np.array_equal(found, pixels(made(led, {"control": "v11_canny", "control_image": png(PICTURE),
+                                                       "control_scale": 0.8, "control_from": "canny"})))
+        browser.save_screenshot(str(tmp_path / "led.png"))
+        page.of("lead-remove").click()
+        page.run("document.getElementById('leader').value = ''; document.getElementById('leader').onchange()")
+        assert np.array_equal(make(page, prompt="a cat"), pixels(made(led, {})))
+        said = [line["message"] for line in browser.get_log("browser")]
+        assert [line for line in said if "/api/tokens" not in line] == []            # refused while a model is loaded

@@ -1,59 +1,17 @@
 """The page in a real browser: typed, made, seen, cancelled, painted, read back; and what it is made of."""
 import base64
 import importlib.resources
-import io
 import re
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.browser import open_browser
+from tests.browser import Page, first_picture, make, open_browser
 from tests.processes import until
 from tests.served import served
 
 PAGE = importlib.resources.files("npdiffusion.server").joinpath("page.html").read_text(encoding="utf-8")
-
-
-class Page:
-    """The page in a browser; `of` finds an element by its id."""
-    def __init__(self, browser, server):
-        self.browser, self.server = browser, server
-        self.open()
-
-    def open(self):
-        self.browser.get(self.server.url)
-        until(lambda: self.run("return document.body.dataset.ready"))
-
-    def run(self, script, *arguments):
-        return self.browser.execute_script(script, *arguments)
-
-    def of(self, name):
-        return self.browser.find_element("id", name)
-
-    def value(self, name):
-        return self.run("return document.getElementById(arguments[0]).value", name)
-
-    def fill(self, **values):
-        for name, value in values.items():
-            self.of(name).clear()
-            self.of(name).send_keys(str(value))
-
-    def shown(self):
-        return self.run("return document.getElementById('shown').getAttribute('src') || ''")
-
-
-def first_picture(page):
-    """Click on the newest picture, again if the gallery was drawn anew in that moment."""
-    from selenium.common.exceptions import StaleElementReferenceException
-
-    def clicked():
-        try:
-            page.browser.find_element("css selector", "#pictures button").click()
-        except StaleElementReferenceException:
-            return False
-        return True
-    until(clicked)
 
 
 @pytest.fixture(scope="module")
@@ -75,15 +33,6 @@ def page(browser, server):
     found.open()
     yield found
     assert [line["message"] for line in browser.get_log("browser")] == []             # nothing was refused by the policy
-
-
-def make(page, **values):
-    """Fill in, make, wait for the picture → its array"""
-    before = page.shown()
-    page.fill(**values)
-    page.of("make").click()
-    source = until(lambda: (shown := page.shown()) != before and "/api/pictures/" in shown and shown)
-    return np.asarray(Image.open(io.BytesIO(page.server.get(source))))
 
 
 def test_what_is_typed_is_made_with_a_preview_and_a_bar(page):
