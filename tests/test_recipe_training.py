@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 import npdiffusion
+from npdiffusion.diffusion.samplers.consistency import lcm
 from npdiffusion.training import initial, loop, runs
 from npdiffusion.training.optimizers import muon_and_adamw
 from npdiffusion.weights.recipe import (
@@ -150,6 +151,72 @@ def test_autoencoder_learns_as_in_torch(tiny):
     losses = torch_recipe.stepped(named, torch_loss, RATE, STEPS, plan["plain"])
     compared("VAE", lambda step: train_vae.loss_of(ours["vae"], x[step], noise[step], plan["kl"], plan["squared"]),
              mine, named, losses, plan["plain"])
+
+
+def test_controlnet_learns_as_in_torch(tiny):
+    torch = pytest.importorskip("torch")
+    from tests import controlnets, references, torch_recipe
+    upwards = "sample_size", "out_channels", "up_block_types"
+    sizes = {name: value for name, value in settings.UNET.items() if name not in upwards}
+    theirs, frozen = controlnets.torch_controlnet(hint=settings.HINT, **sizes), references.torch_unet(**settings.UNET)
+    controlnet, unet = train_control.new_controlnet(), models.new_unet()
+    from_torch({"unet": frozen}, {"unet": unet})
+    named, mine = from_torch({"controlnet": theirs}, {"controlnet": controlnet})
+    named, mine = ({name: value for name, value in each.items() if not name.startswith(train_control.FROZEN)}
+                   for each in (named, mine))
+    noising, rng = train_unet.denoising(), np.random.default_rng(0)
+    z0, hints = rng.standard_normal((STEPS, 2, 8, 8, 4), np.float32), rng.random((STEPS, 2, 64, 64, 3), np.float32)
+    states = rng.standard_normal((STEPS, 2, 7, 32), np.float32)
+    drawn = [noising.draw(each.shape, rng) for each in z0]
+    abars = torch.from_numpy(noising.schedule.alphas_cumprod).float()
+
+    def torch_loss(step):
+        t, noise = drawn[step]
+        x, e, picture = (torch.from_numpy(each).permute(0, 3, 1, 2) for each in (z0[step], noise, hints[step]))
+        return torch_recipe.controlnet_loss(theirs, frozen, x, torch.from_numpy(states[step]), picture, torch.from_numpy(t), e,
+                                            abars, settings.UNET_TRAINING["snr_cap"])
+
+    plain = settings.CONTROL_TRAINING["plain"]
+    losses = torch_recipe.stepped(named, torch_loss, RATE, STEPS, plain)
+    compared("ControlNet", lambda step: train_control.loss_of(controlnet, unet, z0[step], states[step], hints[step],
+                                                              *drawn[step], noising), mine, named, losses, plain)
+
+
+# ---- few steps, by a distribution of one point c: its paths are straight, v̂ = (√ᾱ x − c) / √(1−ᾱ)
+
+class OnePoint:
+    """The UNet of a model that knows nothing but c; guidance changes nothing for it"""
+    def __init__(self, c, noising):
+        self.c, self.noising = c, noising
+
+    def __call__(self, x, t, states):
+        signal, sigma = self.noising.levels(t)
+        return np.concatenate([(signal * x - self.c) / sigma] * (len(states) // len(x)))
+
+
+def test_a_state_before_another_lies_on_the_same_path_and_both_jump_to_its_end(tiny):
+    noising, rng = train_unet.denoising(), np.random.default_rng(0)
+    c, states = np.float32(0.7), rng.standard_normal((6, 77, 32), np.float32)
+    unet = OnePoint(c, noising)
+    consistency = train_few_steps.Consistency(unet, unet, guidance=2.0)
+    noise, t = rng.standard_normal((6, 4, 4, 4), np.float32), np.array([19, 39, 259, 499, 759, 999])
+    earlier = consistency.before(noising.noised(c, t, noise), t, states, states[:1])
+    assert earlier[1].tolist() == [0, 19, 239, 479, 739, 979]
+    agree("recipe", "a state one step of DDIM before", earlier[0], noising.noised(c, earlier[1], noise), 2e-5)
+    for x, at in (noising.noised(c, t, noise), t), earlier:
+        at_end = np.where((at == 0).reshape(-1, 1, 1, 1), x, c)         # f(x, 0) = x
+        agree("recipe", "jump to the end of a path", consistency.jump(x, at, states), at_end, 2e-5)
+
+
+def test_jumps_are_those_of_the_sampler(tiny):
+    """One step of `lcm` from t = 999 is f, of which the sampler says no more than c_skip x + c_out x̂₀."""
+    rng = np.random.default_rng(1)
+    x, v = rng.standard_normal((2, 2, 4, 4, 4), np.float32)
+    consistency = train_few_steps.Consistency(lambda *_: v, None, 2.0)
+    t = np.array([999, 999])
+    x0 = consistency.ends(x, t, v)[0]
+    expected, = (picture for picture, _ in lcm(lambda *_: x0, x, [(999, 0.0, 1.0)], None))
+    agree("recipe", "jump beside the sampler's", consistency.jump(x, t, np.zeros((2, 1, 32), np.float32)), expected, 1e-6)
 
 
 # ---- runs

@@ -6,12 +6,24 @@ A, B, C = 3.4445, -4.7750, 2.0315
 
 def unet_loss(unet, text_encoder, z0, ids, t, noise, alphas_cumprod, cap):
     """z0, noise: (N, C, H, W); the loss of weights/recipe/train_unet.py, as its first lines have it"""
+    return weighted_loss(unet, z0, text_encoder(ids).last_hidden_state, t, noise, alphas_cumprod, cap)
+
+
+def weighted_loss(unet, z0, states, t, noise, alphas_cumprod, cap):
     alpha_bar = alphas_cumprod[t].view(-1, 1, 1, 1)
     alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
     v = alpha * noise - sigma * z0
-    predicted = unet(alpha * z0 + sigma * noise, t, text_encoder(ids).last_hidden_state).sample
+    predicted = unet(alpha * z0 + sigma * noise, t, states).sample
     snr_plus_1 = 1 / (1 - alpha_bar)
     return (snr_plus_1.clamp(max=cap) / snr_plus_1 * (predicted - v) ** 2).mean()
+
+
+def controlnet_loss(controlnet, unet, z0, states, picture, t, noise, alphas_cumprod, cap):
+    """That of weights/recipe/train_control.py; picture: (N, 3, 8H, 8W)"""
+    def led(x, t, states):
+        skips, middle = controlnet(x, t, states, controlnet_cond=picture, return_dict=False)
+        return unet(x, t, states, down_block_additional_residuals=skips, mid_block_additional_residual=middle)
+    return weighted_loss(led, z0, states, t, noise, alphas_cumprod, cap)
 
 
 def vae_loss(vae, x, noise, kl_weight, squared_weight):

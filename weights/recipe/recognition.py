@@ -151,6 +151,15 @@ class Judge:
             right["place"] = bool(boxes) and place_of(boxes[0]) == scene.place.replace("centre", "")
         return right
 
+    def error(self, scene, picture):
+        """How far the one subject of a scene is from its sprite, at the same place: the root of the mean squared difference of
+        the thumbnails, 0 … 255; None for other scenes, or if nothing is there"""
+        picture = np.asarray(picture).astype(np.float32)
+        ground, scenery = ground_of(picture), scene.background in SCENERY
+        box = box_of(outline(picture, ground, scenery)) if len(scene.subjects * scene.count) == 1 else None
+        sprite = None if box is None else self.drawn(*scene.subjects, scene.tint, ground, scenery, box)
+        return None if sprite is None else float(np.sqrt(((sprite - thumbnail(picture, ground, box)) ** 2).mean()))
+
 
 def boxes_of(mask, count):
     """Outlines of one subject, of two side by side or of one above two, or none if there is no gap between them."""

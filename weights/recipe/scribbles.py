@@ -8,14 +8,19 @@
     IoU   |A ∩ B| / |A ∪ B|, A what stands out in a picture, B the area that the scribble runs around, both with holes filled
 
 Pictures are (128, 128), masks of bool.
+
+    python -m weights.recipe.scribbles whale -o outline.png [--seed 0]
 """
+
+import argparse
 
 import numpy as np
 from PIL import Image
 from scipy import ndimage
 
 from . import recognition, settings
-from .scenes import SCENERY, draw_ground, laid_out
+from .scenes import SCENERY, Scene, draw_ground, laid_out, load_sprites
+from .subjects import NAMES
 
 
 def bend(sprite, rng):
@@ -77,3 +82,19 @@ def iou(one, other):
     """Intersection over union of two masks, 1 for two empty ones"""
     union = np.count_nonzero(one | other)
     return np.count_nonzero(one & other) / union if union else 1.0
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("subject", choices=NAMES, metavar="SUBJECT")
+    parser.add_argument("-o", "--output", required=True, metavar="FILE")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--font", default=settings.FONT)
+    args = parser.parse_args()
+    rng = np.random.default_rng(args.seed)
+    _, mask = draw_bent(Scene((args.subject,), "white"), load_sprites(args.font), rng)
+    Image.fromarray(scribble(mask, rng)[0]).save(args.output, optimize=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -95,8 +95,8 @@ CONTROL_TRAINING = dict(
     first_scenes=2_000, scenes=16_000, more_every=400, iou_every=100, watched=12,
 )
 FEW_STEPS_TRAINING = dict(
-    steps=700, decay=400, batch=16, rate=1e-3, warm_up=30, averaging=0.99, plain=("unet.",),       # all to AdamW
+    steps=240, decay=160, batch=16, rate=1e-3, warm_up=20, averaging=0.97, plain=("unet.",),       # all to AdamW
     rank=12, layers="all", solver_steps=50, huber=1e-3, scenes=2_000,
-    judge_every=100, share=0.2,
+    judge_every=60, share=0.2,
 )
 GUIDANCE = 2.0                                              # what the table in weights/README.md speaks for

@@ -14,7 +14,7 @@ most others don't say size and place: what they leave open the scribble has to t
     python -m weights.recipe.train_control [--minutes 40]    go on from where the last run stopped
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
@@ -27,9 +27,9 @@ from npdiffusion.training import initial
 from . import settings
 from .captions import caption
 from .encode import PIECE, Bank, scene_of
-from .exam import exam
+from .exam import Question, exam
 from .models import new_text_encoder, new_unet, token_ids
-from .scenes import load_sprites
+from .scenes import Scene, load_sprites
 from .scribbles import draw_bent, iou, scribble, seen
 from .train_unet import denoising
 from .training import Clock, fill, learn, named, newest_model, parser, prepared, rate_at, steps_behind
@@ -97,24 +97,39 @@ def loss_of(controlnet, unet, z0, states, hints, t, noise, denoising):
 
 # How well scribbles are followed -------------------------------------------------------------------------------
 
+@dataclass(frozen=True)
+class Unseen:
+    """A question, the scene that answers it and its picture, a scribble of that, and the area that the scribble runs around"""
+    question: Question
+    scene: Scene
+    picture: np.ndarray
+    lines: np.ndarray
+    area: np.ndarray
+
+    def followed(self, picture):
+        """The IoU of a picture"""
+        return iou(seen(picture, self.scene.background), self.area)
+
+
 def unseen_scribbles(count, sprites):
-    """→ [(question, scene, lines, area)], of the exam's questions about one subject, held out as they are, in sizes and at
-    places that the question doesn't say, bent and drawn by generators that training does not use"""
+    """→ [Unseen] of the exam's questions about one subject, held out as they are, in sizes and at places that the question
+    doesn't say, bent and drawn by generators that training does not use"""
     found = []
     for question in exam(kinds=("subject",), names=tuple(sprites))[:count]:
         rng = np.random.default_rng([settings.SEED, 12, question.seed])
-        size, place = ("", "small", "big")[rng.integers(3)], rng.choice([*settings.OFFSET])
-        scene = replace(question.scene, size=size, place="" if size == "big" else str(place))
-        found.append((question, scene, *scribble(draw_bent(scene, sprites, rng)[1], rng)))
+        size, place = ("", "small", "big")[rng.integers(3)], str(rng.choice([*settings.OFFSET]))
+        scene = replace(question.scene, size=size, place="" if size == "big" else place)
+        picture, mask = draw_bent(scene, sprites, rng)
+        found.append(Unseen(question, scene, picture, *scribble(mask, rng)))
     return found
 
 
 def followed(pipeline, asked, **options):
-    """How well each of `unseen_scribbles` is followed: yields (picture, IoU)"""
-    for question, scene, lines, area in asked:
-        picture, = pipeline.generate(question.text, control_image=Image.fromarray(lines), seed=question.seed, progress=False,
-                                     **options)
-        yield picture, iou(seen(picture, scene.background), area)
+    """How well a pipeline that has the ControlNet follows some `unseen_scribbles`: yields (picture, IoU)"""
+    for each in asked:
+        picture, = pipeline.generate(each.question.text, control_image=Image.fromarray(each.lines), seed=each.question.seed,
+                                     progress=False, **options)
+        yield picture, each.followed(picture)
 
 
 def main(arguments=None):
