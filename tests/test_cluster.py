@@ -1,10 +1,7 @@
 """--cluster: pictures by many processes are the single machine's, each once, whatever is killed."""
 import json
 import os
-import pathlib
 import signal
-import subprocess
-import sys
 import time
 
 import distributed
@@ -19,25 +16,8 @@ from npdiffusion.jobs import cluster, worker
 from npdiffusion.jobs.entries import Entry
 from npdiffusion.jobs.listener import Listener
 from npdiffusion.settings import Request
+from tests.clusters import COUNT, check, pictures, start, table
 from tests.processes import free_port, until
-
-COUNT = 10
-
-
-def start(*arguments, module="npdiffusion"):
-    """A process of its own"""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.Popen([sys.executable, "-m", module, *map(str, arguments)], env=environment, stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT, text=True)
-
-
-def table(folder, count=COUNT):
-    (folder / "prompts.csv").write_text("prompt,seed\n" + "".join(f"a cat,{seed}\n" for seed in range(count)))
-    return folder / "prompts.csv"
-
-
-def pictures(folder):
-    return {path.name: path.read_bytes() for path in pathlib.Path(folder).glob("*.png")}
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +26,6 @@ def alone(tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
     assert cli.main(["--prompts", str(table(folder)), "--steps", "3", "-o", f"{folder}/out/"]) == 0
     return pictures(folder / "out")
-
-
-def check(folder, alone):
-    """Each picture once, and the single machine's bit for bit"""
-    lines = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
-    assert sorted(line["seed"] for line in lines) == list(range(len(alone)))
-    assert pictures(folder) == alone
 
 
 def test_processes_of_this_machine_make_the_single_machines_pictures(alone, tmp_path):
@@ -356,7 +329,7 @@ def test_an_address_without_a_scheduler_is_said_in_one_line(tmp_path, monkeypatc
 
 @pytest.mark.parametrize(("words", "said"), [
     (["a cat", "--cluster", "local:2"], "it is for the pictures of --prompts"),
-    (["--prompts", "p.csv", "--cluster", "local:2", "--control", "x"], "doesn't go with --control"),
+    (["--prompts", "p.csv", "--cluster", "local:2", "--inside", "x"], "doesn't go with --inside"),
     (["--prompts", "p.csv", "--cluster", "local:2", "--preview", "linear"], "doesn't go with --preview")])
 def test_what_does_not_go_with_a_cluster_is_refused(words, said, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
