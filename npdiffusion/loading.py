@@ -11,12 +11,15 @@ import os
 import pathlib
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from npdiffusion import kernels
+from npdiffusion.adapters.image_prompts import ImagePrompts
 from npdiffusion.adapters.merging import Adapters
-from npdiffusion.checkpoints import controlnets, families, files, hub, library, unets, whole_model
+from npdiffusion.adapters.picture_features import PictureFeatures
+from npdiffusion.adapters.tags import take_tags
+from npdiffusion.checkpoints import controlnets, families, files, hub, ip_adapters, library, t2i_adapters, unets, whole_model
 from npdiffusion.checkpoints.part import Part
 from npdiffusion.checkpoints.tokenizers import find_tokenizer, find_tokenizers
 from npdiffusion.checkpoints.whole_model import WholeModel
@@ -37,7 +40,7 @@ def load(path_or_id: Path | None = None, dtype: str | None = None, threads: int 
          tokenizer: Path | None = None, lora_dir: Path | None = None, vae: Path | None = None,
          embedding_dir: Path | None = None, max_memory: int | float | str | None = None, model_dir: Path | None = None,
          requests: Sequence[Request] = (), preview_vae: Any = None, control: Path | Iterable[Path] | None = None,
-         unet: Path | None = None, refiner: Path | None = None, ip_adapter: Path | None = None,
+         unet: Path | None = None, refiner: Path | None = None, ip_adapter: Path | Iterable[Path] | None = None,
          image_encoder: Path | None = None, t2i_adapter: Path | None = None) -> StableDiffusionPipeline:
     """A pipeline that makes pictures from prompts → npdiffusion.pipeline.StableDiffusionPipeline
 
@@ -64,7 +67,8 @@ def load(path_or_id: Path | None = None, dtype: str | None = None, threads: int 
     unet: a folder or a file with a UNet in place of the model's own, see unets.py
     refiner: a model, named as by path_or_id, that takes over the last steps, see painting/refining.py; the text encoder and the
         UNet are its own, the autoencoder is the first model's
-    ip_adapter, image_encoder: an IP-Adapter's file and CLIP's image encoder, see StableDiffusionPipeline.load_ip_adapter
+    ip_adapter, image_encoder: an IP-Adapter's file, or several, and CLIP's image encoder, see
+        StableDiffusionPipeline.load_ip_adapter
     t2i_adapter: a T2I-Adapter, a folder or a file, which pictures that have a `t2i_image` are led by
     Raises UserError, with one line that says what is wrong, for whatever can't be loaded.
     """
@@ -75,17 +79,14 @@ def load(path_or_id: Path | None = None, dtype: str | None = None, threads: int 
             raise UserError(f"threads = {threads!r}, but a whole number from 1 on is needed")
         set_threads(threads)
     try:
-        opened = open_checkpoint(path_or_id, tokenizer, vae, model_dir, unet, refiner, control)
+        opened = open_checkpoint(path_or_id, tokenizer, vae, model_dir, unet, refiner, control, ip_adapter, image_encoder,
+                                 t2i_adapter)
         budget = opened.fit(max_memory, dtype, requests, preview_vae)
         pipeline = opened.pipeline(budget)
         pipeline.adapters.folder = lora_dir
         if embedding_dir is not None:
             pipeline.load_textual_inversion(embedding_dir)
         pipeline.check_prompts([(request.prompt, request.negative_prompt) for request in requests])
-        if ip_adapter is not None:
-            pipeline.load_ip_adapter(ip_adapter, image_encoder)
-        if t2i_adapter is not None:
-            pipeline.load_t2i_adapter(t2i_adapter)
         opened.fill(budget)
     except MemoryError:
         raise UserError(f"{path_or_id or 'the embedded model'}: not enough memory for this model") from None
@@ -97,7 +98,7 @@ class Opened:
     """A checkpoint of which nothing has been read but tables of contents, settings and the vocabulary.
 
     path: its file or folder      source: what it was asked for as, for people      refiner: another checkpoint, or None
-    controlnets: Parts that are none of the checkpoint's
+    controlnets, adapters: Parts that are none of the checkpoint's, the latter {name: Part} of pictures' adapters
     """
     path: pathlib.Path
     source: str
@@ -105,13 +106,14 @@ class Opened:
     tokenizers: dict[str, CLIPTokenizer]
     refiner: "Opened | None" = None
     controlnets: tuple[Part, ...] = ()
+    adapters: dict[str, Part] = field(default_factory=dict)
 
     @property
     def parts(self) -> dict[str, Any]:
         """{name: Part} of all that is read; a refiner's names begin with "refiner ", ControlNets have numbers"""
         beside = self.refiner.model.parts if self.refiner else {}
         return (self.model.parts | {f"refiner {name}": part for name, part in beside.items() if name != "vae"}
-                | {f"controlnet {number}": part for number, part in enumerate(self.controlnets)})
+                | {f"controlnet {number}": part for number, part in enumerate(self.controlnets)} | self.adapters)
 
     def fit(self, max_memory: int | float | str | None = None, dtype: str | None = None, requests: Sequence[Request] = (),
             preview_vae: Any = None) -> Budget:
@@ -128,7 +130,8 @@ class Opened:
             sizes = [largest_size(request, trained, vae.reduction) for request in requests] or [trained]
             guided = not requests or any(request.guidance_scale is None or request.guidance_scale > 1 for request in requests)
             tiling = requests[0].vae_tiling if requests else "auto"
-            budget = budgets.plan(parts, limit, sizes, dtype, 2 if guided else 1, tiling, preview_vae, reading)
+            adapted = self.model.family.adapted if any(take_tags(request.prompt)[1] for request in requests) else ()
+            budget = budgets.plan(parts, limit, sizes, dtype, 2 if guided else 1, tiling, preview_vae, reading, adapted)
         estimates.check(vae, budget.kept, str(self.path))
         return budget
 
@@ -150,6 +153,10 @@ class Opened:
             Adapters(parts, budget.dtype, family), budget if budget.limit else None, family, models, self.tokenizers)
         made.embedded = self.path.samefile(locate_model(None))
         made.controlnets = [part.model for part in self.controlnets]
+        if "image_encoder" in self.adapters:
+            made.ip_adapter = ImagePrompts(self.adapters, made.unet)
+        if "t2i_adapter" in self.adapters:
+            made.t2i_adapter = PictureFeatures(self.adapters["t2i_adapter"])
         if self.refiner:
             made.refiner = self.refiner.pipeline(budget)
             made.refiner.vae, made.refiner.words = made.vae, made.words
@@ -164,7 +171,8 @@ class Opened:
 
 def open_checkpoint(path_or_id: Path | None = None, tokenizer: Path | None = None, vae: Path | None = None,
                     model_dir: Path | None = None, unet: Path | None = None, refiner: Path | None = None,
-                    control: Path | Iterable[Path] | None = None) -> Opened:
+                    control: Path | Iterable[Path] | None = None, ip_adapter: Path | Iterable[Path] | None = None,
+                    image_encoder: Path | None = None, t2i_adapter: Path | None = None) -> Opened:
     """A checkpoint, opened → Opened; arguments as of `load`. UserError for what is no model of a known family."""
     path = locate_model(path_or_id, model_dir, given=[name for name, part in (("vae", vae), ("tokenizer", tokenizer)) if part])
     model = whole_model.open_model(path, vae, tokenizer)
@@ -172,9 +180,12 @@ def open_checkpoint(path_or_id: Path | None = None, tokenizer: Path | None = Non
         model.parts["unet"] = unets.open_unet(unet, model.parts["unet"].model.config, model.family)
     configs = {name: model.parts[name].model.config for name in model.family.text_encoders}
     beside = None if refiner is None else open_refiner(refiner, model_dir, model)
-    return Opened(path, str(path_or_id or library.EMBEDDED), model,
-                  find_tokenizers(tokenizer, path, configs, model.family), beside,
-                  tuple(controlnets.open_controlnets(control, model.parts["unet"].model.config, model.family)))
+    network, family = model.parts["unet"].model, model.family
+    adapters = {} if ip_adapter is None else ip_adapters.open_ip_adapters(ip_adapter, image_encoder, network, family, path)
+    if t2i_adapter is not None:
+        adapters["t2i_adapter"] = t2i_adapters.open_t2i_adapter(t2i_adapter, network.config, family)
+    return Opened(path, str(path_or_id or library.EMBEDDED), model, find_tokenizers(tokenizer, path, configs, model.family),
+                  beside, tuple(controlnets.open_controlnets(control, network.config, family)), adapters)
 
 
 def open_refiner(path_or_id: Path, model_dir: Path | None, model: WholeModel) -> Opened:

@@ -23,6 +23,8 @@ from npdiffusion.adapters.picture_features import PictureFeatures, picture_featu
 from npdiffusion.adapters.textual_inversion import LearntWords, fitting
 from npdiffusion.checkpoints import families
 from npdiffusion.checkpoints.controlnets import open_controlnets
+from npdiffusion.checkpoints.ip_adapters import open_ip_adapters
+from npdiffusion.checkpoints.t2i_adapters import open_t2i_adapter
 from npdiffusion.diffusion import defaults
 from npdiffusion.diffusion.bar import steps_shown
 from npdiffusion.diffusion.denoiser import Denoiser
@@ -218,6 +220,8 @@ class StableDiffusionPipeline:
     def _make(self, resolved, callback, preview):
         """The story itself, of settings that go together."""
         self.timings = {}
+        if self.budget and (self.adapters.loaded or tags.take_tags(resolved.request.prompt)[1]):
+            self.budget.allow_merging()
         with self._timed("adapters"):
             prompt = self.adapters.follow(resolved.request.prompt, resolved.request.negative_prompt)
         with self._timed("text"):
@@ -268,22 +272,35 @@ class StableDiffusionPipeline:
         """
         with self._alone:
             parts = open_controlnets(paths, self.unet.config, self.family)
-            for part in parts:
-                part.fill(self.adapters.dtype)
+            self._fill("ControlNets", parts)
             self.controlnets = [part.model for part in parts]
 
-    def load_ip_adapter(self, path: Path | None, image_encoder: Path | None = None) -> None:
-        """Let an `ip_image` stand in prompts, by an IP-Adapter's file, in place of one that was there; None: no more
+    def load_ip_adapter(self, paths: Path | Sequence[Path] | None, image_encoder: Path | None = None) -> None:
+        """Let an `ip_image` stand in prompts, by an IP-Adapter's file, in place of those that were there; None: no more
 
+        paths: or several, each of which needs an `ip_image` of its own
         image_encoder: CLIP's, in place of image_encoder/ beside the adapter or in the model's folder. UserError as above.
         """
         with self._alone:
-            self.ip_adapter = None if path is None else ImagePrompts(path, image_encoder, self)
+            folder = os.path.expanduser(self.source)
+            parts = {} if paths is None else open_ip_adapters(paths, image_encoder, self.unet, self.family, folder)
+            self._fill("IP-Adapters", parts.values())
+            self.ip_adapter = ImagePrompts(parts, self.unet) if parts else None
 
     def load_t2i_adapter(self, path: Path | None) -> None:
         """Have a `t2i_image` lead pictures, by a T2I-Adapter, as `load_controlnet` has a ControlNet do it."""
         with self._alone:
-            self.t2i_adapter = None if path is None else PictureFeatures(path, self)
+            parts = [] if path is None else [open_t2i_adapter(path, self.unet.config, self.family)]
+            self._fill("T2I-Adapter", parts)
+            self.t2i_adapter = PictureFeatures(*parts) if parts else None
+
+    def _fill(self, what, parts):
+        """Read the weights of parts that are loaded beside the model, in place of others of that kind; UserError if there is
+        no room for them within max_memory"""
+        if self.budget:
+            self.budget.count(what, parts)
+        for part in parts:
+            part.fill(self.adapters.dtype)
 
     def _contexts_of_passes(self, resolved, prompt):
         """For each pass contexts of the prompt, and of the negative one where it has influence, by the model, and the refiner

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from npdiffusion.adapters import image_prompts
 from npdiffusion.checkpoints.families import Family
 from npdiffusion.diffusion import noise
 from npdiffusion.errors import UserError
@@ -99,8 +100,10 @@ class Resolved:
             found |= {name: several(r, name) for name in control.OF_EACH}
             found["guess_mode"] = r.guess_mode or None
             found["control_from"] = r.control_from
-        for picture, others in (("ip_image", ("ip_scale",)), ("t2i_image", ("t2i_scale", "t2i_end"))):
-            found |= {name: r.value(name) for name in others if getattr(r, picture) is not None}
+        if r.ip_image is not None:
+            found["ip_scale"] = several(r, "ip_scale")
+        if r.t2i_image is not None:
+            found |= {name: r.value(name) for name in ("t2i_scale", "t2i_end")}
         found["refiner_at"] = None if self.passes[-1].refining is None else r.value("refiner_at")
         if self.family.added:
             found |= {name: getattr(r, name) for name in (
@@ -170,6 +173,7 @@ def resolve(request: Request, model: Any, inputs: Any = None, given: Given = NOT
         if (getattr(request, f"{name}_image") is None) != (getattr(model, f"{name}_adapter") is None):
             raise UserError(f"{what} and the picture that it {does} go together: name the one that is missing (in Python "
                             f"load_{name}_adapter, {name}_image; on the command line --{name}-adapter, --{name}-image)")
+    image_prompts.check(request, len(model.ip_adapter.adapters) if model.ip_adapter else 0)
     if model.refiner is None and request.refiner_at is not None:
         raise UserError("refiner_at says when a refiner takes over, and there is none: name it (in Python load(refiner=…), on "
                         "the command line --refiner)")

@@ -1,6 +1,7 @@
 """Models that are larger than the memory: what is chosen for XL at full size, how long a step takes, what is read of a file."""
 import os
 import pathlib
+import tracemalloc
 import types
 
 import numpy as np
@@ -10,6 +11,7 @@ from safetensors.torch import save_file
 
 from bench import models, xl
 from npdiffusion import kernels
+from npdiffusion.adapters import delta_weights, merging
 from npdiffusion.checkpoints import families, safetensors_file
 from npdiffusion.checkpoints.part import Part
 from npdiffusion.checkpoints.tensors import Tensor
@@ -20,6 +22,7 @@ from npdiffusion.models.configs import UNetConfig
 from npdiffusion.models.on_disk import OnDisk
 from npdiffusion.models.unet import UNet2DConditionModel
 from npdiffusion.study.tracing import flop
+from tests import references
 from tests.differences import agree
 
 ROW = next(family for family in families.FAMILIES if family.name == families.XL)
@@ -108,6 +111,34 @@ def test_reading_is_foretold_from_weights_of_all_sizes_and_from_the_disk_where_f
     packing, files = seconds.reading(weights, read=99)
     assert packing == pytest.approx(40, rel=0.1) and files == 0                  # eight of forty, of which one takes a second
     assert seconds.reading(weights, read=101) == (packing, 10 * packing)
+
+
+# ---- adapters
+
+def test_a_weight_that_a_lora_changes_takes_what_is_estimated(tmp_path):
+    outputs, inputs = 900, 1100
+    random = torch.Generator().manual_seed(0)
+    save_file({"w": torch.randn(outputs, inputs, generator=random)}, tmp_path / "w.safetensors")
+    pair = {"up": references.Tensor(torch.ones(outputs, 4)), "down": references.Tensor(torch.ones(4, inputs))}
+    layer = delta_weights.Layer(pair, "file", "layer")
+    _, delta = delta_weights.lora(layer, outputs, inputs, 1)
+    tensor = safetensors_file.read_file(tmp_path / "w.safetensors")["w"]
+    changed = merging.Changed(tensor, (outputs, inputs), [(lambda weight, strength: strength * delta(), 0.5)] * 2)
+    tracemalloc.start()
+    changed()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak == pytest.approx(estimates.merging(layers.Linear(inputs, outputs)), rel=0.15 + 1 / 3)
+
+
+def test_a_lora_in_a_prompt_leaves_fewer_weights_in_memory(parts):
+    without, with_it = (budget.plan(parts, 4e9, [(1024, 1024)], adapted=adapted) for adapted in ((), ROW.adapted))
+    more = 3 * 4 * 1280 * 2560 * 9
+    assert with_it.buffer - without.buffer == more and with_it.foretold <= 4e9
+    assert without.kept - with_it.kept == pytest.approx(more, rel=0.02)
+    with pytest.raises(budget.UserError, match="an adapter: need about .* named when the model is loaded"):
+        without.allow_merging()
+    with_it.allow_merging()
 
 
 # ---- what is read

@@ -11,9 +11,11 @@ from transformers import CLIPVisionConfig as TorchVisionConfig
 from transformers import CLIPVisionModelWithProjection as TorchVisionModel
 
 import npdiffusion
+from npdiffusion import kernels, loading
 from npdiffusion.checkpoints import ip_adapters, t2i_adapters
 from npdiffusion.checkpoints.families import FAMILIES
 from npdiffusion.errors import UserError
+from npdiffusion.memory import budget
 from npdiffusion.models import parameters
 from npdiffusion.models.clip_vision import CLIPVisionConfig, CLIPVisionModelWithProjection
 from npdiffusion.models.configs import UNetConfig
@@ -21,7 +23,9 @@ from npdiffusion.models.ip_adapter import cross_attentions
 from npdiffusion.models.t2i_adapter import T2IAdapter
 from npdiffusion.models.unet import UNet2DConditionModel
 from npdiffusion.pictures.clip_pixels import clip_pixels
+from npdiffusion.settings import Request
 from npdiffusion.study import trace
+from npdiffusion.study.names import picture_adapters
 from tests import pairs, references, relatives, sizes
 from tests.differences import agree
 from tests.pairs import NEGATIVE, PROMPT, levels
@@ -186,6 +190,35 @@ def test_a_picture_with_an_ip_adapter_equals_diffusers_within_one_level(drawn, e
     assert np.abs(found - plain).max() > 3 and np.array_equal(ours_asked(ours), plain)
 
 
+@pytest.mark.parametrize("name", ["v1", relatives.XL])
+def test_several_ip_adapters_with_pictures_and_scales_of_their_own_are_diffusers(drawn, encoder, name):
+    theirs, ours, folder = drawn(name)
+    width = theirs.unet.config.cross_attention_dim
+    states = [ip_adapter(theirs.unet, kind, width) for kind in ("plain", "plus")]
+    files = [write(folder / f"{number}.safetensors", state) for number, state in enumerate(states)]
+    pictures, scales = [picture(), picture(60, 90).rotate(90)], [0.7, 0.4]
+    theirs.register_modules(image_encoder=encoder, feature_extractor=CLIPImageProcessor(
+        size={"shortest_edge": 42}, crop_size={"height": 42, "width": 42}))
+    theirs.load_ip_adapter([{part: dict(found) for part, found in state.items()} for state in states], subfolder=["", ""],
+                           weight_name=["", ""], image_encoder_folder=None)
+    theirs.set_ip_adapter_scale(scales)
+    expected = pairs.their_picture(theirs, num_inference_steps=3, guidance_scale=5.0, width=48, height=32,
+                                   ip_adapter_image=pictures)
+    theirs.unload_ip_adapter()
+    ours.load_ip_adapter(files, folder / "image_encoder")
+    try:
+        found = ours_asked(ours, ip_adapter_image=pictures, ip_adapter_scale=scales)
+        agree("IP-Adapter", f"{name}, two at once, levels of 255", found, expected, 1)
+        assert np.abs(found - ours_asked(ours, ip_image=pictures, ip_scale=0.7)).max() > 3
+        assert {"ip_adapter.0", "ip_adapter.1"} <= {*picture_adapters(ours)}
+        with pytest.raises(UserError, match="ip_image: there are 1 for 2 IP-Adapters; name one for each"):
+            ours_asked(ours, ip_image=picture())
+        with pytest.raises(UserError, match="ip_scale: there are 3 for 2 IP-Adapters; name one for all, or one for each"):
+            ours_asked(ours, ip_image=pictures, ip_scale=[1, 1, 1])
+    finally:
+        ours.load_ip_adapter(None)
+
+
 @pytest.mark.parametrize("change, told", [
     (lambda state: state["ip_adapter"].pop("1.to_k_ip.weight"), "not an IP-Adapter|for a UNet of"),
     (lambda state: state["ip_adapter"].update({"0.to_q_lora.down.weight": torch.ones(2, 2)}), "FaceID"),
@@ -207,6 +240,43 @@ def test_an_ip_adapter_without_its_encoder_says_where_it_was_looked_for(drawn, t
     theirs, ours, _ = drawn("v1")
     with pytest.raises(UserError, match="no image_encoder/ there: name CLIP's image encoder"):
         ours.load_ip_adapter(write(tmp_path / "ip.safetensors", ip_adapter(theirs.unet, "plain", 24)))
+
+
+def test_adapters_of_pictures_are_counted_in_and_stay_on_disk_where_memory_is_short(drawn, tmp_path, monkeypatch):
+    monkeypatch.setattr(parameters, "SMALLEST_ON_DISK", 1000)
+    monkeypatch.setattr(kernels, "_chosen", "numba")
+    theirs, _, folder = drawn(relatives.XL)
+    write(folder / "ip.safetensors", ip_adapter(theirs.unet, "plus", 192))
+    t2i(channels=[64, 128, 128]).save_pretrained(tmp_path / "t2i")
+    files = dict(ip_adapter=folder / "ip.safetensors", t2i_adapter=tmp_path / "t2i")
+    asked = dict(steps=1, seed=7, width=48, height=32, ip_image=picture())
+    opened, alone = loading.open_checkpoint(folder / "model", **files), loading.open_checkpoint(folder / "model")
+    assert opened.fit().kept - alone.fit().kept == sum(parameters.nbytes(opened.adapters[name].model, "float32")
+                                                       for name in ("ip_adapter 0", "image_encoder", "t2i_adapter"))
+    files.pop("t2i_adapter")
+    whole = npdiffusion.load(folder / "model", **files)
+    short = npdiffusion.load(folder / "model", **files, dtype="float32", max_memory=budget.RUNTIME + 9e6, requests=[
+        Request(PROMPT, **asked)])
+    assert short.budget.on_disk["ip_adapter 0"] and short.budget.on_disk["image_encoder"]
+    assert np.array_equal(*(levels(each.generate(PROMPT, **asked)[0]) for each in (whole, short)))
+
+
+def test_what_is_loaded_later_is_counted_and_refused_where_there_is_no_room(drawn, monkeypatch):
+    monkeypatch.setattr(kernels, "_chosen", "numba")
+    theirs, _, folder = drawn(relatives.XL)
+    write(folder / "ip.safetensors", ip_adapter(theirs.unet, "plain", 192))
+    roomy = npdiffusion.load(folder / "model", dtype="float32", max_memory="1GB")
+    kept = roomy.budget.kept
+    for _ in range(2):                                                     # the second one in place of the first
+        roomy.load_ip_adapter(folder / "ip.safetensors")
+        parts = ip_adapters.open_ip_adapters(folder / "ip.safetensors", None, roomy.unet, roomy.family)
+        assert roomy.budget.kept - kept == sum(parameters.nbytes(part.model, "float32") for part in parts.values())
+    roomy.load_ip_adapter(None)
+    assert roomy.budget.kept == kept
+    full = npdiffusion.load(folder / "model", dtype="float32", max_memory=roomy.budget.foretold + 1)
+    with pytest.raises(UserError, match="IP-Adapters: need about .* but max_memory is .* named when the model is loaded"):
+        full.load_ip_adapter(folder / "ip.safetensors")
+    assert full.ip_adapter is None
 
 
 def test_a_picture_and_the_adapter_that_reads_it_go_together(drawn):

@@ -3,7 +3,6 @@ from typing import Any
 
 import numpy as np
 
-from npdiffusion.checkpoints.t2i_adapters import open_t2i_adapter
 from npdiffusion.models.diagnosis import explain
 from npdiffusion.models.t2i_adapter import Features
 from npdiffusion.pictures.images import fit, rgb
@@ -11,10 +10,8 @@ from npdiffusion.text.editing import calls
 
 
 class PictureFeatures:
-    """A T2I-Adapter for a pipeline's UNet, a folder or a file, with its weights"""
-    def __init__(self, path: Any, pipeline: Any) -> None:
-        part = open_t2i_adapter(path, pipeline.unet.config, pipeline.family)
-        part.fill(pipeline.adapters.dtype)
+    """A T2I-Adapter      part: as by `checkpoints.t2i_adapters.open_t2i_adapter`"""
+    def __init__(self, part: Any) -> None:
         self.adapter: Any = part.model
 
 

@@ -29,6 +29,16 @@ ENCODER, STEM = "image_encoder", "model"
 FACE_ID = ("to_k_lora.", "to_q_lora.", "perceiver_resampler.")
 
 
+def open_ip_adapters(paths: Any, encoder: Any, unet: UNet2DConditionModel, family: families.Family,
+                     model: Any = None) -> dict[str, Part]:
+    """One IP-Adapter's path, or several, and the image encoder that all of them read → {"ip_adapter 0": Part, …,
+    "image_encoder": Part}; arguments as of `open_ip_adapter` and `find_encoder`. UserError if they don't fit"""
+    paths = [paths] if isinstance(paths, (str, os.PathLike)) else [*paths]
+    found = {f"ip_adapter {number}": open_ip_adapter(path, unet, family) for number, path in enumerate(paths)}
+    place = find_encoder(encoder, paths[0], model)
+    return found | {"image_encoder": open_encoder(place, *(part.model.image_proj for part in found.values()))}
+
+
 def open_ip_adapter(path: Any, unet: UNet2DConditionModel, family: families.Family) -> Part:
     """An IP-Adapter for a UNet → checkpoints.part.Part; UserError if it is none, or for another family"""
     path = pathlib.Path(os.path.expanduser(path))
@@ -93,8 +103,8 @@ def find_encoder(given: Any, adapter: Any, model: Any) -> pathlib.Path:
     return found
 
 
-def open_encoder(path: pathlib.Path, projection: Projection) -> Part:
-    """CLIP's image encoder → checkpoints.part.Part; UserError if it is none, or not the one that a projection reads"""
+def open_encoder(path: pathlib.Path, *projections: Projection) -> Part:
+    """CLIP's image encoder → checkpoints.part.Part; UserError if it is none, or not the one that projections read"""
     if not path.exists():
         raise UserError(f"{path}: no such file or folder (an image encoder was expected)")
     tensors, source = safetensors_file.read_folder(path, STEM) if path.is_dir() else (files.read_tensors(path), path)
@@ -106,12 +116,13 @@ def open_encoder(path: pathlib.Path, projection: Projection) -> Part:
         raise UserError(f"{path}: not CLIP's image encoder (at {error})") from None
     config = CLIPVisionConfig.from_dict(settings.get("vision_config", settings), beside if beside.is_file() else path)
     part = Part.match(CLIPVisionModelWithProjection(config), tensors, source)
-    reads = projection.proj_in if isinstance(projection, Resampler) else (
-        projection.proj[0] if isinstance(projection, FullImageProjection) else projection.proj)
-    wanted, found = reads.weight.shape[1], config.hidden_size if projection.of_states else config.projection_dim
-    if wanted != found:
-        raise UserError(f"{path}: this image encoder gives {found} numbers, the IP-Adapter reads {wanted}: ViT-H gives 1280 "
-                        "(1024 projected), bigG 1664 (1280)")
+    for projection in projections:
+        reads = projection.proj_in if isinstance(projection, Resampler) else (
+            projection.proj[0] if isinstance(projection, FullImageProjection) else projection.proj)
+        wanted, found = reads.weight.shape[1], config.hidden_size if projection.of_states else config.projection_dim
+        if wanted != found:
+            raise UserError(f"{path}: this image encoder gives {found} numbers, the IP-Adapter reads {wanted}: ViT-H gives "
+                            "1280 (1024 projected), bigG 1664 (1280)")
     return part
 
 

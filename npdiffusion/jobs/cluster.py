@@ -206,9 +206,10 @@ class Driver:
 def request_of(entry):
     """The request with its pictures inside: files are read here, workers have none"""
     request = entry.request
-    found = {name: rgb(value, name) for name in ("ip_image", "t2i_image") if (value := getattr(request, name)) is not None}
-    if request.control_image is not None:
-        found["control_image"] = tuple(rgb(each, "control_image") for each in request.control_image)
+    found = {name: tuple(rgb(each, name) for each in value) for name in ("control_image", "ip_image")
+             if (value := getattr(request, name)) is not None}
+    if request.t2i_image is not None:
+        found["t2i_image"] = rgb(request.t2i_image, "t2i_image")
     if request.init_image is not None:
         inputs = open_inputs(request)
         found |= {"init_image": inputs.picture, "mask_image": inputs.mask}

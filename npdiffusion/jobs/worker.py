@@ -22,8 +22,8 @@ from npdiffusion.version import __version__
 
 ENDS = 1 << 20                        # bytes of either end of a file of weights by which it is known
 PARTS = {"model": "path_or_id"} | {name: name for name in (           # ours → keyword of npdiffusion.load
-    "unet", "vae", "tokenizer", "refiner", "ip_adapter", "image_encoder", "t2i_adapter")}
-CONTROLNET = "ControlNet "             # and a number: any of several
+    "unet", "vae", "tokenizer", "refiner", "image_encoder", "t2i_adapter")}
+LISTED = {"ControlNet ": "control", "IP-Adapter ": "ip_adapter"}           # followed by a number: any of several
 
 own = {}                              # of a process that `npdiffusion worker` started: "pipeline", "identity", "load", "free"
 
@@ -70,7 +70,8 @@ def identity_of(load, loras=()):
 def places_of(load):
     """{part: path or id of its files} of keywords of npdiffusion.load"""
     found = {part: str(load[key]) for part, key in PARTS.items() if load[key] is not None}
-    return found | {f"{CONTROLNET}{number}": str(each) for number, each in enumerate(load.get("control") or ())}
+    return found | {f"{what}{number}": str(each) for what, key in LISTED.items()
+                    for number, each in enumerate(load.get(key) or ())}
 
 
 def paths(place):
@@ -101,15 +102,15 @@ def introduce(wanted, places, loras):
     if "identity" not in own:
         return None, []
     found, missed = own["identity"] | loras_of(own["load"]["lora_dir"], loras), []
-    parts = [*PARTS, *(name for name in (*found, *wanted) if name.startswith(CONTROLNET))]
+    parts = [*PARTS, *(name for name in (*found, *wanted) if name.startswith(tuple(LISTED)))]
     if own["free"] and any(found.get(part) != wanted.get(part) for part in parts):
         there = {part: next((str(path) for path in paths(place) if digest(path) == wanted[part]), None)
                  for part, place in places.items()}
         missed = [places[part] for part, path in there.items() if path is None]
         if not missed:
-            led = [path for part, path in there.items() if part not in PARTS]
-            own["paths"] = {PARTS[part]: path for part, path in there.items() if part in PARTS} | (
-                {"control": led} if led else {})
+            listed = {key: [path for part, path in there.items() if part.startswith(what)] for what, key in LISTED.items()}
+            own["paths"] = {PARTS[part]: path for part, path in there.items() if part in PARTS} | {
+                key: found for key, found in listed.items() if found}
             found = {name: value for name, value in found.items() if name not in parts} | {
                 part: wanted[part] for part in there}
     own["asked"] = wanted

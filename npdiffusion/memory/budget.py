@@ -36,7 +36,8 @@ LONG = 100                            # seconds: from there on, minutes are said
 class Budget:
     """What was chosen. on_disk: {part: names of parameters that are read when used}; kept: bytes of all others
 
-    buffer: bytes that reading the largest of them takes     read: bytes of the file that a step reads
+    buffer: bytes that reading the largest of them takes; with an adapter, of which some are merged meanwhile, more: merging
+    beside: {kind: bytes} of what was loaded later, of all that is kept      read: bytes of the file that a step reads
     maps: bytes of the largest feature maps of the planned picture
     tile: side in pixels of the tiles in which the planned picture is decoded, or None     images: that a step computes
     seconds: of a step, as `measure` finds them; None before that
@@ -53,6 +54,8 @@ class Budget:
     tile: int | None = None
     images: int = 2
     seconds: float | None = None
+    merging: float = 0
+    beside: dict = field(default_factory=dict)
 
     @property
     def foretold(self):
@@ -76,6 +79,24 @@ class Budget:
             needed = self.limit - self.room() + maps
             raise UserError(f"{what}: need about {needed / 1e9:.2f} GB with the weights as they were loaded, but max_memory "
                             f"is {self.limit / 1e9:.2f} GB")
+
+    def count(self, what, parts):
+        """Count the weights of [Part] among those that are kept, in place of others of that kind that were loaded later;
+        UserError if there is no room for them beside the planned picture"""
+        before, needed = self.beside.get(what, 0), sum(parameters.nbytes(part.model, self.dtype) for part in parts)
+        self._require(needed - before, what)
+        self.kept += needed - before
+        self.beside[what] = needed
+
+    def allow_merging(self):
+        """Have room for an adapter to be merged into weights whenever they are read; UserError if there is none"""
+        self._require(self.merging, "an adapter")
+        self.buffer, self.merging = self.buffer + self.merging, 0
+
+    def _require(self, more, what):
+        if more > 0 and self.foretold + more > self.limit:
+            raise UserError(f"{what}: need about {(self.foretold + more) / 1e9:.2f} GB with the weights as they were loaded, "
+                            f"but max_memory is {self.limit / 1e9:.2f} GB; named when the model is loaded, they are fitted in")
 
     def measure(self, networks, reduction):
         """Find the seconds of a step of the planned picture: of the UNet and of ControlNets, [network]; see seconds.py"""
@@ -115,13 +136,13 @@ def require_reading(limit, requests):
     return most
 
 
-def plan(parts, limit, sizes, dtype=None, images=2, mode="auto", preview_vae=None, reading=0):
+def plan(parts, limit, sizes, dtype=None, images=2, mode="auto", preview_vae=None, reading=0, adapted=()):
     """How to fit the parts of a model, checked but empty, into `limit` bytes → Budget
 
     parts: {name: checkpoints.part.Part}     sizes: (width, height) of pictures, of which the one that needs most counts
     dtype: None leaves the choice     images: that the UNet computes in a step: two for each picture with guidance, one without
     mode: of tiling, as a request has it     preview_vae: an autoencoder beside the model's, for previews, or None
-    reading: bytes that a picture to start from takes
+    reading: bytes that a picture to start from takes      adapted: names of parts whose weights an adapter changes
     UserError if they can't be made to fit.
     """
     if kernels.backend() == "numpy":
@@ -133,6 +154,7 @@ def plan(parts, limit, sizes, dtype=None, images=2, mode="auto", preview_vae=Non
     width, height = largest(sizes, unet, vae, images, mode)
     step = max(estimates.step(parts[name].model.config, width // f, height // f, images) for name in unets)
     words = sum(estimates.words(parts[name].model.config, images) for name in (*unets, *controlnets))
+    reading = max(reading, *(estimates.merging(parts[name].model, many=True) for name in adapted)) if adapted else reading
     step = max(reading, step + words + estimates.control(unet, width // f, height // f, images) * bool(controlnets))
     beside = 0
     if preview_vae is not None:                       # float32, all of it in memory, and without tiles
@@ -147,16 +169,16 @@ def plan(parts, limit, sizes, dtype=None, images=2, mode="auto", preview_vae=Non
             return Budget(limit, kept_as, width, height, kept, maps=maps, tile=tile, images=images)
         if dtype or kept_as != "float32":
             found = partly_on_disk({name: parts[name] for name in ordered}, limit, kept_as, (width, height), images, mode, step,
-                                   beside)
+                                   beside, bool(adapted))
             if not found.read:
                 return found
             on_disk = on_disk or found                        # bfloat16's, rather than int8's
     return on_disk
 
 
-def partly_on_disk(parts, limit, dtype, size, images, mode, step, beside):
+def partly_on_disk(parts, limit, dtype, size, images, mode, step, beside, adapted):
     """`plan` with weights on disk; parts: those that are used most come first     step, beside: bytes of feature maps of a
-    step, and of what else is kept"""
+    step, and of what else is kept     adapted: whether there are adapters"""
     every_step = [name for name in parts if name.endswith("unet") or name.startswith("controlnet")]
     vae = parts["vae"].model.config
     streamable = {name: part.may_stay_on_disk(dtype) for name, part in parts.items()}
@@ -164,6 +186,9 @@ def partly_on_disk(parts, limit, dtype, size, images, mode, step, beside):
         sum(found.values()) for found in streamable.values())
     buffer = max((count + parts[part].bytes_to_read(name) for part in every_step
                   for name, count in streamable[part].items()), default=0)
+    merging = estimates.merging(parts["unet"].model)
+    if adapted:
+        buffer, merging = buffer + merging, 0
     wanted = sum(sum(streamable[name].values()) for name in every_step)
     room = -1
     for side in tile_sizes(vae, *size, mode):
@@ -183,7 +208,7 @@ def partly_on_disk(parts, limit, dtype, size, images, mode, step, beside):
         on_disk[name] = streamable[name].keys() - names
         kept += taken
     read = sum(parts[part].bytes_in_file(name) for part in every_step if part != "refiner unet" for name in on_disk[part])
-    return Budget(limit, dtype, *size, kept, buffer, maps, read, on_disk, tile, images)
+    return Budget(limit, dtype, *size, kept, buffer, maps, read, on_disk, tile, images, merging=merging)
 
 
 def largest(sizes, unet, vae, images, mode):

@@ -8,13 +8,15 @@ import os
 from PIL import Image
 
 from npdiffusion.errors import UserError
-from npdiffusion.kernels import machine
+from npdiffusion.kernels import machine, threads
+from npdiffusion.models import parameters
 from npdiffusion.models.flops import WORDS
 from npdiffusion.pictures import images
 
 UNET_MAPS = 13        # of the first level's size, alive at once in its last blocks: skips, tokens, q, k, v, …
 LEVELS = 31           # bytes of a pixel when numbers become levels: float32 twice, uint8, and as Pillow has it
 IN_PILLOW = 4         # bytes of a pixel in Pillow, in RGB too
+MERGED = 3            # copies of a weight while an adapter changes it
 FEATURE_MAPS = 3      # alive at once in a residual block: its input, that normalised, and half as many channels convolved
 
 
@@ -42,6 +44,14 @@ def words(config, together, states=WORDS):
               for level, channels in enumerate(config.block_out_channels)]
     depths.append((config.block_out_channels[-1], config.mid_depth or 0))
     return 4 * 2 * together * states * sum(channels * blocks for channels, blocks in depths)
+
+
+def merging(model, many=False):
+    """Bytes in which an adapter changes the largest weight of a model that is still empty: W, ΔW and a product on its way to
+    ΔW, float32      many: of as many weights as there are threads, when they are all changed at once"""
+    largest = max(getattr(owner, attribute).size for _, owner, attribute in parameters.walk(model)
+                  if parameters.is_packed(owner, attribute))
+    return 4 * MERGED * largest * (min(threads.get_threads(), parameters.MOST_THREADS) if many else 1)
 
 
 def control(config, width, height, together):

@@ -45,9 +45,10 @@ OPTIONS = {name: replace(row, name=name) for name, row in {
                        group=MODEL, metavar="FILE", synonyms=("--control-net", "--controlnet")),
     "refiner": Setting(Path(), "another model, as by -m, that takes the last steps over where --refiner-at says: XL's refiner",
                        group=MODEL, metavar="MODEL"),
-    "ip_adapter": Setting(Path(), "an IP-Adapter's file: --ip-image stands in the prompt", group=MODEL, metavar="FILE"),
-    "ip_encoder": Setting(Path(), "CLIP's image encoder for it, a folder or file (default: image_encoder/ beside the adapter, "
-                          "or in the model's folder)", group=MODEL, metavar="DIR"),
+    "ip_adapter": Setting(Listed(Path()), "an IP-Adapter's file: --ip-image stands in the prompt; repeated for several",
+                          group=MODEL, metavar="FILE"),
+    "ip_encoder": Setting(Path(), "CLIP's image encoder for them, a folder or file (default: image_encoder/ beside the "
+                          "adapter, or in the model's folder)", group=MODEL, metavar="DIR"),
     "t2i_adapter": Setting(Path(), "a T2I-Adapter, a folder or file, which --t2i-image leads", group=MODEL, metavar="FILE"),
     "model_dir": Setting(Path(), "folder of models, which -m can name without their path (default: $NPDIFFUSION_MODELS)",
                          group=MODEL, metavar="DIR"),

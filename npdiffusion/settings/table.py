@@ -248,10 +248,11 @@ class Request:
         Switch(), "let the ControlNet lead more than the prompt, which may be empty", False, group=PAINTING, key="Guess mode",
         needs=("control_image",), says="how a ControlNet is followed")
     ip_image: Any = setting(
-        Picture(), "picture that stands in the prompt, by --ip-adapter: what it shows, its colours, its style",
-        group=PROMPT, metavar="FILE", diffusers="ip_adapter_image")
-    ip_scale: float | None = setting(
-        Number(0, 10), "how much it counts beside the words (default: 1)", group=PROMPT, metavar="X", customary=1.0,
+        Listed(Picture()), "picture that stands in the prompt, by --ip-adapter: what it shows, its colours, its style; for "
+        "several in their order", group=PROMPT, metavar="FILE", diffusers="ip_adapter_image")
+    ip_scale: float | tuple[float, ...] | None = setting(
+        Listed(Number(0, 10)), "how much it counts beside the words; once for all of several, or repeated (default: 1)",
+        group=PROMPT, metavar="X", customary=1.0,
         key="IP-Adapter scale", diffusers="ip_adapter_scale", needs=("ip_image",), says="how much an IP-Adapter counts")
     t2i_image: Any = setting(
         Picture(), "picture that --t2i-adapter is led by, as it was trained: edges, a sketch, depths", group=PAINTING,

@@ -56,5 +56,9 @@ def controlnets(pipeline):
 def picture_adapters(pipeline):
     """{name: network} of those by which pictures take part in a prompt, or lead"""
     prompts, features = pipeline.ip_adapter, pipeline.t2i_adapter
-    return ({} if prompts is None else {"ip_adapter": prompts.adapter, "image_encoder": prompts.encoder}) | (
-        {} if features is None else {"t2i_adapter": features.adapter})
+    found = {} if features is None else {"t2i_adapter": features.adapter}
+    if prompts is None:
+        return found
+    one = len(prompts.adapters) == 1
+    named = {"ip_adapter" if one else f"ip_adapter.{number}": each for number, each in enumerate(prompts.adapters)}
+    return named | {"image_encoder": prompts.encoder} | found
