@@ -136,7 +136,7 @@ def test_a_lora_in_a_prompt_leaves_fewer_weights_in_memory(parts):
     more = 3 * 4 * 1280 * 2560 * 9
     assert with_it.buffer - without.buffer == more and with_it.foretold <= 4e9
     assert without.kept - with_it.kept == pytest.approx(more, rel=0.02)
-    with pytest.raises(budget.UserError, match="an adapter: need about .* named when the model is loaded"):
+    with pytest.warns(UserWarning, match="an adapter is merged into weights .* may take 0.35 GB more than max_memory"):
         without.allow_merging()
     with_it.allow_merging()
 

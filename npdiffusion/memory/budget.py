@@ -16,6 +16,7 @@ more, and of fewer only where nothing else fits. A given dtype is kept to.
 Attention never holds a matrix of all tokens by all tokens (kernels/products/flash_attention.py), so there is nothing to choose
 for it; the plain NumPy definitions do, and are refused.
 """
+import warnings
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -83,20 +84,20 @@ class Budget:
     def count(self, what, parts):
         """Count the weights of [Part] among those that are kept, in place of others of that kind that were loaded later;
         UserError if there is no room for them beside the planned picture"""
-        before, needed = self.beside.get(what, 0), sum(parameters.nbytes(part.model, self.dtype) for part in parts)
-        self._require(needed - before, what)
-        self.kept += needed - before
-        self.beside[what] = needed
-
-    def allow_merging(self):
-        """Have room for an adapter to be merged into weights whenever they are read; UserError if there is none"""
-        self._require(self.merging, "an adapter")
-        self.buffer, self.merging = self.buffer + self.merging, 0
-
-    def _require(self, more, what):
+        needed = sum(parameters.nbytes(part.model, self.dtype) for part in parts)
+        more = needed - self.beside.get(what, 0)
         if more > 0 and self.foretold + more > self.limit:
             raise UserError(f"{what}: need about {(self.foretold + more) / 1e9:.2f} GB with the weights as they were loaded, "
                             f"but max_memory is {self.limit / 1e9:.2f} GB; named when the model is loaded, they are fitted in")
+        self.kept += more
+        self.beside[what] = needed
+
+    def allow_merging(self):
+        """Note that an adapter is merged into weights whenever they are read; a warning if no room was left for it"""
+        if self.merging and self.foretold + self.merging > self.limit:
+            warnings.warn(f"an adapter is merged into weights that stay on disk, which may take {self.merging / 1e9:.2f} GB more "
+                          f"than max_memory; named in a prompt when the model is loaded, it is fitted in", stacklevel=4)
+        self.merging = 0
 
     def measure(self, networks, reduction):
         """Find the seconds of a step of the planned picture: of the UNet and of ControlNets, [network]; see seconds.py"""
