@@ -95,8 +95,8 @@ class Budget:
     def allow_merging(self):
         """Note that an adapter is merged into weights whenever they are read; a warning if no room was left for it"""
         if self.merging and self.foretold + self.merging > self.limit:
-            warnings.warn(f"an adapter is merged into weights that stay on disk, which may take {self.merging / 1e9:.2f} GB more "
-                          f"than max_memory; named in a prompt when the model is loaded, it is fitted in", stacklevel=4)
+            warnings.warn(f"an adapter is merged into weights that stay on disk, which may take {self.merging / 1e9:.2f} GB "
+                          f"more than max_memory; named in a prompt when the model is loaded, it is fitted in", stacklevel=4)
         self.merging = 0
 
     def measure(self, networks, reduction):
