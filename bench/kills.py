@@ -3,10 +3,14 @@ same list on one machine: each picture has to be there once, bit for bit the sam
 
     python -m bench kills --pictures 200 --workers 3 --every 4
     python -m bench kills --every 0                            nothing is killed: what a picture costs beside one machine
+    python -m bench kills --slow --failing --full              with a slow worker, a picture that no worker can make, and a disk
+                                                               that is full half-way (which takes root)
 
+A worker that was started again is killed once more every third time, before it has loaded its model.
 Pictures are the embedded model's, of so many steps. All processes run on 127.0.0.1 and end with this one. Processor time is
 that of all of them, since other programs may use the machine: what loading takes is in it, and is told apart.
 """
+import contextlib
 import itertools
 import os
 import pathlib
@@ -23,6 +27,8 @@ import time
 from bench import turns
 from npdiffusion.errors import UserError
 
+FAILING = "a dog"                     # the prompt of the picture that no worker can make
+
 
 def add_arguments(parser):
     parser.add_argument("--pictures", type=int, default=200, help="how many (default 200)")
@@ -30,6 +36,9 @@ def add_arguments(parser):
     parser.add_argument("--steps", type=int, default=4, help="of each picture (default 4)")
     parser.add_argument("--every", type=float, default=4, help="seconds between kills; 0: none (default 4)")
     parser.add_argument("--slow", action="store_true", help="stop one worker for half of each second")
+    parser.add_argument("--failing", action="store_true", help="add a picture that no worker can make")
+    parser.add_argument("--full", action="store_true", help="a disk that is full half-way; then it grows, and the same command "
+                        "goes on")
     parser.add_argument("--seed", type=int, default=0, help="of who is killed (default 0)")
 
 
@@ -40,9 +49,16 @@ def run(arguments):
         (folder / "prompts.csv").write_text("prompt,seed\n" + "".join(f"a cat,{seed}\n" for seed in range(arguments.pictures)))
         command = ["--prompts", folder / "prompts.csv", "--steps", arguments.steps]
         alone = timed(lambda: subprocess.run(words(*command, "-o", f"{folder}/alone/"), check=True, capture_output=True))
-        many, kills, said = on_workers(folder, command, arguments)
-        expected, found = files(folder / "alone"), files(folder / "many")
-        lines = (folder / "many" / "manifest.jsonl").read_text().count("\n")
+        expected = files(folder / "alone")
+        if arguments.failing:
+            rows = "".join(f"a cat,{seed},\n" for seed in range(arguments.pictures))
+            (folder / "prompts.csv").write_text(f"prompt,seed,clip_skip\n{rows}{FAILING},0,50\n")
+        (folder / "many").mkdir()
+        half = sum(map(len, expected.values())) // 2
+        with small_disk(folder / "many", half) if arguments.full else contextlib.nullcontext() as grow:
+            many, kills, said = on_workers(folder, command, arguments, grow)
+            found = files(folder / "many")
+            lines = (folder / "many" / "manifest.jsonl").read_text().count("\n")
     if found != expected or lines != arguments.pictures:
         raise UserError(f"{lines} lines and {len(found)} files of {arguments.pictures}, "
                         f"{sum(found.get(name) == content for name, content in expected.items())} of them equal")
@@ -54,13 +70,22 @@ def run(arguments):
                     seconds={"alone": alone[0], "cluster": many[0]}, processor={"alone": alone[1], "cluster": many[1]})
 
 
-def on_workers(folder, command, arguments):
+@contextlib.contextmanager
+def small_disk(folder, size):
+    """Within, a folder is a file system of so many bytes; gives what makes it large"""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "small", folder], check=True)
+    try:
+        yield lambda: subprocess.run(["mount", "-o", "remount,size=1g", folder], check=True)
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def on_workers(folder, command, arguments, grow=None):
     """The list on workers that are killed → (seconds, processor seconds), {who: kills}, what the driver said"""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    address, kills, over = f"tcp://127.0.0.1:{port}", {"workers": 0, "scheduler": 0}, threading.Event()
-    scheduler = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", str(port),
-                 "--no-dashboard", "--no-show"]
+    address, over = f"tcp://127.0.0.1:{port}", threading.Event()
+    kills, scheduler = {"workers": 0, "while they load": 0, "scheduler": 0}, scheduler_at(port)
     processes = {"scheduler": start(scheduler)}
     while processes["scheduler"].poll() is None and not answers(port):
         time.sleep(0.2)
@@ -75,7 +100,13 @@ def on_workers(folder, command, arguments):
             processes[name].kill()
             processes[name].wait()
             kills[name.partition(" ")[0].replace("worker", "workers")] += 1
-            processes[name] = start(scheduler if name == "scheduler" else words("worker", address, "--threads", 1))
+            again = scheduler if name == "scheduler" else words("worker", address, "--threads", 1)
+            processes[name] = start(again)
+            if name != "scheduler" and number % 3 == 0 and not over.wait(random.Random(number).uniform(0.1, 1)):
+                processes[name].kill()
+                processes[name].wait()
+                kills["while they load"] += 1
+                processes[name] = start(again)
 
     def slow():
         while not over.wait(0.5):
@@ -89,8 +120,11 @@ def on_workers(folder, command, arguments):
         def made():
             for thread in threads:
                 thread.start()
-            done.append(subprocess.run(words(*command, "-o", f"{folder}/many/", "--cluster", address), check=False,
-                                       capture_output=True, text=True))
+            asked = words(*command, "-o", f"{folder}/many/", "--cluster", address)
+            done.append(subprocess.run(asked, check=False, capture_output=True, text=True))
+            if grow and "No space left" in done[0].stderr:
+                grow()
+                done[0] = subprocess.run(asked, check=False, capture_output=True, text=True)
             over.set()
             for thread in threads:
                 thread.join()
@@ -103,9 +137,15 @@ def on_workers(folder, command, arguments):
         over.set()
         for process in processes.values():
             process.kill()
-    if done[0].returncode:
+    if done[0].returncode != arguments.failing or arguments.failing != (f"'{FAILING}', seed 0: could not" in done[0].stderr):
         raise UserError(f"the list ended with {done[0].returncode}: {done[0].stderr[-1000:]}")
     return taken, kills, done[0].stderr
+
+
+def scheduler_at(port):
+    """The words that start Dask's scheduler"""
+    return [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", str(port),
+            "--no-dashboard", "--no-show"]
 
 
 def answers(port):

@@ -1,7 +1,11 @@
 """--cluster: pictures by many processes are the single machine's, each once, whatever is killed."""
 import json
 import os
+import pathlib
+import re
+import shlex
 import signal
+import subprocess
 import time
 
 import distributed
@@ -11,6 +15,7 @@ import pytest
 from bench import cluster as simulation
 from npdiffusion.command import cli
 from npdiffusion.command import cluster as command
+from npdiffusion.command import worker as worker_command
 from npdiffusion.errors import UserError
 from npdiffusion.jobs import cluster, worker
 from npdiffusion.jobs.entries import Entry
@@ -18,6 +23,8 @@ from npdiffusion.jobs.listener import Listener
 from npdiffusion.settings import Request
 from tests.clusters import COUNT, check, pictures, start, table
 from tests.processes import free_port, until
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -335,3 +342,31 @@ def test_what_does_not_go_with_a_cluster_is_refused(words, said, capsys, tmp_pat
     monkeypatch.chdir(tmp_path)
     (tmp_path / "p.csv").write_text("prompt\na cat\n")
     assert cli.main(words) == 2 and said in capsys.readouterr().err
+
+
+# ---- the page that says how workers are started
+
+def page_blocks(language):
+    text = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("block", page_blocks("bash"))
+def test_lines_for_other_machines_are_shell_and_their_commands_are_ours(block):
+    subprocess.run(["bash", "-n"], input=block, text=True, check=True)
+    for words in re.findall(r"npdiffusion (worker )?([^\n\"'&>]*)", block):
+        asked = shlex.split(words[1].replace("\\\n", " ").replace("$SLURM_CPUS_PER_TASK", "16"))
+        if words[0] and asked:
+            assert worker_command.parse(asked).address == asked[0]
+
+
+def test_the_manifests_for_kubernetes_are_what_it_takes():
+    yaml, (block,) = pytest.importorskip("yaml"), page_blocks("yaml")
+    service, scheduler, workers = yaml.safe_load_all(block)
+    assert service["spec"]["selector"] == scheduler["spec"]["template"]["metadata"]["labels"]
+    container, = workers["spec"]["template"]["spec"]["containers"]
+    asked = worker_command.parse(container["command"][2:])
+    assert asked.address == f"tcp://{service['metadata']['name']}:{service['spec']['ports'][0]['port']}"
+    schemas = pytest.importorskip("kubernetes_validate")
+    for each in service, scheduler, workers:
+        schemas.validate(each, schemas.latest_version(), strict=True)
