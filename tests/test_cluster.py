@@ -157,6 +157,21 @@ def test_a_worker_without_the_files_says_which_path_it_missed(models, monkeypatc
     assert f"its files were not at {models / 'a'} there, nor in the hub's cache" in said[0]
 
 
+@pytest.mark.parametrize("first", [{}, {"worker": OSError("gone")}])
+def test_a_worker_that_dies_while_it_is_asked_is_asked_again_and_one_of_another_program_is_left_out(first):
+    answers, said, clock = [first, {"worker": ({"model": "a"}, [])}], [], Clock()
+    client, place = Client(lambda sent: MADE), Place()
+    client.run = lambda *arguments, **named: answers.pop(0)
+    driver = cluster.Driver(lambda: client, [Entry(Request("x"))], place, Notes(said), ({"model": "a"}, {}, []), {},
+                            (clock.now, clock.wait))
+    assert driver.run() == [] and place.saved == ["x"] and said == [] and answers == []
+    answers[:] = [{"worker": ModuleNotFoundError("npdiffusion")}]
+    driver.todo.append(Entry(Request("y")))
+    driver.known.clear()
+    with pytest.raises(UserError, match="none of the 1 workers fits: it is a worker of another program"):
+        driver.run()
+
+
 def test_a_scheduler_of_another_version_is_refused_in_one_line():
     with pytest.raises(UserError, match="tcp://head:1: its scheduler is distributed 1.0, here is "):
         command.check_version("tcp://head:1", {"distributed": "1.0"})

@@ -108,16 +108,19 @@ class Driver:
         if self.model is None:
             return sum(threads.values())
         new = [worker for worker in threads if worker not in self.known]
-        answers = client.run(introduce, *self.model, workers=new, on_error="ignore") if new else {}
+        answers = client.run(introduce, *self.model, workers=new, on_error="return") if new else {}
         for worker in new:
-            found, missed = answers.get(worker, (None, []))
+            answer = answers.get(worker, OSError())
+            if isinstance(answer, OSError):              # it went while it was asked; one that comes back is asked again
+                continue
+            found, missed = (None, []) if isinstance(answer, Exception) else answer
             differs = difference(found, self.model[0])
             if differs:
                 looked = f"; its files were not at {' or '.join(missed)} there, nor in the hub's cache" if missed else ""
                 self.listener.note(f"the worker {worker} is left out: {differs}{looked}")
             self.known[worker] = differs
-        self.here = fitting = frozenset(worker for worker in threads if self.known[worker] == "")
-        if threads and not fitting:
+        self.here = fitting = frozenset(worker for worker in threads if self.known.get(worker) == "")
+        if threads and not fitting and threads.keys() <= self.known.keys():
             raise UserError(f"none of the {len(threads)} workers fits: {self.known[next(iter(threads))]}")
         if len(fitting) < len(threads):                  # a list of a thousand addresses goes with each picture only then
             self.fitting = fitting
