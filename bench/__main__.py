@@ -2,12 +2,29 @@
 import argparse
 import sys
 
-from bench import cluster, image, kernels, kills, load, network, operations, overhead, plot, results, serve, train, turns, xl
+from bench import (
+    cluster,
+    gradients,
+    image,
+    kernels,
+    kills,
+    load,
+    network,
+    operations,
+    overhead,
+    plot,
+    results,
+    serve,
+    train,
+    turns,
+    xl,
+)
 from npdiffusion.errors import UserError
 
 COMMANDS = {"kernels": (kernels, kernels.run), "step": (network, network.run_step),
             "decode": (network, network.run_decode), "profile": (operations, operations.run),
             "image": (image, image.run), "load": (load, load.run), "train": (train, train.run),
+            "gradients": (gradients, gradients.run),
             "cluster": (cluster, cluster.run), "kills": (kills, kills.run), "overhead": (overhead, overhead.run),
             "serve": (serve, serve.run),
             "results": (results, results.run), "plot": (plot, plot.run), "xl": (xl, xl.run)}

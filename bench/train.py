@@ -1,7 +1,8 @@
 """One step of training, forwards, backwards and Adam, beside torch in turns, from the same weights and inputs.
 
     unet      the embedded model's UNet on --batch latents (32)         vae    its autoencoder on --batch crops of 128² (16)
-    digits    the autoencoder of digits, --batch of 28² (128)           lora   rank 4 on the attention of SD v1's UNet at 512²
+    digits    the autoencoder of digits, --batch of 28² (128)           ddpm   diffusion of digits, --batch of 28² (32)
+    lora      rank 4 on the attention of SD v1's UNet at 512²
 
 torch is timed in both layouts of memory. In bfloat16 torch runs under autocast, ours multiplies rounded factors; weights are
 float32 in both. The difference is that of the losses before the first step, relative.
@@ -18,13 +19,14 @@ from npdiffusion import kernels
 from npdiffusion.models import parameters
 from npdiffusion.models.configs import UNetConfig, VAEConfig
 from npdiffusion.models.parameters import modules
+from npdiffusion.training import ddpm_lesson
 from npdiffusion.training.digit_vae import DigitVAE
 from npdiffusion.training.optimizers import Adam
 from npdiffusion.training.precision import products_in_bfloat16
 from npdiffusion.training.tape import Tape, parameters_of
 
 WEIGHTS = pathlib.Path(__file__).resolve().parent.parent / "weights"
-BATCHES = {"unet": 32, "vae": 16, "digits": 128, "lora": 1}
+BATCHES = {"unet": 32, "vae": 16, "digits": 128, "ddpm": 32, "lora": 1}
 RANK, RATE, WORDS, LATENT = 4, 1e-4, 77, 20
 TARGETS = "to_q", "to_k", "to_v", "to_out.0"
 
@@ -42,7 +44,7 @@ def run(arguments, sizes=None):
     threads = turns.set_threads(arguments.threads)
     turns.describe(f"training step of {what}, batch {batch}", threads, arguments)
     sizes = sizes or {"unet": lambda: embedded("unet", UNetConfig), "vae": lambda: embedded("vae", VAEConfig),
-                      "digits": lambda: None, "lora": UNetConfig}[what]()
+                      "digits": lambda: None, "ddpm": lambda: ddpm_lesson.UNET, "lora": UNetConfig}[what]()
     inputs = INPUTS[what](sizes, batch, arguments.size)
     calls = {turns.OURS: ours(what, sizes, inputs, arguments.dtype)}
     if "torch" in arguments.against:
@@ -91,7 +93,7 @@ def _digit_inputs(_, batch, __):
     return (rng.random((batch, 28, 28, 1)) < 0.2).astype(np.float32), models.normal(batch, LATENT)
 
 
-INPUTS = {"unet": _unet_inputs, "lora": _lora_inputs, "vae": _vae_inputs, "digits": _digit_inputs}
+INPUTS = {"unet": _unet_inputs, "ddpm": _unet_inputs, "lora": _lora_inputs, "vae": _vae_inputs, "digits": _digit_inputs}
 
 
 # ---- ours

@@ -14,11 +14,12 @@ import torch
 from diffusers.models.attention_processor import Attention
 from PIL import Image
 
-from bench import models, network, operations, peak, peers, plot, results, train, turns
+from bench import gradients, models, network, operations, peak, peers, plot, results, train, turns
 from npdiffusion import kernels, load
 from npdiffusion.errors import UserError
 from npdiffusion.models import flops
 from npdiffusion.models.configs import CLIPTextConfig, UNetConfig, VAEConfig
+from npdiffusion.models.unet import UNet2DConditionModel
 
 TINY_UNET = UNetConfig(block_out_channels=(32, 64), cross_attention=(True, False), heads=(4, 4), layers_per_block=1,
                        cross_attention_dim=24, norm_num_groups=8, sample_size=8)
@@ -122,12 +123,20 @@ def test_int8_is_measured_beside_bfloat16(capsys):
     assert 0 < facts["difference"]["in bfloat16"] < 0.2
 
 
-@pytest.mark.parametrize(("what", "sizes"), [("unet", TINY_UNET), ("vae", TINY_VAE), ("digits", None), ("lora", TINY_UNET)])
+@pytest.mark.parametrize(("what", "sizes"), [("unet", TINY_UNET), ("vae", TINY_VAE), ("digits", None), ("ddpm", TINY_UNET),
+                                             ("lora", TINY_UNET)])
 def test_a_training_step_has_times_of_ours_and_torch_and_their_losses_agree(what, sizes, capsys):
     train.run(options(train.add_arguments, what, "--batch", "2"), sizes)
     facts = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert all(facts["seconds"][name] > 0 for name in ("npdiffusion", "torch", "torch, channels last"))
     assert max(facts["difference"].values()) < 1e-4
+
+
+def test_whole_gradients_agree_with_torchs_tensor_by_tensor(capsys):
+    gradients.run(options(gradients.add_arguments, "--batch", "2"), TINY_UNET)
+    facts = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert facts["tensors"] == len(models.tensors(UNet2DConditionModel(TINY_UNET))) and facts["largest"] < 1e-4
+    assert facts["whole"] < 1e-5
 
 
 def test_openvino_computes_the_same_step(capsys):
