@@ -70,7 +70,7 @@ def test_a_stopped_run_ends_with_the_same_weights_and_the_same_picture(forty, tm
     assert not (tmp_path / "stopped" / "ddpm.png").exists()
     for name in ("stopped", "whole"):
         assert ddpm_lesson.run(settings(), forty, tmp_path / name) == tmp_path / name / "ddpm.png"
-    for name in ("ddpm.png", "unet/diffusion_pytorch_model.safetensors"):
+    for name in ("ddpm.png", "strip.png", "unet/diffusion_pytorch_model.safetensors"):
         assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
@@ -85,7 +85,9 @@ def test_the_command_trains_draws_and_plots_and_diffusers_opens_the_network(tmp_
     assert out.strip() == str(run / "ddpm.png") and "30 pictures, 10 held out" in err
     rows = len(ddpm_lesson.milestones(4))
     assert len([*(run / "samples").iterdir()]) == rows
-    assert Image.open(run / "ddpm.png").size == (560, 28 * (rows + ddpm_lesson.SHEET) + 6)
+    whole, strip = (np.asarray(Image.open(run / name)) for name in ("ddpm.png", "strip.png"))
+    assert whole.shape == (28 * (rows + ddpm_lesson.SHEET) + 6, 560)
+    assert (strip == whole[:28 * rows]).all() and len(strip) == 28 * rows
     assert [line["step"] for line in runs.lines(run)] == [1, 2, 3, 4]
     assert json.loads((run / "run.json").read_text())["epochs"] == 2
     assert diffusers.UNet2DConditionModel.from_pretrained(run / "unet").config.sample_size == 28

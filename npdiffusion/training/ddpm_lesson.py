@@ -5,9 +5,10 @@
 The network is Stable Diffusion's UNet without its transformers, so that there is nothing to attend to; the paper's attention
 at 16×16 is left out, since at 7×7 a convolution reaches the whole digit soon enough.
 
-    Settings(epochs=20, …), digits, folder  →  folder/unet/, ddpm.png, samples/, log.jsonl, …
+    Settings(epochs=20, …), digits, folder  →  folder/unet/, strip.png, ddpm.png, samples/, log.jsonl, …
 
-The picture: what the averaged weights make of the same noise, each row later in the training; below a sheet of samples.
+The strip: what the averaged weights make of the same noise, each row later in the training. It grows while that goes on;
+ddpm.png is the strip with a sheet of samples below.
 """
 import pathlib
 from dataclasses import asdict, dataclass
@@ -32,7 +33,7 @@ UNET = UNetConfig(in_channels=1, out_channels=1, block_out_channels=(16, 32, 64)
 SCHEDULE = NoiseSchedule(beta_schedule="linear", beta_start=1e-4, beta_end=0.02, class_name="DDIMScheduler", own_sampler="ddim")
 DECAY, WARM_UP = 0.995, 100                # of the average; steps
 SAMPLING, ROWS, SHEET = 50, 8, 4           # steps of the sampler; rows of the strip, and of the sheet
-PICTURE, SAMPLES, WEIGHTS = "ddpm.png", "samples", "unet"
+PICTURE, STRIP, SAMPLES, WEIGHTS = "ddpm.png", "strip.png", "samples", "unet"
 
 
 @dataclass(frozen=True)
@@ -99,18 +100,18 @@ def run(settings, digits, folder, listener=None):
 
     def after(step):
         if step in moments:
-            strip = Image.fromarray(lesson.draw(COLUMNS, 0))
+            drawn = Image.fromarray(lesson.draw(COLUMNS, 0))
             (folder / SAMPLES).mkdir(exist_ok=True)
-            replace_png(strip, row(folder, step))
+            replace_png(drawn, row(folder, step))
+            replace_png(Image.fromarray(strip(folder, moments)), folder / STRIP)
 
     with runs.Run(folder, asdict(settings)) as kept:
         if not loop.train(lesson.training, kept, lesson.steps,
                           listener and (lambda values: listener(values["step"], lesson.steps, values)), after):
             return None
-        rows = [np.asarray(open_image(row(folder, step)))[..., 0] for step in moments if row(folder, step).exists()]
         below = lesson.draw(SHEET * COLUMNS, 1)
         gap = np.full((GAP, below.shape[1]), 128, np.uint8)
-        replace_png(Image.fromarray(np.concatenate([*rows, gap, below])), folder / PICTURE)
+        replace_png(Image.fromarray(np.concatenate([strip(folder, moments), gap, below])), folder / PICTURE)
         lesson.training.average.swap()
         model_folder.write_part(folder / WEIGHTS, "unet", lesson.unet)
     return folder / PICTURE
@@ -119,6 +120,11 @@ def run(settings, digits, folder, listener=None):
 def row(folder, step):
     """The file of a row of the strip"""
     return folder / SAMPLES / f"{step:06}.png"
+
+
+def strip(folder, moments):
+    """The rows that are there, one below the other → (H, W) uint8"""
+    return np.concatenate([np.asarray(open_image(row(folder, step)))[..., 0] for step in moments if row(folder, step).exists()])
 
 
 def milestones(steps):
