@@ -4,8 +4,8 @@
     digits    the autoencoder of digits, --batch of 28² (128)           ddpm   diffusion of digits, --batch of 28² (32)
     lora      rank 4 on the attention of SD v1's UNet at 512²
 
-torch is timed in both layouts of memory. In bfloat16 torch runs under autocast, ours multiplies rounded factors; weights are
-float32 in both. The difference is that of the losses before the first step, relative.
+torch is timed in both layouts of memory; SD v1, which is large, in that of `bench step`. In bfloat16 torch runs under autocast,
+ours multiplies rounded factors; weights are float32 in both. The difference is that of the losses before the first step, relative.
 """
 import json
 import pathlib
@@ -27,6 +27,7 @@ from npdiffusion.training.tape import Tape, parameters_of
 
 WEIGHTS = pathlib.Path(__file__).resolve().parent.parent / "weights"
 BATCHES = {"unet": 32, "vae": 16, "digits": 128, "ddpm": 32, "lora": 1}
+REPEATS = {"lora": 2}                       # turns where nothing is said; of the others 5
 RANK, RATE, WORDS, LATENT = 4, 1e-4, 77, 20
 TARGETS = "to_q", "to_k", "to_v", "to_out.0"
 
@@ -34,13 +35,14 @@ TARGETS = "to_q", "to_k", "to_v", "to_out.0"
 def add_arguments(parser):
     parser.add_argument("what", choices=BATCHES)
     turns.add_arguments(parser, repeats=5)
-    parser.set_defaults(against=["torch"])
+    parser.set_defaults(against=["torch"], repeats=None)
     parser.add_argument("--batch", type=int, default=None, help="how many at once")
 
 
 def run(arguments, sizes=None):
     """One step of training beside torch."""
     what, batch = arguments.what, arguments.batch or BATCHES[arguments.what]
+    arguments.repeats = arguments.repeats or REPEATS.get(what, 5)
     threads = turns.set_threads(arguments.threads)
     turns.describe(f"training step of {what}, batch {batch}", threads, arguments)
     sizes = sizes or {"unet": lambda: embedded("unet", UNetConfig), "vae": lambda: embedded("vae", VAEConfig),
@@ -48,7 +50,8 @@ def run(arguments, sizes=None):
     inputs = INPUTS[what](sizes, batch, arguments.size)
     calls = {turns.OURS: ours(what, sizes, inputs, arguments.dtype)}
     if "torch" in arguments.against:
-        for layout in ("torch", "torch, channels last"):
+        both = "torch", "torch, channels last"
+        for layout in (both[arguments.dtype == "bfloat16"],) if what == "lora" else both:
             calls[layout] = theirs(what, sizes, inputs, arguments.dtype, threads, layout != "torch")
     losses = {name: call() for name, call in calls.items()}              # warms up
     times = turns.take(calls, arguments.repeats)
