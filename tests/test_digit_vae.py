@@ -37,9 +37,11 @@ def test_losses_of_training_equal_those_of_the_twin_in_torch(targets):
     twin = TorchDigitVAE(model)
     settings = vae_lesson.Settings("", latent=6, batch=8, targets=targets)
     grey = vae_lesson.as_grey(sample_digits.digits()[0])
-    training = loop.Training(vae_lesson.loss_of(model, grey, settings), Adam(trained), lambda step: 2e-3, clip=np.inf)
-    optimizer, expected = torch.optim.Adam(twin.parameters(), lr=2e-3), []
+    training = loop.Training(vae_lesson.loss_of(model, grey, settings), Adam(trained),
+                             lambda step: vae_lesson.rate(step, 60, settings), clip=np.inf)
+    optimizer, expected = torch.optim.Adam(twin.parameters()), []
     for number in range(STEPS):
+        optimizer.param_groups[0]["lr"] = training.rate(number)
         rng = training.random(number)
         batch = drawn(grey[loop.shuffled(number, len(grey), 8, 0)], targets, rng)
         likelihood, divergence = twin.elbo(batch, rng.standard_normal((len(batch), 6), np.float32))
