@@ -5,7 +5,7 @@
     lora      rank 4 on the attention of SD v1's UNet at 512²
 
 torch is timed in both layouts of memory; SD v1, which is large, in that of `bench step`. In bfloat16 torch runs under autocast,
-ours multiplies rounded factors; weights are float32 in both. The difference is that of the losses before the first step, relative.
+ours multiplies rounded factors; weights are float32 in both. The difference is that of the losses before the first step.
 """
 import json
 import pathlib
