@@ -61,8 +61,11 @@ class Served:
 
 
 @contextlib.contextmanager
-def served(folder, pipeline=None, key=None, host="127.0.0.1", allowed=(), loaders=None, **folders):
-    """Within, a server answers whose pictures go to a folder; pipeline: None is the embedded model."""
+def served(folder, pipeline=None, key=None, host="127.0.0.1", allowed=(), loaders=None, at_once=False, **folders):
+    """Within, a server answers whose pictures go to a folder
+
+    pipeline: None is the embedded model      at_once: before that is loaded
+    """
     folder.mkdir(exist_ok=True)
     gallery, store = Gallery(folder), Store(folder)
     own = {name: folders.get(name) for name in ("lora_dir", "embedding_dir")}
@@ -70,7 +73,7 @@ def served(folder, pipeline=None, key=None, host="127.0.0.1", allowed=(), loader
     engine = Engine(load, Catalogue(**folders), store, gallery)
     listening = socket.create_server(("127.0.0.1", 0), backlog=1500)
     try:
-        engine.start()
+        engine.start((lambda: None) if at_once else None)
         server = make_server(engine, host, allowed, key)
         thread = threading.Thread(target=serve, args=(server, listening), daemon=True)
         thread.start()

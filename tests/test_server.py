@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import socket
+import threading
 import time
 import urllib.request
 
@@ -282,6 +283,28 @@ def test_the_description_has_every_path_and_every_setting(fake):
     assert body["properties"]["steps"]["maximum"] == 1000
     fields = found["paths"]["/sdapi/v1/img2img"]["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"]
     assert fields["inpaint_full_res"] == {"default": True, "type": "boolean"}
+
+
+def test_the_page_and_requests_do_not_wait_until_the_model_is_loaded(tmp_path):
+    loaded = threading.Event()
+
+    def load(name):
+        assert loaded.wait(30)
+        return FakePipeline()
+    with served(tmp_path / "pictures", loaders=load, at_once=True) as server:
+        assert server.call("GET", "/")[0] == 200 and server.get("/api/info")["loaded"] is None
+        job = server.post("/api/jobs", {"prompt": "x", "steps": 1})
+        assert job["state"] == "queued"
+        loaded.set()
+        assert server.finished(job)["state"] == "done" and server.get("/api/info")["loaded"] == "embedded"
+
+
+def test_a_model_that_can_not_be_loaded_ends_the_server_in_one_line(tmp_path):
+    model = tmp_path / "broken.safetensors"
+    model.write_bytes(b"no model")
+    done = run_python("-m", "npdiffusion", "serve", "--port", "0", "-o", f"{tmp_path}/x/", "-m", str(model))
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("npdiffusion: error: ")
+    assert "broken.safetensors" in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
 
 
 # ---- what is refused

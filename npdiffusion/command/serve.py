@@ -1,6 +1,7 @@
 """npdiffusion serve: a page on this machine, and interfaces that other programs speak."""
 import argparse
 import contextlib
+import functools
 import importlib.util
 import os
 import pathlib
@@ -83,16 +84,19 @@ def run(options):
     gallery, store = Gallery(pathlib.Path(folder)), Store(pathlib.Path(folder))
     try:
         engine = Engine(load, catalogue, store, gallery, options.vae)
-        engine.start()
+        server = make_server(engine, options.host, options.allow_host, key)
+        engine.start(functools.partial(setattr, server, "should_exit", True))        # the page is there meanwhile
         say(f"{address(listening)} is where it listens, {folder}{os.sep} where pictures go; Ctrl-C ends it")
         if key is not None and not options.api_key and KEY not in os.environ:
             say(f"key: {key}")
         with contextlib.suppress(ValueError):            # not in the main thread: signals are somebody else's
             signal.signal(signal.SIGTERM, signal.default_int_handler)         # ends it as Ctrl-C does
         try:
-            serve(make_server(engine, options.host, options.allow_host, key), listening)
+            serve(server, listening)
         except KeyboardInterrupt:
             pass
+        if engine.failure is not None:
+            raise engine.failure
         left = len(engine.turns)
         say(f"stopped{f'; {left} requests wait for the next start' if left else ''}")
     finally:

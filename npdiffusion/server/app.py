@@ -125,4 +125,5 @@ def serve(server, socket):
         finally:
             sys.setswitchinterval(before)
             engine.stop()
-            engine.thread.join(60)
+            if engine.ready.is_set():                    # what loads for minutes is not waited for
+                engine.thread.join(60)

@@ -55,11 +55,17 @@ class Engine:
 
     # ---- from outside
 
-    def start(self):
-        """Take up what was waiting, start the thread and wait until the model is loaded; raises what that raised."""
+    def start(self, failed=None):
+        """Take up what was waiting, start the thread and wait until the model is loaded; raises what that raised.
+
+        failed: then it isn't waited for; this is called if the model can't be loaded, which is `failure`
+        """
+        self.failed = failed
         for job in self.store.waiting():
             self.turns.add(job, checked=False)
         self.thread.start()
+        if failed is not None:
+            return
         self.ready.wait()
         if self.failure is not None:
             raise self.failure
@@ -177,8 +183,10 @@ class Engine:
     def _run(self):
         try:
             self._get(self.catalogue.default)
-        except BaseException as error:      # noqa: BLE001, start() raises it
+        except BaseException as error:      # noqa: BLE001, start() raises it, or whoever is told of it
             self.failure = error
+            if self.failed is not None:
+                self.failed()
             return
         finally:
             self.ready.set()
