@@ -16,6 +16,7 @@ from bench import (
     results,
     serve,
     train,
+    turbo,
     turns,
     xl,
 )
@@ -27,7 +28,8 @@ COMMANDS = {"kernels": (kernels, kernels.run), "step": (network, network.run_ste
             "gradients": (gradients, gradients.run),
             "cluster": (cluster, cluster.run), "kills": (kills, kills.run), "overhead": (overhead, overhead.run),
             "serve": (serve, serve.run),
-            "results": (results, results.run), "plot": (plot, plot.run), "xl": (xl, xl.run)}
+            "results": (results, results.run), "plot": (plot, plot.run), "xl": (xl, xl.run),
+            "turbo": (turbo, turbo.run)}
 
 
 def main(arguments=None):

@@ -28,22 +28,46 @@ def on_torch(module, arrays, dtype, threads):
 
 def on_openvino(module, arrays, dtype, threads):
     """The same; the module is not changed."""
-    import openvino
-    import torch
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")                  # what tracing warns of does not vary here
-        converted = openvino.convert_model(module, example_input=tuple(map(torch.from_numpy, arrays)),
-                                           input=[array.shape for array in arrays])
-    compiled = openvino.Core().compile_model(converted, "CPU", {
-        "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[dtype],
-        "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"})
-    request = compiled.create_infer_request()
+    request = compiled(converted(module, arrays), dtype, threads)
     return lambda: request.infer(arrays)[0]
 
 
+def converted(module, arrays):
+    """A module as OpenVINO has it, of static shapes; weights of 16 bits stay so, and it computes in float32 for now"""
+    import openvino
+    import torch
+    from openvino.frontend.pytorch.patch_model import __make_16bit_traceable as traceable
+    if next(module.parameters()).dtype != torch.float32:
+        traceable(module)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")                  # what tracing warns of does not vary here
+        return openvino.convert_model(module, example_input=tuple(map(torch.from_numpy, arrays)),
+                                      input=[array.shape for array in arrays])
+
+
+def compiled(model, dtype, threads):
+    """A converted model → an infer request"""
+    import openvino
+    return openvino.Core().compile_model(model, "CPU", {
+        "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[dtype],
+        "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}).create_infer_request()
+
+
 def unet_module(model):
-    """diffusers' UNet as a module: latents (N, C, H, W), time step (1,), context (N, S, X) → (N, C, H, W)"""
-    return _module(model, lambda x, t, context: model(x, t, context, return_dict=False)[0])
+    """diffusers' UNet as a module: latents (N, C, H, W), time step (1,), context (N, S, X) → (N, C, H, W); XL's also takes
+    pooled vectors (N, P) and sizes (N, 6)"""
+    def call(x, t, context, *added):
+        conditions = dict(zip(("text_embeds", "time_ids"), added)) or None
+        return model(x, t, context, added_cond_kwargs=conditions, return_dict=False)[0]
+    return _module(model, call)
+
+
+def text_module(model):
+    """transformers' text encoder as a module: ids (N, S) → states (N, S, X), and the projected vector (N, P) if it has one"""
+    def call(ids):
+        found = model(ids, output_hidden_states=False)
+        return (found.last_hidden_state, found.text_embeds) if "text_embeds" in found else found.last_hidden_state
+    return _module(model, call)
 
 
 def decoder_module(model):

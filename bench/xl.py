@@ -23,6 +23,10 @@ UNET = dict(
     up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"))
 SECOND = dict(vocab_size=49408, hidden_size=1280, intermediate_size=5120, num_attention_heads=20, num_hidden_layers=32,
               hidden_act="gelu", projection_dim=1280, eos_token_id=2)
+V2_UNET = dict(cross_attention_dim=1024, attention_head_dim=(5, 10, 20, 20), use_linear_projection=True)
+V2_TEXT = dict(hidden_size=1024, intermediate_size=4096, num_attention_heads=16, num_hidden_layers=23, hidden_act="gelu")
+SETTINGS = {families.XL: {"text_encoder": {}, "text_encoder_2": SECOND, "unet": UNET, "vae": {"sample_size": 1024}},
+            families.V2: {"text_encoder": V2_TEXT, "unet": V2_UNET, "vae": {}}}
 PROMPT = "a lighthouse at dawn"
 
 
@@ -48,20 +52,24 @@ def run(arguments):
                     raise SystemExit(f"bench: {target.__name__} failed")
 
 
-def sizes():
-    """{part: configuration}"""
-    row = next(family for family in families.FAMILIES if family.name == families.XL)
-    settings = {"text_encoder": {}, "text_encoder_2": SECOND, "unet": UNET,
-                "vae": {"scaling_factor": row.factor, "sample_size": 1024}}
+def sizes(family=families.XL):
+    """{part: configuration}      family: the name of one of SETTINGS"""
+    row = row_of(family)
+    settings = SETTINGS[family] | {"vae": SETTINGS[family]["vae"] | {"scaling_factor": row.factor}}
     return {name: row.parts[name].config.from_dict(each, name, row.parts[name].only) for name, each in settings.items()}
 
 
-def write_folder(folder):
+def row_of(family):
+    """Of checkpoints.families"""
+    return next(row for row in families.FAMILIES if row.name == family)
+
+
+def write_folder(folder, family=families.XL):
     """A complete model in diffusers layout, random weights in bfloat16"""
-    row = next(family for family in families.FAMILIES if family.name == families.XL)
-    index = {"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True,
-             "scheduler": ["diffusers", "EulerDiscreteScheduler"]}
-    for name, each in sizes().items():
+    row = row_of(family)
+    index = {"_class_name": row.classes[0], "force_zeros_for_empty_prompt": family == families.XL,
+             "scheduler": ["diffusers", row.scheduler["_class_name"]]}
+    for name, each in sizes(family).items():
         part = row.parts[name]
         models.write_json(folder / name / "config.json", config(each))
         tensors = {key: (tensor, tensor.shape) for key, tensor in models.tensors(part.model(each)).items()}

@@ -226,6 +226,7 @@ class StableDiffusionPipeline:
             prompt = self.adapters.follow(resolved.request.prompt, resolved.request.negative_prompt)
         with self._timed("text"):
             contexts = self._contexts_of_passes(resolved, prompt)
+        self._give_back()
         latents, done = None, 0
         for way, context in zip(resolved.passes, contexts):
             noise = resolved.noise_for(way.canvas, self.vae)
@@ -250,9 +251,16 @@ class StableDiffusionPipeline:
             latents = start.finish(state)
         if resolved.given.output_type == "latent":
             return latents
+        contexts = context = predict = denoise = led = None           # keys and values of the prompt, what leads, latest calls
+        self._give_back()
         with self._timed("decoding"):
             return resolved.finish(finite(self.vae, "vae", one[None], resolved.tile, method="decode")
                                    for one in latents)           # one picture's maps at a time
+
+    def _give_back(self):
+        """Within max_memory: what a stage leaves behind goes back to the system, for pieces of it don't fit what comes next"""
+        if self.budget:
+            malloc.give_back()
 
     def _legs(self, resolved, way, contexts, start, noise, led):
         """The model's part of a pass, and the refiner's if it has one: Prediction, Plan, what is kept under a mask, of each

@@ -6,6 +6,7 @@ import math
 import pathlib
 import subprocess
 import sys
+from dataclasses import replace
 
 import diffusers
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from diffusers.models.attention_processor import Attention
 from PIL import Image
 
-from bench import gradients, models, network, operations, peak, peers, plot, results, train, turns
+from bench import gradients, models, network, operations, peak, peers, plot, results, train, turbo, turns, xl
 from npdiffusion import kernels, load
 from npdiffusion.errors import UserError
 from npdiffusion.models import flops
@@ -144,6 +145,33 @@ def test_openvino_computes_the_same_step(capsys):
     pytest.importorskip("openvino")
     network.run_step(options(network.add_arguments, "--against", "openvino"), TINY_UNET)
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["difference"]["openvino"] < 1e-3
+
+
+def tiny(family):
+    """Sizes of a small model of a family"""
+    full = xl.sizes(family)
+    levels, texts = len(full["unet"].block_out_channels), [name for name in full if name.startswith("text")]
+    found = {name: replace(full[name], num_hidden_layers=2, hidden_size=32, intermediate_size=64, num_attention_heads=2,
+                           projection_dim=48) for name in texts}
+    added = dict(down_depths=((0, 0), (1, 1), (1, 1)), up_depths=((0, 0, 0), (1, 1, 1), (1, 1, 1)),
+                 added_width=48 + 6 * 256) if len(texts) > 1 else {}
+    unet = replace(full["unet"], block_out_channels=(32, 64, 64, 64)[:levels], heads=(2,) * levels,
+                   cross_attention_dim=32 * len(texts), **added)
+    return found | {"unet": unet, "vae": replace(full["vae"], block_out_channels=(32, 32, 32, 32))}
+
+
+@pytest.mark.parametrize("family", turbo.FAMILIES)
+def test_a_picture_in_one_step_is_timed_stage_by_stage_ours_and_openvinos(family, tmp_path, monkeypatch):
+    sizes = tiny(turbo.FAMILIES[family])
+    monkeypatch.setattr(xl, "sizes", lambda family: sizes)
+    asked = options(turbo.add_arguments, "--family", family, "--dtype", "float32")
+    xl.write_folder(tmp_path / "model", turbo.FAMILIES[family])
+    found = turbo.ours(tmp_path / "model", asked, 1)
+    assert {"text", "sampling", "decoding"} <= found["stages"].keys() and found["loading"] > 0 < found["memory"]
+    pytest.importorskip("openvino")
+    found = turbo.on_openvino(sizes, asked, 1)
+    assert found["stages"].keys() == {*sizes} - {"vae"} | {"decoding"}
+    assert len(found["pictures"]) == 1 and found["pictures"][0] >= sum(found["stages"].values())
 
 
 def test_parts_of_a_profile_add_up_to_the_whole(capsys):

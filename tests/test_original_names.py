@@ -212,7 +212,9 @@ UNET = "model.diffusion_model."
     ("a ControlNet", ["control_model.input_blocks.0.0.weight"]),
     ("a VAE alone", ["encoder.conv_in.weight", "decoder.conv_in.weight"]),
     ("a VAE alone", ["first_stage_model.encoder.conv_in.weight"]),
-    ("a UNet alone", ["down_blocks.0.resnets.0.conv1.weight"]),
+    ("a UNet alone, which takes the place of a model's own (--unet)", ["down_blocks.0.resnets.0.conv1.weight"]),
+    ("a UNet alone", ["down_blocks.0.resnets.0.conv1.weight", "add_embedding.linear_1.weight"]),       # XL's
+    ("a UNet alone", ["input_blocks.0.0.weight", "label_emb.0.0.weight"]),
     ("a text encoder alone", ["text_model.encoder.layers.0.mlp.fc1.weight"])])
 def test_relatives_and_parts_are_named(tmp_path, description, names):
     save_file({name: torch.zeros(1) for name in names}, tmp_path / "x.safetensors")

@@ -198,7 +198,8 @@ SINGLE_PARTS = [(re.compile(pattern), description) for pattern, description in (
     (r"(vision_model|visual_projection)\.", "CLIP's image encoder, which IP-Adapters read"),
     (r"(first_stage_model\.)?(encoder|decoder|quant_conv|post_quant_conv|loss)\.", "a VAE alone"),
     (r"model\.diffusion_model\.|input_blocks\.|middle_block\.|output_blocks\.|time_embed\.|out\.|"
-     r"down_blocks\.|mid_block\.|up_blocks\.|time_embedding\.|conv_(in|norm_out|out)\.", "a UNet alone"))]
+     r"label_emb\.|add_embedding\.|down_blocks\.|mid_block\.|up_blocks\.|time_embedding\.|conv_(in|norm_out|out)\.",
+     "a UNet alone, which takes the place of a model's own (--unet)"))]
 
 TOLD = "model.diffusion_model.label_emb."
 BY_CLASS = (("StableDiffusion3", "Stable Diffusion 3"), ("Flux", "Flux"))
