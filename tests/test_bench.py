@@ -153,7 +153,7 @@ def tiny(family):
     levels, texts = len(full["unet"].block_out_channels), [name for name in full if name.startswith("text")]
     found = {name: replace(full[name], num_hidden_layers=2, hidden_size=32, intermediate_size=64, num_attention_heads=2,
                            projection_dim=48) for name in texts}
-    added = dict(down_depths=((0, 0), (1, 1), (1, 1)), up_depths=((0, 0, 0), (1, 1, 1), (1, 1, 1)),
+    added = dict(down_depths=((0, 0), (1, 1), (1, 1)), up_depths=((0, 0, 0), (1, 1, 1), (1, 1, 1)), mid_depth=1,
                  added_width=48 + 6 * 256) if len(texts) > 1 else {}
     unet = replace(full["unet"], block_out_channels=(32, 64, 64, 64)[:levels], heads=(2,) * levels,
                    cross_attention_dim=32 * len(texts), **added)

@@ -191,7 +191,7 @@ def test_a_refiner_is_counted_in_and_its_weights_stay_on_disk_where_memory_is_sh
     parts = opened.refiner.model.parts
     assert opened.fit().kept - alone.fit().kept == sum(
         parameters.nbytes(parts[name].model, "float32") for name in ("unet", "text_encoder_2"))
-    short = npdiffusion.load(folders[XL][1], refiner=folders[REFINER][1], dtype="float32", max_memory=budget.RUNTIME + 8e6,
+    short = npdiffusion.load(folders[XL][1], refiner=folders[REFINER][1], dtype="float32", max_memory=budget.RUNTIME + 9e6,
                              requests=[Request(PROMPT, **SIZE)])
     assert short.budget.on_disk["refiner unet"] and short.budget.on_disk["refiner text_encoder_2"]
     assert np.array_equal(*(levels(model.generate(PROMPT, **asked)[0]) for model in (short, ours)))
