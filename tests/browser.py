@@ -67,12 +67,12 @@ class Page:
 
 def first_picture(page):
     """Click on the newest picture, again if the gallery was drawn anew in that moment."""
-    from selenium.common.exceptions import StaleElementReferenceException
+    from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 
     def clicked():
         try:
             page.browser.find_element("css selector", "#pictures button").click()
-        except StaleElementReferenceException:
+        except (NoSuchElementException, StaleElementReferenceException):
             return False
         return True
     until(clicked)

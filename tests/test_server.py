@@ -104,6 +104,17 @@ def test_a_look_into_a_picture_shows_where_its_words_were_looked_at(real):
     assert real.get("/api/pictures?count=1")["pictures"][0]["number"] == number       # no new picture
 
 
+def test_the_report_of_a_picture_is_a_page_that_may_not_ask_the_server(real):
+    number, = real.finished(real.post("/api/jobs", {"prompt": "a red apple", "steps": 2, "seed": 2}))["pictures"]
+    assert real.call("GET", f"/api/pictures/{number}/report")[0] == 404
+    assert real.finished(real.post(f"/api/pictures/{number}/report"))["state"] == "done"
+    status, headers, found = real.call("GET", f"/api/pictures/{number}/report")
+    text = found.decode()
+    assert status == 200 and headers["content-type"].startswith("text/html") and "Inside “a red apple”" in text
+    rules = [rule.split()[0] for rule in headers["content-security-policy"].split(";")]
+    assert "sandbox" in rules and "connect-src" not in rules and "allow-same-origin" not in headers["content-security-policy"]
+
+
 # ---- the queue
 
 def test_clients_take_turns():

@@ -115,6 +115,22 @@ def test_a_picture_is_looked_into_word_by_word(page):
     page.browser.find_element("css selector", "#look .close").click()
 
 
+def test_the_whole_report_of_a_picture_opens_beside_the_page(page):
+    make(page, prompt="a red apple", steps=3, seed=4)
+    first_picture(page)
+    page.browser.find_element("css selector", "#look .report").click()
+    link, = until(lambda: page.browser.find_elements("css selector", "#look .said a"))
+    before = page.browser.current_window_handle
+    link.click()
+    report, = until(lambda: {*page.browser.window_handles} - {before})
+    page.browser.switch_to.window(report)
+    until(lambda: page.of("command").is_displayed() or page.browser.title)
+    assert "Inside “a red apple”" in page.browser.title and page.browser.find_elements("css selector", "img, canvas, svg")
+    page.browser.close()
+    page.browser.switch_to.window(before)
+    page.browser.find_element("css selector", "#look .close").click()
+
+
 def test_tokens_are_counted_as_one_types(page):
     page.fill(prompt="a zeppelin")
     until(lambda: "of 75 tokens" in page.of("tokens").text and "zeppelin" in page.of("tokens").text)

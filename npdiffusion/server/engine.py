@@ -49,7 +49,7 @@ class Engine:
         self.stopping, self.ready = False, threading.Event()
         self.failure, self.pipeline, self.colours = None, None, None
         self.loaded, self.led = None, leading.NONE       # name of the model that is there, and of what leads
-        self.looks = {}                                  # number of a picture → what `looking.look` found
+        self.looks, self.reports = {}, {}                # number of a picture → what `looking.look` found, its report
         self.rate = GUESS                                # seconds for a pixel and step, as measured lately
         self.thread = threading.Thread(target=self._run, name="pictures", daemon=True)
 
@@ -100,8 +100,9 @@ class Engine:
             return None if pipeline is None else pipeline.resolve(request)
         return resolve(request, leading.Outlook(pipeline, self._places(led)))
 
-    def submit(self, request, client, api="api", model=None, kept=True, look=None, task=None, led=leading.NONE):
-        """A checked request → the job that it becomes. Raises UserError; Busy if too many wait. look, task, led: see `Job`"""
+    def submit(self, request, client, api="api", model=None, kept=True, look=None, task=None, led=leading.NONE,
+               whole=False):
+        """A checked request → the job that it becomes; others as of `Job`. Raises UserError; Busy if too many wait."""
         model, led, notes = self.catalogue.model(model), leading.looked_up(led, self.catalogue.leaders), []
         seeds, subseeds = request.seeds()
         request = request.changed(seed=seeds[0], subseed=subseeds[0] if subseeds else request.subseed)
@@ -111,7 +112,7 @@ class Engine:
             notes += resolved.notes(IN_PYTHON)
             notes += [resolved.reason] if resolved.reason else []
         job = Job(client, api, model, request.count, seeds[0], request.prompt, cost(request, resolved), kept, notes=notes,
-                  look=look, task=task, led=led)
+                  look=look, task=task, led=led, whole=whole)
         text = request.to_json()
         with self.lock:
             if self.stopping:
@@ -242,9 +243,10 @@ class Engine:
         pipeline = self._get(*job.needs)
         request = Request.from_json(self.store.request(job))
         if job.look is not None:
-            self.looks[job.look] = looking.look(pipeline, request, Watcher(self, job))
-            while len(self.looks) > looking.MOST_KEPT:
-                self.looks.pop(next(iter(self.looks)))
+            kept, most = (self.reports, looking.MOST_REPORTS) if job.whole else (self.looks, looking.MOST_KEPT)
+            kept[job.look] = (looking.report if job.whole else looking.look)(pipeline, request, Watcher(self, job))
+            while len(kept) > most:
+                kept.pop(next(iter(kept)))
             return
         entry = one_by_one(request)[job.number]
         entry.asked = {"job": job.id, "picture": job.number} | job.led.given()

@@ -22,7 +22,7 @@ class Job:
     kept      whether it outlives the server and its pictures go to the gallery; else they are in `results` alone
     cost      what a picture of it takes, as pixels times steps
     pictures  numbers of its pictures in the gallery; of one that isn't kept, `results` has (PNG file, record) of each
-    look      number of the picture that is looked into instead of making a new one
+    look      number of the picture that is looked into instead of making a new one      whole: for the whole report
     task      what its client calls it, if it does
     led       names of what leads it beside the prompt
     unwanted  it is to end at the next step      skipped: this picture of it is
@@ -51,6 +51,7 @@ class Job:
     pictures: list = field(default_factory=list)
     results: list = field(default_factory=list)
     look: int | None = None
+    whole: bool = False
     task: str | None = None
     led: Led = NONE
     unwanted: bool = False

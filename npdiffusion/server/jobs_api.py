@@ -4,7 +4,7 @@
     POST /api/jobs/{id}/cancel                                           GET  /api/jobs/{id}/events  the same, as it changes
     GET  /api/jobs            what waits, what was last                  GET  /api/pictures          what is in the folder
     GET  /api/pictures/{n}.png, /api/pictures/{n}/small                  GET  /api/info              what there is to choose
-    POST /api/pictures/{n}/look, then GET: where its words were looked at
+    POST /api/pictures/{n}/look, then GET: where its words were looked at         …/report: all of it, a page
     POST /api/tokens {"prompt"}   how a prompt is read                   POST /api/settings          those inside a picture
 
 A job lives until it is over or cancelled, whoever sent it; it survives the server.
@@ -110,7 +110,9 @@ async def look(request):
     if engine.gallery.path(number) is None:
         raise LookupError("picture")
     line = engine.gallery.manifest.lines[number]
-    job = await apart(engine.submit, looking.request_of(line), client(request), "look", line.get("model"), False, number)
+    whole = request.url.path.endswith("/report")
+    job = await apart(lambda: engine.submit(looking.request_of(line), client(request), "look", line.get("model"), False, number,
+                                            whole=whole))
     return JSONResponse(view(engine, job), 202)
 
 
@@ -118,6 +120,14 @@ async def looked(request):
     """What a look into a picture has shown"""
     found = request.app.state.engine.looks.get(request.path_params["number"])
     return JSONResponse({"words": found}) if found is not None else missing("look into a picture")
+
+
+async def report(request):
+    """The report of a picture that was looked into, a page of its own"""
+    found = request.app.state.engine.reports.get(request.path_params["number"])
+    if found is None:
+        missing("report of a picture")
+    return Response(found, media_type="text/html", headers={"content-security-policy": looking.POLICY})
 
 
 async def info(request):
@@ -221,6 +231,7 @@ ROUTES = [
     Route("/api/pictures", pictures), Route("/api/pictures/{number:int}.png", picture),
     Route("/api/pictures/{number:int}/small", small),
     Route("/api/pictures/{number:int}/look", look, methods=["POST"]), Route("/api/pictures/{number:int}/look", looked),
+    Route("/api/pictures/{number:int}/report", look, methods=["POST"]), Route("/api/pictures/{number:int}/report", report),
     Route("/api/info", info), Route("/api/tokens", tokens, methods=["POST"]),
     Route("/api/settings", settings, methods=["POST"]),
 ]

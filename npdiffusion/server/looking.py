@@ -1,6 +1,7 @@
 """A look inside a picture: for each word of its prompt a map of where it was looked at, to be laid over the picture.
 
-The picture is made once more from the settings in the manifest, while its attention is watched (study/attention.py).
+The picture is made once more from the settings in the manifest, while its attention is watched (study/attention.py). The whole
+report is the page that --inside writes: it is kept as a text, and shown without any right to ask the server.
 """
 import numpy as np
 from PIL import Image
@@ -9,11 +10,15 @@ from npdiffusion.errors import UserError
 from npdiffusion.server import reading
 from npdiffusion.settings import SETTINGS, Request
 from npdiffusion.study.attention import Recorder
+from npdiffusion.study.looking import finish, look_at
 from npdiffusion.study.making import make
+from npdiffusion.study.report import page
 
 COLOUR, DARKEST = (255, 84, 20), 225  # of a map, and its opacity where a word was looked at most
 MARKS = "strength", "control_scale", "ip_scale", "t2i_scale"         # of pictures that were made from, or led by, another one
-MOST_KEPT = 50                        # pictures whose maps are in memory
+MOST_KEPT, MOST_REPORTS = 50, 5       # pictures whose maps, and whose reports, are in memory
+POLICY = ("default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; "
+          "form-action 'none'; frame-ancestors 'none'; sandbox allow-scripts allow-downloads")      # of a report's answer
 
 
 def request_of(line):
@@ -37,6 +42,15 @@ def look(pipeline, request, watcher):
     found = recorder.finish()
     return [{"word": word.text, "map": "data:image/png;base64," + reading.encoded(tinted(found.averages()[column]))}
             for column, word in enumerate(found.words) if word.kind == "token"]
+
+
+def report(pipeline, request, watcher):
+    """The report of a picture, made anew → text of an HTML file"""
+    resolved = pipeline.resolve(request)
+    watcher.begins(1, 1, None, resolved, None)
+    found = look_at(pipeline, resolved, watcher.step)
+    watcher.check()
+    return page(pipeline, finish(pipeline, found))
 
 
 def tinted(shares):
