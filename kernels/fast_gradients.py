@@ -12,7 +12,7 @@ from .backward.attention import attention_gradient
 from .backward.elementwise import activation_gradient, cell_sums, gate_gradient
 from .backward.normalization import group_norm_gradient, layer_norm_gradient
 from .backward.sums import row_sums
-from .backward.transposed import transposed
+from .backward.transposed import of_taps, transposed
 from .backward.weights import convolution_gradient, matrix_gradient
 from .gradients import embedding, pack_conv2d, pack_linear, relu, rows, softmax, timestep_embedding
 
@@ -38,20 +38,48 @@ def over_pixels(g, shape):
 
 
 class conv2d(gradients.conv2d):
-    """dx of stride 1 pads g inside the kernel, and Winograd's way is open to it."""
+    """dx of stride 1 pads g inside the kernel, and Winograd's way is open to it; of stride s it comes in s² parts."""
     def x(g, weight, x_shape, stride, padding):
         turned = transposed(weight)
         _, _, kh, kw = turned.shape
         top, bottom, left, right = kh - 1 - padding[0], kh - 1 - padding[1], kw - 1 - padding[2], kw - 1 - padding[3]
         if stride == 1 and min(top, bottom, left, right) >= 0:
             return fast.conv2d(g, turned, padding=(top, bottom, left, right))
-        return fast.conv2d(gradients.spread_out(g, (kh, kw), x_shape, stride, padding), turned)
+        if turned.dtype != "float32" and turned.shape[1] % 2:
+            return fast.conv2d(gradients.spread_out(g, (kh, kw), x_shape, stride, padding), turned)
+        return in_parts(g, turned, x_shape, stride, padding)
 
     def weight(g, x, weight_shape, stride, padding):
         return convolution_gradient(g, x, tuple(weight_shape[2:]), stride, tuple(padding))
 
     def bias(g, bias_shape):
         return over_pixels(g, bias_shape)
+
+
+def in_parts(g, turned, x_shape, stride, padding):
+    """dx of stride s without products by the zeros between g's pixels      turned: the weight, `transposed`
+
+    dx[s·m + a, s·n + b] = Σ W[:, :, u, v] g[m + (a + top − u)/s, n + (b + left − v)/s] over those u and v alone for which s
+    divides that: for each a and b a convolution of g itself, by a part of the kernel.
+    """
+    dx = np.zeros(x_shape, np.float32)
+    _, _, kh, kw = turned.shape
+    for a, u, down, *above in parts(g.shape[1], x_shape[1], kh, stride, padding[0]):
+        for b, v, across, *beside in parts(g.shape[2], x_shape[2], kw, stride, padding[2]):
+            dx[:, a::stride, b::stride] = fast.conv2d(g[:, down, across], of_taps(turned, u, v), padding=(*above, *beside))
+    return dx
+
+
+def parts(seen, size, taps, stride, before):
+    """Along one axis, yield for each a: a, which of the turned taps, which of g's `seen` rows, zeros before and after these"""
+    for a in range(min(stride, size)):
+        some = range((a + before) % stride, taps, stride)
+        if some:
+            first = (a + before - some[-1]) // stride                    # row of g that row a of dx meets by the last tap
+            end = first + -(-(size - a) // stride) + len(some) - 1
+            if first < seen and end > 0:
+                yield (a, slice(taps - 1 - some[-1], None, stride), slice(max(0, first), min(seen, end)),
+                       max(0, -first), max(0, end - seen))
 
 
 class linear_geglu(gradients.linear_geglu):

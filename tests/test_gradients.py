@@ -230,6 +230,22 @@ def test_gradients_by_inputs_of_bfloat16_products_match_their_definition(name, l
     agree("gradients", f"{name} in bfloat16", found, getattr(gradients, name).x(g, packed, *rest), limit, relative=True)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("image", "kernel", "stride", "padding"), [
+    ((9, 12), (3, 3), 2, (1, 1, 1, 1)), ((8, 5), (3, 3), 2, (0, 1, 0, 1)), ((7, 7), (1, 1), 2, (0, 0, 0, 0)),
+    ((11, 10), (2, 5), 3, (2, 0, 1, 3)), ((5, 4), (1, 2), 4, (3, 0, 0, 5)), ((6, 6), (3, 3), 2, (4, 0, 5, 2)),
+    ((1, 2), (1, 1), 3, (0, 0, 0, 0))])
+def test_the_parts_of_a_strided_convolution_s_gradient_make_the_whole(image, kernel, stride, padding, dtype):
+    """Paddings beyond what the kernel needs, rows that nothing has seen, pairs of bfloat16 that two taps share."""
+    for outputs in (50, 33):
+        weight = fast.pack_conv2d(values(outputs, 20, *kernel), dtype)
+        size = [(length + sum(around) - taps) // stride + 1
+                for length, around, taps in zip(image, (padding[:2], padding[2:]), kernel)]
+        arguments = values(2, *size, outputs), weight, (2, *image, 20), stride, padding
+        agree("gradients", f"conv2d of stride {stride} in {dtype}", fast_gradients.conv2d.x(*arguments),
+              gradients.conv2d.x(*arguments), LIMIT, relative=True)
+
+
 @pytest.mark.parametrize("name", kernels.OPERATIONS)
 def test_every_operation_has_rules_on_both_backends(each_backend, name):
     rules, plain = kernels.gradient(name), getattr(gradients, name)

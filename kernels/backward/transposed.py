@@ -41,6 +41,24 @@ def transposed(weight):
     return result
 
 
+def of_taps(weight, rows, columns):
+    """The weight of some rows and columns of its kernel, which slices choose      Packed → Packed, same dtype
+
+    bfloat16 stands in pairs of inputs: ValueError where a pair belongs to two taps.
+    """
+    outputs, inputs, *kernel = weight.shape
+    taps = np.arange(math.prod(kernel)).reshape(kernel)[rows, columns]
+    if weight.dtype != "float32" and inputs % 2:
+        raise ValueError(f"bfloat16 of {inputs} inputs can't be divided by taps")
+    whole = weight.panels.reshape(-(-outputs // COLUMNS), math.prod(kernel), inputs * COLUMNS)
+    result = Packed.__new__(Packed)
+    result.shape, result.dtype, result.is_finite = (outputs, inputs, *taps.shape), weight.dtype, weight.is_finite
+    part = np.take(whole, taps.reshape(-1), axis=1)
+    result.panels = aligned(part.nbytes // 4).view(part.dtype)
+    result.panels[:] = part.reshape(-1)
+    return result
+
+
 class Sizes(NamedTuple):
     """Of the weight as it is."""
     outputs: int
