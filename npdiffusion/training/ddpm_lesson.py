@@ -7,7 +7,7 @@ at 16×16 is left out, since at 7×7 a convolution reaches the whole digit soon 
 
     Settings(epochs=20, …), digits, folder  →  folder/unet/, strip.png, ddpm.png, samples/, log.jsonl, …
 
-The strip: what the averaged weights make of the same noise, each row later in the training. It grows while that goes on;
+The strip: what the averaged weights make of the same noise, each row later in the training. It is filled while that goes on;
 ddpm.png is the strip with a sheet of samples below.
 """
 import pathlib
@@ -123,8 +123,10 @@ def row(folder, step):
 
 
 def strip(folder, moments):
-    """The rows that are there, one below the other → (H, W) uint8"""
-    return np.concatenate([np.asarray(open_image(row(folder, step)))[..., 0] for step in moments if row(folder, step).exists()])
+    """All rows, one below the other; those that are not there, or not yet, are black → (H, W) uint8"""
+    paths = [row(folder, step) for step in moments]
+    return np.concatenate([np.asarray(open_image(path))[..., 0] if path.exists() else np.zeros((SIDE, COLUMNS * SIDE), np.uint8)
+                           for path in paths])
 
 
 def milestones(steps):
