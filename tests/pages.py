@@ -31,7 +31,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SERVER = re.compile(r"^(npdiffusion serve.*?) &$", re.MULTILINE)
 PORT = "127.0.0.1:7860"
-LANGUAGES = ("sh", "console", "python", "text")
+LANGUAGES = ("sh", "console", "python", "text", "bash", "yaml")             # the last two are for other machines
 STRICT = "set -o pipefail\ntrap 'code=$?; [ $code = 0 ] || exit $code' DEBUG\n"        # `set -e` overlooks A in A && B
 CLIENT = f"""#!{sys.executable} -ISs
 import json, os, socket, sys

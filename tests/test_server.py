@@ -337,7 +337,7 @@ def test_a_model_that_can_not_be_loaded_ends_the_server_in_one_line(tmp_path):
     ({"prompt": "x", "ip_image": DOT}, 400, "ip_adapter and ip_image go together, a picture for each: 0 and 1 are given"),
     ({"prompt": "x", "control_scale": 0.5}, 400, "control_image is needed"),
     ({"prompt": "x", "control": ["canny"], "control_image": DOT}, 400, "no folder of ControlNets and adapters (--control-dir)"),
-    ({"prompt": "x", "control": 5}, 400, "names of ControlNets are expected"),
+    ({"prompt": "x", "control": 5}, 400, "control: a list of names is expected"),
     ({"prompt": "x", "t2i_adapter": ["a"]}, 400, "t2i_adapter: a name is expected"),
     ({"prompt": "x", "control_image": [DOT] * 5}, 413, "at most 4"),
     ({"prompt": "x", "init_image": [DOT] * 2}, 400, "init_image: one picture is expected"),

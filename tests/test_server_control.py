@@ -152,6 +152,7 @@ def test_a_unit_without_an_image_takes_the_picture_that_is_started_from(led):
     ({"image": "/etc/passwd"}, "not followed"), ({"control_mode": 1}, "control_mode is offered as"),
     ({"resize_mode": "Tile"}, "resize_mode 'Tile'"), ({"advanced_weighting": [1.0]}, "advanced_weighting isn't offered"),
     ({"mask": "aaaa"}, "mask isn't offered"), ({"threshold_a": "x", "module": "canny"}, "threshold_a: a number"),
+    ({"threshold_a": 10**400, "module": "canny"}, "threshold_a: a number"),
     ({"weight": 20}, "weight"), ({"model": "looks", "module": "canny"}, "module 'canny' with an IP-Adapter isn't offered"),
     ({"model": "sketch", "guidance_start": 0.3}, "guidance_start and guidance_end with a T2I-Adapter")])
 def test_what_a_unit_can_not_ask_for_is_refused_by_name(led, unit, said):
@@ -167,6 +168,9 @@ def test_units_that_are_switched_off_ask_for_nothing_and_the_rest_is_noted(led):
     *_, notes, _, _ = asked(unit, leaders=known)
     for word in "processor_res", "80 in place of 80.4", "unheard has no effect", "guess mode":
         assert any(word in note for note in notes), word
+    looks = a_unit(model="looks", weight=0.4), a_unit(model="looks", weight=0.6)
+    request, *_, found = asked(*looks, leaders=known)
+    assert request.ip_scale == (0.4, 0.6) and len(request.ip_image) == 2 and found == leading.Led((), ("looks", "looks"))
     with pytest.raises(Refused, match="at most 4"):
         asked(*[a_unit()] * 5, leaders=known)
     with pytest.raises(Refused, match="no folder of ControlNets"):
@@ -246,7 +250,7 @@ def test_a_look_into_a_picture_that_was_led_is_refused(led):
 
 
 def test_what_leads_a_job_outlives_the_server_and_tables_without_it_are_read(tmp_path):
-    store, job = Store(tmp_path), Job("a", "api", "m", 1, 5, "x", 1.0, led=leading.Led(("v11_canny", "depth"), "looks"))
+    store, job = Store(tmp_path), Job("a", "api", "m", 1, 5, "x", 1.0, led=leading.Led(("v11_canny", "depth"), ("looks",)))
     store.add(job, "{}")
     assert store.waiting()[0].led == job.led and store.find(job.id).needs == ("m", job.led)
     store.close()

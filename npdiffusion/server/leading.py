@@ -1,12 +1,14 @@
 """What leads pictures beside their words: ControlNets, IP- and T2I-Adapters of --control-dir, called by their names.
 
     {"control": ["canny", "depth"], "control_image": [base64, base64]}      a picture for each ControlNet, in their order
-    {"ip_adapter": "plus", "ip_image": base64}        {"t2i_adapter": "sketch", "t2i_image": base64}
+    {"ip_adapter": ["plus"], "ip_image": [base64]}                          likewise; one name and one picture need no list
+    {"t2i_adapter": "sketch", "t2i_image": base64}                          one
 
 They are loaded with the model, so that --max-memory counts what it counts for the command. A name is that of a file below the
 folder, or of a folder in diffusers layout; tables of contents alone tell what it is.
 """
 from dataclasses import asdict, dataclass, fields
+from types import SimpleNamespace
 
 from npdiffusion.adapters import folder
 from npdiffusion.checkpoints import library
@@ -19,11 +21,14 @@ KINDS = {"control": "a ControlNet", "ip_adapter": "an IP-Adapter", "t2i_adapter"
 PICTURES = {"control": "control_image", "ip_adapter": "ip_image", "t2i_adapter": "t2i_image"}
 
 
+LISTED = "control", "ip_adapter"       # of which there may be several
+
+
 @dataclass(frozen=True)
 class Led:
     """Names of what leads a picture; of the folder, once `found` has looked them up"""
     control: tuple = ()
-    ip_adapter: str | None = None
+    ip_adapter: tuple = ()
     t2i_adapter: str | None = None
 
     def given(self):
@@ -59,14 +64,15 @@ def leaders(place):
 def take(found):
     """Take the names out of {field: JSON value} → Led. UserError for what are none."""
     values = {each.name: found.pop(each.name, None) for each in fields(Led)}
-    names = values["control"] or []
-    names = [names] if isinstance(names, str) else names
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UserError("control: names of ControlNets are expected, a list")
-    for kind in "ip_adapter", "t2i_adapter":
-        if not isinstance(values[kind], (str, type(None))):
-            raise UserError(f"{kind}: a name is expected")
-    return Led(tuple(names), values["ip_adapter"] or None, values["t2i_adapter"] or None)
+    for kind in LISTED:
+        names = values[kind] or []
+        names = [names] if isinstance(names, str) else names
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise UserError(f"{kind}: a list of names is expected")
+        values[kind] = tuple(names)
+    if not isinstance(values["t2i_adapter"], (str, type(None))):
+        raise UserError("t2i_adapter: a name is expected")
+    return Led(**values | {"t2i_adapter": values["t2i_adapter"] or None})
 
 
 def looked_up(led, known):
@@ -78,8 +84,8 @@ def looked_up(led, known):
         return NONE
     if known is None:
         raise UserError("this server has no folder of ControlNets and adapters (--control-dir)")
-    return Led(tuple(find(name, "control", known) for name in led.control),
-               *(getattr(led, kind) and find(getattr(led, kind), kind, known) for kind in ("ip_adapter", "t2i_adapter")))
+    several = {kind: tuple(find(name, kind, known) for name in getattr(led, kind)) for kind in LISTED}
+    return Led(**several, t2i_adapter=led.t2i_adapter and find(led.t2i_adapter, "t2i_adapter", known))
 
 
 def find(name, kind, known):
@@ -96,7 +102,7 @@ def find(name, kind, known):
 
 def places(led, known):
     """{keyword of npdiffusion.load: path or paths} of a Led whose names are listed"""
-    return {kind: [known[name].path for name in value] if kind == "control" else known[value].path
+    return {kind: [known[name].path for name in value] if kind in LISTED else known[value].path
             for kind, value in led.given().items()}
 
 
@@ -104,8 +110,8 @@ def check_pairs(led, request):
     """UserError unless each has its picture, and each picture what it leads."""
     for kind, picture in PICTURES.items():
         names, pictures = getattr(led, kind), getattr(request, picture)
-        count = len(names or ()) if kind == "control" else int(names is not None)
-        given = len(pictures or ()) if kind == "control" else int(pictures is not None)
+        count = len(names) if kind in LISTED else int(names is not None)
+        given = len(pictures or ()) if kind in LISTED else int(pictures is not None)
         if count != given:
             raise UserError(f"{kind} and {picture} go together, a picture for each: {count} and {given} are given")
 
@@ -119,7 +125,8 @@ class Outlook:
         self.pipeline = pipeline
         unet, family = pipeline.unet, pipeline.family
         self.controlnets = open_controlnets(places.get("control"), unet.config, family)
-        self.ip_adapter = places.get("ip_adapter") and open_ip_adapter(places["ip_adapter"], unet, family)
+        adapters = [open_ip_adapter(path, unet, family) for path in places.get("ip_adapter", ())]
+        self.ip_adapter = SimpleNamespace(adapters=adapters) if adapters else None
         self.t2i_adapter = places.get("t2i_adapter") and open_t2i_adapter(places["t2i_adapter"], unet.config, family)
 
     def __getattr__(self, name):

@@ -78,7 +78,7 @@ def an_object(properties, required=(), more=True):
 
 OURS = {name: setting(row) for name, row in SETTINGS.items()}
 LED = {"control": {"type": "array", "items": {"type": "string"}, "description": "names of ControlNets, for control_image"},
-       "ip_adapter": {"type": "string", "description": "name of an IP-Adapter, for ip_image"},
+       "ip_adapter": {"type": "array", "items": {"type": "string"}, "description": "names of IP-Adapters, for ip_image"},
        "t2i_adapter": {"type": "string", "description": "name of a T2I-Adapter, for t2i_image"}}
 IMAGES = {"prompt": {"type": "string", "maxLength": openai_api.LONGEST_PROMPT}, "model": {"type": "string"},
           "n": {"type": "integer", "minimum": 1, "maximum": openai_api.MOST_PICTURES, "default": 1},

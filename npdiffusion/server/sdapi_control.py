@@ -7,8 +7,6 @@ A unit's model may be a ControlNet, a T2I-Adapter or an IP-Adapter, as there. Ol
 Modules are the maps that are made here without a network; maps are made at the size of the picture, as with pixel_perfect. What
 would make another picture is refused by name. The maps are not sent after the pictures: /controlnet/detect gives them.
 """
-import math
-
 import numpy as np
 from PIL import Image
 from starlette.responses import JSONResponse
@@ -40,6 +38,7 @@ STRETCH, CUT, FILL = RESIZE_MODES = "Just Resize", "Crop and Resize", "Resize an
 OLDER_MODES = {"scale to fit (inner fit)": CUT, "inner fit (scale to fit)": CUT, "envelope (outer fit)": FILL,
                "outer fit (shrink to fit)": FILL}
 CONTROL_MODES = "Balanced", "My prompt is more important", "ControlNet is more important"
+LARGEST = 1e9                         # of a threshold that is looked at; whole numbers may have thousands of digits
 TYPES = {"Canny": ("canny", "canny"), "Scribble": ("scribble_xdog", "scribble"), "Tile": ("tile_resample", "tile"),
          "Blur": ("blur_gaussian", "blur")}        # control type → its module, and what is in names of its models
 
@@ -76,14 +75,18 @@ def read_units(arguments, known, size, picture, hires, notes):
     if CONTROL_MODES[2] in modes:
         found["guess_mode"] = True
         notes.append("control_mode: the blocks' weights fall from 1 to 0.1 towards the first, as in diffusers' guess mode")
-    for kind, begin in (("ip_adapter", "ip"), ("t2i_adapter", "t2i")):
-        if len(led[kind]) > 1:
-            raise Refused(f"ControlNet: {len(led[kind])} units with {leading.KINDS[kind]}, there can be one", 422)
-        for _, unit, image in led[kind]:
-            found |= adapter(kind, begin, unit, image, notes)
-    names = {kind: [name for name, *_ in each] for kind, each in led.items()}
-    return found, leading.Led(tuple(names["control"]), *(next(iter(names[kind]), None)
-                                                         for kind in ("ip_adapter", "t2i_adapter")))
+    if len(led["t2i_adapter"]) > 1:
+        raise Refused(f"ControlNet: {len(led['t2i_adapter'])} units with a T2I-Adapter, there can be one", 422)
+    for kind in "ip_adapter", "t2i_adapter":
+        for _, unit, _ in led[kind]:
+            check_adapter(kind, unit)
+    if led["ip_adapter"]:
+        found |= {"ip_image": tuple(image for *_, image in led["ip_adapter"]),
+                  "ip_scale": tuple(unit["weight"] for _, unit, _ in led["ip_adapter"])}
+    for _, unit, image in led["t2i_adapter"]:
+        found |= {"t2i_image": image, "t2i_scale": unit["weight"], "t2i_end": unit["guidance_end"]}
+    names = {kind: tuple(name for name, *_ in each) for kind, each in led.items()}
+    return found, leading.Led(names["control"], names["ip_adapter"], next(iter(names["t2i_adapter"]), None))
 
 
 def read(unit, notes):
@@ -152,7 +155,7 @@ def made_from(unit, notes):
     numbers = []
     for field, (_, default, low, high) in zip(("threshold_a", "threshold_b"), thresholds):
         value = unit[field]
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < LARGEST:
             raise Refused(f"ControlNet: {field}: a number is expected", 422)
         value = value if low <= value <= high else default
         if value != round(value):
@@ -181,16 +184,14 @@ def resized(image, made, mode, size):
     return filled, "none"
 
 
-def adapter(kind, begin, unit, image, notes):
-    """Settings of an IP- or T2I-Adapter"""
+def check_adapter(kind, unit):
+    """Refused for what isn't offered of an IP- or T2I-Adapter."""
     module = str(unit["module"] or "none").lower()
     if module not in (IP_MODULES if kind == "ip_adapter" else ("none",)):
         raise Refused(f"ControlNet: module {module[:40]!r} with {leading.KINDS[kind]} isn't offered, only none: "
                       "/controlnet/detect makes maps", 422)
     if unit["guidance_start"] or (kind == "ip_adapter" and unit["guidance_end"] != 1):
         raise Refused(f"ControlNet: guidance_start and guidance_end with {leading.KINDS[kind]} aren't offered", 422)
-    found = {f"{begin}_image": image, f"{begin}_scale": unit["weight"]}
-    return found | ({"t2i_end": unit["guidance_end"]} if kind == "t2i_adapter" else {})
 
 
 # ---- /controlnet
