@@ -7,7 +7,6 @@ Each system has a process of its own, for XL does not fit in memory twice; so tu
 needed. Weights are random, and each system's are its own: time does not depend on them. OpenVINO gets token ids.
 """
 import contextlib
-import functools
 import multiprocessing
 import pathlib
 import resource
@@ -114,10 +113,16 @@ def on_openvino(sizes, arguments, threads):
         inputs["unet"] += [np.zeros((1, sizes["text_encoder_2"].projection_dim), np.float32), np.zeros((1, 6), np.float32)]
     texts = [name for name in sizes if name.startswith("text")]
     inputs |= {name: [np.zeros((1, 77), np.int64)] for name in texts}
-    models = {name: peers.converted(module(name, sizes), inputs[name]) for name in [*texts, "unet", "vae"]}
+    requests, loading = {}, 0.0
+    for name in [*texts, "unet", "vae"]:                 # one at a time: a converted model is as large as a compiled one
+        model = peers.converted(module(name, sizes), inputs[name])
+        start = time.perf_counter()
+        requests[name] = peers.compiled(model, "bfloat16" if arguments.dtype == "int8" else arguments.dtype, threads)
+        loading += time.perf_counter() - start
+        del model
     noise = np.random.default_rng(0).standard_normal(inputs["vae"][0].shape, np.float32)
 
-    def draw(requests):
+    def draw(_):
         stages, states, pooled = {}, [], []
         for name in texts:
             stages[name], found = clocked(requests[name], inputs[name])
@@ -128,9 +133,7 @@ def on_openvino(sizes, arguments, threads):
         stages["decoding"], found = clocked(requests["vae"], [noise - found[0]])
         np.clip(found[0] * 127.5 + 127.5, 0, 255).astype(np.uint8)
         return stages
-    compiled = functools.partial(peers.compiled, dtype="bfloat16" if arguments.dtype == "int8" else arguments.dtype,
-                                 threads=threads)
-    return timed(lambda: {name: compiled(models.pop(name)) for name in [*models]}, draw, arguments.repeats)
+    return timed(lambda: requests, draw, arguments.repeats) | {"loading": loading}
 
 
 def clocked(request, arrays):
