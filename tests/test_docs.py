@@ -28,7 +28,7 @@ from npdiffusion.training import loop
 from tests import pages, stand_ins
 
 LINK = re.compile(r"\]\(([^()#:\s]+)\)")
-READ = ("docs/scribble.png", "docs/mushrooms.webp", "docs/lora.py")          # what commands read from a checkout
+READ = ("docs/scribble.png", "docs/outline.png", "docs/mushrooms.webp", "docs/lora.py")     # what commands read from a checkout
 EVERY = [pages.ROOT / "README.md", *sorted((pages.ROOT / "docs").rglob("*.md")),
          *(pages.ROOT / folder / "README.md" for folder in ("weights", "weights/recipe")),
          *sorted((pages.ROOT / "bench").glob("*.md"))]

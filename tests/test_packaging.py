@@ -46,7 +46,9 @@ def test_wheel_holds_the_embedded_model_and_nothing_but_its_package(wheel):
                  "study/report/page.html", "study/report/script.js", "study/report/style.css",
                  "text/clip_merges.txt.gz", "text/clip_merges.LICENSE",
                  "weights/unet/diffusion_pytorch_model.safetensors", "weights/vae/diffusion_pytorch_model.safetensors",
-                 "weights/text_encoder/model.safetensors", "weights/scheduler/scheduler_config.json"):
+                 "weights/text_encoder/model.safetensors", "weights/scheduler/scheduler_config.json",
+                 "weights/controlnet/diffusion_pytorch_model.safetensors", "weights/controlnet/config.json",
+                 "weights/lora/lcm.safetensors"):
         assert f"npdiffusion/{name}" in names
 
 

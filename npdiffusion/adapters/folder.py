@@ -3,6 +3,7 @@ import pathlib
 
 import safetensors
 
+from npdiffusion.checkpoints import bundled
 from npdiffusion.checkpoints.folder_walk import TooMany, walk
 from npdiffusion.checkpoints.safetensors_file import PICKLES
 from npdiffusion.errors import UserError, nearest
@@ -17,8 +18,10 @@ def find_adapter(folder, name):
     """The file of the adapter of that name; UserError, with the nearest name, if there is none or more than one.
 
     A name is that of a file without suffix, if need be with folders before it ("styles/ink"), or the one that its maker
-    gave it (kohya's ss_output_name), which A1111 uses too.
+    gave it (kohya's ss_output_name), which A1111 uses too. What no file is called may be bundled with the embedded model.
     """
+    if folder is None and name in bundled.LORAS:
+        return bundled.LORAS[name]
     if folder is None:
         raise UserError(f"the prompt asks for the adapter {name[:200]!a}, but where is it? Name the folder with LoRA "
                         "files (--lora-dir, or lora_dir of npdiffusion.load)")
@@ -34,6 +37,8 @@ def find_adapter(folder, name):
     if len(found) > 1:
         raise UserError(f"{folder}: {name[:200]!a} may be {' or '.join(ascii(known) for known in found[:SHOWN])}: "
                         "name it with its folder")
+    if not found and name in bundled.LORAS:
+        return bundled.LORAS[name]
     if not found:
         raise UserError(f"{folder}: there is no adapter {name[:200]!a}{suggestion(name, files)}")
     return files[found[0]]

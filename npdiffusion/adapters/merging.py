@@ -13,7 +13,7 @@ import warnings
 
 from npdiffusion.adapters import folder, lora, tags, textual_inversion
 from npdiffusion.adapters.tags import Strength
-from npdiffusion.checkpoints import safetensors_file
+from npdiffusion.checkpoints import bundled, safetensors_file
 from npdiffusion.errors import UserError
 from npdiffusion.kernels.arrays import as_float32
 from npdiffusion.models import parameters
@@ -120,6 +120,7 @@ class Adapters:
     def _read(self, path):
         if not self.parts:
             raise UserError(f"{path}: only models that were loaded from a checkpoint can take it")
+        bundled.check(path, self.parts["unet"].model.config)
         shapes = {name: part.shapes for name, part in self.parts.items()}
         fitting = textual_inversion.fitting(self.family, {name: part.model for name, part in self.parts.items()})
         adapter = lora.read_lora(path, shapes, self.parts["unet"].model.config, self.family, fitting)

@@ -9,6 +9,7 @@
     controlnets.py        a ControlNet by itself                     unets.py         a UNet by itself
     ip_adapters.py        an IP-Adapter and its image encoder        t2i_adapters.py  a T2I-Adapter by itself
     autoencoders.py       a VAE by itself                            tokenizers.py     which tokenizer belongs to a model
+    bundled.py            what comes with the embedded model, by name
     conversion.py         a model written anew                       config_json.py    its sizes, as in config.json
     library.py            the models that are here, by name          hub.py            models by Hugging Face id
     folder_walk.py        what is in a folder, bounded

@@ -3,13 +3,13 @@
     controlnet_cond_embedding.…, controlnet_down_blocks.…, down_blocks.…           diffusers
     input_hint_block.…, zero_convs.…, input_blocks.…, also behind control_model.    lllyasviel's original
 
-A file without config.json beside it has the sizes of the model that it is for.
+A file without config.json beside it has the sizes of the model that it is for. One comes with the embedded model, by name.
 """
 import os
 import pathlib
 from dataclasses import replace
 
-from npdiffusion.checkpoints import families, files, original_names, safetensors_file
+from npdiffusion.checkpoints import bundled, families, files, original_names, safetensors_file
 from npdiffusion.checkpoints.part import Part
 from npdiffusion.checkpoints.text_files import read_json
 from npdiffusion.errors import UserError
@@ -29,9 +29,11 @@ def open_controlnets(paths, unet, family):
 
 def open_controlnet(path, unet, family):
     """A ControlNet for a UNet of that configuration → checkpoints.part.Part; UserError if it is none, or for another family"""
-    path = pathlib.Path(os.path.expanduser(path))
+    path = located(path)
     if not path.exists():
-        raise UserError(f"{path}: no such file or folder (a ControlNet was expected)")
+        raise UserError(f"{path}: no such file or folder (a ControlNet was expected; the embedded model has "
+                        f"{', '.join(bundled.CONTROLNETS)})")
+    bundled.check(path, unet)
     beside = (path if path.is_dir() else path.parent) / "config.json"
     tensors, source = (safetensors_file.read_folder(path, families.FAMILIES[0].parts["unet"].stem) if path.is_dir() else
                        (files.read_tensors(path), path))
@@ -55,6 +57,12 @@ def open_controlnet(path, unet, family):
     prefix = PREFIX if any(name.startswith(PREFIX) for name in tensors) else ""
     spell = str if diffusers else original_names.control_name(config, prefix, len(widths))
     return Part.match(ControlNetModel(config, widths), tensors, source, spell)
+
+
+def located(path):
+    """The file or folder that is meant, of which there may be none, by a path or the name of one that is bundled"""
+    expanded = pathlib.Path(os.path.expanduser(path))
+    return expanded if expanded.exists() else bundled.CONTROLNETS.get(str(path), expanded)
 
 
 def check_context(path, tensors, unet, family):

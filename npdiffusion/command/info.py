@@ -6,7 +6,7 @@ import pathlib
 import platform
 
 from npdiffusion import kernels, weights
-from npdiffusion.checkpoints import families, files, library, safetensors_file, whole_model
+from npdiffusion.checkpoints import bundled, families, files, library, safetensors_file, whole_model
 from npdiffusion.checkpoints.text_files import read_json
 from npdiffusion.kernels import machine
 from npdiffusion.models.configs import UNetConfig, VAEConfig
@@ -95,6 +95,16 @@ def describe(model):
     else:
         _, parts = whole_model.by_part(files.read_tensors(folder), folder)
     for part, tensors in parts.items():
-        count = sum(math.prod(tensor.shape) for tensor in tensors.values())
-        kinds, size = library.precision(tensors.values()), library.size(tensors.values())
-        yield line(f"  {part}", f"{count / 1e6:.1f} million parameters, {kinds}, {size / 1e6:.1f} MB")
+        yield line(f"  {part}", amount(tensors))
+    for name, place in bundled.CONTROLNETS.items() if model is None else ():
+        tensors, _ = safetensors_file.read_folder(place, families.FAMILIES[0].parts["unet"].stem)
+        yield line(f"  {name}", f"{amount(tensors)}, a ControlNet: --control {name}")
+    for name, place in bundled.LORAS.items() if model is None else ():
+        yield line(f"  {name}", f"{amount(files.read_tensors(place))}, a LoRA: <lora:{name}> in the prompt, --sampler {name}")
+
+
+def amount(tensors):
+    """How large a part is, by its {name: tensor}"""
+    count = sum(math.prod(tensor.shape) for tensor in tensors.values())
+    kinds, size = library.precision(tensors.values()), library.size(tensors.values())
+    return f"{count / 1e6:.1f} million parameters, {kinds}, {size / 1e6:.1f} MB"

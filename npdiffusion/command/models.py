@@ -16,7 +16,7 @@ def parse(arguments):
 
 def run(options):
     """Print the list: first what can be loaded, then the rest."""
-    from npdiffusion.checkpoints import hub, library
+    from npdiffusion.checkpoints import bundled, hub, library
     entries = sorted(library.entries(options.model_dir), key=lambda entry: not entry.usable)
     width = max(len(entry.name) for entry in entries)
     for previous, entry in zip([None, *entries], entries):
@@ -25,6 +25,7 @@ def run(options):
         size = f"{entry.size / 1e9:.2f} GB" if entry.size >= 1e9 else f"{entry.size / 1e6:.1f} MB"
         size = size if entry.size else ""
         print_line(printable(f"{entry.name:<{width}}  {size:>9}  {entry.precision:<9}  {entry.family}"))
+    print_line(f"\nWith the embedded model come {' and '.join(bundled.OPTIONS)}")
     if library.folder_of_models(options.model_dir) is None:
         print_line(f"\nA folder of models can be named by --model-dir or {library.VARIABLE}; "
                    f"ids are those in {hub.cache()}")

@@ -48,6 +48,7 @@ def can_print(text):
 
 def lines(width, emoji=True):
     """The list, no line longer than `width` characters, and with or without a picture of each subject."""
+    from npdiffusion.checkpoints import bundled
     from npdiffusion.text import known_words
     table, everything = known_words.vocabulary(), known_words.subjects()
     tinted = [subject["name"] for subject in everything if subject["colours"]]
@@ -56,7 +57,8 @@ def lines(width, emoji=True):
     rows |= {"grounds": [f'"{said}"' for said in table["grounds"].values()],
              "colours": [*colours(), f'as in "a blue apple", of {len(tinted)} subjects: {tinted[0]}', *tinted[1:]],
              "numbers": ['"two cats"', '"three owls"', '"a cat and a dog"', '"a cat on the left and a dog on the right"'],
-             "sizes": ["small", "big"], "places": ["left", "right", "top", "bottom", "middle", "the corners"]}
+             "sizes": ["small", "big"], "places": ["left", "right", "top", "bottom", "middle", "the corners"],
+             "by an outline": [bundled.OPTIONS[0]], "in four steps": [bundled.OPTIONS[1]]}
     yield f"The embedded model draws {len(everything)} subjects on {len(table['grounds'])} grounds, 128x128 pixels:"
     for name, entries in rows.items():
         text = ", ".join(entry.replace(" ", UNBROKEN) for entry in entries)

@@ -41,7 +41,8 @@ OPTIONS = {name: replace(row, name=name) for name, row in {
                      synonyms=("--ckpt", "--checkpoint")),
     "unet": Setting(Path(), "file or folder of a UNet in place of the model's own, of the same family: Lightning, LCM, DMD2",
                     group=MODEL, metavar="FILE", synonyms=("--diffusion-model",)),
-    "control": Setting(Listed(Path()), "a ControlNet, a folder or file, which --control-image leads; repeated for several",
+    "control": Setting(Listed(Path()), "a ControlNet, a folder or file, which --control-image leads; repeated for several; the "
+                       "embedded model comes with one called scribble",
                        group=MODEL, metavar="FILE", synonyms=("--control-net", "--controlnet")),
     "refiner": Setting(Path(), "another model, as by -m, that takes the last steps over where --refiner-at says: XL's refiner",
                        group=MODEL, metavar="MODEL"),

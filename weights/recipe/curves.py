@@ -1,4 +1,5 @@
-"""Curves of a training, drawn from its logs: loss of the UNet, decibels of the autoencoder, accuracy at milestones.
+"""Curves of a training, drawn from its logs: loss of the UNet, decibels of the autoencoder, accuracy at milestones; loss of the
+ControlNet, and how well it follows scribbles.
 
     python -m weights.recipe.curves            reads the logs in recipe/runs/, writes recipe/curves.webp
 
@@ -15,7 +16,8 @@ from npdiffusion.training import runs
 from . import settings
 
 POINTS = settings.RECIPE / "curves.json"
-SMOOTH = 250                                                # steps whose mean loss is a point
+SMOOTH = {"unet": 250, "controlnet": 20}                    # steps whose mean loss is a point
+ACROSS = 3                                                  # diagrams in a row
 SIZE, EDGE = (420, 220), (46, 26, 12, 28)                   # of one diagram; its left, top, right and bottom border
 COLOURS = ((214, 48, 49), (60, 110, 210), (70, 160, 80), (140, 80, 180), (243, 143, 42), (90, 90, 95), (130, 86, 56))
 
@@ -36,15 +38,22 @@ def record(figures, step):
     POINTS.write_text(json.dumps(known, indent=1) + "\n")
 
 
+def smooth(part):
+    """{step: mean of the loss of the steps up to it}"""
+    loss, count = logged(part, "loss"), SMOOTH[part]
+    steps = sorted(loss)
+    return {steps[i + count - 1]: round(sum(loss[step] for step in steps[i:i + count]) / count, 4)
+            for i in range(0, len(steps) - count + 1, count)}
+
+
 def gathered():
     """{diagram: {curve: {step: value}}}, of earlier runs and of this one"""
     known = json.loads(POINTS.read_text()) if POINTS.exists() else {}
-    loss = logged("unet", "loss")
-    steps = sorted(loss)
-    smooth = {steps[i + SMOOTH - 1]: round(sum(loss[step] for step in steps[i:i + SMOOTH]) / SMOOTH, 4)
-              for i in range(0, len(steps) - SMOOTH + 1, SMOOTH)}
     decibel = {step: round(value, 2) for part in ("vae", "decoder") for step, value in logged(part, "psnr").items()}
-    for diagram, curve, points in (("loss", "UNet", smooth), ("decibel", "autoencoder", decibel)):
+    overlap = {step: round(value, 3) for step, value in logged("controlnet", "iou").items()}
+    for diagram, curve, points in (("loss", "UNet", smooth("unet")), ("decibel", "autoencoder", decibel),
+                                   ("loss of the ControlNet", "ControlNet", smooth("controlnet")),
+                                   ("IoU of scribbles", "ControlNet", overlap)):
         kept = known.setdefault(diagram, {}).setdefault(curve, {})
         kept.update({str(step): value for step, value in points.items()})
     return known
@@ -85,9 +94,9 @@ def main():
     diagrams = {title: {name: curve for name, curve in curves.items() if curve} for title, curves in gathered().items()}
     diagrams = {title: curves for title, curves in diagrams.items() if curves}
     POINTS.write_text(json.dumps(diagrams, indent=1) + "\n")
-    page = Image.new("RGB", (SIZE[0] * len(diagrams), SIZE[1]), "white")
+    page = Image.new("RGB", (SIZE[0] * ACROSS, SIZE[1] * -(-len(diagrams) // ACROSS)), "white")
     for i, (title, curves) in enumerate(diagrams.items()):
-        page.paste(diagram(title, curves), (i * SIZE[0], 0))
+        page.paste(diagram(title, curves), (i % ACROSS * SIZE[0], i // ACROSS * SIZE[1]))
     page.save(POINTS.with_suffix(".webp"), quality=90)
 
 

@@ -90,13 +90,13 @@ ROAM = 12                                                   # pixels off their p
 PEN = (1.5, 5.0)                                            # pixels, the width of a scribble's lines
 HINT = (8, 16, 32, 64)                                      # channels of the convolutions that read the scribble
 CONTROL_TRAINING = dict(
-    steps=700, decay=400, batch=16, rate=1e-3, warm_up=40, averaging=0.99, plain=("conv_in", "conv_out"),
+    steps=720, decay=480, batch=16, rate=1e-3, warm_up=40, averaging=0.99, plain=("conv_in", "conv_out"),
     wordless=0.5, placed=0.25,                              # captions left empty; those that say size and place
-    first_scenes=2_000, scenes=16_000, more_every=400, iou_every=100, watched=12,
+    first_scenes=2_000, scenes=16_000, more_every=1_000, iou_every=100, watched=12,
 )
 FEW_STEPS_TRAINING = dict(
-    steps=240, decay=160, batch=16, rate=1e-3, warm_up=20, averaging=0.97, plain=("unet.",),       # all to AdamW
-    rank=12, layers="all", solver_steps=50, huber=1e-3, scenes=2_000,
+    steps=120, decay=80, batch=16, rate=3e-4, warm_up=15, averaging=0.95, plain=("unet.",),       # all to AdamW
+    rank=12, layers="all", solver_steps=50, skip=5, huber=1e-3, scenes=2_000, guidance=1.5,
     judge_every=60, share=0.2,
 )
 GUIDANCE = 2.0                                              # what the table in weights/README.md speaks for

@@ -1,14 +1,16 @@
 """Train a LoRA by which four steps without guidance do: latent consistency distillation of the UNet.
 
     f(x, t) = c_skip x + c_out x̂₀          x̂₀ = √ᾱ x − √(1−ᾱ) v̂(x, t)       c_skip, c_out: diffusion/samplers/consistency.py
-    x′      = √ᾱ′ x̂₀ + √(1−ᾱ′) ε̂          one step of DDIM from t to t′ = t − 20, by the UNet without the LoRA, with guidance:
+    x′      = √ᾱ′ x̂₀ + √(1−ᾱ′) ε̂          one step of DDIM from t to t′ = t − 100, by the UNet without the LoRA, with guidance:
                                            v̂ = v(∅) + w (v(words) − v(∅)),  ε̂ = √(1−ᾱ) x + √ᾱ v̂
     loss    = √(‖f(x, t) − f(x′, t′)‖² + c²) − c          f(x, 0) = x; no gradient to f(x′, t′)
 
 (Luo et al. 2023, arXiv:2310.04378, algorithm 1, and arXiv:2311.05556 for the LoRA.) On a path of the flow all f shall be the
 same, and at its end f is x, so f learns to jump there. The target f(x′, t′) is that of the newest weights, not of their
-average, and the loss is the pseudo-Huber one, both as of Song & Dhariwal 2023, arXiv:2310.14189. Time steps are those 50 that
-the sampler `lcm` visits.
+average, and the loss is the pseudo-Huber one, both as of Song & Dhariwal 2023, arXiv:2310.14189. Time steps t are those 50
+that the sampler `lcm` visits, and t′ is five of them below ("skipping-step" k): what f says of the end of a path has to
+travel all the way up it, and so it takes a tenth of the path each time. Each jump of the sampler guides anew, so w is below
+the scale that is best without the LoRA.
 
     python -m weights.recipe.train_few_steps [--minutes 40]  go on from where the last run stopped
 """
@@ -87,7 +89,7 @@ class Consistency:
         """x′, t′; wordless: hidden states of an empty prompt, (1, 77, X)"""
         said, unsaid = np.split(self.teacher(x, t, np.concatenate([states, np.repeat(wordless, len(x), axis=0)])), 2)
         x0, noise = self.ends(x, t, unsaid + np.float32(self.guidance) * (said - unsaid))
-        earlier = np.maximum(t - self.stride, 0)
+        earlier = np.maximum(t - settings.FEW_STEPS_TRAINING["skip"] * self.stride, 0)
         signal, sigma = self.noising.levels(earlier)
         return signal * x0 + sigma * noise, earlier
 
@@ -115,7 +117,7 @@ def main(arguments=None):
     text_encoder, student, teacher, bank = new_text_encoder(), new_unet(), new_unet(), Bank(args.font)
     fill(dict(text_encoder=text_encoder, unet=student))
     fill(dict(unet=teacher))
-    learnt, consistency = attach(student), Consistency(student, teacher, settings.GUIDANCE)
+    learnt, consistency = attach(student), Consistency(student, teacher, plan["guidance"])
     wordless, judge = text_encoder(token_ids([""])), Judge(load_sprites(args.font))
     bank.grow(plan["scenes"])
 
