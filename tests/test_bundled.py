@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from safetensors import safe_open
 
 import npdiffusion
-from npdiffusion.checkpoints import bundled
+from npdiffusion.checkpoints import bundled, controlnets
 from npdiffusion.command import cli
 from npdiffusion.errors import UserError
 from npdiffusion.weights.recipe import models, settings, train_control, train_few_steps, training
@@ -83,13 +83,15 @@ def test_both_are_small_and_have_the_sizes_and_names_of_the_recipe():
     assert config["conditioning_embedding_out_channels"] == [*settings.HINT] and config["_class_name"] == "ControlNetModel"
 
 
-def test_other_models_refuse_both_in_one_line(tmp_path):
-    pipeline = npdiffusion.load()
-    other = references.twin(references.torch_unet(**references.TINY_UNET)).config
-    for path in *bundled.CONTROLNETS.values(), *bundled.LORAS.values():
-        bundled.check(path, pipeline.unet.config)
-        with pytest.raises(UserError, match=r"^(scribble|lcm) comes with the embedded model and goes with no other.*$"):
-            bundled.check(path, other)
+def test_other_models_refuse_both_in_one_line():
+    pipeline, message = npdiffusion.load(), "^{} comes with the embedded model and goes with no other: name a file [a-z ]*$"
+    pipeline.check_prompts([("a cat <lora:lcm>", "")])
+    other = pipeline.unet.config = references.twin(references.torch_unet(**references.TINY_UNET)).config
+    with pytest.raises(UserError, match=message.format("scribble")):
+        controlnets.open_controlnet("scribble", other, pipeline.family)
+    pipeline.unload_lora_weights()
+    with pytest.raises(UserError, match=message.format("lcm")):
+        pipeline.check_prompts([("a cat <lora:lcm>", "")])
 
 
 def test_a_file_that_is_called_so_comes_first(tmp_path, monkeypatch):
