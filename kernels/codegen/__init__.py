@@ -2,6 +2,6 @@
 
     compiling.py   declaring, compiling and loading kernels         memory.py       indexing without checks, a shared counter
     cache.py       compiled kernels on disk                         exponential.py  eˣ and 2ˣ in vectors
-    sharing.py     running one on several threads                   processes.py    compiling several at once
-    bfloat16.py    a type that numba does not have                  helper.py       a process that does its share
+    bfloat16.py    a type that numba does not have                  processes.py    compiling several at once
+                                                                    helper.py       a process that does its share
 """

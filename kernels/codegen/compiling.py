@@ -18,7 +18,6 @@ from .. import environment
 from ..threads import start_threads
 from . import cache
 from .processes import compile_together
-from .sharing import share_out
 
 environment.check()
 
@@ -58,16 +57,14 @@ if hasattr(os, "register_at_fork"):                      # a thread that held it
 
 
 class kernel:
-    """Decorator: what each thread does; numba compiles it for one signature when `compile` is called.
+    """Decorator: an entry point that numba compiles for one signature when `compile` is called; it may use `prange`.
 
-    signature: types of the arguments after the first two, which are the same for all: the number of the thread, and the
-    counter from which it takes its jobs, see `threads.launch`     dtype: of the weights, if it serves only one
-
-    `compiled(threads, (counter, ...))` runs it on so many threads.
+    signature: types of the arguments after the first two, which are the same for all: the number of threads, and the
+    counter from which they take their jobs, see `threads.launch`     dtype: of the weights, if it serves only one
     """
 
     def __init__(self, *signature, dtype=None):
-        self.signature, self.dtype = types.void(size, types.Tuple((integers_out, *signature))), dtype
+        self.signature, self.dtype = types.void(size, integers_out, *signature), dtype
 
     def __call__(self, function):
         self.name = f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}"
@@ -124,17 +121,8 @@ class kernel:
         return cache.Entry(dispatcher.stats.cache_path, self.name)
 
 
-def _shared_out(threads, arguments):
-    share_out(each_thread, threads, arguments)           # noqa: F821 (a global that `_jit` gives it)
-
-
 def _jit(function, **options):
-    """numba's object for `_shared_out` of a function; for numba's files it has the function's own name and place."""
-    code = _shared_out.__code__.replace(co_filename=function.__code__.co_filename, co_name=function.__name__,
-                                        co_firstlineno=function.__code__.co_firstlineno)
-    named = python_types.FunctionType(code, {"share_out": share_out, "each_thread": inlined(function)}, function.__name__)
-    named.__qualname__, named.__module__ = function.__qualname__, function.__module__
-    return numba.njit(nogil=True, **options)(named)
+    return numba.njit(nogil=True, parallel=True, fastmath=FASTMATH, error_model="numpy", **options)(function)
 
 
 def _note(place, error):
