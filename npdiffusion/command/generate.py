@@ -11,7 +11,7 @@ import time
 import npdiffusion
 from npdiffusion.command.inside import Inside, find_inside
 from npdiffusion.command.options import parse_options, without_effect
-from npdiffusion.command.prepare import compile_kernels, precision, set_up
+from npdiffusion.command.prepare import compile_kernels, nothing_collected, precision, set_up
 from npdiffusion.command.previews import find_previews, start_previews
 from npdiffusion.command.talk import Progress, print_line, say
 from npdiffusion.errors import UserError
@@ -174,12 +174,13 @@ def load(options, backend, threads, entries, tiny=None):
                                 preview_vae=tiny and tiny.model, control=options.control,
                                 unet=options.unet, refiner=options.refiner, ip_adapter=options.ip_adapter,
                                 image_encoder=options.ip_encoder, t2i_adapter=options.t2i_adapter)
-    try:
-        pipeline = loaded_for(entries)
-    except UserError as error:        # of an adapter for another model, perhaps: then nothing has been read yet
-        if not without_adapters(entries, options, error):
-            raise
-        pipeline = loaded_for(entries)
+    with nothing_collected():
+        try:
+            pipeline = loaded_for(entries)
+        except UserError as error:    # of an adapter for another model, perhaps: then nothing has been read yet
+            if not without_adapters(entries, options, error):
+                raise
+            pipeline = loaded_for(entries)
     loaded = time.perf_counter()
     seconds = {"loading": loaded - start}
     budget = pipeline.budget

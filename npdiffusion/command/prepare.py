@@ -2,6 +2,8 @@
 
 NumPy and numba are imported where they are used: how many threads NumPy's BLAS starts has to be settled before.
 """
+import contextlib
+import gc
 import os
 import warnings
 
@@ -37,6 +39,16 @@ def set_up(options):
             if options.threads or name not in os.environ:
                 os.environ[name] = str(threads)
     return backend, threads
+
+
+@contextlib.contextmanager
+def nothing_collected():
+    """Within, Python doesn't look for garbage: what is imported and loaded stays, and looking through it takes time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def precision(dtype):
