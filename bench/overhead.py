@@ -1,10 +1,11 @@
 """What a picture costs more on a cluster: the same pictures by the command alone and by one worker of this machine, in turns.
 
-    python -m bench overhead                     pictures of about 5 seconds, two turns of each: two minutes and a half
+    python -m bench overhead                     pictures of about 5 seconds, four turns of each: three minutes and a half
 
-Both have the same threads. Counted is the time from one picture's file to the next one's, so loading is not in it. Pictures are
-the embedded model's, with as many steps as take so long.
+Both have the same threads. Counted is the time from one picture's file to the next one's, so loading is not in it, and of these
+times the median. Pictures are the embedded model's, with as many steps as take so long.
 """
+import itertools
 import pathlib
 import socket
 import statistics
@@ -21,7 +22,8 @@ FIRST = 100                           # steps of the picture by which the number
 
 
 def add_arguments(parser):
-    parser.add_argument("--pictures", type=int, default=6, help="of a turn (default 6)")
+    parser.add_argument("--pictures", type=int, default=4, help="of a turn (default 4)")
+    parser.add_argument("--turns", type=int, default=4, help="of each (default 4)")
     parser.add_argument("--seconds", type=float, default=5, help="of a picture (default 5)")
     parser.add_argument("--threads", type=int, default=machine.physical_cores(), help="default: physical cores")
 
@@ -40,24 +42,26 @@ def run(arguments):
             address = f"tcp://127.0.0.1:{port}"
             processes.append(start(words("worker", address, "--threads", arguments.threads)))
             make(folder, "warm", 2, 2, arguments, "--cluster", address)          # the worker has loaded then
-            steps = round(FIRST * arguments.seconds / make(folder, "first", 2, FIRST, arguments))
-            found = {"alone": [], "cluster": []}
-            for turn, who in enumerate(("alone", "cluster", "cluster", "alone")):
+            steps = round(FIRST * arguments.seconds / make(folder, "first", 2, FIRST, arguments)[0])
+            found = {"alone": [], "cluster": []}         # seconds of each picture, turn by turn
+            for turn in range(2 * arguments.turns):      # alone, cluster, cluster, alone, …: a clock that drifts is fair to both
+                who = ("alone", "cluster", "cluster", "alone")[turn % 4]
                 where = ("--cluster", address) if who == "cluster" else ()
                 found[who].append(make(folder, f"turn{turn}", arguments.pictures, steps, arguments, *where))
         finally:
             for process in reversed(processes):
                 process.kill()
                 process.wait()
-    alone, cluster = (statistics.mean(found[who]) for who in ("alone", "cluster"))
-    turns.table([("s a picture", ".3f"), ("first turn", ".3f"), ("second turn", ".3f")],
-                [(who, statistics.mean(taken), *taken) for who, taken in found.items()])
+    pictures = {who: sorted(itertools.chain(*taken)) for who, taken in found.items()}
+    turns.table([("s a picture", ".3f"), ("least", ".3f"), ("most", ".3f")],
+                [(who, statistics.median(each), each[0], each[-1]) for who, each in pictures.items()])
+    alone, cluster = (statistics.median(pictures[who]) for who in ("alone", "cluster"))
     print(f"{steps} steps a picture, {arguments.threads} threads: the cluster takes {100 * (cluster / alone - 1):+.1f} %")
     turns.last_line(benchmark="overhead", steps=steps, pictures=arguments.pictures, threads=arguments.threads, **found)
 
 
 def make(folder, name, count, steps, arguments, *where):
-    """Seconds from one picture's file to the next one's"""
+    """Seconds from each picture's file to the next one's"""
     (folder / f"{name}.csv").write_text("prompt,seed\n" + "".join(f"a cat,{seed}\n" for seed in range(count)))
     threads = () if where else ("--threads", arguments.threads)
     command = words("--prompts", folder / f"{name}.csv", "--steps", steps, "-o", f"{folder}/{name}/", *threads, *where)
@@ -65,4 +69,4 @@ def make(folder, name, count, steps, arguments, *where):
     if done.returncode:
         raise UserError(f"the list ended with {done.returncode}: {done.stderr[-500:]}")
     times = sorted(path.stat().st_mtime for path in (folder / name).glob("*.png"))
-    return (times[-1] - times[0]) / (count - 1)
+    return [later - before for before, later in itertools.pairwise(times)]

@@ -102,6 +102,7 @@ def models(tmp_path):
 def introduced(monkeypatch, own, wanted, loras=(), free=False):
     """In what a worker with the keywords `own` differs from a driver with the keywords `wanted`, and what it missed"""
     monkeypatch.setattr(worker, "own", {"load": own, "identity": worker.identity_of(own), "free": free, "pipeline": "own"})
+    monkeypatch.setattr(worker, "asked", {})
     identity = worker.identity_of(wanted, loras)
     found, missed = worker.introduce(identity, worker.places_of(wanted), loras)
     return worker.difference(found, identity), missed
@@ -138,7 +139,20 @@ def test_a_worker_without_a_model_takes_the_drivers_from_the_same_path_or_the_hu
     monkeypatch.setenv("HF_HUB_CACHE", str(models / "hub"))
     by_id = a | {"vae": "org/name"}
     assert introduced(monkeypatch, b, by_id, free=True) == ("", [])
-    assert worker.own["paths"] == {"path_or_id": str(models / "a"), "vae": str(snapshot)}
+    assert [*worker.asked.values()] == [{"path_or_id": str(models / "a"), "vae": str(snapshot)}]
+
+
+def test_a_worker_makes_the_pictures_of_two_lists_each_with_its_model_and_none_for_a_third_that_it_lacks(models, monkeypatch):
+    """The second list comes while the first is at work, and asks; neither is made with the other's model afterwards."""
+    a, b, gone = options(models / "a"), options(models / "b"), options(models / "a", dtype="bfloat16")
+    assert introduced(monkeypatch, b, a, free=True) == ("", [])
+    monkeypatch.setattr(worker, "loaded", lambda text: json.loads(text)["path_or_id"])
+    assert worker.introduce(worker.identity_of(b), worker.places_of(b), [])[1] == []
+    made = [worker.pipeline_for({"wanted": worker.identity_of(each)}) for each in (a, b, a)]
+    assert made == [str(models / "a"), "own", str(models / "a")]
+    worker.introduce(worker.identity_of(gone), worker.places_of(gone), [])
+    with pytest.raises(worker.Unasked):
+        worker.pipeline_for({"wanted": worker.identity_of(gone)})
 
 
 def test_a_worker_without_the_files_says_which_path_it_missed(models, monkeypatch):
@@ -149,27 +163,36 @@ def test_a_worker_without_the_files_says_which_path_it_missed(models, monkeypatc
     found, missed = worker.introduce(identity, places, [])
     assert missed == [str(models / "a")] and worker.difference(found, identity).startswith("model ")
     said = []
-    client = Client(lambda sent: 1 / 0)
-    client.run = lambda *arguments, **named: {"worker": (found, missed)}
+    client = Client(lambda sent: 1 / 0, introduce=lambda: (found, missed))
     driver = cluster.Driver(lambda: client, [Entry(Request("x"))], Place(), Notes(said), (identity, places, []), {})
     with pytest.raises(UserError, match="none of the 1 workers fits: model "):
         driver.run()
     assert f"its files were not at {models / 'a'} there, nor in the hub's cache" in said[0]
 
 
-@pytest.mark.parametrize("first", [{}, {"worker": OSError("gone")}])
+@pytest.mark.parametrize("first", [OSError("gone"), distributed.CancelledError(), distributed.scheduler.KilledWorker("x", None, 3)])
 def test_a_worker_that_dies_while_it_is_asked_is_asked_again_and_one_of_another_program_is_left_out(first):
-    answers, said, clock = [first, {"worker": ({"model": "a"}, [])}], [], Clock()
-    client, place = Client(lambda sent: MADE), Place()
-    client.run = lambda *arguments, **named: answers.pop(0)
+    answers, said, clock = [first, ({"model": "a"}, [])], [], Clock()
+    client, place = Client(lambda sent: MADE, introduce=lambda: answers.pop(0)), Place()
     driver = cluster.Driver(lambda: client, [Entry(Request("x"))], place, Notes(said), ({"model": "a"}, {}, []), {},
                             (clock.now, clock.wait))
     assert driver.run() == [] and place.saved == ["x"] and said == [] and answers == []
-    answers[:] = [{"worker": ModuleNotFoundError("npdiffusion")}]
+    answers[:] = [ModuleNotFoundError("npdiffusion")]
     driver.todo.append(Entry(Request("y")))
     driver.known.clear()
     with pytest.raises(UserError, match="none of the 1 workers fits: it is a worker of another program"):
         driver.run()
+
+
+def test_a_worker_that_stands_still_when_it_is_asked_holds_up_nobody_and_is_forgotten_when_it_goes():
+    client, place, clock = Client(lambda sent: MADE, introduce=lambda: ({"model": "a"}, [])), Place(), Clock()
+    submit = client.submit
+    client.submit = lambda function, *arguments, workers=None, **options: (
+        Future(None) if workers == ["still"] else submit(function, *arguments, workers=workers, **options))
+    client.nthreads = lambda: {"worker": 1} | ({"still": 1} if clock.now() < 1 else {})
+    driver = cluster.Driver(lambda: client, [Entry(Request(str(number))) for number in range(100)], place, Notes([]),
+                            ({"model": "a"}, {}, []), {}, (clock.now, clock.wait))
+    assert driver.run() == [] and len(place.saved) == 100 and driver.asked == {} and len(client.cancelled) == 1
 
 
 def test_a_scheduler_of_another_version_is_refused_in_one_line():
@@ -206,8 +229,8 @@ class Client:
     """A cluster with as many slots as are asked for; outcomes come from a function of the request, None: not done."""
     status = "running"
 
-    def __init__(self, outcome, slots=2):
-        self.outcome, self.slots, self.sent, self.cancelled = outcome, slots, [], []
+    def __init__(self, outcome, slots=2, introduce=None):
+        self.outcome, self.slots, self.introduce, self.sent, self.cancelled = outcome, slots, introduce, [], []
 
     def __enter__(self):
         return self
@@ -218,7 +241,9 @@ class Client:
     def nthreads(self):
         return {"worker": self.slots}
 
-    def submit(self, function, task, **options):
+    def submit(self, function, task, *arguments, **options):
+        if function is worker.introduce:
+            return Future(self.introduce())
         self.sent.append(json.loads(task["request"])["prompt"])
         return Future(self.outcome(self.sent))
 

@@ -50,11 +50,15 @@ def test_a_worker_that_is_killed_before_it_has_loaded_its_model_costs_nothing(al
 
 
 def test_a_worker_that_stands_still_is_not_waited_for_and_a_picture_that_always_fails_is_named(alone, tmp_path, address):
-    """One of two workers is stopped with a picture at work; and the text encoder has no 50 layers, which only workers find."""
+    """A worker is stopped before it is asked, one with a picture at work; and the text encoder has no 50 layers, which only
+    workers find."""
     with open(table(tmp_path, COUNT), "a") as file:
         csv.writer(file).writerow(["a dog", 99, 50])
     text = (tmp_path / "prompts.csv").read_text()
     (tmp_path / "prompts.csv").write_text(text.replace("prompt,seed", "prompt,seed,clip_skip").replace("a cat,0", "a cat,0,"))
+    still = start("worker", address)
+    until(lambda: "works for" in still.stdout.readline())
+    still.send_signal(signal.SIGSTOP)
     workers = [start("worker", address) for _ in range(2)]
     driver = start("--prompts", tmp_path / "prompts.csv", "--steps", 3, "-o", f"{tmp_path}/out/", "--cluster", address)
     try:
@@ -65,7 +69,7 @@ def test_a_worker_that_stands_still_is_not_waited_for_and_a_picture_that_always_
         assert f"{COUNT} of {COUNT + 1} pictures are made" in out
         check(tmp_path / "out", alone)
     finally:
-        end([*workers, driver])
+        end([still, *workers, driver])
 
 
 def test_after_a_disk_was_full_the_same_command_goes_on(alone, tmp_path, address):

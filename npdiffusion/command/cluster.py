@@ -16,6 +16,8 @@ from npdiffusion.kernels import machine
 
 LOCAL = re.compile(r"local:(\d{1,4})")
 PATIENCE = 30                         # seconds for which a scheduler is called
+CALM = {                              # of Dask's settings: it looks around a hundred times a second, on cores that compute
+    "distributed.worker.profile.enabled": False, "distributed.admin.tick.interval": "500ms"}
 
 
 def make(options, entries, place, reporter):
@@ -63,7 +65,9 @@ def check_installed():
 @contextlib.contextmanager
 def start(count):
     """A client of so many processes of this machine"""
+    import dask
     import distributed
+    dask.config.set(CALM)
     if not 1 <= count <= machine.logical_cores():
         raise UserError(f"--cluster: this machine has {machine.logical_cores()} cores, so local:1 to "
                         f"local:{machine.logical_cores()} can be")
@@ -83,7 +87,8 @@ def reach(address):
         raise UserError(f"--cluster {address}: no address of a scheduler, such as tcp://head:8786, its file, or local:2 "
                         f"({error})") from None
     with client:
-        check_version(address, client.get_versions()["scheduler"]["packages"])
+        # get_versions asks the workers as well, and waits for one that stands still
+        check_version(address, client.sync(client.scheduler.versions, packages=[])["packages"])
         yield client
 
 

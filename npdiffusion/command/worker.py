@@ -2,7 +2,7 @@
 import asyncio
 import time
 
-from npdiffusion.command.cluster import check_installed, keywords
+from npdiffusion.command.cluster import CALM, check_installed, keywords
 from npdiffusion.command.parser import Parser, reader
 from npdiffusion.command.talk import say
 from npdiffusion.settings.kinds import Path
@@ -49,7 +49,9 @@ def run(options):
 
 async def work(address):
     """Register at the scheduler and do what it says, until it is gone. One picture at a time; memory is left to us."""
+    import dask
     import distributed
+    dask.config.set(CALM)
     place = {"scheduler_file": address} if address.endswith(".json") else {"scheduler_ip": address}
     async with distributed.Worker(**place, nthreads=1, memory_limit=0, dashboard=False) as worker:
         say(f"{worker.address} works for {worker.scheduler.address}")

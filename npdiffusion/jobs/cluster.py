@@ -48,6 +48,7 @@ class Driver:
         self.done, self.failed, self.lost, self.known, self.noted = set(), [], 0, {}, set()
         self.seconds = []             # that pictures took, in order
         self.slots, self.fitting, self.here, self.counted, self.reached = 0, None, frozenset(), None, False
+        self.asked = {}               # worker → future of its answer to `introduce`
 
     def run(self):
         """Make them all → [(Entry, why)] of those that could not be made
@@ -58,7 +59,7 @@ class Driver:
         while self.todo or self.flying:
             try:
                 with self.connect() as client:
-                    pause, self.reached, self.counted = FIRST_PAUSE, True, None
+                    pause, self.reached, self.counted, self.asked = FIRST_PAUSE, True, None, {}
                     self._with(client)
             except UserError:
                 raise
@@ -107,24 +108,45 @@ class Driver:
         threads, self.fitting = client.nthreads(), None
         if self.model is None:
             return sum(threads.values())
-        new = [worker for worker in threads if worker not in self.known]
-        answers = client.run(introduce, *self.model, workers=new, on_error="return") if new else {}
-        for worker in new:
-            answer = answers.get(worker, OSError())
-            if isinstance(answer, OSError):              # it went while it was asked; one that comes back is asked again
-                continue
-            found, missed = (None, []) if isinstance(answer, Exception) else answer
-            differs = difference(found, self.model[0])
-            if differs:
-                looked = f"; its files were not at {' or '.join(missed)} there, nor in the hub's cache" if missed else ""
-                self.listener.note(f"the worker {worker} is left out: {differs}{looked}")
-            self.known[worker] = differs
+        self._ask(client, threads)
         self.here = fitting = frozenset(worker for worker in threads if self.known.get(worker) == "")
         if threads and not fitting and threads.keys() <= self.known.keys():
             raise UserError(f"none of the {len(threads)} workers fits: {self.known[next(iter(threads))]}")
         if len(fitting) < len(threads):                  # a list of a thousand addresses goes with each picture only then
             self.fitting = fitting
         return sum(threads[worker] for worker in fitting)
+
+    def _ask(self, client, workers):
+        """Ask new workers with what they would make pictures, and hear who has answered
+
+        Nobody waits for an answer: a worker that stands still gives none, and must not hold up the others.
+        """
+        for worker in self.asked.keys() - workers:       # it went while it was asked; one that comes back is asked again
+            client.cancel([self.asked.pop(worker)])
+        for worker in workers:
+            if worker not in self.known and worker not in self.asked:
+                self.asked[worker] = client.submit(introduce, *self.model, key=f"introduce-{worker}-{time.time_ns():x}",
+                                                   pure=False, workers=[worker], allow_other_workers=False, priority=1)
+        for worker in [worker for worker, future in self.asked.items() if future.done()]:
+            answer = self._answer(self.asked.pop(worker))
+            if answer is None:
+                continue
+            found, missed = answer
+            differs = difference(found, self.model[0])
+            if differs:
+                looked = f"; its files were not at {' or '.join(missed)} there, nor in the hub's cache" if missed else ""
+                self.listener.note(f"the worker {worker} is left out: {differs}{looked}")
+            self.known[worker] = differs
+
+    def _answer(self, future):
+        """What `introduce` gave; (None, []) of a worker that has no such function, None of one that went meanwhile"""
+        import distributed
+        try:
+            return future.result()
+        except (distributed.CancelledError, distributed.scheduler.KilledWorker, OSError):
+            return None
+        except Exception:                                # noqa: BLE001, whatever another program raises
+            return None, []
 
     def _strand(self, client):
         """Put back pictures for which no worker is left of those that may make them: Dask would wait for one to come back."""

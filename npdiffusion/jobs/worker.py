@@ -26,6 +26,7 @@ PARTS = {"model": "path_or_id"} | {name: name for name in (           # ours →
 LISTED = {"ControlNet ": "control", "IP-Adapter ": "ip_adapter"}           # followed by a number: any of several
 
 own = {}                              # of a process that `npdiffusion worker` started: "pipeline", "identity", "load", "free"
+asked = {}                            # what drivers wanted and it has, as JSON → keywords of `load` in place of its own
 
 
 class Unwanted(Exception):
@@ -33,7 +34,7 @@ class Unwanted(Exception):
 
 
 class Unasked(Exception):
-    """A worker was given a picture before it was asked with what it would make it."""
+    """A worker was given a picture before it was asked with what it would make it, or although it doesn't fit."""
 
 
 # ---- with what
@@ -101,7 +102,7 @@ def introduce(wanted, places, loras):
     """
     if "identity" not in own:
         return None, []
-    found, missed = own["identity"] | loras_of(own["load"]["lora_dir"], loras), []
+    found, missed, instead = own["identity"] | loras_of(own["load"]["lora_dir"], loras), [], {}
     parts = [*PARTS, *(name for name in (*found, *wanted) if name.startswith(tuple(LISTED)))]
     if own["free"] and any(found.get(part) != wanted.get(part) for part in parts):
         there = {part: next((str(path) for path in paths(place) if digest(path) == wanted[part]), None)
@@ -109,11 +110,12 @@ def introduce(wanted, places, loras):
         missed = [places[part] for part, path in there.items() if path is None]
         if not missed:
             listed = {key: [path for part, path in there.items() if part.startswith(what)] for what, key in LISTED.items()}
-            own["paths"] = {PARTS[part]: path for part, path in there.items() if part in PARTS} | {
+            instead = {PARTS[part]: path for part, path in there.items() if part in PARTS} | {
                 key: found for key, found in listed.items() if found}
             found = {name: value for name, value in found.items() if name not in parts} | {
                 part: wanted[part] for part in there}
-    own["asked"] = wanted
+    if not difference(found, wanted):
+        asked[json.dumps(wanted, sort_keys=True)] = instead
     return found, missed
 
 
@@ -138,9 +140,10 @@ def pipeline_for(task):
     """The pipeline that makes a picture"""
     if "identity" not in own:
         return loaded(task["load"])
-    if own.get("asked") != task["wanted"]:
+    wanted = json.dumps(task["wanted"], sort_keys=True)
+    if wanted not in asked:
         raise Unasked
-    return loaded(json.dumps(own["load"] | own["paths"])) if "paths" in own else own["pipeline"]
+    return loaded(json.dumps(own["load"] | asked[wanted])) if asked[wanted] else own["pipeline"]
 
 
 def make(task):
