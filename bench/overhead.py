@@ -44,7 +44,7 @@ def run(arguments):
             make(folder, "warm", 2, 2, arguments, "--cluster", address)          # the worker has loaded then
             steps = round(FIRST * arguments.seconds / make(folder, "first", 2, FIRST, arguments)[0])
             found = {"alone": [], "cluster": []}         # seconds of each picture, turn by turn
-            for turn in range(2 * arguments.turns):      # alone, cluster, cluster, alone, …: a clock that drifts is fair to both
+            for turn in range(2 * arguments.turns):      # alone, cluster, cluster, alone, …: a drifting clock is fair to both
                 who = ("alone", "cluster", "cluster", "alone")[turn % 4]
                 where = ("--cluster", address) if who == "cluster" else ()
                 found[who].append(make(folder, f"turn{turn}", arguments.pictures, steps, arguments, *where))

@@ -170,7 +170,8 @@ def test_a_worker_without_the_files_says_which_path_it_missed(models, monkeypatc
     assert f"its files were not at {models / 'a'} there, nor in the hub's cache" in said[0]
 
 
-@pytest.mark.parametrize("first", [OSError("gone"), distributed.CancelledError(), distributed.scheduler.KilledWorker("x", None, 3)])
+@pytest.mark.parametrize("first", [
+    OSError("gone"), distributed.CancelledError(), distributed.scheduler.KilledWorker("x", None, 3)])
 def test_a_worker_that_dies_while_it_is_asked_is_asked_again_and_one_of_another_program_is_left_out(first):
     answers, said, clock = [first, ({"model": "a"}, [])], [], Clock()
     client, place = Client(lambda sent: MADE, introduce=lambda: answers.pop(0)), Place()

@@ -51,6 +51,20 @@ def test_a_picture_is_the_commands_bit_for_bit(real, tmp_path, monkeypatch):
         assert real.get(f"/api/pictures/{number}.png") == file.read_bytes()
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_what_comes_with_the_embedded_model_is_listed_and_used_without_a_folder(real, tmp_path):
+    info = real.get("/api/info")
+    assert info["leaders"] == {"scribble": ["control", "a ControlNet of the embedded model"]} and info["loras"] == ["lcm"]
+    Image.radial_gradient("L").resize((128, 128)).save(tmp_path / "outline.png")
+    settings = {"prompt": "a cat <lora:lcm>", "steps": 2, "sampler": "lcm", "seed": 7}
+    job = real.post("/api/jobs", settings | {"control": "scribble",
+                                             "control_image": png(Image.open(tmp_path / "outline.png"))})
+    number, = real.finished(job)["pictures"]
+    assert cli.main(["a cat <lora:lcm>", "--steps", "2", "--sampler", "lcm", "--seed", "7", "--control", "scribble",
+                     "--control-image", f"{tmp_path}/outline.png", "-o", f"{tmp_path}/out.png"]) == 0
+    assert real.get(f"/api/pictures/{number}.png") == (tmp_path / "out.png").read_bytes()
+
+
 def test_events_tell_steps_and_show_the_picture_that_is_to_be(real):
     job = real.post("/api/jobs", {"prompt": "a cat", "steps": 12, "seed": 1})
     with urllib.request.urlopen(f"{real.url}/api/jobs/{job['id']}/events", timeout=30) as stream:
@@ -332,11 +346,11 @@ def test_a_model_that_can_not_be_loaded_ends_the_server_in_one_line(tmp_path):
     ({"prompt": "x", "init_image": "/etc/passwd"}, 400, "not followed"),
     ({"prompt": "x", "init_image": {"png": ""}}, 400, "base64"),
     ({"prompt": "x", "model": "../secret"}, 400, "no model"),
-    ({"prompt": "a <lora:ink>"}, 400, "no folder of LoRAs"),
+    ({"prompt": "a <lora:ink>"}, 400, "--lora-dir"),
     ({"prompt": "x", "control_image": "aaaa"}, 400, "control_image"),
     ({"prompt": "x", "ip_image": DOT}, 400, "ip_adapter and ip_image go together, a picture for each: 0 and 1 are given"),
     ({"prompt": "x", "control_scale": 0.5}, 400, "control_image is needed"),
-    ({"prompt": "x", "control": ["canny"], "control_image": DOT}, 400, "no folder of ControlNets and adapters (--control-dir)"),
+    ({"prompt": "x", "control": ["canny"], "control_image": DOT}, 400, "no ControlNet 'canny' here (--control-dir "),
     ({"prompt": "x", "control": 5}, 400, "control: a list of names is expected"),
     ({"prompt": "x", "t2i_adapter": ["a"]}, 400, "t2i_adapter: a name is expected"),
     ({"prompt": "x", "control_image": [DOT] * 5}, 413, "at most 4"),

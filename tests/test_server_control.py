@@ -148,7 +148,8 @@ def test_a_unit_without_an_image_takes_the_picture_that_is_started_from(led):
 
 @pytest.mark.parametrize(("unit", "said"), [
     ({"module": "openpose_full"}, "module 'openpose_full' isn't here"), ({"model": "None"}, "without a model"),
-    ({"model": "../v11_canny"}, "no ControlNet '../v11_canny' here; .*v11_canny"), ({"image": ""}, "without an image"),
+    ({"model": "../v11_canny"}, "no ControlNet '../v11_canny' here .*did you mean v11_canny"),
+    ({"image": ""}, "without an image"),
     ({"image": "/etc/passwd"}, "not followed"), ({"control_mode": 1}, "control_mode is offered as"),
     ({"resize_mode": "Tile"}, "resize_mode 'Tile'"), ({"advanced_weighting": [1.0]}, "advanced_weighting isn't offered"),
     ({"mask": "aaaa"}, "mask isn't offered"), ({"threshold_a": "x", "module": "canny"}, "threshold_a: a number"),
@@ -173,8 +174,8 @@ def test_units_that_are_switched_off_ask_for_nothing_and_the_rest_is_noted(led):
     assert request.ip_scale == (0.4, 0.6) and len(request.ip_image) == 2 and found == leading.Led((), ("looks", "looks"))
     with pytest.raises(Refused, match="at most 4"):
         asked(*[a_unit()] * 5, leaders=known)
-    with pytest.raises(Refused, match="no folder of ControlNets"):
-        asked(a_unit(), leaders=None)
+    with pytest.raises(npdiffusion.UserError, match=r"no ControlNet .*\(--control-dir names the server's folder of them\)"):
+        asked(a_unit(), leaders={})
 
 
 def test_openais_interface_takes_them_by_our_names(led):
@@ -209,7 +210,7 @@ def test_sd_backend_client_finds_and_uses_controlnets(led):
     api = client.connect_to_backend(led.url)
     assert api.get_capabilities().controlnet
     models = {each.full_model_name: each for each in api.list_controlnet_models()}
-    assert {"v11_canny", "depth", "sketch", "looks"} == models.keys()
+    assert {"v11_canny", "depth", "sketch", "looks", "scribble"} == models.keys()
     canny, = (each for each in api.get_controlnet_preprocessors() if each.name == "canny")
     assert "Canny" in api.get_controlnet_type_categories()
     seen = api.controlnet_preprocessor_preview(PICTURE, None, canny)
@@ -226,7 +227,8 @@ def test_sd_backend_client_finds_and_uses_controlnets(led):
 def test_names_tell_what_is_there_and_paths_are_none(led):
     assert led.get("/api/info")["leaders"] == {
         "depth": ["control", "a ControlNet"], "v11_canny": ["control", "a ControlNet"],
-        "looks": ["ip_adapter", "an IP-Adapter"], "sketch": ["t2i_adapter", "a T2I-Adapter"]}
+        "looks": ["ip_adapter", "an IP-Adapter"], "sketch": ["t2i_adapter", "a T2I-Adapter"],
+        "scribble": ["control", "a ControlNet of the embedded model"]}
     for found, said in (({"control": ["v11_cany"], "control_image": png(PICTURE)}, "did you mean v11_canny?"),
                         ({"control": ["looks"], "control_image": png(PICTURE)}, "no ControlNet 'looks'"),
                         ({"control": ["v11_canny"]}, "1 and 0 are given"),

@@ -5,7 +5,7 @@ import time
 
 from npdiffusion.adapters import folder, tags
 from npdiffusion.adapters.textual_inversion import LearntWords
-from npdiffusion.checkpoints import library
+from npdiffusion.checkpoints import bundled, library
 from npdiffusion.errors import UserError, nearest
 from npdiffusion.pictures.settings_text import model_name
 from npdiffusion.server import leading
@@ -45,8 +45,10 @@ class Catalogue:
 
     @property
     def loras(self):
-        """Names of the LoRAs"""
-        return self._list("loras", lambda: sorted(folder.catalogue(self.lora_dir)) if self.lora_dir else [])
+        """Names of the LoRAs, also of those that come with the embedded model"""
+        def make():
+            return sorted({*bundled.LORAS, *(folder.catalogue(self.lora_dir) if self.lora_dir else ())})
+        return self._list("loras", make)
 
     @property
     def words(self):
@@ -60,8 +62,8 @@ class Catalogue:
 
     @property
     def leaders(self):
-        """{name: leading.Leader} of ControlNets and adapters of pictures, or None without a folder of them"""
-        return self._list("leaders", lambda: leading.leaders(self.control_dir)) if self.control_dir else None
+        """{name: leading.Leader} of ControlNets and adapters of pictures, also of what comes with the embedded model"""
+        return self._list("leaders", lambda: leading.leaders(self.control_dir))
 
     def model(self, name):
         """A name, or None or "" for the default → the name of a model that is here; UserError if there is none."""
@@ -81,8 +83,6 @@ class Catalogue:
     def check_adapters(self, prompt):
         """UserError for a LoRA in a prompt that isn't here."""
         for name, _ in tags.take_tags(prompt)[1]:
-            if self.lora_dir is None:
-                raise UserError(f"<lora:{name[:100]}>: this server has no folder of LoRAs (--lora-dir)")
             folder.find_adapter(self.lora_dir, name)
 
 

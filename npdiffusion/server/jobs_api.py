@@ -142,7 +142,7 @@ def choices(engine):
     return {
         "version": __version__, "models": catalogue.models, "model": catalogue.default, "loaded": engine.loaded,
         "loras": catalogue.loras, "words": [*catalogue.words],
-        "leaders": {name: [each.kind, each.family] for name, each in (catalogue.leaders or {}).items()},
+        "leaders": {name: [each.kind, each.family] for name, each in catalogue.leaders.items()},
         "samplers": {name: each.description for name, each in samplers.SAMPLERS.items()},
         "schedules": dict(samplers.SCHEDULES),
         "fitting": {name: list(each.schedules) for name, each in samplers.SAMPLERS.items()},

@@ -1,4 +1,5 @@
-"""What leads pictures beside their words: ControlNets, IP- and T2I-Adapters of --control-dir, called by their names.
+"""What leads pictures beside their words: ControlNets, IP- and T2I-Adapters of --control-dir, called by their names, and the
+embedded model's own ("scribble").
 
     {"control": ["canny", "depth"], "control_image": [base64, base64]}      a picture for each ControlNet, in their order
     {"ip_adapter": ["plus"], "ip_image": [base64]}                          likewise; one name and one picture need no list
@@ -11,7 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from types import SimpleNamespace
 
 from npdiffusion.adapters import folder
-from npdiffusion.checkpoints import library
+from npdiffusion.checkpoints import bundled, library
 from npdiffusion.checkpoints.controlnets import open_controlnets
 from npdiffusion.checkpoints.ip_adapters import open_ip_adapter
 from npdiffusion.checkpoints.t2i_adapters import STEM, open_t2i_adapter
@@ -48,9 +49,9 @@ class Leader:
 
 
 def leaders(place):
-    """{name: Leader} of what a folder has, without the rest"""
+    """{name: Leader} of what a folder has, or None, and of what comes with the embedded model"""
     found = {}
-    for name, path in folder.catalogue(place).items():
+    for name, path in folder.catalogue(place).items() if place else ():
         family = library.describe(name, path).family
         kind = next((kind for kind, what in KINDS.items() if family.startswith(what)), None)
         whole = path.stem.startswith(STEM) and (path.parent / "config.json").is_file()         # in diffusers layout
@@ -58,6 +59,8 @@ def leaders(place):
             name, path = name.rpartition("/")[0], path.parent
         if kind:
             found.setdefault(name, Leader(path, kind, family))
+    for name, path in bundled.CONTROLNETS.items():
+        found.setdefault(name, Leader(path, "control", "a ControlNet of the embedded model"))
     return found
 
 
@@ -78,12 +81,8 @@ def take(found):
 def looked_up(led, known):
     """Led → the same with names as they are listed. UserError for one that isn't there, or is of another kind.
 
-    known: {name: Leader}, or None where there is no folder of them
+    known: {name: Leader}
     """
-    if led == NONE:
-        return NONE
-    if known is None:
-        raise UserError("this server has no folder of ControlNets and adapters (--control-dir)")
     several = {kind: tuple(find(name, kind, known) for name in getattr(led, kind)) for kind in LISTED}
     return Led(**several, t2i_adapter=led.t2i_adapter and find(led.t2i_adapter, "t2i_adapter", known))
 
@@ -97,7 +96,8 @@ def find(name, kind, known):
             return found[0]
     here = [each for each, leader in known.items() if kind in (None, leader.kind)]
     what = KINDS.get(kind, "a ControlNet").partition(" ")[2]
-    raise UserError(f"there is no {what} {name[:100]!r} here; {nearest(plain, here)}known are {', '.join(here[:20]) or 'none'}")
+    raise UserError(f"there is no {what} {name[:100]!r} here (--control-dir names the server's folder of them); "
+                    f"{nearest(plain, here)}known are {', '.join(here[:20]) or 'none'}")
 
 
 def places(led, known):

@@ -53,8 +53,6 @@ def read_units(arguments, known, size, picture, hires, notes):
     units = [unit for unit in (read(unit, notes) for unit in units if not isinstance(unit, bool)) if unit["enabled"]]
     if not units:
         return {}, leading.NONE
-    if known is None:
-        raise Refused("ControlNet: this server has no folder of ControlNets and adapters (--control-dir)", 422)
     if len(units) > MOST_LEADING:
         raise Refused(f"ControlNet: {len(units)} units are enabled, at most {MOST_LEADING} are taken", 422)
     led, modes = {kind: [] for kind in leading.KINDS}, set()
@@ -202,11 +200,8 @@ async def model_list(request):
 
 
 def leaders(request):
-    """{name: Leader}; LookupError without a folder of them, as where the extension isn't there"""
-    known = request.app.state.engine.catalogue.leaders
-    if known is None:
-        raise LookupError("ControlNet here (--control-dir)")
-    return known
+    """{name: Leader} of what is there"""
+    return request.app.state.engine.catalogue.leaders
 
 
 async def module_list(request):

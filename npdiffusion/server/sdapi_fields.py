@@ -55,7 +55,7 @@ OVERRIDES = {"sd_model_checkpoint", "CLIP_stop_at_last_layers", "randn_source"}
 def read_fields(found, image_to_image, options, leaders=None):
     """{field: JSON value}, and the options that the server keeps → Request, model's name or None, notes, all fields, Led
 
-    leaders: {name: leading.Leader} of what ControlNet's units may name, or None
+    leaders: {name: leading.Leader} of what ControlNet's units may name
 
     UserError for what isn't offered. Warnings are the caller's to collect.
     """
@@ -84,7 +84,7 @@ def read_fields(found, image_to_image, options, leaders=None):
         settings |= hires(fields, notes)
     picture = next(iter(fields["init_images"] or ()), None) if image_to_image else None
     sides = settings["width"], settings["height"]
-    leads, led = sdapi_control.read_units(units, leaders, sides, picture, bool(fields.get("enable_hr")), notes)
+    leads, led = sdapi_control.read_units(units, leaders or {}, sides, picture, bool(fields.get("enable_hr")), notes)
     settings |= leads
     try:
         request = Request(**{name: value for name, value in settings.items() if value is not None})
