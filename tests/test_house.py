@@ -13,7 +13,7 @@ TOP = {"__init__.py", "__main__.py", "errors.py", "given.py", "loading.py", "pip
        "version.py", "adapters", "checkpoints", "command", "diffusion", "jobs", "memory", "models", "painting", "pictures",
        "server", "settings", "study", "text", "training"}
 LIBRARIES = {"numpy", "numba", "llvmlite", "scipy", "PIL", "safetensors", "tqdm", "huggingface_hub", "starlette", "uvicorn",
-             "distributed"}
+             "dask", "distributed"}
 
 
 def name_of(path):
