@@ -9,7 +9,6 @@ erf after Abramowitz & Stegun 1964, 7.1.26, wrong by 1.5e-7 at most:
 import math
 
 import numpy as np
-from numba import prange
 
 from . import threads
 from .arrays import flat, float32
@@ -75,13 +74,12 @@ def gelu_of(x):
 
 
 @kernel(size, size, floats_in, floats_out)
-def activate(thread_count, counter, count, which, x, y):
+def activate(thread, counter, count, which, x, y):
     """A job is a run of elements."""
-    for _ in prange(thread_count):
+    start = next_job(counter) * _JOB
+    while start < count:
+        _activate_run(start, min(start + _JOB, count), which, x, y)
         start = next_job(counter) * _JOB
-        while start < count:
-            _activate_run(start, min(start + _JOB, count), which, x, y)
-            start = next_job(counter) * _JOB
 
 
 @inlined

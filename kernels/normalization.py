@@ -15,7 +15,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import prange, types
+from numba import types
 
 from . import threads
 from .activations import silu_of
@@ -99,23 +99,22 @@ class Sizes(NamedTuple):
 
 @kernel(sizes_of(Sizes), types.float64, types.boolean, types.boolean, floats_in, floats_in, floats_in, doubles,
         floats_out, floats_out, size)
-def group_norm_bands(thread_count, counter, sizes, eps, normalize, with_silu, x, weight, bias, partial, y, memory, share):
+def group_norm_bands(thread, counter, sizes, eps, normalize, with_silu, x, weight, bias, partial, y, memory, share):
     """First call: partial statistics; second call (`normalize`): the result. A job is a band of an image's pixels."""
     sizes = Sizes(*sizes)
     channels = sizes.channels
-    for thread in prange(thread_count):
+    job = next_job(counter)
+    while job < sizes.images * sizes.bands:
+        image, number = divmod(job, sizes.bands)
+        first, last = number * sizes.band, min((number + 1) * sizes.band, sizes.pixels)
+        start = (image * sizes.pixels + first) * channels
+        if normalize:
+            _scale_and_shift(image, sizes, eps, weight, bias, partial, memory, thread * share)
+            _normalize_band(start, last - first, channels, with_silu, x, y, memory, thread * share)
+        else:
+            _band_statistics(start, last - first, channels, sizes.groups, x, partial, job * sizes.groups * 2,
+                             memory, thread * share)
         job = next_job(counter)
-        while job < sizes.images * sizes.bands:
-            image, number = divmod(job, sizes.bands)
-            first, last = number * sizes.band, min((number + 1) * sizes.band, sizes.pixels)
-            start = (image * sizes.pixels + first) * channels
-            if normalize:
-                _scale_and_shift(image, sizes, eps, weight, bias, partial, memory, thread * share)
-                _normalize_band(start, last - first, channels, with_silu, x, y, memory, thread * share)
-            else:
-                _band_statistics(start, last - first, channels, sizes.groups, x, partial, job * sizes.groups * 2,
-                                 memory, thread * share)
-            job = next_job(counter)
 
 
 @inlined
@@ -212,14 +211,13 @@ def _normalize_band(start, pixels, channels, with_silu, x, y, memory, mean):
 
 
 @kernel(size, size, types.float64, floats_in, floats_in, floats_in, floats_out)
-def layer_norm_rows(thread_count, counter, rows, channels, eps, x, weight, bias, y):
+def layer_norm_rows(thread, counter, rows, channels, eps, x, weight, bias, y):
     """A job is a few rows."""
-    for _ in prange(thread_count):
+    first = next_job(counter) * _ROWS
+    while first < rows:
+        for row in range(first, min(first + _ROWS, rows)):
+            _layer_norm_row(row * channels, channels, eps, x, weight, bias, y)
         first = next_job(counter) * _ROWS
-        while first < rows:
-            for row in range(first, min(first + _ROWS, rows)):
-                _layer_norm_row(row * channels, channels, eps, x, weight, bias, y)
-            first = next_job(counter) * _ROWS
 
 
 @inlined

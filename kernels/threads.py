@@ -98,7 +98,7 @@ def _guard():
 
 
 def launch(kernel, *arguments, parallel=True, scratch=None):
-    """kernel(threads, counter, *arguments), on one thread if not `parallel` (too little work to share).
+    """kernel(thread, counter, *arguments) on all threads at once, or on one if not `parallel` (too little work to share).
 
     `counter` is a fresh array of one zero, from which `memory.next_job` hands out jobs. With `scratch`, the number of
     floats that each thread needs to work in, two more arguments follow: that memory, and the size of a thread's share.
@@ -114,9 +114,8 @@ def launch(kernel, *arguments, parallel=True, scratch=None):
     if scratch is not None:
         share = -(-scratch // CACHE_LINE) * CACHE_LINE
         arguments = (*arguments, working_memory("scratch", count * share), share)
-    numba.set_num_threads(count)
     with _guard():
-        kernel.compiled(count, np.zeros(1, np.int64), *arguments)
+        kernel.compiled(count, (np.zeros(1, np.int64), *arguments))
 
 
 def working_memory(purpose, length):

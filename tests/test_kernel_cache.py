@@ -108,11 +108,11 @@ def test_a_full_disk_costs_time_and_warns_once(tmp_path, monkeypatch, recwarn, c
     monkeypatch.setattr(compiling, "_noted", False)
     from npdiffusion.kernels import activations
     for _ in range(2):
-        fresh = compiling.kernel(*activations.activate.signature.args[2:])(activations.activate.function)
+        fresh = compiling.kernel(*activations.activate.signature.args[1].types[1:])(activations.activate.function)
         compiling._kernels.remove(fresh)
         fresh.compile()
         y = np.empty_like(X)
-        fresh.compiled(1, np.zeros(1, np.int64), X.size, activations.SILU, X, y)
+        fresh.compiled(1, (np.zeros(1, np.int64), X.size, activations.SILU, X, y))
         np.testing.assert_allclose(y, reference.silu(X), rtol=1e-6)
     said, = (str(each.message) for each in recwarn if "npdiffusion" in each.filename or "kernels" in each.filename)
     assert "No space left" in said and "NUMBA_CACHE_DIR" in said and capsys.readouterr().err == ""

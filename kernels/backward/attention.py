@@ -20,7 +20,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import prange, types
+from numba import types
 
 from .. import threads
 from ..arrays import flat, float32
@@ -87,35 +87,34 @@ def _places(sizes):
 
 
 @kernel(sizes_of(Sizes), types.boolean, floats_in, floats_in, floats_in, floats_in, floats_out, floats_out, size)
-def prepare(thread_count, counter, sizes, causal, q, k, g, y, memory, scratch, share):
+def prepare(thread, counter, sizes, causal, q, k, g, y, memory, scratch, share):
     """A job is a block of queries of a head. Qᵀ is scaled by 1 / √D; missing queries are zeros."""
     sizes = Sizes(*sizes)
     blocks = (sizes.queries + QUERIES - 1) // QUERIES
     g_turned, q_rows, g_rows, sums, deltas, turned, rows = _places(sizes)
     width, channels = sizes.width, sizes.heads * sizes.width
-    for thread in prange(thread_count):
+    job = next_job(counter)
+    while job < sizes.images * sizes.heads * blocks:
+        head, block = divmod(job, blocks)
+        first = block * QUERIES
+        count = min(QUERIES, sizes.queries - first)
+        source = (head // sizes.heads * sizes.queries + first) * channels + head % sizes.heads * width
+        _turn(q, source, channels, count, width, np.float32(1 / math.sqrt(width)), memory, job * turned)
+        _turn(g, source, channels, count, width, np.float32(1), memory, g_turned + job * turned)
+        _spread(q, source, channels, count, width, memory, q_rows + job * rows)
+        _spread(g, source, channels, count, width, memory, g_rows + job * rows)
+        for lane in range(QUERIES):
+            delta = np.float32(0)
+            if lane < count:
+                for d in range(width):
+                    delta += load(g, source + lane * channels + d) * load(y, source + lane * channels + d)
+            store(memory, deltas + job * QUERIES + lane, delta)
+        start = head // sizes.heads * sizes.keys * channels + head % sizes.heads * width
+        for half in range(0, QUERIES, LANES):
+            end = min(sizes.keys, first + half + LANES) if causal else sizes.keys
+            _logarithms(k, start, channels, end, causal, first + half, width, memory, job * turned + half * width,
+                        sums + job * QUERIES + half, scratch, thread * share)
         job = next_job(counter)
-        while job < sizes.images * sizes.heads * blocks:
-            head, block = divmod(job, blocks)
-            first = block * QUERIES
-            count = min(QUERIES, sizes.queries - first)
-            source = (head // sizes.heads * sizes.queries + first) * channels + head % sizes.heads * width
-            _turn(q, source, channels, count, width, np.float32(1 / math.sqrt(width)), memory, job * turned)
-            _turn(g, source, channels, count, width, np.float32(1), memory, g_turned + job * turned)
-            _spread(q, source, channels, count, width, memory, q_rows + job * rows)
-            _spread(g, source, channels, count, width, memory, g_rows + job * rows)
-            for lane in range(QUERIES):
-                delta = np.float32(0)
-                if lane < count:
-                    for d in range(width):
-                        delta += load(g, source + lane * channels + d) * load(y, source + lane * channels + d)
-                store(memory, deltas + job * QUERIES + lane, delta)
-            start = head // sizes.heads * sizes.keys * channels + head % sizes.heads * width
-            for half in range(0, QUERIES, LANES):
-                end = min(sizes.keys, first + half + LANES) if causal else sizes.keys
-                _logarithms(k, start, channels, end, causal, first + half, width, memory, job * turned + half * width,
-                            sums + job * QUERIES + half, scratch, thread * share)
-            job = next_job(counter)
 
 
 @inlined
@@ -190,22 +189,21 @@ def _products(rows, a, a_start, row_stride, k_stride, depth, b, b_start, c, c_st
 
 
 @kernel(sizes_of(Sizes), types.boolean, floats_in, floats_in, floats_in, floats_out, floats_out, floats_out, floats_out, size)
-def walk(thread_count, counter, sizes, causal, k, v, memory, shares, dk, dv, scratch, share):
+def walk(thread, counter, sizes, causal, k, v, memory, shares, dk, dv, scratch, share):
     """A job is a run of keys of a head, block by block."""
     sizes = Sizes(*sizes)
     blocks = (sizes.queries + QUERIES - 1) // QUERIES
     all_keys = (sizes.keys + KEYS - 1) // KEYS
-    for thread in prange(thread_count):
+    job = next_job(counter)
+    while job < sizes.images * sizes.heads * sizes.runs:
+        head, run = divmod(job, sizes.runs)
+        dq = job * blocks * sizes.width * QUERIES
+        for i in range(blocks * sizes.width * QUERIES):
+            store(shares, dq + i, 0)
+        for block in range(all_keys * run // sizes.runs, all_keys * (run + 1) // sizes.runs):
+            _keys(head, block * KEYS, min(KEYS, sizes.keys - block * KEYS), blocks, sizes, causal, k, v, memory,
+                  shares, dq, dk, dv, scratch, thread * share)
         job = next_job(counter)
-        while job < sizes.images * sizes.heads * sizes.runs:
-            head, run = divmod(job, sizes.runs)
-            dq = job * blocks * sizes.width * QUERIES
-            for i in range(blocks * sizes.width * QUERIES):
-                store(shares, dq + i, 0)
-            for block in range(all_keys * run // sizes.runs, all_keys * (run + 1) // sizes.runs):
-                _keys(head, block * KEYS, min(KEYS, sizes.keys - block * KEYS), blocks, sizes, causal, k, v, memory,
-                      shares, dq, dk, dv, scratch, thread * share)
-            job = next_job(counter)
 
 
 @inlined
@@ -269,23 +267,22 @@ def _slopes(count, hidden, memory, sums, deltas, scratch, p, ds, panels):
 
 
 @kernel(sizes_of(Sizes), floats_in, floats_out)
-def finish(thread_count, counter, sizes, shares, dq):
+def finish(thread, counter, sizes, shares, dq):
     """dQ from the shares of all runs. A job is a block of queries of a head."""
     sizes = Sizes(*sizes)
     blocks = (sizes.queries + QUERIES - 1) // QUERIES
     width, channels = sizes.width, sizes.heads * sizes.width
     scale = np.float32(1 / math.sqrt(width))
-    for _ in prange(thread_count):
+    job = next_job(counter)
+    while job < sizes.images * sizes.heads * blocks:
+        head, block = divmod(job, blocks)
+        start = (head // sizes.heads * sizes.queries + block * QUERIES) * channels + head % sizes.heads * width
+        for query in range(min(QUERIES, sizes.queries - block * QUERIES)):
+            source = query // LANES * LANES * width + query % LANES
+            for d in range(width):
+                total = np.float32(0)
+                for run in range(sizes.runs):
+                    at = ((head * sizes.runs + run) * blocks + block) * width * QUERIES
+                    total += load(shares, at + source + d * LANES)
+                store(dq, start + query * channels + d, total * scale)
         job = next_job(counter)
-        while job < sizes.images * sizes.heads * blocks:
-            head, block = divmod(job, blocks)
-            start = (head // sizes.heads * sizes.queries + block * QUERIES) * channels + head % sizes.heads * width
-            for query in range(min(QUERIES, sizes.queries - block * QUERIES)):
-                source = query // LANES * LANES * width + query % LANES
-                for d in range(width):
-                    total = np.float32(0)
-                    for run in range(sizes.runs):
-                        at = ((head * sizes.runs + run) * blocks + block) * width * QUERIES
-                        total += load(shares, at + source + d * LANES)
-                    store(dq, start + query * channels + d, total * scale)
-            job = next_job(counter)

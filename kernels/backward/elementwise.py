@@ -9,7 +9,6 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import prange
 
 from .. import threads
 from ..activations import GELU, QUICK_GELU, SILU, gelu_of
@@ -75,37 +74,35 @@ def _gelu_slope(x):
 
 
 @kernel(size, size, floats_in, floats_in, floats_out)
-def activate_back(thread_count, counter, count, which, x, g, dx):
+def activate_back(thread, counter, count, which, x, g, dx):
     """A job is a run of elements."""
-    for _ in prange(thread_count):
+    start = next_job(counter) * _JOB
+    while start < count:
+        end = min(start + _JOB, count)
+        if which == SILU:
+            for i in range(start, end):
+                store(dx, i, load(g, i) * silu_slope(load(x, i)))
+        elif which == GELU:
+            for i in range(start, end):
+                store(dx, i, load(g, i) * _gelu_slope(load(x, i)))
+        elif which == QUICK_GELU:
+            for i in range(start, end):
+                store(dx, i, load(g, i) * _quick_gelu_slope(load(x, i)))
         start = next_job(counter) * _JOB
-        while start < count:
-            end = min(start + _JOB, count)
-            if which == SILU:
-                for i in range(start, end):
-                    store(dx, i, load(g, i) * silu_slope(load(x, i)))
-            elif which == GELU:
-                for i in range(start, end):
-                    store(dx, i, load(g, i) * _gelu_slope(load(x, i)))
-            elif which == QUICK_GELU:
-                for i in range(start, end):
-                    store(dx, i, load(g, i) * _quick_gelu_slope(load(x, i)))
-            start = next_job(counter) * _JOB
 
 
 @kernel(size, size, floats_in, floats_in, floats_out)
-def gate_back(thread_count, counter, rows, channels, gated, g, result):
+def gate_back(thread, counter, rows, channels, gated, g, result):
     """A job is a row."""
-    for _ in prange(thread_count):
+    row = next_job(counter)
+    while row < rows:
+        value, at = 2 * row * channels, row * channels
+        gate = value + channels
+        for c in range(channels):
+            store(result, value + c, load(g, at + c) * gelu_of(load(gated, gate + c)))
+        for c in range(channels):
+            store(result, gate + c, load(g, at + c) * load(gated, value + c) * _gelu_slope(load(gated, gate + c)))
         row = next_job(counter)
-        while row < rows:
-            value, at = 2 * row * channels, row * channels
-            gate = value + channels
-            for c in range(channels):
-                store(result, value + c, load(g, at + c) * gelu_of(load(gated, gate + c)))
-            for c in range(channels):
-                store(result, gate + c, load(g, at + c) * load(gated, value + c) * _gelu_slope(load(gated, gate + c)))
-            row = next_job(counter)
 
 
 class Cells(NamedTuple):
@@ -119,25 +116,24 @@ class Cells(NamedTuple):
 
 
 @kernel(sizes_of(Cells), floats_in, floats_out)
-def cells(thread_count, counter, sizes, g, dx):
+def cells(thread, counter, sizes, g, dx):
     """A job is a row of an image of x. Row i of g was copied from row ⌊i · rows / height⌋ of x."""
     sizes = Cells(*sizes)
     channels = sizes.channels
-    for _ in prange(thread_count):
+    job = next_job(counter)
+    while job < sizes.images * sizes.rows:
+        image, row = divmod(job, sizes.rows)
+        top = (row * sizes.height + sizes.rows - 1) // sizes.rows
+        bottom = ((row + 1) * sizes.height + sizes.rows - 1) // sizes.rows
+        for column in range(sizes.columns):
+            target = (job * sizes.columns + column) * channels
+            left = (column * sizes.width + sizes.columns - 1) // sizes.columns
+            right = ((column + 1) * sizes.width + sizes.columns - 1) // sizes.columns
+            for c in range(channels):
+                store(dx, target + c, 0)
+            for i in range(top, bottom):
+                for j in range(left, right):
+                    source = ((image * sizes.height + i) * sizes.width + j) * channels
+                    for c in range(channels):
+                        store(dx, target + c, load(dx, target + c) + load(g, source + c))
         job = next_job(counter)
-        while job < sizes.images * sizes.rows:
-            image, row = divmod(job, sizes.rows)
-            top = (row * sizes.height + sizes.rows - 1) // sizes.rows
-            bottom = ((row + 1) * sizes.height + sizes.rows - 1) // sizes.rows
-            for column in range(sizes.columns):
-                target = (job * sizes.columns + column) * channels
-                left = (column * sizes.width + sizes.columns - 1) // sizes.columns
-                right = ((column + 1) * sizes.width + sizes.columns - 1) // sizes.columns
-                for c in range(channels):
-                    store(dx, target + c, 0)
-                for i in range(top, bottom):
-                    for j in range(left, right):
-                        source = ((image * sizes.height + i) * sizes.width + j) * channels
-                        for c in range(channels):
-                            store(dx, target + c, load(dx, target + c) + load(g, source + c))
-            job = next_job(counter)

@@ -11,7 +11,7 @@ silu the first pass leaves d where dx will be, for its exponential costs more th
 import math
 
 import numpy as np
-from numba import prange, types
+from numba import types
 
 from .. import threads
 from ..arrays import flat, float32, shaped
@@ -44,7 +44,7 @@ def group_norm_gradient(g, x, weight, bias, groups, eps, with_silu):
 
 @kernel(sizes_of(Sizes), types.float64, size, types.boolean, floats_in, floats_in, floats_in, floats_in, doubles,
         doubles, floats_out, floats_out, size)
-def group_norm_back(thread_count, counter, sizes, eps, part, with_silu, x, g, weight, bias, partial, sums, dx, memory, share):
+def group_norm_back(thread, counter, sizes, eps, part, with_silu, x, g, weight, bias, partial, sums, dx, memory, share):
     """SUMS: Σ d, Σ d x̂ of each band; then SLOPES: dx. A job is a band of an image's pixels; of BOTH, a whole image.
 
     memory: a row of channels each for μ, r, γ, β, the two sums, γ-weighted means m₁ and m₂
@@ -52,28 +52,27 @@ def group_norm_back(thread_count, counter, sizes, eps, part, with_silu, x, g, we
     sizes = Sizes(*sizes)
     channels = sizes.channels
     jobs = 1 if part == BOTH else sizes.bands            # of an image
-    for thread in prange(thread_count):
-        at = thread * share
+    at = thread * share
+    job = next_job(counter)
+    while job < sizes.images * jobs:
+        image = job // jobs
+        first = 0 if part == BOTH else job % jobs
+        last = sizes.bands if part == BOTH else first + 1
+        _rows_of_channels(image, sizes, eps, weight, bias, partial, memory, at)
+        if part != SLOPES:
+            for band in range(first, last):
+                start, pixels = _band(image, band, sizes)
+                target = (image * sizes.bands + band) * 2 * channels
+                _sum(start, pixels, channels, with_silu, x, g, memory, at, sums, target, dx)
+        if part != SUMS:
+            _means(image, sizes, sums, memory, at)
+            for band in range(first, last):
+                start, pixels = _band(image, band, sizes)
+                if with_silu:
+                    _write(start, pixels, channels, x, dx, memory, at, dx)
+                else:
+                    _write(start, pixels, channels, x, g, memory, at, dx)
         job = next_job(counter)
-        while job < sizes.images * jobs:
-            image = job // jobs
-            first = 0 if part == BOTH else job % jobs
-            last = sizes.bands if part == BOTH else first + 1
-            _rows_of_channels(image, sizes, eps, weight, bias, partial, memory, at)
-            if part != SLOPES:
-                for band in range(first, last):
-                    start, pixels = _band(image, band, sizes)
-                    target = (image * sizes.bands + band) * 2 * channels
-                    _sum(start, pixels, channels, with_silu, x, g, memory, at, sums, target, dx)
-            if part != SUMS:
-                _means(image, sizes, sums, memory, at)
-                for band in range(first, last):
-                    start, pixels = _band(image, band, sizes)
-                    if with_silu:
-                        _write(start, pixels, channels, x, dx, memory, at, dx)
-                    else:
-                        _write(start, pixels, channels, x, g, memory, at, dx)
-            job = next_job(counter)
 
 
 @inlined
@@ -172,24 +171,23 @@ def layer_norm_gradient(g, x, weight, eps):
 
 
 @kernel(size, size, size, types.float64, floats_in, floats_in, floats_in, doubles, floats_out, floats_out, size)
-def layer_norm_back(thread_count, counter, rows, channels, jobs, eps, x, g, weight, sums, dx, memory, share):
+def layer_norm_back(thread, counter, rows, channels, jobs, eps, x, g, weight, sums, dx, memory, share):
     """A job is a run of rows; sums[job] = Σ d, then Σ d x̂ of each channel."""
-    for thread in prange(thread_count):
-        at = thread * share
-        job = next_job(counter)
-        while job < jobs:
-            target = job * 2 * channels
+    at = thread * share
+    job = next_job(counter)
+    while job < jobs:
+        target = job * 2 * channels
+        for c in range(2 * channels):
+            sums[target + c] = 0
+        end = rows * (job + 1) // jobs
+        for first in range(rows * job // jobs, end, _RUN):
             for c in range(2 * channels):
-                sums[target + c] = 0
-            end = rows * (job + 1) // jobs
-            for first in range(rows * job // jobs, end, _RUN):
-                for c in range(2 * channels):
-                    store(memory, at + c, 0)
-                for row in range(first, min(first + _RUN, end)):
-                    _layer_norm_row(row * channels, channels, eps, x, g, weight, dx, memory, at)
-                for c in range(2 * channels):
-                    sums[target + c] += load(memory, at + c)
-            job = next_job(counter)
+                store(memory, at + c, 0)
+            for row in range(first, min(first + _RUN, end)):
+                _layer_norm_row(row * channels, channels, eps, x, g, weight, dx, memory, at)
+            for c in range(2 * channels):
+                sums[target + c] += load(memory, at + c)
+        job = next_job(counter)
 
 
 @reordered

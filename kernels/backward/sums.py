@@ -3,7 +3,7 @@
 A job is a run of rows of a group; `_RUN` rows are summed in float32, and these sums in float64.
 """
 import numpy as np
-from numba import prange, types
+from numba import types
 
 from .. import threads
 from ..arrays import flat, float32
@@ -28,22 +28,21 @@ def row_sums(g, groups=1):
 
 
 @kernel(size, size, size, size, floats_in, doubles, floats_out, size)
-def sum_rows(thread_count, counter, jobs, parts, rows, channels, g, sums, memory, share):
+def sum_rows(thread, counter, jobs, parts, rows, channels, g, sums, memory, share):
     """sums[job] = Σ over the job's rows"""
-    for thread in prange(thread_count):
-        at = thread * share
-        job = next_job(counter)
-        while job < jobs:
-            group, part = divmod(job, parts)
-            end = rows * (part + 1) // parts
+    at = thread * share
+    job = next_job(counter)
+    while job < jobs:
+        group, part = divmod(job, parts)
+        end = rows * (part + 1) // parts
+        for c in range(channels):
+            sums[job * channels + c] = 0
+        for run in range(rows * part // parts, end, _RUN):
             for c in range(channels):
-                sums[job * channels + c] = 0
-            for run in range(rows * part // parts, end, _RUN):
+                store(memory, at + c, 0)
+            for row in range(group * rows + run, group * rows + min(run + _RUN, end)):
                 for c in range(channels):
-                    store(memory, at + c, 0)
-                for row in range(group * rows + run, group * rows + min(run + _RUN, end)):
-                    for c in range(channels):
-                        store(memory, at + c, load(memory, at + c) + load(g, row * channels + c))
-                for c in range(channels):
-                    sums[job * channels + c] += load(memory, at + c)
-            job = next_job(counter)
+                    store(memory, at + c, load(memory, at + c) + load(g, row * channels + c))
+            for c in range(channels):
+                sums[job * channels + c] += load(memory, at + c)
+        job = next_job(counter)

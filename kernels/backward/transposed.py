@@ -11,7 +11,6 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import prange
 
 from .. import threads
 from ..arrays import aligned
@@ -68,17 +67,16 @@ class Sizes(NamedTuple):
 
 
 @kernels_for(float32=(sizes_of(Sizes), floats_in, floats_out, size), bfloat16=(sizes_of(Sizes), halves_in, halves_out, size))
-def turn(thread_count, counter, sizes, panels, target, unused):
+def turn(thread, counter, sizes, panels, target, unused):
     """A job is a panel of the result: `columns` inputs of all outputs."""
     sizes = Sizes(*sizes)
-    for _ in prange(thread_count):
+    job = next_job(counter)
+    while job < (sizes.inputs + COLUMNS - 1) // COLUMNS:
+        if panels.itemsize == 4:
+            _turn_panel(job, sizes, panels, target)
+        else:
+            _turn_words(job, sizes, panels, target)
         job = next_job(counter)
-        while job < (sizes.inputs + COLUMNS - 1) // COLUMNS:
-            if panels.itemsize == 4:
-                _turn_panel(job, sizes, panels, target)
-            else:
-                _turn_words(job, sizes, panels, target)
-            job = next_job(counter)
 
 
 @inlined

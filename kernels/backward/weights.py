@@ -16,7 +16,6 @@ a convolution to 3 outputs would waste nine tenths of a panel. Few jobs share th
 from typing import NamedTuple
 
 import numpy as np
-from numba import prange
 
 from .. import threads
 from ..arrays import flat, float32
@@ -117,22 +116,21 @@ def _padded(rows):
 
 
 @kernel(sizes_of(Sizes), floats_in, floats_in, floats_out, floats_out, size)
-def products(thread_count, counter, sizes, g, x, sums, memory, share):
+def products(thread, counter, sizes, g, x, sums, memory, share):
     """A job is a block of C for a part of all runs."""
     sizes = Sizes(*sizes)
     rows = sizes.inputs if sizes.rows_of_x else sizes.outputs
     columns = sizes.outputs if sizes.rows_of_x else sizes.inputs
     row_blocks = (rows + sizes.block_rows - 1) // sizes.block_rows
     column_blocks = (columns + sizes.block_columns - 1) // sizes.block_columns
-    for thread in prange(thread_count):
+    job = next_job(counter)
+    while job < sizes.parts * row_blocks * column_blocks:
+        part, block = divmod(job, row_blocks * column_blocks)
+        row, column = divmod(block, column_blocks)
+        row, column = row * sizes.block_rows, column * sizes.block_columns
+        _block(part, row, min(sizes.block_rows, rows - row), rows, column, min(sizes.block_columns, columns - column),
+               columns, sizes, g, x, sums, memory, thread * share)
         job = next_job(counter)
-        while job < sizes.parts * row_blocks * column_blocks:
-            part, block = divmod(job, row_blocks * column_blocks)
-            row, column = divmod(block, column_blocks)
-            row, column = row * sizes.block_rows, column * sizes.block_columns
-            _block(part, row, min(sizes.block_rows, rows - row), rows, column, min(sizes.block_columns, columns - column),
-                   columns, sizes, g, x, sums, memory, thread * share)
-            job = next_job(counter)
 
 
 @inlined

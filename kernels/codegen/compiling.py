@@ -2,7 +2,7 @@
 
 `@kernel(signature)` declares an entry point. It is compiled, or loaded from the cache, when first launched, for that
 signature alone: a call with other types is an error instead of a second, silent compilation. Functions that kernels
-call are plain `njit`; they become part of the kernel's machine code and need no cache entry of their own.
+call are `inlined`; they become part of the kernel's machine code and need no cache entry of their own.
 """
 import functools
 import itertools
@@ -16,8 +16,9 @@ from numba import types
 
 from .. import environment
 from ..threads import start_threads
-from . import cache
+from . import cache, inlining
 from .processes import compile_together
+from .sharing import share_out
 
 environment.check()
 
@@ -25,8 +26,8 @@ environment.check()
 # NaN stays NaN, because a caller wants to find it.
 FASTMATH = {"contract", "nsz"}
 
-inlined = functools.partial(numba.njit, fastmath=FASTMATH, error_model="numpy")
-reordered = functools.partial(numba.njit, fastmath=FASTMATH | {"reassoc"}, error_model="numpy")       # sums as vectors
+inlined = functools.partial(inlining.inlined, fastmath=FASTMATH)
+reordered = functools.partial(inlining.inlined, fastmath=FASTMATH | {"reassoc"})                      # sums as vectors
 
 size = types.intp
 floats_in = types.Array(types.float32, 1, "C", readonly=True)       # takes writable arrays as well
@@ -57,14 +58,16 @@ if hasattr(os, "register_at_fork"):                      # a thread that held it
 
 
 class kernel:
-    """Decorator: an entry point that numba compiles for one signature when `compile` is called; it may use `prange`.
+    """Decorator: what each thread does; numba compiles it for one signature when `compile` is called.
 
-    signature: types of the arguments after the first two, which are the same for all: the number of threads, and the
-    counter from which they take their jobs, see `threads.launch`     dtype: of the weights, if it serves only one
+    signature: types of the arguments after the first two, which are the same for all: the number of the thread, and the
+    counter from which it takes its jobs, see `threads.launch`     dtype: of the weights, if it serves only one
+
+    `compiled(threads, (counter, ...))` runs it on so many threads.
     """
 
     def __init__(self, *signature, dtype=None):
-        self.signature, self.dtype = types.void(size, integers_out, *signature), dtype
+        self.signature, self.dtype = types.void(size, types.Tuple((integers_out, *signature))), dtype
 
     def __call__(self, function):
         self.name = f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}"
@@ -121,8 +124,17 @@ class kernel:
         return cache.Entry(dispatcher.stats.cache_path, self.name)
 
 
+def _shared_out(threads, arguments):
+    share_out(each_thread, threads, arguments)           # noqa: F821 (a global that `_jit` gives it)
+
+
 def _jit(function, **options):
-    return numba.njit(nogil=True, parallel=True, fastmath=FASTMATH, error_model="numpy", **options)(function)
+    """numba's object for `_shared_out` of a function; for numba's files it has the function's own name and place."""
+    code = _shared_out.__code__.replace(co_filename=function.__code__.co_filename, co_name=function.__name__,
+                                        co_firstlineno=function.__code__.co_firstlineno)
+    named = python_types.FunctionType(code, {"share_out": share_out, "each_thread": inlined(function)}, function.__name__)
+    named.__qualname__, named.__module__ = function.__qualname__, function.__module__
+    return numba.njit(nogil=True, **options)(named)
 
 
 def _note(place, error):

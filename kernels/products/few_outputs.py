@@ -7,7 +7,6 @@ taps side by side it is full, and the product has a taps-th of the terms. An ima
 z of its own pixels only, which are read more than once.
 """
 import numpy as np
-from numba import prange
 
 from .. import threads
 from ..arrays import flat
@@ -43,29 +42,28 @@ def convolve(x, geometry, weight, bias, residual, y):
 
 
 @kernel(sizes_of(Geometry), size, size, size, size, floats_in, floats_in, floats_in, floats_out)
-def add_taps(thread_count, counter, geometry, images, height, width, outputs, z, bias, residual, y):
+def add_taps(thread, counter, geometry, images, height, width, outputs, z, bias, residual, y):
     """A job is a row of an image."""
     geometry = Geometry(*geometry)
     row_of_z = geometry.kernel_height * geometry.kernel_width * outputs
-    for _ in prange(thread_count):
+    job = next_job(counter)
+    while job < images * geometry.out_height:
+        image, i = divmod(job, geometry.out_height)
+        start = job * geometry.out_width * outputs
+        shift = epilogue.bias_of(image, outputs, bias)
+        for at in range(geometry.out_width * outputs):
+            added = load(residual, start + at) if residual.size > 0 else np.float32(0)
+            store(y, start + at, load(bias, shift + at % outputs) + added)
+        for u in range(geometry.kernel_height):
+            row = i + u - geometry.top
+            if 0 <= row and row < geometry.height:
+                row = image * height + row * height // geometry.height
+                for v in range(geometry.kernel_width):
+                    tap = (u * geometry.kernel_width + v) * outputs
+                    for j in range(max(0, geometry.left - v), min(geometry.out_width, geometry.width + geometry.left - v)):
+                        column = (j + v - geometry.left) * width // geometry.width
+                        source = (row * width + column) * row_of_z + tap
+                        target = start + j * outputs
+                        for o in range(outputs):
+                            store(y, target + o, load(y, target + o) + load(z, source + o))
         job = next_job(counter)
-        while job < images * geometry.out_height:
-            image, i = divmod(job, geometry.out_height)
-            start = job * geometry.out_width * outputs
-            shift = epilogue.bias_of(image, outputs, bias)
-            for at in range(geometry.out_width * outputs):
-                added = load(residual, start + at) if residual.size > 0 else np.float32(0)
-                store(y, start + at, load(bias, shift + at % outputs) + added)
-            for u in range(geometry.kernel_height):
-                row = i + u - geometry.top
-                if 0 <= row and row < geometry.height:
-                    row = image * height + row * height // geometry.height
-                    for v in range(geometry.kernel_width):
-                        tap = (u * geometry.kernel_width + v) * outputs
-                        for j in range(max(0, geometry.left - v), min(geometry.out_width, geometry.width + geometry.left - v)):
-                            column = (j + v - geometry.left) * width // geometry.width
-                            source = (row * width + column) * row_of_z + tap
-                            target = start + j * outputs
-                            for o in range(outputs):
-                                store(y, target + o, load(y, target + o) + load(z, source + o))
-            job = next_job(counter)

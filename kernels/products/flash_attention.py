@@ -22,7 +22,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import prange, types
+from numba import types
 
 from .. import threads
 from ..arrays import flat, float32
@@ -86,7 +86,7 @@ class Sizes(NamedTuple):
 
 
 @kernel(sizes_of(Sizes), floats_in, floats_in, halves_out, halves_out, dtype="bfloat16")
-def pair(thread_count, counter, sizes, k, v, k_words, v_words):
+def pair(thread, counter, sizes, k, v, k_words, v_words):
     """K as (N, h, S, ⌈D/2⌉) and V as (N, h, ⌈S/2⌉, D) words of two bfloat16; an odd end is filled up by zeros.
 
     A head's keys follow each other, so a block of them takes few lines of the cache. A job is two keys of an image.
@@ -94,24 +94,23 @@ def pair(thread_count, counter, sizes, k, v, k_words, v_words):
     sizes = Sizes(*sizes)
     keys, heads, width = sizes.keys, sizes.heads, sizes.width
     channels, k_width, pairs = heads * width, (width + 1) // 2 * 2, (keys + 1) // 2
-    for _ in prange(thread_count):
-        job = next_job(counter)
-        while job < sizes.images * pairs:
-            image, pair = divmod(job, pairs)
-            for half in range(2):
-                key = 2 * pair + half
-                exists = key < keys
-                for head in range(heads):
-                    source = (image * keys + key) * channels + head * width
-                    target = ((image * heads + head) * pairs + pair) * width
+    job = next_job(counter)
+    while job < sizes.images * pairs:
+        image, pair = divmod(job, pairs)
+        for half in range(2):
+            key = 2 * pair + half
+            exists = key < keys
+            for head in range(heads):
+                source = (image * keys + key) * channels + head * width
+                target = ((image * heads + head) * pairs + pair) * width
+                for d in range(width):
+                    store(v_words, 2 * (target + d) + half, narrowed(load(v, source + d)) if exists else 0)
+                if exists:
+                    target = ((image * heads + head) * keys + key) * k_width
+                    store(k_words, target + k_width - 1, 0)
                     for d in range(width):
-                        store(v_words, 2 * (target + d) + half, narrowed(load(v, source + d)) if exists else 0)
-                    if exists:
-                        target = ((image * heads + head) * keys + key) * k_width
-                        store(k_words, target + k_width - 1, 0)
-                        for d in range(width):
-                            store(k_words, target + d, narrowed(load(k, source + d)))
-            job = next_job(counter)
+                        store(k_words, target + d, narrowed(load(k, source + d)))
+        job = next_job(counter)
 
 
 def _signature(factors):
@@ -119,17 +118,16 @@ def _signature(factors):
 
 
 @kernels_for(float32=_signature(floats_in), **({"bfloat16": _signature(halves_in)} if HAS_DOT else {}))
-def attend(thread_count, counter, sizes, causal, q, k, v, y, memory, share):
+def attend(thread, counter, sizes, causal, q, k, v, y, memory, share):
     """Jobs go through the queries of a head first: threads that run at the same time read the same keys."""
     sizes = Sizes(*sizes)
     blocks = (sizes.queries + QUERIES - 1) // QUERIES
-    for thread in prange(thread_count):
+    job = next_job(counter)
+    while job < sizes.images * sizes.heads * blocks:
+        head, block = divmod(job, blocks)
+        _attend_block(head // sizes.heads, head % sizes.heads, block * QUERIES, sizes, causal, q, k, v, y,
+                      memory, thread * share)
         job = next_job(counter)
-        while job < sizes.images * sizes.heads * blocks:
-            head, block = divmod(job, blocks)
-            _attend_block(head // sizes.heads, head % sizes.heads, block * QUERIES, sizes, causal, q, k, v, y,
-                          memory, thread * share)
-            job = next_job(counter)
 
 
 @inlined

@@ -11,7 +11,7 @@ The weight's panels, as flat int32, are for each block of BLOCK terms of a panel
 and after all blocks of a panel, one row more: the scales of its outputs, as float32.
 """
 import numpy as np
-from numba import prange, types
+from numba import types
 
 from ..arrays import aligned, as_float32
 from ..codegen.compiling import floats_in, floats_out, inlined, kernel, size, sizes_of
@@ -120,15 +120,14 @@ words_in = types.Array(types.int32, 1, "C", readonly=True)
 
 @kernel(sizes_of(Sizes), sizes_of(Geometry), floats_in, words_in, floats_in, floats_in, floats_out, floats_out, size,
         dtype="int8")
-def multiply_int8(thread_count, counter, sizes, geometry, x, panels, bias, residual, y, memory, share):
+def multiply_int8(thread, counter, sizes, geometry, x, panels, bias, residual, y, memory, share):
     sizes, geometry = Sizes(*sizes), Geometry(*geometry)
     jobs = blocking.jobs_of(sizes)
-    for thread in prange(thread_count):
+    job = next_job(counter)
+    while job < jobs:
+        first, last, column, end = blocking.rectangle(job, sizes)
+        _block(first, last, column, end, sizes, geometry, x, panels, bias, residual, y, memory, thread * share)
         job = next_job(counter)
-        while job < jobs:
-            first, last, column, end = blocking.rectangle(job, sizes)
-            _block(first, last, column, end, sizes, geometry, x, panels, bias, residual, y, memory, thread * share)
-            job = next_job(counter)
 
 
 @inlined

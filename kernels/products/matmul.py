@@ -22,7 +22,6 @@ and y are float32. The code below is compiled for both and counts terms; where t
 Goto & van de Geijn 2008, "Anatomy of high-performance matrix multiplication".
 """
 import numpy as np
-from numba import prange
 
 from .. import threads
 from ..arrays import flat, float32
@@ -94,16 +93,15 @@ def _signature(panels):
 
 
 @kernels_for(float32=_signature(floats_in), bfloat16=_signature(halves_in))
-def multiply(thread_count, counter, sizes, geometry, x, panels, bias, residual, y, memory, share):
+def multiply(thread, counter, sizes, geometry, x, panels, bias, residual, y, memory, share):
     sizes, geometry = Sizes(*sizes), Geometry(*geometry)
     jobs = blocking.jobs_of(sizes)
-    for thread in prange(thread_count):
+    job = next_job(counter)
+    while job < jobs:
+        first, last, column, end = blocking.rectangle(job, sizes)
+        _block(first, last, column, end, sizes, geometry, x, panels, bias, residual, y, memory, thread * share,
+               thread * share + sizes.block_rows * DEPTH)
         job = next_job(counter)
-        while job < jobs:
-            first, last, column, end = blocking.rectangle(job, sizes)
-            _block(first, last, column, end, sizes, geometry, x, panels, bias, residual, y, memory, thread * share,
-                   thread * share + sizes.block_rows * DEPTH)
-            job = next_job(counter)
 
 
 multiply["int8"] = multiply_int8

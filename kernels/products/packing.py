@@ -23,7 +23,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import prange, types
+from numba import types
 
 from .. import threads
 from ..arrays import aligned, flat
@@ -149,16 +149,15 @@ class Sizes(NamedTuple):
 
 
 @kernel(sizes_of(Sizes), halves_in, size, halves_out, types.boolean, integers_out, floats_out, size)
-def pack(thread_count, counter, sizes, weight, kind, packed, narrow, is_finite, memory, share):
+def pack(thread, counter, sizes, weight, kind, packed, narrow, is_finite, memory, share):
     """A job is a panel. is_finite[0] becomes 0 if a number is not finite."""
     sizes = Sizes(*sizes)
     panels = (sizes.outputs + COLUMNS - 1) // COLUMNS
-    for thread in prange(thread_count):
+    panel = next_job(counter)
+    while panel < panels:
+        if not _pack_panel(panel, sizes, weight, kind, packed, narrow, memory, thread * share):
+            is_finite[0] = 0
         panel = next_job(counter)
-        while panel < panels:
-            if not _pack_panel(panel, sizes, weight, kind, packed, narrow, memory, thread * share):
-                is_finite[0] = 0
-            panel = next_job(counter)
 
 
 @inlined

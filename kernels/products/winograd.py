@@ -27,7 +27,6 @@ read; tiles that hang over the edge are computed in full and what lies beyond is
 from typing import NamedTuple
 
 import numpy as np
-from numba import prange
 
 from .. import threads
 from ..arrays import CACHE_LINE, flat
@@ -129,29 +128,28 @@ class Sizes(NamedTuple):
 
 
 @kernel(sizes_of(Sizes), sizes_of(Geometry), size, floats_in, floats_out, floats_out, size)
-def transform_patches(thread_count, counter, sizes, geometry, terms, x, v, memory, share):
+def transform_patches(thread, counter, sizes, geometry, terms, x, v, memory, share):
     """V of the group's tiles. A job is a tile."""
     sizes, geometry = Sizes(*sizes), Geometry(*geometry)
     channels, width = geometry.channels, sizes.width
-    for thread in prange(thread_count):
+    tile = next_job(counter)
+    while tile < sizes.count:
+        image, place = divmod(sizes.first + tile, sizes.rows * sizes.columns)
+        row, column = divmod(place, sizes.columns)
+        row, column = row * OUTPUTS - geometry.top, column * OUTPUTS - geometry.left      # of the patch
+        inside = (row >= 0 and column >= 0 and row + PATCH <= sizes.height and column + PATCH <= width
+                  and sizes.height == geometry.height and width == geometry.width)
+        for c in range(0, channels, DEPTH * terms):
+            depth = min(DEPTH * terms, channels - c)
+            target = c // terms * sizes.capacity + tile * DEPTH
+            if inside:
+                source = ((image * sizes.height + row) * width + column) * channels + c
+                _transform_inputs(x, source, width * channels, channels, depth, terms, v, target, sizes.v_step)
+            else:
+                patch = thread * share
+                _gather(x, image, row, column, sizes, geometry, c, depth, memory, patch)
+                _transform_inputs(memory, patch, PATCH * 2 * DEPTH, 2 * DEPTH, depth, terms, v, target, sizes.v_step)
         tile = next_job(counter)
-        while tile < sizes.count:
-            image, place = divmod(sizes.first + tile, sizes.rows * sizes.columns)
-            row, column = divmod(place, sizes.columns)
-            row, column = row * OUTPUTS - geometry.top, column * OUTPUTS - geometry.left      # of the patch
-            inside = (row >= 0 and column >= 0 and row + PATCH <= sizes.height and column + PATCH <= width
-                      and sizes.height == geometry.height and width == geometry.width)
-            for c in range(0, channels, DEPTH * terms):
-                depth = min(DEPTH * terms, channels - c)
-                target = c // terms * sizes.capacity + tile * DEPTH
-                if inside:
-                    source = ((image * sizes.height + row) * width + column) * channels + c
-                    _transform_inputs(x, source, width * channels, channels, depth, terms, v, target, sizes.v_step)
-                else:
-                    patch = thread * share
-                    _gather(x, image, row, column, sizes, geometry, c, depth, memory, patch)
-                    _transform_inputs(memory, patch, PATCH * 2 * DEPTH, 2 * DEPTH, depth, terms, v, target, sizes.v_step)
-            tile = next_job(counter)
 
 
 @inlined
@@ -187,29 +185,28 @@ def _signature(panels):
 
 
 @kernels_for(float32=_signature(floats_in), bfloat16=_signature(halves_in))
-def multiply_points(thread_count, counter, sizes, geometry, v, panels, bias, residual, y, memory, share):
+def multiply_points(thread, counter, sizes, geometry, v, panels, bias, residual, y, memory, share):
     """Y of the group. A job is a panel and some tiles; those of a panel follow each other: its weights are read once."""
     sizes, geometry = Sizes(*sizes), Geometry(*geometry)
     channels = geometry.channels
     parts = (sizes.count + sizes.job_rows - 1) // sizes.job_rows
     jobs = parts * ((sizes.outputs + COLUMNS - 1) // COLUMNS)
-    for thread in prange(thread_count):
-        u = thread * share
-        m, out = u + U_FLOATS, u + U_FLOATS + POINTS * sizes.m_step
+    u = thread * share
+    m, out = u + U_FLOATS, u + U_FLOATS + POINTS * sizes.m_step
+    job = next_job(counter)
+    while job < jobs:
+        panel, start = job // parts, job % parts * sizes.job_rows
+        rows = min(sizes.job_rows, sizes.count - start)
+        for c in range(0, channels, DEPTH * factors_per_word(panels)):
+            _multiply_block(c, channels, panels, panel * KERNEL * KERNEL * channels * COLUMNS,
+                            v, c // factors_per_word(panels) * sizes.capacity + start * DEPTH, sizes.v_step, rows,
+                            memory, u, m, sizes.m_step)
+        for row in range(rows):
+            for lane in range(0, COLUMNS, LANES):
+                transform_output(memory, m + row * COLUMNS + lane, PATCH * sizes.m_step, sizes.m_step,
+                                 memory, out + lane, OUTPUTS * COLUMNS, COLUMNS)
+            _write_tile(memory, out, sizes.first + start + row, panel * COLUMNS, sizes, geometry, bias, residual, y)
         job = next_job(counter)
-        while job < jobs:
-            panel, start = job // parts, job % parts * sizes.job_rows
-            rows = min(sizes.job_rows, sizes.count - start)
-            for c in range(0, channels, DEPTH * factors_per_word(panels)):
-                _multiply_block(c, channels, panels, panel * KERNEL * KERNEL * channels * COLUMNS,
-                                v, c // factors_per_word(panels) * sizes.capacity + start * DEPTH, sizes.v_step, rows,
-                                memory, u, m, sizes.m_step)
-            for row in range(rows):
-                for lane in range(0, COLUMNS, LANES):
-                    transform_output(memory, m + row * COLUMNS + lane, PATCH * sizes.m_step, sizes.m_step,
-                                     memory, out + lane, OUTPUTS * COLUMNS, COLUMNS)
-                _write_tile(memory, out, sizes.first + start + row, panel * COLUMNS, sizes, geometry, bias, residual, y)
-            job = next_job(counter)
 
 
 @inlined

@@ -18,7 +18,7 @@ def steps_shown(steps: int, callback: Callable[..., Any], progress: bool) -> Ite
     if kernels.backend() == "numba":
         from npdiffusion.kernels import fast
         if not fast.is_cached("float32"):
-            tqdm.write("npdiffusion: compiling kernels, which takes half a minute and is done once", file=sys.stderr)
+            tqdm.write("npdiffusion: compiling kernels, which takes some ten seconds and is done once", file=sys.stderr)
             fast.warm_up(dtype="float32")
     with tqdm(total=steps, unit="step", disable=None) as bar:        # None: only on a terminal
         def step(done, total, latents):
