@@ -1,4 +1,6 @@
 """Subcommands: `npdiffusion WORD ...`"""
+import dataclasses
+import importlib
 import io
 import os
 import pathlib
@@ -178,3 +180,13 @@ def test_an_amount_of_memory_without_its_unit_is_explained(pipeline, capsys):
     assert cli.main(["a cat", "--max-memory", "4"]) == 2
     assert capsys.readouterr().err == ("npdiffusion: error: --max-memory: '4' is 4 bytes, and nothing fits into so few: "
                                        "amounts are like 4GB or 900MB\n")
+
+
+@pytest.mark.parametrize(("what", "module"), [
+    ("vae", "vae_lesson"), ("ddpm", "ddpm_lesson"), ("sd", "sd_lesson"), ("lora", "fine_tuning")])
+def test_a_training_does_the_same_from_python_and_by_command_unless_it_is_told_otherwise(what, module):
+    settings = importlib.import_module(f"npdiffusion.training.{module}").Settings
+    options = train.TRAININGS[what][1]
+    found = {each.name: each.default for each in dataclasses.fields(settings) if each.name in options}
+    found = {name: default for name, default in found.items() if default is not dataclasses.MISSING}
+    assert len(found) >= 4 and found == {name: options[name] for name in found}
