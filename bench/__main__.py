@@ -4,6 +4,7 @@ import sys
 
 from bench import (
     cluster,
+    formats,
     gradients,
     image,
     kernels,
@@ -27,7 +28,7 @@ COMMANDS = {"kernels": (kernels, kernels.run), "step": (network, network.run_ste
             "image": (image, image.run), "load": (load, load.run), "train": (train, train.run),
             "gradients": (gradients, gradients.run),
             "cluster": (cluster, cluster.run), "kills": (kills, kills.run), "overhead": (overhead, overhead.run),
-            "serve": (serve, serve.run),
+            "serve": (serve, serve.run), "formats": (formats, formats.run),
             "results": (results, results.run), "plot": (plot, plot.run), "xl": (xl, xl.run),
             "turbo": (turbo, turbo.run)}
 

@@ -15,7 +15,7 @@ import torch
 from diffusers.models.attention_processor import Attention
 from PIL import Image
 
-from bench import gradients, models, network, operations, peak, peers, plot, results, train, turbo, turns, xl
+from bench import formats, gradients, models, network, operations, peak, peers, plot, results, train, turbo, turns, xl
 from npdiffusion import kernels, load
 from npdiffusion.errors import UserError
 from npdiffusion.models import flops
@@ -122,6 +122,22 @@ def test_int8_is_measured_beside_bfloat16(capsys):
     facts = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert all(facts["seconds"][name] > 0 for name in ("npdiffusion", "in bfloat16"))
     assert 0 < facts["difference"]["in bfloat16"] < 0.2
+
+
+def test_pictures_of_number_formats_are_measured_beside_those_of_float32(capsys, tmp_path):
+    parser = argparse.ArgumentParser()
+    formats.add_arguments(parser)
+    formats.run(parser.parse_args(["--questions", "1", "--steps", "2", "--threads", "1", "--font", f"{tmp_path}/none.ttf"]))
+    facts = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert 35 < facts["int8"]["dB"] < facts["bfloat16"]["dB"] < 70
+
+
+def test_decibels_are_those_of_the_mean_squared_error_and_questions_are_of_all_kinds():
+    picture = np.full((8, 8, 3), 100, np.uint8)
+    found = formats.decibels([picture] * 3, [picture + 1, picture + 10, picture])
+    assert found[:2] == pytest.approx([48.1308, 28.1308], abs=1e-4) and found[2] > 70
+    asked = formats.questions(20)
+    assert len(asked) == 20 and len({question.kind for question in asked}) == 6
 
 
 @pytest.mark.parametrize(("what", "sizes"), [("unet", TINY_UNET), ("vae", TINY_VAE), ("digits", None), ("ddpm", TINY_UNET),
