@@ -487,7 +487,8 @@ def test_threads_limit_blas_on_the_numpy_backend(arguments, expected, pipeline, 
 def test_compiling_is_announced_when_there_is_something_to_compile(cached, pipeline, monkeypatch, capsys):
     compiled = []
 
-    def warm_up(report, dtype):
+    def warm_up(report, dtype, meanwhile):
+        meanwhile()
         for number, name in enumerate("abc"):
             report(number, 3)
             compiled.append(name)

@@ -133,7 +133,7 @@ def test_the_first_training_says_that_gradients_compile(before, told, monkeypatc
     """before: whether kernels are on disk, and then whether all are with those of gradients"""
     fast, compiled = pytest.importorskip("npdiffusion.kernels.fast"), []
     monkeypatch.setattr(fast, "is_cached", lambda dtype: before.pop(0) if len(before) > 1 else before[0])
-    monkeypatch.setattr(fast, "warm_up", lambda report, dtype: compiled.append(report(0, 3)))
+    monkeypatch.setattr(fast, "warm_up", lambda report, dtype, begin: (begin(), compiled.append(report(0, 3))))
     assert prepare.compile_kernels("float32", gradients=True) == (told is not None)
     printed = capsys.readouterr().err
     assert len(compiled) == (told is not None) and (f"Compiling {told} ..." in printed) == (told is not None)

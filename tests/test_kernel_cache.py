@@ -250,6 +250,17 @@ print(len(begun), activate.compiled is None)
     np.testing.assert_allclose(found, reference.silu(x), rtol=1e-6)
 
 
+def test_other_processes_compile_while_this_one_does_something_else(tmp_path):
+    done = process(TOGETHER + """
+def meanwhile():
+    while not activate.is_cached():
+        time.sleep(0.05)
+    print("compiled here:", activate.compiled is not None)
+processes.compile_together([activate, activate], lambda: None, meanwhile)
+""", NUMBA_CACHE_DIR=str(tmp_path))
+    assert done.stdout == "compiled here: False\n", done.stderr
+
+
 @pytest.mark.parametrize("executable", ["/bin/false", "missing"])
 def test_processes_that_cannot_help_cost_time_only(executable, tmp_path):
     if executable != "missing":

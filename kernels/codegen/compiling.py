@@ -172,15 +172,16 @@ def declared():
     return tuple(_kernels)
 
 
-def warm_up(report=None, dtype="bfloat16"):
+def warm_up(report=None, dtype="bfloat16", meanwhile=lambda: None):
     """Load or compile every kernel that has been imported and that a model of `dtype` needs, on all cores.
 
     `report(number, total)` is called before each that has to be compiled, from any thread; number counts from 0.
+    `meanwhile()` is called while the other cores already compile: loading a model, say.
     """
     needed = [each for each in _needed(dtype) if each.compiled is None]
     missing = [each for each in needed if not each.is_cached()]
     begun = itertools.count()
-    compile_together(missing, lambda: report and report(next(begun), len(missing)))
+    compile_together(missing, lambda: report and report(next(begun), len(missing)), meanwhile)
     for each in needed:
         each.compile()
 

@@ -1,6 +1,7 @@
 """Compiling several kernels at once: numba compiles one after the other in a process, so further processes help.
 
-    this process    takes kernels from a list, the one that was declared last first, since the large ones were
+    this process    does something else meanwhile, if there is anything, then takes kernels from a list, the one that was
+                    declared last first, since the large ones were
     each helper     is given the next one whenever it is done, by a thread that waits for it
 
 A helper leaves machine code on disk, where this process finds it; one that fails costs time, never a picture, because
@@ -17,8 +18,11 @@ from .. import machine
 from . import cache
 
 
-def compile_together(kernels, begun):
-    """Compile kernels that aren't on disk, on all cores; `begun()` is called when one is begun, from any thread."""
+def compile_together(kernels, begun, meanwhile=lambda: None):
+    """Compile kernels that aren't on disk, on all cores; `begun()` is called when one is begun, from any thread.
+
+    `meanwhile()` is called once other processes have begun, before this one takes part.
+    """
     left, lock = list(kernels), threading.Lock()
 
     def following():
@@ -31,6 +35,7 @@ def compile_together(kernels, begun):
     with contextlib.ExitStack() as helpers:
         for _ in range(min(machine.physical_cores(), len(left)) - 1):
             helpers.enter_context(helper(following))
+        meanwhile()
         while (each := following()) is not None:
             each.compile()
 

@@ -174,17 +174,28 @@ def load(options, backend, threads, entries, tiny=None):
                                 preview_vae=tiny and tiny.model, control=options.control,
                                 unet=options.unet, refiner=options.refiner, ip_adapter=options.ip_adapter,
                                 image_encoder=options.ip_encoder, t2i_adapter=options.t2i_adapter)
-    with nothing_collected():
-        try:
-            pipeline = loaded_for(entries)
-        except UserError as error:    # of an adapter for another model, perhaps: then nothing has been read yet
-            if not without_adapters(entries, options, error):
-                raise
-            pipeline = loaded_for(entries)
-    loaded = time.perf_counter()
-    seconds = {"loading": loaded - start}
+
+    def read():
+        nonlocal pipeline, loaded
+        with nothing_collected():
+            try:
+                pipeline = loaded_for(entries)
+            except UserError as error:    # of an adapter for another model, perhaps: then nothing has been read yet
+                if not without_adapters(entries, options, error):
+                    raise
+                pipeline = loaded_for(entries)
+        loaded = time.perf_counter()
+
+    pipeline, loaded, compiled, dtype = None, None, False, options.dtype or "float32"
+    if backend == "numba" and not options.max_memory:
+        compiled = compile_kernels(dtype, meanwhile=read)
+    else:
+        read()
     budget = pipeline.budget
-    if backend == "numba" and compile_kernels(budget.dtype if budget else options.dtype or "float32"):
+    if backend == "numba" and budget:                      # which may have chosen another dtype
+        compiled = compile_kernels(budget.dtype) or compiled
+    seconds = {"loading": loaded - start}
+    if compiled:
         seconds["compiling"] = time.perf_counter() - loaded
     if budget:
         budget.measure([pipeline.unet, *pipeline.controlnets], pipeline.vae.config.reduction)

@@ -58,10 +58,11 @@ def precision(dtype):
     return f"{dtype} weights{note}"
 
 
-def compile_kernels(dtype, gradients=False):
+def compile_kernels(dtype, gradients=False, meanwhile=lambda: None):
     """Compile what isn't on disk from an earlier run, visibly: it takes a while → whether there was anything.
 
-    gradients: also those that a training needs
+    gradients: also those that a training needs     meanwhile: called in any case, while other cores compile; nothing is
+    said before it has ended
     """
     from npdiffusion.kernels import fast
     what = "kernels (first run only)"
@@ -69,9 +70,23 @@ def compile_kernels(dtype, gradients=False):
         what = "gradients (first training only)" if fast.is_cached(dtype) else "kernels and gradients (first run only)"
         from npdiffusion.kernels import fast_gradients  # noqa: F401 (from here on they are among those that `fast` knows)
     if fast.is_cached(dtype):
+        meanwhile()
         return False
-    say(f"Compiling {what} ...")
-    with Progress("kernel") as progress:
-        fast.warm_up(progress, dtype)
-        progress(progress.bar.total, progress.bar.total)
+    with contextlib.ExitStack() as shown:
+        progress, total = None, 0
+
+        def begin():
+            nonlocal progress
+            meanwhile()
+            say(f"Compiling {what} ...")
+            progress = shown.enter_context(Progress("kernel"))
+
+        def report(number, of):
+            nonlocal total
+            total = of
+            if progress:
+                progress(number, of)
+
+        fast.warm_up(report, dtype, begin)
+        progress(total, total)
     return True
