@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 from .errors import BackendError
+from .machine import may_use_tiles
 
 try:
     import numba
@@ -37,10 +38,16 @@ ctypes.CFUNCTYPE(None, ctypes.c_void_p)(engine.get_function_address('add'))(ctyp
 
 
 def target():
-    """Name and features of the CPU that numba compiles for: this one, or NUMBA_CPU_NAME and NUMBA_CPU_FEATURES."""
+    """Name and features of the CPU that kernels are compiled for: this one, or NUMBA_CPU_NAME and NUMBA_CPU_FEATURES.
+
+    Features that the system doesn't let the process use are left out.
+    """
     name, features = numba.config.CPU_NAME, numba.config.CPU_FEATURES
-    return (llvm.get_host_cpu_name() if name is None else name,
-            get_host_cpu_features() if features is None else features)
+    name = llvm.get_host_cpu_name() if name is None else name
+    features = get_host_cpu_features() if features is None else features
+    if "+amx-tile" in features.split(",") and not may_use_tiles():
+        features = ",".join(feature for feature in features.split(",") if not feature.startswith("+amx-"))
+    return name, features
 
 
 def is_chosen():

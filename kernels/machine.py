@@ -18,6 +18,8 @@ FEATURES = {                          # as the system names it → as people do;
     "hw.optional.arm.FEAT_BF16": "BF16",
 }
 
+_ARCH_PRCTL, _REQUEST, _TILE_DATA = 158, 0x1023, 18      # asm/prctl.h: ARCH_REQ_XCOMP_PERM, and the state it is asked for
+
 
 def cpu_name():
     """What the processor calls itself."""
@@ -42,6 +44,18 @@ def multiplies_bfloat16():
 def multiplies_bytes():
     """Whether the processor has products of bytes that the kernels use; others widen them to float32 for products."""
     return "AVX512-VNNI" in cpu_features()
+
+
+@functools.cache
+def may_use_tiles():
+    """Whether the system lets this process use AMX's tile registers: Linux wants to be asked, once for all threads.
+
+    It refuses if it is older than 5.16, or if some thread has a stack for signals that would be too small.
+    """
+    if sys.platform != "linux" or os.uname().machine != "x86_64":
+        return False
+    import ctypes
+    return ctypes.CDLL(None).syscall(_ARCH_PRCTL, _REQUEST, _TILE_DATA) == 0
 
 
 def logical_cores():

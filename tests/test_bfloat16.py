@@ -7,7 +7,7 @@ import torch
 
 from npdiffusion.kernels import fast, reference
 from npdiffusion.kernels.codegen import bfloat16
-from npdiffusion.kernels.products import winograd_transforms
+from npdiffusion.kernels.products import amx_tile, winograd_transforms
 from npdiffusion.kernels.products.microkernel import LANES
 from tests.differences import agree
 from tests.operations import (
@@ -130,13 +130,16 @@ def pairs(x):
 
 @pytest.mark.parametrize("image, channels, kernel, stride, padding", WINOGRAD)
 def test_winograd_of_bfloat16(image, channels, kernel, stride, padding):
-    """V and U are rounded where the processor multiplies pairs; elsewhere the weights alone are."""
+    """V and U are rounded where vectors of the processor multiply pairs, elsewhere the weights alone, and its factors
+    themselves where it has tile registers: the product is direct there."""
     x, weight, bias = convolution(image, channels, kernel)
     packed = fast.pack_conv2d(weight, "bfloat16")
     rounded = reference.as_float32(reference.pack_conv2d(weight, "bfloat16"))
     exact = reference.conv2d(x.astype(float), rounded.astype(float), bias, stride, padding)
     y = fast.conv2d(x, packed, bias, stride, padding)
-    if bfloat16.HAS_DOT and channels[0] % (2 * LANES) == 0:
+    if amx_tile.HAS_BFLOAT16:
+        assert_twin("conv2d", x, reference.pack_conv2d(weight, "bfloat16"), bias, stride, padding)
+    elif bfloat16.HAS_DOT and channels[0] % (2 * LANES) == 0:
         expected = winograd_conv2d(x, rounded, padding, narrow=pairs) + bias[:, None, None]
         agree("bfloat16", "winograd of bfloat16",
               y, expected, 1e-3, relative=True)                 # a number next to a tie may fall to the other side

@@ -111,7 +111,7 @@ def test_winograd_transforms_convolve_one_row():
 def test_winograd_takes_many_groups_of_tiles(monkeypatch):
     monkeypatch.setattr(winograd, "V_FLOATS", 20_000)
     x, weight, bias = convolution((2, 21, 30), (32, 40), 3)
-    assert winograd.suits(Geometry(21, 30, 32, 3, 3, 1, 1, 1, 21, 30), fast.pack_conv2d(weight))
+    assert winograd.suits(Geometry(21, 30, 32, 3, 3, 1, 1, 1, 21, 30, 21, 30), fast.pack_conv2d(weight))
     assert_twin("conv2d", x, weight, bias, 1, (1, 1, 1, 1))
 
 

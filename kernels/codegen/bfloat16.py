@@ -13,11 +13,13 @@ has been narrowed and widened again, which gives the same numbers but for the la
 import numpy as np
 from llvmlite import binding as llvm
 from llvmlite import ir
+from numba import types
 from numba.core import cgutils
+from numba.extending import intrinsic
 
 from ..environment import target
 from .compiling import inlined
-from .memory import store, store_half
+from .memory import load, store, store_half
 
 # LLVM has had the instruction with operands of this type since 16. The name of a CPU alone is not asked, only features:
 # an instruction that the target lacks would abort the process.
@@ -91,6 +93,35 @@ def emit_narrowed_run(builder, first, second):
     signature = ir.FunctionType(ir.VectorType(_BFloat(), 2 * lanes), [first.type] * 2)
     halves = builder.call(cgutils.get_or_insert_function(builder.module, signature, name), [second, first])
     return builder.bitcast(halves, first.type)
+
+
+def make_narrow_run(lanes):
+    """→ narrow_run(source, start, memory, target, count), for use in kernels; source and memory are float32.
+
+    Numbers start … start + count − 1 of `source` become bfloat16 number target, target + 1, ... in `memory`.
+    """
+    vector = ir.VectorType(ir.FloatType(), lanes)
+
+    @intrinsic
+    def narrow_vectors(typing, source, start, memory, target):
+        def generate(context, builder, signature, arguments):
+            source, memory = (context.make_array(signature.args[i])(context, builder, arguments[i]).data for i in (0, 2))
+            numbers = builder.bitcast(builder.gep(source, [arguments[1]]), vector.as_pointer())
+            pair = [builder.load(builder.gep(numbers, [ir.IntType(64)(i)]), align=4) for i in range(2)]
+            halves = builder.gep(builder.bitcast(memory, ir.IntType(16).as_pointer()), [arguments[3]])
+            builder.store(emit_narrowed_run(builder, *pair), builder.bitcast(halves, vector.as_pointer()), align=2)
+            return context.get_dummy_value()
+        return types.void(source, types.intp, memory, types.intp), generate
+
+    @inlined
+    def narrow_run(source, start, memory, target, count):
+        whole = count // (2 * lanes) * (2 * lanes)
+        for i in range(0, whole, 2 * lanes):
+            narrow_vectors(source, start + i, memory, target + i)
+        for i in range(whole, count):
+            store_half(memory, target + i, narrowed(load(source, start + i)))
+
+    return narrow_run
 
 
 def emit_narrowed(builder, even, odd):

@@ -4,6 +4,8 @@
     convolution.py  picks an algorithm       winograd.py   3×3 in a quarter of the products       winograd_transforms.py
     few_outputs.py  to 1 or 3 channels
     flash_attention.py     running_softmax.py  its softmax, block by block     transposition.py  L × L blocks in registers
+    attention_words.py     its keys and values in bfloat16
     int8_matmul.py  linear layers with bytes for weights     int8_tile.py   their register tile     blocking.py   jobs
     microkernel.py  the register tile        packing.py   weights in the order of the tile        epilogue.py   the last pass
+    amx_tile.py     a larger one where the processor has registers for tiles
 """

@@ -7,6 +7,7 @@ from .microkernel import PRODUCT
 TILE_ROWS, COLUMNS = PRODUCT.rows, PRODUCT.columns
 DEPTH = 256                                              # words of a row of A; a panel's part is 32 KB with AVX-512
 MAX_TILES, MAX_PANELS = 12, 20                           # size of a job: A takes 170 KB, C 430 KB
+AMX_TILES = 12                                           # the same of the higher tile of amx_tile.py
 JOBS_PER_THREAD = 4                                     # enough that the last job to finish does not matter much
 SMALL = 500_000                                         # multiply-adds that are not worth waking threads for
 
@@ -24,18 +25,18 @@ class Sizes(NamedTuple):
     width: int                                           # of C in working memory, where a gate stands beside its value
 
 
-def job_size(rows, columns, thread_count, max_panels):
-    """(tiles, panels) of a job: large, but with some jobs for each thread.
+def job_size(rows, columns, thread_count, max_panels, tile_rows=TILE_ROWS, max_tiles=MAX_TILES):
+    """(rows, panels) of a job: large, but with some jobs for each thread.
 
     Rows that fit into one job are split last: all of a large weight is then read once, by whichever thread.
     """
-    all_tiles, all_panels = -(-rows // TILE_ROWS), -(-columns // COLUMNS)
-    row_parts, column_parts = -(-all_tiles // MAX_TILES), -(-all_panels // max_panels)
+    all_tiles, all_panels = -(-rows // tile_rows), -(-columns // COLUMNS)
+    row_parts, column_parts = -(-all_tiles // max_tiles), -(-all_panels // max_panels)
     wanted = JOBS_PER_THREAD * thread_count if thread_count > 1 else 1
     if row_parts == 1:
         column_parts = max(column_parts, min(wanted, -(-all_panels // 2)))
     row_parts = max(row_parts, min(-(-wanted // column_parts), -(-all_tiles // 4)))
-    return -(-all_tiles // row_parts), -(-all_panels // column_parts)
+    return -(-all_tiles // row_parts) * tile_rows, -(-all_panels // column_parts)
 
 
 @inlined

@@ -10,7 +10,6 @@ patches, gathered a block at a time instead of all at once (`patches`, `matmul`)
 import numpy as np
 
 from ..arrays import float32
-from ..reference import upsample_nearest
 from . import epilogue, few_outputs, winograd
 from .matmul import product
 from .packing import packed
@@ -23,15 +22,8 @@ def conv2d(x, weight, bias=None, stride=1, padding=(0, 0, 0, 0), residual=None):
     x: (N, H, W, I)   weight: (O, I, kh, kw)   bias: (O,), or (N, O) to shift each image by its own time embedding
     padding: zeros added at (top, bottom, left, right)   residual: like the result   → (N, H_out, W_out, O)
     """
-    x, weight = float32(x, "x"), packed(weight)
-    images, height, width, _ = x.shape
-    geometry = _geometry(x, height, width, weight, stride, padding)
-    outputs = weight.shape[0]
-    y = np.empty((images, geometry.out_height, geometry.out_width, outputs), np.float32)
-    for way in (winograd, few_outputs):
-        if way.suits(geometry, weight):
-            return way.convolve(x, geometry, weight, *epilogue.checked(bias, residual, images, outputs, y.shape), y)
-    return product(x, geometry, images * geometry.out_pixels, weight, bias, residual, y)
+    x = float32(x, "x")
+    return _convolve(x, *x.shape[1:3], packed(weight), bias, stride, padding, residual)
 
 
 def upsample_conv2d(x, weight, bias, height, width):
@@ -39,14 +31,18 @@ def upsample_conv2d(x, weight, bias, height, width):
 
     x: (N, H, W, I)   weight: (O, I, 3, 3)   bias: (O,)   → (N, height, width, O)
     """
-    x, weight = float32(x, "x"), packed(weight)
-    geometry = _geometry(x, height, width, weight, 1, (1, 1, 1, 1))
-    outputs = weight.shape[0]
+    return _convolve(float32(x, "x"), height, width, packed(weight), bias, 1, (1, 1, 1, 1), None)
+
+
+def _convolve(x, height, width, weight, bias, stride, padding, residual):
+    """The convolution of x enlarged to height × width."""
+    geometry = _geometry(x, height, width, weight, stride, padding)
+    images, outputs = len(x), weight.shape[0]
+    y = np.empty((images, geometry.out_height, geometry.out_width, outputs), np.float32)
     for way in (winograd, few_outputs):
         if way.suits(geometry, weight):
-            y = np.empty((len(x), height, width, outputs), np.float32)
-            return way.convolve(x, geometry, weight, *epilogue.checked(bias, None, len(x), outputs, y.shape), y)
-    return conv2d(upsample_nearest(x, height, width), weight, bias, padding=(1, 1, 1, 1))
+            return way.convolve(x, geometry, weight, *epilogue.checked(bias, residual, images, outputs, y.shape), y)
+    return product(x, geometry, images * geometry.out_pixels, weight, bias, residual, y)
 
 
 def _geometry(x, height, width, weight, stride, padding):
@@ -57,4 +53,5 @@ def _geometry(x, height, width, weight, stride, padding):
     out_width = (width + left + right - kernel_width) // stride + 1
     if inputs != x.shape[-1] or min(out_height, out_width) < 1:
         raise ValueError(f"a kernel {weight.shape} does not fit an input {x.shape} with padding {padding}")
-    return Geometry(height, width, inputs, kernel_height, kernel_width, stride, top, left, out_height, out_width)
+    return Geometry(height, width, inputs, kernel_height, kernel_width, stride, top, left, out_height, out_width,
+                    *x.shape[1:3])

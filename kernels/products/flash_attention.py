@@ -16,35 +16,39 @@ by 2^(m_old − m). So softmax needs no step across lanes, 2^(P − m) is alread
 rows of K and V are read where the linear layer wrote them. Powers of two, not of e: log₂ e is part of the scale on Q.
 
 In bfloat16 both products take words of two terms (`bfloat16`): K's are neighbours in width and V's are neighbouring
-keys, which `pair` prepares once for all queries; Q is rounded when it is scaled, and 2^(P − m) when it is computed.
+keys, which `attention_words` prepares once for all queries; Q is rounded when it is scaled, and 2^(P − m) when it is
+computed. Where the processor has tile registers (`amx_tile`) these multiply the words.
 """
 import math
-from typing import NamedTuple
 
 import numpy as np
 from numba import types
 
 from .. import threads
 from ..arrays import flat, float32
-from ..codegen.bfloat16 import HAS_DOT, narrowed, store_factor
-from ..codegen.compiling import floats_in, floats_out, halves_in, halves_out, inlined, kernel, kernels_for, size, sizes_of
+from ..codegen.bfloat16 import HAS_DOT, store_factor
+from ..codegen.compiling import floats_in, floats_out, halves_in, inlined, kernels_for, size, sizes_of
 from ..codegen.memory import load, next_job, store
+from . import amx_tile
+from . import attention_words as words
+from .amx_tile import HAS_BFLOAT16 as HAS_AMX
+from .attention_words import KEYS, Sizes
 from .microkernel import LANES, PRODUCT, make_tile
 from .running_softmax import LOWEST, make_softmax_step
 from .transposition import make_transpose
 
 ROWS = 8 if PRODUCT.rows > 8 else 4                      # divides the usual head widths: 40, 64, 80, 160, 512
 QUERIES = PRODUCT.columns                                # of a job
-KEYS = 128                                               # of a block, an even number: P is 16 KB with AVX-512
 _MASKED, _ONE = np.float32(LOWEST), np.float32(1)
 _SMALL = 200_000                                         # multiply-adds that are not worth waking threads for
 
 many_rows = make_tile(PRODUCT._replace(rows=ROWS))
 one_row = make_tile(PRODUCT._replace(rows=1))            # for what is left over
+full_tile, half_tile = (amx_tile.make_amx_tile(rows, "tdpbf16ps") for rows in (amx_tile.ROWS, amx_tile.SIDE))
 softmax_step = make_softmax_step(PRODUCT)
 narrowing_step = make_softmax_step(PRODUCT, narrow=True) if HAS_DOT else softmax_step
 transpose = make_transpose(LANES)
-transpose_narrowed = make_transpose(LANES, narrow=True) if HAS_DOT else transpose
+transpose_narrowed = make_transpose(LANES, narrow="in rows") if HAS_DOT else transpose
 
 
 def attention(q, k, v, heads, causal=False, dtype="float32"):
@@ -67,50 +71,13 @@ def attention(q, k, v, heads, causal=False, dtype="float32"):
     k, v, parallel = flat(k), flat(v), images * queries * keys * channels > _SMALL
     dtype = dtype if dtype in attend else "float32"
     if dtype == "bfloat16":
-        k_words = threads.working_memory("keys", images * keys * heads * -(-width // 2)).view(np.uint16)
-        v_words = threads.working_memory("values", images * -(-keys // 2) * channels).view(np.uint16)
-        threads.launch(pair, sizes, k, v, k_words, v_words, parallel=parallel)
+        k_words, v_words = (threads.working_memory(purpose, length).view(np.uint16)
+                            for purpose, length in zip(("keys", "values"), words.lengths(Sizes(*sizes))))
+        threads.launch(words.pair, sizes, k, v, k_words, v_words, parallel=parallel)
         k, v = k_words, v_words
     threads.launch(attend[dtype], sizes, causal, flat(q), k, v, flat(y),
-                   parallel=parallel, scratch=(2 * (width + 1) + KEYS + 3) * QUERIES)
+                   parallel=parallel, scratch=(2 * (width + amx_tile.SIDE) + KEYS + 3) * QUERIES)
     return y
-
-
-class Sizes(NamedTuple):
-    """Of an attention."""
-    images: int
-    queries: int
-    keys: int
-    heads: int
-    width: int                                           # of a head
-
-
-@kernel(sizes_of(Sizes), floats_in, floats_in, halves_out, halves_out, dtype="bfloat16")
-def pair(thread, counter, sizes, k, v, k_words, v_words):
-    """K as (N, h, S, ⌈D/2⌉) and V as (N, h, ⌈S/2⌉, D) words of two bfloat16; an odd end is filled up by zeros.
-
-    A head's keys follow each other, so a block of them takes few lines of the cache. A job is two keys of an image.
-    """
-    sizes = Sizes(*sizes)
-    keys, heads, width = sizes.keys, sizes.heads, sizes.width
-    channels, k_width, pairs = heads * width, (width + 1) // 2 * 2, (keys + 1) // 2
-    job = next_job(counter)
-    while job < sizes.images * pairs:
-        image, pair = divmod(job, pairs)
-        for half in range(2):
-            key = 2 * pair + half
-            exists = key < keys
-            for head in range(heads):
-                source = (image * keys + key) * channels + head * width
-                target = ((image * heads + head) * pairs + pair) * width
-                for d in range(width):
-                    store(v_words, 2 * (target + d) + half, narrowed(load(v, source + d)) if exists else 0)
-                if exists:
-                    target = ((image * heads + head) * keys + key) * k_width
-                    store(k_words, target + k_width - 1, 0)
-                    for d in range(width):
-                        store(k_words, target + d, narrowed(load(k, source + d)))
-        job = next_job(counter)
 
 
 def _signature(factors):
@@ -125,8 +92,12 @@ def attend(thread, counter, sizes, causal, q, k, v, y, memory, share):
     job = next_job(counter)
     while job < sizes.images * sizes.heads * blocks:
         head, block = divmod(job, blocks)
+        if HAS_AMX and k.itemsize == 2:
+            amx_tile.configure()
         _attend_block(head // sizes.heads, head % sizes.heads, block * QUERIES, sizes, causal, q, k, v, y,
                       memory, thread * share)
+        if HAS_AMX and k.itemsize == 2:
+            amx_tile.release()
         job = next_job(counter)
 
 
@@ -136,9 +107,9 @@ def _attend_block(image, head, first, sizes, causal, q, k, v, y, memory, query):
     keys, heads, width = sizes.keys, sizes.heads, sizes.width
     terms = 4 // k.itemsize                              # of a word: 1 float32 or 2 bfloat16
     channels = heads * width
-    k_row, v_row = (channels, channels) if terms == 1 else ((width + 1) // 2, width)      # words from a row to the next
-    output = query + (width + width % 2) * QUERIES
-    score = output + width * QUERIES
+    k_row, v_row = (channels, channels) if terms == 1 else (words.words_of_key(width), width)      # from a row to the next
+    output = query + (width if terms == 1 else k_row) * QUERIES
+    score = output + words.rows_of_values(width) * QUERIES
     maximum = score + KEYS * QUERIES
     total, factor = maximum + QUERIES, maximum + 2 * QUERIES
     lanes = min(QUERIES, sizes.queries - first)
@@ -155,8 +126,8 @@ def _attend_block(image, head, first, sizes, causal, q, k, v, y, memory, query):
         if terms == 1:
             k_start = v_start = (image * keys + start) * channels + head * width
         else:
-            k_start = ((image * heads + head) * keys + start) * k_row * 2
-            v_start = ((image * heads + head) * ((keys + 1) // 2) + start // 2) * v_row * 2
+            k_start = words.start_of_keys(image * heads + head, start, sizes)
+            v_start = words.start_of_values(image * heads + head, start, sizes)
         _scores(count, k, k_start, k_row, width, memory, query, score)
         if causal and start + count > first + 1:
             for s in range(count):
@@ -165,10 +136,9 @@ def _attend_block(image, head, first, sizes, causal, q, k, v, y, memory, query):
         if terms == 1:
             softmax_step(memory, score, count, maximum, total, factor)
         else:
-            if count % 2:
-                for lane in range(QUERIES):
-                    store(memory, score + count * QUERIES + lane, _MASKED)
-            narrowing_step(memory, score, (count + 1) // 2 * 2, maximum, total, factor)
+            for i in range(count * QUERIES, words.whole_keys(count) * QUERIES):
+                store(memory, score + i, _MASKED)
+            narrowing_step(memory, score, words.whole_keys(count), maximum, total, factor)
         if start > 0 and _differs(memory, factor):       # rarely, for m is a whole number
             _scale(memory, output, width, factor)
         _accumulate(count, v, v_start, v_row, width, memory, score, output, start > 0)
@@ -198,12 +168,15 @@ def _transpose_queries(q, start, row, lanes, width, memory, target, k):
                 else:
                     transpose_narrowed(q, start + lane * row + d, row, scale, memory, at, QUERIES)
     else:
-        for i in range((width + width % 2) * QUERIES):
+        for i in range((width + terms - 1) // terms * QUERIES):
             store(memory, target + i, 0)
         for lane in range(lanes):
             for d in range(width):
                 at = ((d // terms) * QUERIES + lane) * terms + d % terms
                 store_factor(memory, target * terms + at, load(q, start + lane * row + d) * scale, k)
+    if terms == 2:                                       # rows that meet the zeros with which keys are filled up
+        for i in range((width + 1) // 2 * QUERIES, words.words_of_key(width) * QUERIES):
+            store(memory, target + i, 0)
 
 
 @inlined
@@ -242,23 +215,41 @@ def _scale(memory, output, width, factor):
 def _scores(count, k, k_start, row, width, memory, query, score):
     """P = K Qᵀ for `count` keys"""
     terms = 4 // k.itemsize
-    whole = count // ROWS * ROWS
-    for s in range(0, whole, ROWS):
-        many_rows(k, k_start + s * row * terms, row, 1, memory, query,
-                  memory, score + s * QUERIES, QUERIES, width, False)
-    for s in range(whole, count):
-        one_row(k, k_start + s * row * terms, row, 1, memory, query,
-                memory, score + s * QUERIES, QUERIES, width, False)
+    if HAS_AMX and terms == 2:
+        _tiles_of_rows(count, k, k_start // 2, row, memory, query, score, row, False)
+    else:
+        whole = count // ROWS * ROWS
+        for s in range(0, whole, ROWS):
+            many_rows(k, k_start + s * row * terms, row, 1, memory, query,
+                      memory, score + s * QUERIES, QUERIES, width, False)
+        for s in range(whole, count):
+            one_row(k, k_start + s * row * terms, row, 1, memory, query,
+                    memory, score + s * QUERIES, QUERIES, width, False)
 
 
 @inlined
 def _accumulate(count, v, v_start, row, width, memory, score, output, further):
     """Oᵀ = Vᵀ P for the first `count` keys, Oᵀ += Vᵀ P for further ones"""
     terms = 4 // v.itemsize
-    whole = width // ROWS * ROWS
-    for d in range(0, whole, ROWS):
-        many_rows(v, v_start + d * terms, 1, row, memory, score,
-                  memory, output + d * QUERIES, QUERIES, count, further)
-    for d in range(whole, width):
-        one_row(v, v_start + d * terms, 1, row, memory, score,
-                memory, output + d * QUERIES, QUERIES, count, further)
+    if HAS_AMX and terms == 2:
+        _tiles_of_rows(width, v, v_start // 2, KEYS // 2, memory, score, output, words.whole_keys(count) // 2, further)
+    else:
+        whole = width // ROWS * ROWS
+        for d in range(0, whole, ROWS):
+            many_rows(v, v_start + d * terms, 1, row, memory, score,
+                      memory, output + d * QUERIES, QUERIES, count, further)
+        for d in range(whole, width):
+            one_row(v, v_start + d * terms, 1, row, memory, score,
+                    memory, output + d * QUERIES, QUERIES, count, further)
+
+
+@inlined
+def _tiles_of_rows(rows, a, start, stride, memory, b, c, depth, further):
+    """memory[c:] (+)= A B by tile registers, `depth` words      A: rows of words of a, `stride` apart   B: memory[b:]"""
+    for row in range(0, rows, amx_tile.ROWS):
+        source, target = start + row * stride, c + row * QUERIES
+        begin = target if further else -1
+        if rows - row > amx_tile.SIDE:
+            full_tile(a, source, stride, memory, b, memory, target, QUERIES, depth, begin, QUERIES)
+        else:
+            half_tile(a, source, stride, memory, b, memory, target, QUERIES, depth, begin, QUERIES)

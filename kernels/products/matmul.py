@@ -17,7 +17,8 @@ value by GELU of gate, and writes y. Tiles are always computed in full; what lie
 
 Panels hold float32 or bfloat16; in the second case x is rounded to bfloat16 as well, on its way into A, while sums, C
 and y are float32. The code below is compiled for both and counts terms; where they lie in words of 32 bits is known to
-`gather`, the tile and the packing.
+`gather`, the tile and the packing. Where the processor has tile registers for bfloat16 (`amx_tile`), these take the terms
+that fill them, and vectors the rest.
 
 Goto & van de Geijn 2008, "Anatomy of high-performance matrix multiplication".
 """
@@ -28,8 +29,10 @@ from ..arrays import flat, float32
 from ..codegen.bfloat16 import factors_per_word
 from ..codegen.compiling import floats_in, floats_out, halves_in, inlined, kernels_for, size, sizes_of
 from ..codegen.memory import next_job
-from . import blocking, epilogue
-from .blocking import COLUMNS, DEPTH, MAX_PANELS, SMALL, TAIL_ROWS, TILE_ROWS, Sizes, job_size
+from . import amx_tile, blocking, epilogue
+from .amx_tile import HAS_BFLOAT16 as HAS_AMX
+from .amx_tile import make_amx_tile
+from .blocking import AMX_TILES, COLUMNS, DEPTH, MAX_PANELS, MAX_TILES, SMALL, TAIL_ROWS, TILE_ROWS, Sizes, job_size
 from .int8_matmul import multiply_int8
 from .int8_matmul import scratch as int8_scratch
 from .microkernel import PRODUCT, make_tile
@@ -38,6 +41,7 @@ from .patches import Geometry, gather, rows_of_a_matrix
 
 full_tile = make_tile(PRODUCT)
 tail_tile = make_tile(PRODUCT._replace(rows=TAIL_ROWS))
+amx_full_tile, amx_half_tile = (make_amx_tile(rows, "tdpbf16ps") for rows in (amx_tile.ROWS, amx_tile.SIDE))
 
 
 def linear(x, weight, bias=None, residual=None):
@@ -76,11 +80,11 @@ def product(x, geometry, rows, weight, bias, residual, y, gated=False):
     bias, residual = epilogue.checked(bias, residual, rows // geometry.out_pixels, outputs, y.shape)
     columns = y.shape[-1]
     small = rows * outputs * depth < SMALL
-    tiles, panels = job_size(rows, columns, 1 if small else threads.get_threads(), MAX_PANELS // (1 + gated))
-    block_rows = tiles * TILE_ROWS
+    tiles = (amx_tile.ROWS, AMX_TILES) if HAS_AMX and weight.dtype == "bfloat16" else (TILE_ROWS, MAX_TILES)
+    block_rows, panels = job_size(rows, columns, 1 if small else threads.get_threads(), MAX_PANELS // (1 + gated), *tiles)
     width = (panels + (panels + 1 if gated else 0)) * COLUMNS    # a gate that begins inside a panel touches one more
     sizes = Sizes(rows, outputs, columns, depth, block_rows, panels * COLUMNS, width)
-    kernel, scratch = multiply[weight.dtype], block_rows * (DEPTH + width)
+    kernel, scratch = multiply[weight.dtype], block_rows * DEPTH + (block_rows + TILE_ROWS) * width
     if weight.dtype == "int8":
         scratch = int8_scratch(block_rows, width)
     threads.launch(kernel, tuple(sizes), tuple(geometry), flat(x), weight.panels, bias, residual, flat(y),
@@ -99,8 +103,12 @@ def multiply(thread, counter, sizes, geometry, x, panels, bias, residual, y, mem
     job = next_job(counter)
     while job < jobs:
         first, last, column, end = blocking.rectangle(job, sizes)
+        if HAS_AMX and panels.itemsize == 2:
+            amx_tile.configure()
         _block(first, last, column, end, sizes, geometry, x, panels, bias, residual, y, memory, thread * share,
                thread * share + sizes.block_rows * DEPTH)
+        if HAS_AMX and panels.itemsize == 2:
+            amx_tile.release()
         job = next_job(counter)
 
 
@@ -115,7 +123,6 @@ def _block(first, last, column, end, sizes, geometry, x, panels, bias, residual,
     """
     width = sizes.width
     value_panel, value_panels, gate_panel, all_panels = blocking.panels_of(column, end, sizes)
-    whole = blocking.rows_in_full_tiles(last - first)
     block_terms = DEPTH * factors_per_word(panels)
     for k0 in range(0, sizes.depth, block_terms):
         terms = min(block_terms, sizes.depth - k0)
@@ -123,13 +130,37 @@ def _block(first, last, column, end, sizes, geometry, x, panels, bias, residual,
         for p in range(all_panels):
             panel = value_panel + p if p < value_panels else gate_panel + p - value_panels
             b = (panel * packed_depth(sizes.depth, panels) + k0) * COLUMNS
-            target = c + p * COLUMNS
-            for row in range(0, whole, TILE_ROWS):
-                full_tile(memory, a + row * DEPTH, DEPTH, 1, panels, b,
-                          memory, target + row * width, width, terms, k0 > 0)
-            for row in range(whole, last - first, TAIL_ROWS):
-                tail_tile(memory, a + row * DEPTH, DEPTH, 1, panels, b,
-                          memory, target + row * width, width, terms, k0 > 0)
+            if HAS_AMX and panels.itemsize == 2:
+                done = terms // (2 * amx_tile.SIDE) * amx_tile.SIDE              # words that fill tiles
+                if done > 0:
+                    _by_amx(last - first, done, k0 > 0, memory, a, panels, b // 2, c + p * COLUMNS, width)
+                if 2 * done < terms:
+                    _by_vectors(last - first, terms - 2 * done, k0 + done > 0, memory, a + done, panels,
+                                b + 2 * done * COLUMNS, c + p * COLUMNS, width)
+            else:
+                _by_vectors(last - first, terms, k0 > 0, memory, a, panels, b, c + p * COLUMNS, width)
 
     epilogue.write_rectangle(memory, c, first, last, column, end, sizes, geometry.out_height * geometry.out_width,
                              bias, residual, y)
+
+
+@inlined
+def _by_vectors(rows, terms, further, memory, a, panels, b, c, width):
+    """memory[c:] = A times a panel, or has that added if `further`, by tiles in vector registers"""
+    whole = blocking.rows_in_full_tiles(rows)
+    for row in range(0, whole, TILE_ROWS):
+        full_tile(memory, a + row * DEPTH, DEPTH, 1, panels, b, memory, c + row * width, width, terms, further)
+    for row in range(whole, rows, TAIL_ROWS):
+        tail_tile(memory, a + row * DEPTH, DEPTH, 1, panels, b, memory, c + row * width, width, terms, further)
+
+
+@inlined
+def _by_amx(rows, words, further, memory, a, panels, b, c, width):
+    """The same by tile registers, for a number of words that fills them (b counts words)"""
+    for row in range(0, rows, amx_tile.ROWS):
+        source, target = a + row * DEPTH, c + row * width
+        begin = target if further else -1
+        if rows - row > amx_tile.SIDE:
+            amx_full_tile(memory, source, DEPTH, panels, b, memory, target, width, words, begin, width)
+        else:
+            amx_half_tile(memory, source, DEPTH, panels, b, memory, target, width, words, begin, width)

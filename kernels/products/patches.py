@@ -9,14 +9,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..codegen.bfloat16 import factors_per_word, store_factor
+from ..codegen.bfloat16 import HAS_DOT, factors_per_word, make_narrow_run, store_factor
 from ..codegen.compiling import inlined
 from ..codegen.memory import load
+from .microkernel import LANES
+
+narrow_run = make_narrow_run(LANES)
 
 
 class Geometry(NamedTuple):
-    """Where the rows of a product come from."""
-    height: int                                          # of the input
+    """Where the rows of a product come from: an image that is enlarged by nearest neighbours while it is read, if at all."""
+    height: int                                          # of the input as the kernel sees it
     width: int
     channels: int
     kernel_height: int
@@ -26,6 +29,8 @@ class Geometry(NamedTuple):
     left: int
     out_height: int
     out_width: int
+    rows: int                                            # of the input as it is in memory
+    columns: int
 
     @property
     def out_pixels(self):
@@ -35,7 +40,7 @@ class Geometry(NamedTuple):
 
 def rows_of_a_matrix(rows, channels):
     """The geometry of a plain (rows, channels) matrix."""
-    return Geometry(1, rows, channels, 1, 1, 1, 0, 0, 1, rows)
+    return Geometry(1, rows, channels, 1, 1, 1, 0, 0, 1, rows, 1, rows)
 
 
 @inlined
@@ -58,9 +63,14 @@ def gather(x, geometry, first, last, k0, k1, buffer, start, row_stride, panels):
             row = i * geometry.stride + tap // geometry.kernel_width - geometry.top
             column = j * geometry.stride + tap % geometry.kernel_width - geometry.left
             if 0 <= row and row < height and 0 <= column and column < width:
-                source = ((n * height + row) * width + column) * channels + channel
-                for c in range(count):
-                    store_factor(buffer, target + c, load(x, source + c), panels)
+                if geometry.rows != height or geometry.columns != width:
+                    row, column = row * geometry.rows // height, column * geometry.columns // width
+                source = ((n * geometry.rows + row) * geometry.columns + column) * channels + channel
+                if HAS_DOT and panels.itemsize == 2:
+                    narrow_run(x, source, buffer, target, count)
+                else:
+                    for c in range(count):
+                        store_factor(buffer, target + c, load(x, source + c), panels)
             else:
                 for c in range(count):
                     store_factor(buffer, target + c, np.float32(0), panels)

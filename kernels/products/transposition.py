@@ -10,7 +10,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from ..codegen.bfloat16 import emit_narrowed_run
+from ..codegen.bfloat16 import emit_narrowed, emit_narrowed_run
 from .microkernel import FLOAT, INTEGER, LANE, vector_pointer
 
 
@@ -30,12 +30,13 @@ def emit_transposed(builder, rows):
     return rows
 
 
-def make_transpose(lanes, narrow=False):
+def make_transpose(lanes, narrow=None):
     """→ transpose(source, s, s_row, factor, target, t, t_row), for use in kernels; source and target are float32.
 
         target[t + j · t_row + i] = factor · source[s + i · s_row + j]        i, j < lanes
 
-    With `narrow`, what is moved are words of two bfloat16: word j is made of numbers 2 j and 2 j + 1 of a row.
+    With `narrow` what is moved are words of two bfloat16, and the target may be memory of any type: word j of a row is
+    made of its numbers 2 j and 2 j + 1 ("in rows"), or row i of words of rows 2 i and 2 i + 1 ("in columns").
     """
     vector = ir.VectorType(FLOAT, lanes)
 
@@ -45,6 +46,7 @@ def make_transpose(lanes, narrow=False):
             source, s, s_row, factor, target, t, t_row = arguments
             source, target = (context.make_array(signature.args[position])(context, builder, array).data
                               for position, array in ((0, source), (4, target)))
+            target = builder.bitcast(target, FLOAT.as_pointer())
             factors = builder.insert_element(ir.Constant(vector, ir.Undefined), factor, LANE(0))
             factors = builder.shuffle_vector(factors, factors, ir.Constant(ir.VectorType(LANE, lanes), [0] * lanes))
 
@@ -55,8 +57,10 @@ def make_transpose(lanes, narrow=False):
             def given(i, further):
                 return builder.fmul(factors, builder.load(at(source, s, s_row, i, further), align=4))
 
-            if narrow:
+            if narrow == "in rows":
                 rows = [emit_narrowed_run(builder, given(i, 0), given(i, lanes)) for i in range(lanes)]
+            elif narrow == "in columns":
+                rows = [emit_narrowed(builder, given(2 * i, 0), given(2 * i + 1, 0)) for i in range(lanes)]
             else:
                 rows = [given(i, 0) for i in range(lanes)]
             for j, column in enumerate(emit_transposed(builder, rows)):

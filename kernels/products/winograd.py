@@ -34,6 +34,7 @@ from ..codegen.bfloat16 import HAS_DOT, factors_per_word
 from ..codegen.compiling import floats_in, floats_out, halves_in, inlined, kernel, kernels_for, size, sizes_of
 from ..codegen.memory import load, next_job, store
 from . import epilogue
+from .amx_tile import HAS_BFLOAT16 as HAS_AMX
 from .matmul import TAIL_ROWS, TILE_ROWS
 from .microkernel import LANES, PRODUCT, make_tile
 from .packing import COLUMNS
@@ -63,7 +64,12 @@ transform_output = make_transform(output_transform, PATCH, LANES)
 
 
 def suits(geometry, weight):
-    """Whether Winograd's way is open and pays: 3×3, stride 1, whole vectors of channels, more than a few outputs."""
+    """Whether Winograd's way is open and pays: 3×3, stride 1, whole vectors of channels, more than a few outputs.
+
+    It doesn't where tile registers multiply bfloat16: they are eight times as fast, its transforms aren't.
+    """
+    if weight.dtype == "bfloat16" and HAS_AMX:
+        return False
     return ((geometry.kernel_height, geometry.kernel_width, geometry.stride) == (3, 3, 1)
             and geometry.channels % (LANES * terms_per_word(weight)) == 0 and weight.shape[0] >= LANES)
 
@@ -184,7 +190,7 @@ def _signature(panels):
     return sizes_of(Sizes), sizes_of(Geometry), floats_in, panels, floats_in, floats_in, floats_out, floats_out, size
 
 
-@kernels_for(float32=_signature(floats_in), bfloat16=_signature(halves_in))
+@kernels_for(float32=_signature(floats_in), **({} if HAS_AMX else {"bfloat16": _signature(halves_in)}))
 def multiply_points(thread, counter, sizes, geometry, v, panels, bias, residual, y, memory, share):
     """Y of the group. A job is a panel and some tiles; those of a panel follow each other: its weights are read once."""
     sizes, geometry = Sizes(*sizes), Geometry(*geometry)

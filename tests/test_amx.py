@@ -1,0 +1,139 @@
+"""Products in AMX's tile registers: against their definition, with and without the processor's permission."""
+import itertools
+
+import numba
+import numpy as np
+import pytest
+
+from npdiffusion.kernels import environment, fast, machine, reference
+from npdiffusion.kernels.products import amx_tile, winograd
+from npdiffusion.kernels.products.patches import Geometry
+from tests.differences import agree
+from tests.operations import LIMIT, assert_twin, convolution, error, values
+from tests.processes import output_of
+
+has_tiles = pytest.mark.skipif(not amx_tile.HAS_BFLOAT16, reason="this processor has no tile registers (AMX)")
+
+
+def rounded(x):
+    """float32 numbers that are bfloat16"""
+    return reference.as_float32(reference.to_bfloat16(x))
+
+
+# ---- the tile
+
+@has_tiles
+@pytest.mark.parametrize("rows", [amx_tile.SIDE, amx_tile.ROWS])
+@pytest.mark.parametrize("words", [16, 48])
+@pytest.mark.parametrize("further", [False, True])
+def test_a_tile_is_a_matrix_product(rows, words, further):
+    tile = amx_tile.make_amx_tile(rows, "tdpbf16ps")
+
+    @numba.njit
+    def run(a, b, c, begin):
+        amx_tile.configure()
+        tile(a, 3, words + 5, b, 0, c, 2, 40, words, begin, 40)
+        amx_tile.release()
+
+    a, b, c = rounded(values(rows, 2 * words)), rounded(values(32, 2 * words, seed=1)), values(rows, 40, seed=2)
+    memory = np.full(3 + rows * (words + 5), np.nan, np.float32)          # NaN lies all around the rows of A
+    memory[3:].reshape(rows, -1)[:, :words] = reference.to_bfloat16(a).view(np.float32)
+    sums = np.concatenate([np.full(2, 7, np.float32), c.reshape(-1)])
+    run(memory, fast.pack_linear(b, "bfloat16").panels, sums, 2 if further else -1)
+    expected = a.astype(float) @ b.T.astype(float) + (c[:, :32] if further else 0)
+    agree("bfloat16", "a tile of AMX is a matrix product", sums[2:].reshape(rows, 40)[:, :32], expected, LIMIT, relative=True)
+    np.testing.assert_array_equal(sums[2:].reshape(rows, 40)[:, 32:], c[:, 32:])
+
+
+# ---- products
+
+@has_tiles
+@pytest.mark.parametrize("rows", [1, 15, 16, 17, 33, 70])
+def test_products_of_all_ragged_shapes_match_their_definition(rows):
+    for inputs, outputs in itertools.product((1, 31, 32, 33, 66, 97, 513 + 32), (1, 32, 50)):
+        weight = reference.pack_linear(values(outputs, inputs), "bfloat16")
+        assert_twin("linear", values(rows, inputs), weight, values(outputs))
+
+
+@has_tiles
+def test_rows_of_a_large_product_are_those_of_small_ones():
+    x, weight = values(900, 650), fast.pack_linear(values(100, 650), "bfloat16")
+    y = fast.linear(x, weight)
+    for first, last in ((0, 1), (5, 22), (880, 900), (100, 333)):
+        np.testing.assert_array_equal(fast.linear(x[first:last], weight), y[first:last])
+
+
+@has_tiles
+def test_nan_stays_in_its_row_and_its_column():
+    x, weight = values(40, 70), values(50, 70)
+    x[7, 69], weight[33, 3] = np.nan, np.inf
+    y = fast.linear(x, fast.pack_linear(weight, "bfloat16"))
+    assert np.isnan(y[7]).all() and not np.isfinite(y[:, 33]).any()
+    assert np.isfinite(np.delete(np.delete(y, 7, axis=0), 33, axis=1)).all()
+
+
+@has_tiles
+@pytest.mark.parametrize("height, width", [(10, 14), (9, 11), (5, 7)])
+def test_an_enlarged_image_is_convolved_without_being_written(height, width):
+    x, weight, _ = convolution((2, 5, 7), (32, 40), 3)
+    assert_twin("upsample_conv2d", x, reference.pack_conv2d(weight, "bfloat16"), values(40), height, width)
+
+
+@has_tiles
+def test_three_by_three_is_direct_with_tiles_and_as_exact_as_its_rounded_factors():
+    x, weight, _ = convolution((1, 12, 13), (64, 40), 3)
+    packed = fast.pack_conv2d(weight, "bfloat16")
+    assert not winograd.suits(Geometry(12, 13, 64, 3, 3, 1, 1, 1, 12, 13, 12, 13), packed)
+    exact = reference.conv2d(rounded(x).astype(float), rounded(weight).astype(float), None, 1, (1, 1, 1, 1))
+    assert error(fast.conv2d(x, packed, None, 1, (1, 1, 1, 1)), exact) < LIMIT
+
+
+# ---- permission
+
+def test_features_that_the_system_refuses_are_left_out(monkeypatch):
+    monkeypatch.setattr(numba.config, "CPU_FEATURES", "+avx512f,+amx-tile,+amx-bf16,+amx-int8,+fma")
+    monkeypatch.setattr(environment, "may_use_tiles", lambda: False)
+    assert environment.target()[1] == "+avx512f,+fma"
+    monkeypatch.setattr(environment, "may_use_tiles", lambda: True)
+    assert environment.target()[1] == numba.config.CPU_FEATURES
+
+
+def test_other_systems_are_not_asked(monkeypatch):
+    monkeypatch.setattr(machine.sys, "platform", "darwin")
+    assert not machine.may_use_tiles.__wrapped__()
+
+
+WITHOUT = """
+from npdiffusion.kernels import machine
+if {refused}:
+    machine.may_use_tiles = lambda: False
+from npdiffusion.kernels.codegen import cache
+from npdiffusion.kernels.products import amx_tile
+print(amx_tile.HAS_BFLOAT16, amx_tile.HAS_INT8, cache.folder().name)
+"""
+
+
+@has_tiles
+def test_a_process_that_is_refused_has_kernels_of_its_own():
+    allowed, refused = (output_of(WITHOUT.format(refused=refused)).split() for refused in (False, True))
+    assert allowed[:2] == ["True", str(amx_tile.HAS_INT8)] and refused[:2] == ["False", "False"]
+    assert allowed[2] != refused[2] and allowed[2].rpartition("-")[0] == refused[2].rpartition("-")[0]
+
+
+CHECKS = """
+from tests import test_bfloat16 as t
+from npdiffusion.kernels.products import amx_tile
+for case in t.PRODUCTS:
+    t.test_products_of_bfloat16_match_their_definition(*case)
+t.test_winograd_of_bfloat16(*t.WINOGRAD[0])
+t.test_convolutions_of_bfloat16_match_their_definition(*t.DIRECT[2])
+t.test_attention_of_bfloat16_matches_its_definition(*t.ATTENTIONS[0])
+print(amx_tile.HAS_BFLOAT16, amx_tile.HAS_INT8)
+"""
+
+
+@has_tiles
+def test_without_tile_registers_vectors_multiply(tmp_path):
+    features = [feature for feature in environment.target()[1].split(",") if "amx" not in feature]
+    out = output_of(CHECKS, NUMBA_CPU_FEATURES=",".join(features), NUMBA_CACHE_DIR=str(tmp_path))
+    assert out.split() == ["False", "False"]
