@@ -1,4 +1,5 @@
 """Products in AMX's tile registers: against their definition, with and without the processor's permission."""
+import hashlib
 import itertools
 
 import numba
@@ -32,7 +33,7 @@ def test_a_tile_is_a_matrix_product(rows, words, further):
     @numba.njit
     def run(a, b, c, begin):
         amx_tile.configure()
-        tile(a, 3, words + 5, b, 0, c, 2, 40, words, begin, 40)
+        tile(a, 3, words + 5, b, 0, c, 2, 40, words, c, begin, 40)
         amx_tile.release()
 
     a, b, c = rounded(values(rows, 2 * words)), rounded(values(32, 2 * words, seed=1)), values(rows, 40, seed=2)
@@ -122,18 +123,29 @@ def test_a_process_that_is_refused_has_kernels_of_its_own():
 
 CHECKS = """
 from tests import test_bfloat16 as t
+from tests.test_amx import digest_of_int8_products
 from npdiffusion.kernels.products import amx_tile
 for case in t.PRODUCTS:
     t.test_products_of_bfloat16_match_their_definition(*case)
 t.test_winograd_of_bfloat16(*t.WINOGRAD[0])
 t.test_convolutions_of_bfloat16_match_their_definition(*t.DIRECT[2])
 t.test_attention_of_bfloat16_matches_its_definition(*t.ATTENTIONS[0])
-print(amx_tile.HAS_BFLOAT16, amx_tile.HAS_INT8)
+print(amx_tile.HAS_BFLOAT16, amx_tile.HAS_INT8, digest_of_int8_products())
 """
 
 
+def digest_of_int8_products():
+    """Of all bits of some results: whole tiles and ragged ones, one block of terms and several, a gate."""
+    digest = hashlib.sha256()
+    for rows, inputs, outputs in ((70, 128, 96), (33, 2048, 50), (5, 64, 32), (40, 100, 40)):
+        x, weight = values(rows, inputs), values(2 * outputs, inputs)
+        digest.update(fast.linear(x, fast.pack_linear(weight, "int8"), values(2 * outputs)).tobytes())
+        digest.update(fast.linear_geglu(x, fast.pack_linear(weight, "int8"), values(2 * outputs)).tobytes())
+    return digest.hexdigest()
+
+
 @has_tiles
-def test_without_tile_registers_vectors_multiply(tmp_path):
+def test_without_tile_registers_vectors_multiply_and_bytes_give_the_same_bits(tmp_path):
     features = [feature for feature in environment.target()[1].split(",") if "amx" not in feature]
     out = output_of(CHECKS, NUMBA_CPU_FEATURES=",".join(features), NUMBA_CACHE_DIR=str(tmp_path))
-    assert out.split() == ["False", "False"]
+    assert out.split() == ["False", "False", digest_of_int8_products()]

@@ -39,6 +39,11 @@ HAS_BFLOAT16 = _fits and "+amx-bf16" in _features and bfloat16.HAS_DOT
 HAS_INT8 = _fits and "+amx-int8" in _features and int8_tile.HAS_DOT
 
 
+def multiplies(dtype):
+    """Whether tile registers multiply weights of that dtype."""
+    return {"bfloat16": HAS_BFLOAT16, "int8": HAS_INT8}.get(dtype, False)
+
+
 def _call(builder, name, *arguments):
     """Write an instruction"""
     kind = ir.FunctionType(ir.VoidType(), [argument.type for argument in arguments])
@@ -74,7 +79,7 @@ def release(typing):
 
 
 def make_amx_tile(rows, instruction):
-    """→ tile(a, a_start, a_stride, b, b_start, c, c_start, c_stride, words, begin, begin_stride), used in kernels.
+    """→ tile(a, a_start, a_stride, b, b_start, c, c_start, c_stride, words, old, begin, begin_stride), used in kernels.
 
     rows: 16 or 32     instruction: "tdpbf16ps" for words of two bfloat16 and a C of float32, or "tdpbusd" for words of four
     bytes, A's from 0 to 255 and B's from −128 to 127, and a C of int32
@@ -84,14 +89,14 @@ def make_amx_tile(rows, instruction):
         A[i, k] = a[a_start + i · a_stride + k]          B[k, :] = b[b_start + 32 k :][: 32]
         C[i, :] = c[c_start + i · c_stride :][: 32]
 
-    `words` ≥ 16 are summed, a multiple of 16. Sums begin with what is at c[begin + i · begin_stride :], or with zeros if
+    `words` ≥ 16 are summed, a multiple of 16. Sums begin with what is at old[begin + i · begin_stride :], or with zeros if
     `begin` is negative. Nothing is checked, and the thread's tile registers must be configured.
     """
     above = range(rows // SIDE)
     cells = [(i, j, BYTE(_C[2 * i + j])) for i in above for j in range(2)]
 
     def generate(context, builder, signature, arguments):
-        a, a_start, a_stride, b, b_start, c, c_start, c_stride, words, begin, begin_stride = arguments
+        a, a_start, a_stride, b, b_start, c, c_start, c_stride, words, old, begin, begin_stride = arguments
 
         def counted(number):                             # bytes of so many words
             return builder.mul(number, INTEGER(4))
@@ -106,7 +111,7 @@ def make_amx_tile(rows, instruction):
         def of_cell(base, stride, i, j):
             return further(base, builder.add(builder.mul(stride, INTEGER(SIDE * i)), INTEGER(4 * SIDE * j)))
 
-        before = pointer(5, c, begin)
+        before = pointer(9, old, begin)
         a, b, c = pointer(0, a, a_start), pointer(3, b, b_start), pointer(5, c, c_start)
         a_stride, b_stride, c_stride, begin_stride = map(counted, (a_stride, INTEGER(2 * SIDE), c_stride, begin_stride))
         with builder.if_else(builder.icmp_signed("<", begin, INTEGER(0))) as (zero, given):
@@ -138,8 +143,8 @@ def make_amx_tile(rows, instruction):
         return context.get_dummy_value()
 
     @intrinsic
-    def tile(typing, a, a_start, a_stride, b, b_start, c, c_start, c_stride, words, begin, begin_stride):
+    def tile(typing, a, a_start, a_stride, b, b_start, c, c_start, c_stride, words, old, begin, begin_stride):
         size = types.intp
-        return types.void(a, size, size, b, size, c, size, size, size, size, size), generate
+        return types.void(a, size, size, b, size, c, size, size, size, old, size, size), generate
 
     return tile

@@ -250,6 +250,6 @@ def _tiles_of_rows(rows, a, start, stride, memory, b, c, depth, further):
         source, target = start + row * stride, c + row * QUERIES
         begin = target if further else -1
         if rows - row > amx_tile.SIDE:
-            full_tile(a, source, stride, memory, b, memory, target, QUERIES, depth, begin, QUERIES)
+            full_tile(a, source, stride, memory, b, memory, target, QUERIES, depth, memory, begin, QUERIES)
         else:
-            half_tile(a, source, stride, memory, b, memory, target, QUERIES, depth, begin, QUERIES)
+            half_tile(a, source, stride, memory, b, memory, target, QUERIES, depth, memory, begin, QUERIES)

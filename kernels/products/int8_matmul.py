@@ -1,7 +1,8 @@
 """Matrix product with int8 weights: as in matmul.py, but rows of x become bytes on their way into A.
 
 For each block of terms, a row of x is gathered as float32 into a temporary place, its largest number is found, and the
-quotients go into A, rounded; the scale of the row stays beside it for the tile. What int8 is: kernels/int8.py.
+quotients go into A, rounded; the scale of the row stays beside it for the tile. What int8 is: kernels/int8.py. Where the
+processor has tile registers for bytes (`amx_tile`), they sum blocks that fill them: sums are exact either way.
 
 The weight's panels, as flat int32, are for each block of BLOCK terms of a panel
 
@@ -17,9 +18,10 @@ from ..arrays import aligned, as_float32
 from ..codegen.compiling import floats_in, floats_out, inlined, kernel, size, sizes_of
 from ..codegen.memory import load, next_job, store, store_byte
 from ..int8 import BLOCK, HIGHEST, Int8
-from . import blocking, epilogue
+from . import amx_tile, blocking, epilogue
+from .amx_tile import HAS_INT8 as HAS_AMX
 from .blocking import COLUMNS, TAIL_ROWS, TILE_ROWS, Sizes
-from .int8_tile import HAS_DOT, make_int8_tile
+from .int8_tile import HAS_DOT, make_int8_tile, make_scaled_row
 from .microkernel import PRODUCT
 from .patches import Geometry, gather
 
@@ -31,6 +33,8 @@ _POSITIVE, _SHARE = np.uint32(0x7fffffff), np.float32(1 / HIGHEST)
 
 full_tile = make_int8_tile(PRODUCT)
 tail_tile = make_int8_tile(PRODUCT._replace(rows=TAIL_ROWS))
+amx_full_tile, amx_half_tile = (amx_tile.make_amx_tile(rows, "tdpbusd") for rows in (amx_tile.ROWS, amx_tile.SIDE))
+scaled_row = make_scaled_row(PRODUCT)
 
 
 class PackedInt8:
@@ -111,7 +115,7 @@ def _fill(panels, weight, depth):
 
 
 def scratch(block_rows, width):
-    """float32 numbers of working memory for a job: A, its scales, a row that is being gathered, C"""
+    """float32 numbers of working memory for a job: A, its scales, a row that is being gathered or a tile's sums, C"""
     return block_rows * (STRIDE + 1 + width) + BLOCK
 
 
@@ -126,7 +130,11 @@ def multiply_int8(thread, counter, sizes, geometry, x, panels, bias, residual, y
     job = next_job(counter)
     while job < jobs:
         first, last, column, end = blocking.rectangle(job, sizes)
+        if HAS_AMX:
+            amx_tile.configure()
         _block(first, last, column, end, sizes, geometry, x, panels, bias, residual, y, memory, thread * share)
+        if HAS_AMX:
+            amx_tile.release()
         job = next_job(counter)
 
 
@@ -141,10 +149,10 @@ def _block(first, last, column, end, sizes, geometry, x, panels, bias, residual,
     row_at = scales + sizes.block_rows
     c = row_at + BLOCK
     value_panel, value_panels, gate_panel, all_panels = blocking.panels_of(column, end, sizes)
-    whole = blocking.rows_in_full_tiles(last - first)
     rows_of_panel = (sizes.depth + 3) // 4 + (sizes.depth + BLOCK - 1) // BLOCK + 1
     for k0 in range(0, sizes.depth, BLOCK):
         terms = min(BLOCK, sizes.depth - k0)
+        words = (terms + 3) // 4
         for m in range(first, last):
             gather(x, geometry, m, m + 1, k0, k0 + terms, memory, row_at, BLOCK, memory)
             store(memory, scales + m - first, _round_row(memory, row_at, terms, a + (m - first) * STRIDE))
@@ -152,16 +160,40 @@ def _block(first, last, column, end, sizes, geometry, x, panels, bias, residual,
             panel = value_panel + p if p < value_panels else gate_panel + p - value_panels
             top = panel * rows_of_panel
             start, outputs = (top + k0 // BLOCK * (WORDS + 1)) * COLUMNS, (top + rows_of_panel - 1) * COLUMNS
-            target = c + p * COLUMNS
-            for row in range(0, whole, TILE_ROWS):
-                full_tile(memory, a + row * STRIDE, STRIDE, scales + row, target + row * width, width,
-                          panels, start, outputs, (terms + 3) // 4, k0 > 0)
-            for row in range(whole, last - first, TAIL_ROWS):
-                tail_tile(memory, a + row * STRIDE, STRIDE, scales + row, target + row * width, width,
-                          panels, start, outputs, (terms + 3) // 4, k0 > 0)
+            if HAS_AMX and words % amx_tile.SIDE == 0:
+                _by_amx(last - first, words, k0 > 0, memory, a, scales, panels, start, outputs, c + p * COLUMNS, width, row_at)
+            else:
+                _by_vectors(last - first, words, k0 > 0, memory, a, scales, panels, start, outputs, c + p * COLUMNS, width)
 
     epilogue.write_rectangle(memory, c, first, last, column, end, sizes, geometry.out_height * geometry.out_width,
                              bias, residual, y)
+
+
+@inlined
+def _by_vectors(rows, words, further, memory, a, scales, panels, start, outputs, c, width):
+    """memory[c:] = A times a block of a panel, or has that added if `further`, by tiles in vector registers"""
+    whole = blocking.rows_in_full_tiles(rows)
+    for row in range(0, whole, TILE_ROWS):
+        full_tile(memory, a + row * STRIDE, STRIDE, scales + row, c + row * width, width,
+                  panels, start, outputs, words, further)
+    for row in range(whole, rows, TAIL_ROWS):
+        tail_tile(memory, a + row * STRIDE, STRIDE, scales + row, c + row * width, width,
+                  panels, start, outputs, words, further)
+
+
+@inlined
+def _by_amx(rows, words, further, memory, a, scales, panels, start, outputs, c, width, sums):
+    """The same by tile registers: their sums begin with −128 Σ of the panel's bytes in each row, and pass through
+    memory[sums:]."""
+    for row in range(0, rows, amx_tile.ROWS):
+        if rows - row > amx_tile.SIDE:
+            amx_full_tile(memory, a + row * STRIDE, STRIDE, panels, start + COLUMNS, memory, sums, COLUMNS, words,
+                          panels, start, 0)
+        else:
+            amx_half_tile(memory, a + row * STRIDE, STRIDE, panels, start + COLUMNS, memory, sums, COLUMNS, words,
+                          panels, start, 0)
+        for i in range(min(amx_tile.ROWS, rows - row)):
+            scaled_row(memory, sums + i * COLUMNS, scales + row + i, c + (row + i) * width, panels, outputs, further)
 
 
 @inlined

@@ -38,6 +38,19 @@ def emit_byte(builder, words, number):
     return builder.sitofp(bits, ir.VectorType(FLOAT, words.type.count))
 
 
+def emit_scaled(builder, total, scale, t, old):
+    """Write LLVM code for old + (total · scale) · t in vectors; total: whole numbers or float32"""
+    total = builder.sitofp(total, scale.type) if isinstance(total.type.element, ir.IntType) else total
+    return multiply_add(builder, builder.fmul(total, scale), t, old)
+
+
+def emit_spread(builder, scalar, vector):
+    """Write LLVM code for a vector of that type, all of whose lanes are `scalar`."""
+    undefined = ir.Constant(vector, ir.Undefined)
+    first_lane = ir.Constant(ir.VectorType(LANE, vector.count), [0] * vector.count)
+    return builder.shuffle_vector(builder.insert_element(undefined, scalar, LANE(0)), undefined, first_lane)
+
+
 def make_int8_tile(shape):
     """→ tile(memory, a, row_stride, scales, c, c_stride, b, start, outputs, words, accumulate), used in kernels.
 
@@ -52,11 +65,6 @@ def make_int8_tile(shape):
     """
     floats, integers = ir.VectorType(FLOAT, shape.lanes), ir.VectorType(LANE, shape.lanes)
     cells = [(i, j) for i in range(shape.rows) for j in range(shape.vectors)]
-    first_lane = ir.Constant(integers, [0] * shape.lanes)
-
-    def spread(builder, scalar, vector):
-        undefined = ir.Constant(vector, ir.Undefined)
-        return builder.shuffle_vector(builder.insert_element(undefined, scalar, LANE(0)), undefined, first_lane)
 
     def row_of(builder, base, offset, vector):           # `columns` words from there on
         return [builder.load(vector_pointer(builder, base, builder.add(offset, INTEGER(j * shape.lanes)), vector), align=4)
@@ -65,7 +73,7 @@ def make_int8_tile(shape):
     def by_words(builder, A, stride, sums, k, bs):
         for i in range(shape.rows):
             word = builder.load(builder.gep(A, [builder.add(builder.mul(stride, INTEGER(i)), k)]), align=4)
-            some = spread(builder, word, integers)
+            some = emit_spread(builder, word, integers)
             for j in range(shape.vectors):
                 sums[i, j] = emit_dot(builder, some, bs[j], sums[i, j])
 
@@ -76,7 +84,7 @@ def make_int8_tile(shape):
             at = builder.add(builder.mul(k, INTEGER(4)), INTEGER(number))
             for i in range(shape.rows):
                 one = builder.load(builder.gep(A, [builder.add(builder.mul(stride, INTEGER(i)), at)]), align=4)
-                some = spread(builder, one, floats)
+                some = emit_spread(builder, one, floats)
                 for j in range(shape.vectors):
                     sums[i, j] = multiply_add(builder, some, wide[j], sums[i, j])
 
@@ -111,13 +119,12 @@ def make_int8_tile(shape):
         builder.position_at_end(after)
         ts = row_of(builder, B, outputs, floats)
         for i in range(shape.rows):
-            scale = spread(builder, builder.load(builder.gep(S, [INTEGER(i)]), align=4), floats)
+            scale = emit_spread(builder, builder.load(builder.gep(S, [INTEGER(i)]), align=4), floats)
             for j in range(shape.vectors):
                 at = builder.add(builder.mul(c_stride, INTEGER(i)), INTEGER(j * shape.lanes))
                 cell = vector_pointer(builder, C, at, floats)
                 old = builder.select(accumulate, builder.load(cell, align=4), ir.Constant(floats, [0.0] * shape.lanes))
-                total = builder.sitofp(updated[i, j], floats) if HAS_DOT else updated[i, j]
-                builder.store(multiply_add(builder, builder.fmul(total, scale), ts[j], old), cell, align=4)
+                builder.store(emit_scaled(builder, updated[i, j], scale, ts[j], old), cell, align=4)
         return context.get_dummy_value()
 
     @intrinsic
@@ -126,3 +133,32 @@ def make_int8_tile(shape):
         return types.void(memory, size, size, size, size, size, b, size, size, size, types.boolean), generate
 
     return tile
+
+
+def make_scaled_row(shape):
+    """→ scaled_row(memory, sums, scale, c, b, outputs, accumulate), used in kernels: what leaves the tile, of one row
+
+        C (+)= s t Σ        Σ = memory[sums :], int32     s = memory[scale]     t = b[outputs :], float32     C = memory[c :]
+    """
+    floats, integers = ir.VectorType(FLOAT, shape.lanes), ir.VectorType(LANE, shape.lanes)
+
+    @intrinsic
+    def scaled_row(typing, memory, sums, scale, c, b, outputs, accumulate):
+        def generate(context, builder, signature, arguments):
+            memory, sums, scale, c, b, outputs, accumulate = arguments
+            memory, b = (context.make_array(signature.args[position])(context, builder, array).data
+                         for position, array in ((0, memory), (4, b)))
+            s = emit_spread(builder, builder.load(builder.gep(memory, [scale]), align=4), floats)
+            for j in range(shape.vectors):
+                def at(base, start, vector, j=j):
+                    return vector_pointer(builder, base, builder.add(start, INTEGER(j * shape.lanes)), vector)
+                cell = at(memory, c, floats)
+                old = builder.select(accumulate, builder.load(cell, align=4), ir.Constant(floats, [0.0] * shape.lanes))
+                total, t = builder.load(at(memory, sums, integers), align=4), builder.load(at(b, outputs, floats), align=4)
+                builder.store(emit_scaled(builder, total, s, t, old), cell, align=4)
+            return context.get_dummy_value()
+
+        size = types.intp
+        return types.void(memory, size, size, size, b, size, types.boolean), generate
+
+    return scaled_row

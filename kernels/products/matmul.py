@@ -80,7 +80,7 @@ def product(x, geometry, rows, weight, bias, residual, y, gated=False):
     bias, residual = epilogue.checked(bias, residual, rows // geometry.out_pixels, outputs, y.shape)
     columns = y.shape[-1]
     small = rows * outputs * depth < SMALL
-    tiles = (amx_tile.ROWS, AMX_TILES) if HAS_AMX and weight.dtype == "bfloat16" else (TILE_ROWS, MAX_TILES)
+    tiles = (amx_tile.ROWS, AMX_TILES) if amx_tile.multiplies(weight.dtype) else (TILE_ROWS, MAX_TILES)
     block_rows, panels = job_size(rows, columns, 1 if small else threads.get_threads(), MAX_PANELS // (1 + gated), *tiles)
     width = (panels + (panels + 1 if gated else 0)) * COLUMNS    # a gate that begins inside a panel touches one more
     sizes = Sizes(rows, outputs, columns, depth, block_rows, panels * COLUMNS, width)
@@ -161,6 +161,6 @@ def _by_amx(rows, words, further, memory, a, panels, b, c, width):
         source, target = a + row * DEPTH, c + row * width
         begin = target if further else -1
         if rows - row > amx_tile.SIDE:
-            amx_full_tile(memory, source, DEPTH, panels, b, memory, target, width, words, begin, width)
+            amx_full_tile(memory, source, DEPTH, panels, b, memory, target, width, words, memory, begin, width)
         else:
-            amx_half_tile(memory, source, DEPTH, panels, b, memory, target, width, words, begin, width)
+            amx_half_tile(memory, source, DEPTH, panels, b, memory, target, width, words, memory, begin, width)

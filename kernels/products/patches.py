@@ -52,18 +52,20 @@ def gather(x, geometry, first, last, k0, k1, buffer, start, row_stride, panels):
     """
     per_word = factors_per_word(panels)
     height, width, channels = geometry.height, geometry.width, geometry.channels
+    enlarged = geometry.rows != height or geometry.columns != width
+    first_tap, first_channel = divmod(k0, channels)
+    first_u, first_v = divmod(first_tap, geometry.kernel_width)
+    n, pixel = divmod(first, geometry.out_height * geometry.out_width)
+    i, j = divmod(pixel, geometry.out_width)
     for m in range(first, last):
-        n, pixel = divmod(m, geometry.out_height * geometry.out_width)
-        i, j = divmod(pixel, geometry.out_width)
         target = (start + (m - first) * row_stride) * per_word
-        tap, channel = divmod(k0, channels)
+        u, v, channel = first_u, first_v, first_channel
         k = k0
         while k < k1:                                    # a run of channels of one tap
             count = min(channels - channel, k1 - k)
-            row = i * geometry.stride + tap // geometry.kernel_width - geometry.top
-            column = j * geometry.stride + tap % geometry.kernel_width - geometry.left
+            row, column = i * geometry.stride + u - geometry.top, j * geometry.stride + v - geometry.left
             if 0 <= row and row < height and 0 <= column and column < width:
-                if geometry.rows != height or geometry.columns != width:
+                if enlarged:
                     row, column = row * geometry.rows // height, column * geometry.columns // width
                 source = ((n * geometry.rows + row) * geometry.columns + column) * channels + channel
                 if HAS_DOT and panels.itemsize == 2:
@@ -76,7 +78,14 @@ def gather(x, geometry, first, last, k0, k1, buffer, start, row_stride, panels):
                     store_factor(buffer, target + c, np.float32(0), panels)
             k += count
             target += count
-            tap += 1
             channel = 0
+            v += 1
+            if v == geometry.kernel_width:
+                u, v = u + 1, 0
         if panels.itemsize == 2 and (k1 - k0) % 2:
             store_factor(buffer, target, np.float32(0), panels)
+        j += 1                                           # the next pixel: divisions would take as long as a run
+        if j == geometry.out_width:
+            i, j = i + 1, 0
+            if i == geometry.out_height:
+                n, i = n + 1, 0

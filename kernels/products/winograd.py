@@ -33,8 +33,7 @@ from ..arrays import CACHE_LINE, flat
 from ..codegen.bfloat16 import HAS_DOT, factors_per_word
 from ..codegen.compiling import floats_in, floats_out, halves_in, inlined, kernel, kernels_for, size, sizes_of
 from ..codegen.memory import load, next_job, store
-from . import epilogue
-from .amx_tile import HAS_BFLOAT16 as HAS_AMX
+from . import amx_tile, epilogue
 from .matmul import TAIL_ROWS, TILE_ROWS
 from .microkernel import LANES, PRODUCT, make_tile
 from .packing import COLUMNS
@@ -68,7 +67,7 @@ def suits(geometry, weight):
 
     It doesn't where tile registers multiply bfloat16: they are eight times as fast, its transforms aren't.
     """
-    if weight.dtype == "bfloat16" and HAS_AMX:
+    if amx_tile.multiplies(weight.dtype):
         return False
     return ((geometry.kernel_height, geometry.kernel_width, geometry.stride) == (3, 3, 1)
             and geometry.channels % (LANES * terms_per_word(weight)) == 0 and weight.shape[0] >= LANES)
@@ -190,7 +189,7 @@ def _signature(panels):
     return sizes_of(Sizes), sizes_of(Geometry), floats_in, panels, floats_in, floats_in, floats_out, floats_out, size
 
 
-@kernels_for(float32=_signature(floats_in), **({} if HAS_AMX else {"bfloat16": _signature(halves_in)}))
+@kernels_for(float32=_signature(floats_in), **({} if amx_tile.HAS_BFLOAT16 else {"bfloat16": _signature(halves_in)}))
 def multiply_points(thread, counter, sizes, geometry, v, panels, bias, residual, y, memory, share):
     """Y of the group. A job is a panel and some tiles; those of a panel follow each other: its weights are read once."""
     sizes, geometry = Sizes(*sizes), Geometry(*geometry)

@@ -41,7 +41,7 @@ def compiled():
         from npdiffusion.kernels import environment, fast
         from npdiffusion.kernels.codegen import cache
         from npdiffusion.kernels.codegen.bfloat16 import HAS_DOT
-        from npdiffusion.kernels.products import int8_tile
+        from npdiffusion.kernels.products import amx_tile, int8_tile
     except kernels.BackendError as error:
         yield line("compiled for", f"nothing: {error}")
         return
@@ -50,14 +50,14 @@ def compiled():
     yield line("kernels", f"in {cache.folder()}")
     there = [dtype for dtype in kernels.DTYPES if fast.is_cached(dtype)]
     yield line("", f"those for {' and '.join(there)} are there" if there else "not there yet: the first picture compiles them")
-    yield from small_numbers(HAS_DOT, int8_tile.HAS_DOT)
+    yield from small_numbers(HAS_DOT, int8_tile.HAS_DOT, [each for each in kernels.DTYPES if amx_tile.multiplies(each)])
 
 
-def small_numbers(bfloat16, int8):
-    """The lines about bfloat16 and int8; whether each is multiplied by the processor"""
+def small_numbers(bfloat16, int8, tiles=()):
+    """The lines about bfloat16 and int8; whether each is multiplied by the processor, and which of them in tile registers"""
     for name, multiplied, gain in (("bfloat16", bfloat16, "halves the memory of weights"),
                                    ("int8", int8, "makes most of the UNet's weights bytes")):
-        yield line(name, "multiplied by the processor" if multiplied else
+        yield line(name, "multiplied by the processor" + " in tiles (AMX)" * (name in tiles) if multiplied else
                    f"{gain}; products widen them, which takes the time of float32")
 
 
