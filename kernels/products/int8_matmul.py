@@ -116,7 +116,7 @@ def _fill(panels, weight, depth):
 
 def scratch(block_rows, width):
     """float32 numbers of working memory for a job: A, its scales, a row that is being gathered or a tile's sums, C"""
-    return block_rows * (STRIDE + 1 + width) + BLOCK
+    return block_rows * (STRIDE + 1) + BLOCK + (block_rows + TILE_ROWS) * width
 
 
 words_in = types.Array(types.int32, 1, "C", readonly=True)

@@ -84,7 +84,7 @@ def product(x, geometry, rows, weight, bias, residual, y, gated=False):
     block_rows, panels = job_size(rows, columns, 1 if small else threads.get_threads(), MAX_PANELS // (1 + gated), *tiles)
     width = (panels + (panels + 1 if gated else 0)) * COLUMNS    # a gate that begins inside a panel touches one more
     sizes = Sizes(rows, outputs, columns, depth, block_rows, panels * COLUMNS, width)
-    kernel, scratch = multiply[weight.dtype], block_rows * DEPTH + (block_rows + TILE_ROWS) * width
+    kernel, scratch = multiply[weight.dtype], block_rows * DEPTH + (block_rows + TILE_ROWS) * width     # what tiles overhang
     if weight.dtype == "int8":
         scratch = int8_scratch(block_rows, width)
     threads.launch(kernel, tuple(sizes), tuple(geometry), flat(x), weight.panels, bias, residual, flat(y),
