@@ -4,6 +4,8 @@ The gradient of a product's input is a product again, with the weight read the o
 forward pass; those of weights, norms, activations and attention have kernels of their own (backward/). What is not here
 is the definition itself.
 """
+import functools
+
 import numpy as np
 
 from . import fast, gradients
@@ -11,21 +13,30 @@ from .activations import GELU, QUICK_GELU, SILU
 from .backward.attention import attention_gradient
 from .backward.elementwise import activation_gradient, cell_sums, gate_gradient
 from .backward.normalization import group_norm_gradient, layer_norm_gradient
+from .backward.paired_weights import paired_gradient
 from .backward.sums import row_sums
 from .backward.transposed import of_taps, transposed
 from .backward.weights import convolution_gradient, matrix_gradient
 from .gradients import embedding, pack_conv2d, pack_linear, relu, rows, softmax, timestep_embedding
+from .products import amx_tile
 
 __all__ = ["attention", "conv2d", "embedding", "gelu", "group_norm", "group_norm_silu", "layer_norm", "linear", "linear_geglu",
            "pack_conv2d", "pack_linear", "quick_gelu", "relu", "silu", "softmax", "timestep_embedding", "upsample_conv2d",
            "upsample_nearest"]
 
 
+def in_tiles(weight):
+    """Whether a weight's products are those of bfloat16 in tile registers."""
+    return amx_tile.HAS_BFLOAT16 and str(weight.dtype) == "bfloat16"
+
+
 class linear(gradients.linear):
     def x(g, weight):
         return fast.linear(g, transposed(weight))
 
-    def weight(g, x):
+    def weight(g, x, weight):
+        if in_tiles(weight):
+            return paired_gradient(rows(g)[None, None], rows(x)[None, None], (1, 1), (0, 0, 0, 0))[:, :, 0, 0]
         return matrix_gradient(rows(g), rows(x))
 
     def bias(g):
@@ -49,8 +60,10 @@ class conv2d(gradients.conv2d):
             return fast.conv2d(gradients.spread_out(g, (kh, kw), x_shape, stride, padding), turned)
         return in_parts(g, turned, x_shape, stride, padding)
 
-    def weight(g, x, weight_shape, stride, padding):
-        return convolution_gradient(g, x, tuple(weight_shape[2:]), stride, tuple(padding))
+    def weight(g, x, weight, stride, padding):
+        if stride == 1 and in_tiles(weight):
+            return paired_gradient(g, x, weight.shape[2:], padding)
+        return convolution_gradient(g, x, tuple(weight.shape[2:]), stride, tuple(padding))
 
     def bias(g, bias_shape):
         return over_pixels(g, bias_shape)
@@ -88,7 +101,7 @@ class linear_geglu(gradients.linear_geglu):
 
     def x_weight_bias(g, x, weight, bias):
         g = gate_gradient(g, fast.linear(x, weight, bias))
-        return linear.x(g, weight), linear.weight(g, x), linear.bias(g)
+        return linear.x(g, weight), linear.weight(g, x, weight), linear.bias(g)
 
 
 class group_norm(gradients.group_norm):
@@ -144,25 +157,26 @@ class upsample_conv2d(gradients.upsample_conv2d):
     def x(g, weight, x_shape):
         return cell_sums(conv2d.x(g, weight, (x_shape[0], *g.shape[1:3], x_shape[3]), 1, (1, 1, 1, 1)), *x_shape[1:3])
 
-    def weight(g, x, weight_shape):
+    def weight(g, x, weight):
         if g.shape[1:3] == (2 * x.shape[1], 2 * x.shape[2]):
-            return doubled_weight(g, x, weight_shape)
-        return conv2d.weight(g, fast.upsample_nearest(x, *g.shape[1:3]), weight_shape, 1, (1, 1, 1, 1))
+            return doubled_weight(g, x, weight)
+        return conv2d.weight(g, fast.upsample_nearest(x, *g.shape[1:3]), weight, 1, (1, 1, 1, 1))
 
     def bias(g, bias_shape):
         return over_pixels(g, bias_shape)
 
 
-def doubled_weight(g, x, weight_shape):
+def doubled_weight(g, x, weight):
     """dW of an image of twice the size: pixels (2 i + a, 2 j + b) saw 2 × 2 of x, rows i + a − 1 and i + a, not 3 × 3
 
     Row u of the kernel fell on row i + ⌊(a + u − 1) / 2⌋: the first of the two for u = 0, and for u = 1 as well if a = 1.
     4 · 4 products for each pixel of x in place of 4 · 9.
     """
     fell = (0, 1, 1), (0, 0, 1)
-    gradient = np.zeros(weight_shape, np.float32)
+    gradient = np.zeros(weight.shape, np.float32)
+    sums = paired_gradient if in_tiles(weight) else functools.partial(convolution_gradient, stride=1)
     for a in (0, 1):
         for b in (0, 1):
-            seen = convolution_gradient(g[:, a::2, b::2], x, (2, 2), 1, (1 - a, a, 1 - b, b))
+            seen = sums(g[:, a::2, b::2], x, (2, 2), padding=(1 - a, a, 1 - b, b))
             gradient += seen[:, :, fell[a]][:, :, :, fell[b]]
     return gradient

@@ -10,7 +10,8 @@ alone, `x_shape`. Where a weight is frozen its rule is not asked, and the input 
 
 N, H, W, C, T, S, h, D as in reference.py; float32 in and out, and a gradient has the shape of what it belongs to. Where
 weights are bfloat16, g is rounded where it is multiplied by them, as x is forwards; rounding itself has slope 0 nearly
-everywhere and is left out ("straight through", Bengio et al. 2013, arXiv:1308.3432).
+everywhere and is left out ("straight through", Bengio et al. 2013, arXiv:1308.3432). The compiled twins round both factors
+of dW as well where the processor multiplies bfloat16 in tile registers.
 
 Derived in docs/notes: attention in docs/notes/09-attention.md, convolution in docs/notes/10-convolution.md, norms and
 activations in docs/notes/11-normalisation.md

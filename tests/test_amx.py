@@ -6,7 +6,7 @@ import numba
 import numpy as np
 import pytest
 
-from npdiffusion.kernels import environment, fast, machine, reference
+from npdiffusion.kernels import environment, fast, fast_gradients, gradients, machine, reference
 from npdiffusion.kernels.products import amx_tile, winograd
 from npdiffusion.kernels.products.patches import Geometry
 from tests.differences import agree
@@ -87,6 +87,40 @@ def test_three_by_three_is_direct_with_tiles_and_as_exact_as_its_rounded_factors
     assert not winograd.suits(Geometry(12, 13, 64, 3, 3, 1, 1, 1, 12, 13, 12, 13), packed)
     exact = reference.conv2d(rounded(x).astype(float), rounded(weight).astype(float), None, 1, (1, 1, 1, 1))
     assert error(fast.conv2d(x, packed, None, 1, (1, 1, 1, 1)), exact) < LIMIT
+
+
+# ---- gradients
+
+@has_tiles
+@pytest.mark.parametrize("rows, inputs, outputs", [(1, 1, 1), (70, 33, 50), (1100, 64, 100)])
+def test_the_gradient_of_a_matrix_is_that_of_rounded_factors(rows, inputs, outputs):
+    g, x, weight = values(rows, outputs), values(rows, inputs), values(outputs, inputs)
+    found = fast_gradients.linear.weight(g, x, fast.pack_linear(weight, "bfloat16"))
+    expected = gradients.linear.weight(rounded(g).astype(float), rounded(x).astype(float))
+    agree("gradients", "weights by tiles of bfloat16", found, expected, LIMIT, relative=True)
+    assert fast_gradients.linear.weight(g, x, fast.pack_linear(weight)).dtype == np.float32
+
+
+@has_tiles
+@pytest.mark.parametrize("image, channels, kernel, padding", [
+    ((2, 9, 14), (20, 70), (3, 3), (1, 1, 1, 1)), ((1, 6, 6), (2, 5), (2, 3), (2, 0, 1, 3)),
+    ((1, 3, 300), (33, 32), (3, 3), (1, 1, 1, 1)),       # rows that are longer than a run
+    ((3, 8, 8), (100, 30), (1, 1), (0, 0, 0, 0)), ((1, 40, 33), (32, 40), (3, 3), (0, 2, 3, 0))])
+def test_the_gradient_of_a_kernel_is_that_of_rounded_factors(image, channels, kernel, padding):
+    x, weight, _ = convolution(image, channels, kernel)
+    g = values(*reference.conv2d(x, weight, None, 1, padding).shape)
+    found = fast_gradients.conv2d.weight(g, x, fast.pack_conv2d(weight, "bfloat16"), 1, padding)
+    expected = gradients.conv2d.weight(rounded(g).astype(float), rounded(x).astype(float), weight.shape, 1, padding)
+    agree("gradients", "kernels by tiles of bfloat16", found, expected, LIMIT, relative=True)
+
+
+@has_tiles
+def test_the_gradient_of_a_kernel_on_an_enlarged_image_is_that_of_rounded_factors():
+    x, weight, _ = convolution((2, 5, 7), (32, 40), 3)
+    g = values(2, 10, 14, 40)
+    found = fast_gradients.upsample_conv2d.weight(g, x, fast.pack_conv2d(weight, "bfloat16"))
+    expected = gradients.upsample_conv2d.weight(rounded(g).astype(float), rounded(x).astype(float), weight.shape)
+    agree("gradients", "enlarged images by tiles of bfloat16", found, expected, LIMIT, relative=True)
 
 
 # ---- permission

@@ -1,6 +1,7 @@
 """Gradients that need kernels of their own; fast_gradients.py says which and when.
 
     weights.py        of a product's weight      attention.py      of queries, keys and values, in tiles
+    paired_weights.py of the same, from factors in bfloat16, by tile registers
     transposed.py     a packed weight, read the other way, so that the gradient of x is a product like any other
     normalization.py  of group and layer norm    elementwise.py    of activations, gates and cells of enlarged pixels
     sums.py           of biases

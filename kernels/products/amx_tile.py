@@ -78,7 +78,7 @@ def release(typing):
     return types.void(), generate
 
 
-def make_amx_tile(rows, instruction):
+def make_amx_tile(rows, instruction, halves=False):
     """→ tile(a, a_start, a_stride, b, b_start, c, c_start, c_stride, words, old, begin, begin_stride), used in kernels.
 
     rows: 16 or 32     instruction: "tdpbf16ps" for words of two bfloat16 and a C of float32, or "tdpbusd" for words of four
@@ -90,7 +90,8 @@ def make_amx_tile(rows, instruction):
         C[i, :] = c[c_start + i · c_stride :][: 32]
 
     `words` ≥ 16 are summed, a multiple of 16. Sums begin with what is at old[begin + i · begin_stride :], or with zeros if
-    `begin` is negative. Nothing is checked, and the thread's tile registers must be configured.
+    `begin` is negative. With `halves` a_start alone counts 16 bits, so that a row of A may begin in the middle of a word.
+    Nothing is checked, and the thread's tile registers must be configured.
     """
     above = range(rows // SIDE)
     cells = [(i, j, BYTE(_C[2 * i + j])) for i in above for j in range(2)]
@@ -101,9 +102,9 @@ def make_amx_tile(rows, instruction):
         def counted(number):                             # bytes of so many words
             return builder.mul(number, INTEGER(4))
 
-        def pointer(position, array, start):
+        def pointer(position, array, start, size=4):
             data = context.make_array(signature.args[position])(context, builder, array).data
-            return further(builder.bitcast(data, BYTE.as_pointer()), counted(start))
+            return further(builder.bitcast(data, BYTE.as_pointer()), builder.mul(start, INTEGER(size)))
 
         def further(base, offset):
             return builder.gep(base, [offset])
@@ -112,7 +113,7 @@ def make_amx_tile(rows, instruction):
             return further(base, builder.add(builder.mul(stride, INTEGER(SIDE * i)), INTEGER(4 * SIDE * j)))
 
         before = pointer(9, old, begin)
-        a, b, c = pointer(0, a, a_start), pointer(3, b, b_start), pointer(5, c, c_start)
+        a, b, c = pointer(0, a, a_start, 2 if halves else 4), pointer(3, b, b_start), pointer(5, c, c_start)
         a_stride, b_stride, c_stride, begin_stride = map(counted, (a_stride, INTEGER(2 * SIDE), c_stride, begin_stride))
         with builder.if_else(builder.icmp_signed("<", begin, INTEGER(0))) as (zero, given):
             with zero:

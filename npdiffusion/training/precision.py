@@ -3,6 +3,8 @@
     forwards     y = x̃ W̃ᵀ, where ~ rounds to bfloat16; sums are float32
     backwards    dx = g̃ W̃,  dW = gᵀ x, and dW goes to W, as if W had not been rounded
 
+Where the processor has tile registers for bfloat16, dW = g̃ᵀ x̃.
+
 Rounding has slope 0 nearly everywhere, so its gradient is taken to be 1 (straight through, Bengio et al. 2013,
 arXiv:1308.3432). Steps are smaller than what bfloat16 can tell apart: hence the float32 weights, which the optimiser changes
 (mixed precision, Micikevicius et al. 2017, arXiv:1710.03740). float32's range needs no scaling of the loss.
