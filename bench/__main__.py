@@ -6,6 +6,7 @@ from bench import (
     cluster,
     formats,
     gradients,
+    growth,
     image,
     kernels,
     kills,
@@ -29,7 +30,7 @@ COMMANDS = {"kernels": (kernels, kernels.run), "step": (network, network.run_ste
             "gradients": (gradients, gradients.run),
             "cluster": (cluster, cluster.run), "kills": (kills, kills.run), "overhead": (overhead, overhead.run),
             "serve": (serve, serve.run), "formats": (formats, formats.run),
-            "results": (results, results.run), "plot": (plot, plot.run), "xl": (xl, xl.run),
+            "results": (results, results.run), "plot": (plot, plot.run), "growth": (growth, growth.run), "xl": (xl, xl.run),
             "turbo": (turbo, turbo.run)}
 
 

@@ -24,7 +24,7 @@ REDUCTION = VAEConfig().reduction      # pixels that a latent pixel stands for
 
 
 def add_arguments(parser):
-    turns.add_arguments(parser, dtypes=["int8"])
+    turns.add_arguments(parser, dtypes=["int8"], known=turns.PEERS)
     parser.add_argument("--images", type=int, default=1, help="how many at once (default 1)")
 
 
@@ -86,11 +86,12 @@ def systems(what, arguments, sizes, threads):
 
     if arguments.against:
         module = (peers.unet_module if what == "step" else peers.decoder_module)(models.theirs(sizes))
-    make = {"openvino": peers.on_openvino, "torch": peers.on_torch}
+    make = {"onnxruntime": peers.on_onnxruntime, "openvino": peers.on_openvino, "torch": peers.on_torch,
+            "torch.compile": peers.on_compiled_torch}
     for name in sorted(arguments.against):               # torch comes last: it may change the module
         with turns.Growth() as growth:
             peer = make[name](module, arrays, arguments.dtype, threads)
-        weights = sum(p.nbytes for p in module.parameters()) if name == "torch" else 0
+        weights = sum(p.nbytes for p in module.parameters()) if name.startswith("torch") else 0
         yield name, lambda peer=peer: peer().transpose(0, 2, 3, 1), weights or growth.bytes
 
 

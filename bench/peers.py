@@ -1,17 +1,22 @@
-"""How the peers run a model: torch as diffusers does, OpenVINO from diffusers' model, each set up to be fast.
+"""How the peers run a model: torch as diffusers does, compiled or not, OpenVINO and ONNX Runtime from diffusers' model, each
+set up to be fast.
 
 A model is a torch module that takes tensors and returns a tensor; a system is a callable without arguments, which does
 the work once.
 
     torch float32        as it is, torch.inference_mode
     torch bfloat16       weights and activations in bfloat16, channels last
+    torch.compile        the same through TorchInductor, whose C++ a compiler builds for minutes; weights folded in ("freezing")
     openvino             converted with static shapes, INFERENCE_PRECISION_HINT f32 or bf16, PERFORMANCE_HINT LATENCY
+    onnxruntime          exported with static shapes, all of its optimisations of graphs; float32 alone on these processors
 """
+import pathlib
+import tempfile
 import warnings
 
 
-def on_torch(module, arrays, dtype, threads):
-    """module: is changed to dtype in place     arrays: its inputs, float32, channels first"""
+def on_torch(module, arrays, dtype, threads, made=lambda module: module):
+    """module: is changed to dtype in place     arrays: its inputs, float32, channels first     made: what is called of it"""
     import torch
     torch.set_num_threads(threads)
     inputs = [torch.from_numpy(array) for array in arrays]
@@ -19,11 +24,37 @@ def on_torch(module, arrays, dtype, threads):
         module = module.to(torch.bfloat16, memory_format=torch.channels_last)
         inputs = [x.to(torch.bfloat16) for x in inputs]
         inputs = [x.to(memory_format=torch.channels_last) if x.ndim == 4 else x for x in inputs]
+    function = made(module)
 
     def call():
         with torch.inference_mode():
-            return module(*inputs).float().numpy()
+            return function(*inputs).float().numpy()
     return call
+
+
+def on_compiled_torch(module, arrays, dtype, threads):
+    """As `on_torch`; compiled at the first call"""
+    import torch
+    import torch._inductor.config
+    torch._inductor.config.freezing = True
+    return on_torch(module, arrays, dtype, threads, torch.compile)
+
+
+def on_onnxruntime(module, arrays, dtype, threads):
+    """The same; the module is not changed. dtype: float32"""
+    import onnxruntime
+    import torch
+    onnxruntime.disable_telemetry_events()               # a benchmark reports to nobody
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")                  # what tracing warns of does not vary here
+        path = pathlib.Path(folder, "model.onnx")        # weights of more than 2 GB lie beside it
+        torch.onnx.export(module, tuple(map(torch.from_numpy, arrays)), path, dynamo=False)
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    inputs = dict(zip((each.name for each in session.get_inputs()), arrays))
+    return lambda: session.run(None, inputs)[0]
 
 
 def on_openvino(module, arrays, dtype, threads):

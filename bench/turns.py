@@ -3,6 +3,7 @@
 Medians are quoted, and ratios are of medians from the same run. A machine that other programs use as well makes some
 turns slow, and none fast: hence the least time beside the median.
 """
+import functools
 import gc
 import importlib.metadata
 import importlib.util
@@ -17,19 +18,22 @@ import time
 
 OURS = "npdiffusion"
 PEERS_DTYPES = ("float32", "bfloat16")
-PEERS = {"torch": ("torch", "diffusers"), "openvino": ("openvino", "torch", "diffusers")}       # and what they need
+PEERS = {"torch": ("torch", "diffusers"), "openvino": ("openvino", "torch", "diffusers"),       # and what they need
+         "torch.compile": ("torch", "diffusers"), "onnxruntime": ("onnxruntime", "onnx", "torch", "diffusers")}
+USUAL = ("torch", "openvino")                            # the others are asked for by name: they take minutes to make
+FLOAT32_ONLY = ("onnxruntime",)                          # on processors of x86
 REST = 0.2          # seconds between turns: thread pools spin for a moment more, on cores that the next one needs
 
 
-def add_arguments(parser, size=512, repeats=3, steps=None, dtypes=()):
-    """The options that benchmarks of models have in common; dtypes: that peers don't have"""
+def add_arguments(parser, size=512, repeats=3, steps=None, dtypes=(), known=USUAL):
+    """The options that benchmarks of models have in common; dtypes: that peers don't have; known: peers that may be named"""
     parser.add_argument("--size", type=int, default=size, help=f"pixels, of a square picture (default {size})")
     parser.add_argument("--threads", type=int, default=None, help="default: physical cores")
     parser.add_argument("--dtype", choices=(*PEERS_DTYPES, *dtypes), default="float32",
                         help="of our weights, and of peers' weights and results (default float32)")
     parser.add_argument("--repeats", type=int, default=repeats, help=f"turns of each system (default {repeats})")
-    parser.add_argument("--against", type=names, default=[*PEERS],
-                        help="of torch and openvino (default: those that are installed; '' is none)")
+    parser.add_argument("--against", type=functools.partial(names, known=known), default=[*USUAL],
+                        help=f"of {', '.join(known)} (default: {' and '.join(USUAL)}, if installed; '' is none)")
     if steps:
         parser.add_argument("--steps", type=int, default=steps, help=f"steps of the sampler (default {steps})")
 
@@ -43,7 +47,11 @@ def names(text, known=PEERS):
 
 
 def leave_out_missing(arguments):
-    """Take those systems out of `--against` that are not installed, and say how to get them."""
+    """Take those systems out of `--against` that are not installed, and say how to get them; or that lack the dtype."""
+    if getattr(arguments, "dtype", "float32") != "float32":
+        for name in {*arguments.against} & {*FLOAT32_ONLY}:
+            print(f"without {name}, which has float32 alone here\n", file=sys.stderr, flush=True)
+        arguments.against = [name for name in arguments.against if name not in FLOAT32_ONLY]
     wanted = [*arguments.against]
     arguments.against = [name for name in wanted if all(map(importlib.util.find_spec, PEERS.get(name, ())))]
     missing = [name for name in wanted if name not in arguments.against]
@@ -119,8 +127,7 @@ def describe(what, threads, arguments):
 
 def versions(peers):
     """{name: version} of what takes part"""
-    distributions = ["numpy", "numba", *(("torch", "diffusers") if "torch" in peers else ()),
-                     *(("openvino",) if "openvino" in peers else ())]
+    distributions = ["numpy", "numba", *dict.fromkeys(sum((PEERS.get(name, ()) for name in peers), ()))]
     return {"Python": platform.python_version()} | {name: importlib.metadata.version(name) for name in distributions}
 
 

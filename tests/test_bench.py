@@ -3,6 +3,7 @@ import argparse
 import importlib.util
 import json
 import math
+import os
 import pathlib
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import torch
 from diffusers.models.attention_processor import Attention
 from PIL import Image
 
-from bench import formats, gradients, models, network, operations, peak, peers, plot, results, train, turbo, turns, xl
+from bench import formats, gradients, growth, models, network, operations, peak, peers, plot, results, train, turbo, turns, xl
 from npdiffusion import kernels, load
 from npdiffusion.errors import UserError
 from npdiffusion.models import flops
@@ -157,10 +158,39 @@ def test_whole_gradients_agree_with_torchs_tensor_by_tensor(capsys):
     assert facts["whole"] < 1e-5
 
 
-def test_openvino_computes_the_same_step(capsys):
-    pytest.importorskip("openvino")
-    network.run_step(options(network.add_arguments, "--against", "openvino"), TINY_UNET)
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])["difference"]["openvino"] < 1e-3
+@pytest.mark.parametrize("peer, limit", [("openvino", 1e-3), ("onnxruntime", 1e-5)])
+def test_peers_compute_the_same_step(peer, limit, capsys):
+    pytest.importorskip(peer)
+    network.run_step(options(network.add_arguments, "--against", peer), TINY_UNET)
+    facts = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert facts["difference"][peer] < limit and peer in facts["versions"]
+
+
+def test_torch_compile_runs_what_torch_runs_and_without_gradients():
+    """Through a compiler that changes nothing: TorchInductor's takes minutes."""
+    module, made = torch.nn.Linear(3, 2), []
+
+    def compiled(given):
+        made.append(given)
+        return lambda x: given(x) + torch.is_grad_enabled()
+
+    x = np.ones((1, 3), np.float32)
+    expected = peers.on_torch(module, [x], "float32", 1)()
+    np.testing.assert_array_equal(peers.on_torch(module, [x], "float32", 1, compiled)(), expected)
+    assert made == [module]
+
+
+def test_a_peer_without_the_dtype_is_left_out_and_that_is_said(capsys):
+    arguments = argparse.Namespace(against=["onnxruntime"], dtype="bfloat16")
+    turns.leave_out_missing(arguments)
+    assert arguments.against == [] and "without onnxruntime, which has float32 alone here" in capsys.readouterr().err
+
+
+def test_peers_that_take_minutes_are_asked_for_by_name():
+    parser = argparse.ArgumentParser()
+    network.add_arguments(parser)
+    assert parser.parse_args([]).against == ["torch", "openvino"]
+    assert parser.parse_args(["--against", "torch.compile,onnxruntime"]).against == ["torch.compile", "onnxruntime"]
 
 
 def tiny(family):
@@ -235,7 +265,7 @@ def test_a_written_model_draws_the_same_here_and_in_diffusers(tmp_path):
 ])
 def test_what_is_not_installed_is_left_out_and_its_extra_named(missing, left, said, monkeypatch, capsys):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in missing else name)
-    arguments = argparse.Namespace(against=turns.PEERS)
+    arguments = argparse.Namespace(against=turns.USUAL)
     turns.leave_out_missing(arguments)
     assert arguments.against == left
     message = capsys.readouterr().err
@@ -358,3 +388,28 @@ def test_parity_runs_as_a_file():
     parity = pathlib.Path(__file__).resolve().parent.parent / "bench" / "parity.py"
     table = subprocess.run([sys.executable, parity, "--tiny"], capture_output=True, text=True, check=True).stdout
     assert "UNet, tiny" in table
+
+
+def test_the_page_of_growth_has_a_row_for_all_that_was_timed_and_a_chart(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    for name, value in dict(SIZES=(64, 128), IMAGES=(2,), SMALL=64, USUAL=128, LARGE=128, elsewhere=lambda *_: 1.5).items():
+        monkeypatch.setattr(growth, name, value)
+    monkeypatch.setattr(growth.machine, "cpu_features", lambda: ["AVX2"])
+    parser = argparse.ArgumentParser()
+    growth.add_arguments(parser)
+    growth.run(parser.parse_args(["--threads", "2", "-o", str(tmp_path)]), TINY_UNET, TINY_VAE)
+    facts = json.loads(capsys.readouterr().out.splitlines()[-1])
+    what = [(row["what"], row["size"], row["images"], row["threads"]) for row in facts["rows"]]
+    assert what == [("step", 64, 1, 2), ("step", 128, 1, 2), ("step", 64, 2, 2), ("step", 128, 1, 1), ("decoding", 128, 1, 2),
+                    ("decoding in tiles", 128, 1, 2), ("step, AVX2", 64, 1, 2)]
+    assert all(row["announced"] > 0 for row in facts["rows"] if row["what"] == "step")
+    assert "| step, AVX2 | 64² | 1 | 2 |  | 1.50 |  | 1.50 |" in (tmp_path / "GROWTH.md").read_text(encoding="utf-8")
+    assert Image.open(tmp_path / "growth.png").width == 840
+
+
+@pytest.mark.skipif("AVX2" not in kernels.machine.cpu_features(), reason="this processor has no AVX2")
+def test_a_process_that_is_given_avx2_alone_uses_its_registers():
+    code = "from npdiffusion.kernels.products.microkernel import PRODUCT; print(PRODUCT.lanes, PRODUCT.rows)"
+    answer = subprocess.run([sys.executable, "-c", code], env={**os.environ, **growth.AVX2}, capture_output=True, text=True,
+                            check=True)
+    assert answer.stdout.split() == ["8", "6"]
