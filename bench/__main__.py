@@ -4,7 +4,6 @@ import sys
 
 from bench import (
     cluster,
-    formats,
     gradients,
     growth,
     image,
@@ -16,6 +15,7 @@ from bench import (
     overhead,
     plot,
     results,
+    savings,
     serve,
     train,
     turbo,
@@ -29,7 +29,7 @@ COMMANDS = {"kernels": (kernels, kernels.run), "step": (network, network.run_ste
             "image": (image, image.run), "load": (load, load.run), "train": (train, train.run),
             "gradients": (gradients, gradients.run),
             "cluster": (cluster, cluster.run), "kills": (kills, kills.run), "overhead": (overhead, overhead.run),
-            "serve": (serve, serve.run), "formats": (formats, formats.run),
+            "serve": (serve, serve.run), "savings": (savings, savings.run),
             "results": (results, results.run), "plot": (plot, plot.run), "growth": (growth, growth.run), "xl": (xl, xl.run),
             "turbo": (turbo, turbo.run)}
 

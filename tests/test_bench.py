@@ -16,7 +16,22 @@ import torch
 from diffusers.models.attention_processor import Attention
 from PIL import Image
 
-from bench import formats, gradients, growth, models, network, operations, peak, peers, plot, results, train, turbo, turns, xl
+from bench import (
+    gradients,
+    growth,
+    models,
+    network,
+    operations,
+    peak,
+    peers,
+    plot,
+    results,
+    savings,
+    train,
+    turbo,
+    turns,
+    xl,
+)
 from npdiffusion import kernels, load
 from npdiffusion.errors import UserError
 from npdiffusion.models import flops
@@ -125,19 +140,21 @@ def test_int8_is_measured_beside_bfloat16(capsys):
     assert 0 < facts["difference"]["in bfloat16"] < 0.2
 
 
-def test_pictures_of_number_formats_are_measured_beside_those_of_float32(capsys, tmp_path):
+def test_pictures_that_save_something_are_measured_beside_those_that_do_not(capsys, tmp_path):
     parser = argparse.ArgumentParser()
-    formats.add_arguments(parser)
-    formats.run(parser.parse_args(["--questions", "1", "--steps", "2", "--threads", "1", "--font", f"{tmp_path}/none.ttf"]))
+    savings.add_arguments(parser)
+    savings.run(parser.parse_args(["--questions", "1", "--steps", "4", "--threads", "1", "--font", f"{tmp_path}/none.ttf"]))
     facts = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert 35 < facts["int8"]["dB"] < facts["bfloat16"]["dB"] < 70
+    assert 10 < facts["guidance every 3"]["dB"] < facts["guidance every 2"]["dB"] < 60
+    assert 10 < facts["half the steps"]["dB"] < facts["3/4 of the steps"]["dB"] < 60
 
 
 def test_decibels_are_those_of_the_mean_squared_error_and_questions_are_of_all_kinds():
     picture = np.full((8, 8, 3), 100, np.uint8)
-    found = formats.decibels([picture] * 3, [picture + 1, picture + 10, picture])
+    found = savings.decibels([picture] * 3, [picture + 1, picture + 10, picture])
     assert found[:2] == pytest.approx([48.1308, 28.1308], abs=1e-4) and found[2] > 70
-    asked = formats.questions(20)
+    asked = savings.questions(20)
     assert len(asked) == 20 and len({question.kind for question in asked}) == 6
 
 

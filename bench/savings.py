@@ -1,9 +1,10 @@
-"""What the number formats do to pictures: the embedded model's in bfloat16 and int8 beside those of float32.
+"""What makes pictures faster at the cost of exactness: the embedded model's with each such setting beside those without it.
 
-    python -m bench formats                      20 of the recipe's questions, 20 steps of dpm++2m: about a minute and a half
+    python -m bench savings                      20 of the recipe's questions, 20 steps of dpm++2m: about three minutes
+    python -m bench savings --sampler ddim --steps 50 --only guidance,steps
 
 Told are decibels, 10 log₁₀(255² / mean squared error) of a picture's levels, and seconds a picture; where the font is that the
-recipe draws with, also what its judge finds right (weights/recipe/judge.py).
+recipe draws with, also what its judge finds right (weights/recipe/judge.py). Fewer steps are what any other saving has to beat.
 """
 import itertools
 import pathlib
@@ -16,7 +17,11 @@ import npdiffusion
 from bench import turns
 from weights.recipe import exam, settings
 
-FORMATS = "bfloat16", "int8"
+PLAIN = "float32"
+SAVINGS = {                           # keywords of npdiffusion.load, settings, share of the steps
+    PLAIN: ({}, {}, 1), "bfloat16": ({"dtype": "bfloat16"}, {}, 1), "int8": ({"dtype": "int8"}, {}, 1),
+    "guidance every 2": ({}, {"guidance_every": 2}, 1), "guidance every 3": ({}, {"guidance_every": 3}, 1),
+    "3/4 of the steps": ({}, {}, 3 / 4), "2/3 of the steps": ({}, {}, 2 / 3), "half the steps": ({}, {}, 1 / 2)}
 SAME = 1e-3                           # mean squared error below which levels differ by rounding alone
 
 
@@ -24,32 +29,35 @@ def add_arguments(parser):
     parser.add_argument("--questions", type=int, default=20, help="how many (default 20)")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--sampler", default="dpm++2m")
+    parser.add_argument("--only", type=lambda text: text.split(","), default=[""], help=f"parts of {', '.join(SAVINGS)}")
     parser.add_argument("--threads", type=int, default=None, help="default: physical cores")
     parser.add_argument("--font", type=pathlib.Path, default=pathlib.Path(settings.FONT), help="of the judge")
 
 
 def run(arguments):
-    """Pictures in each number format beside those of float32: decibels, seconds, the judge's marks."""
+    """Pictures with each saving beside those without: decibels, seconds, the judge's marks."""
     threads, asked, found = turns.set_threads(arguments.threads), questions(arguments.questions), {}
     judge = judge_with(arguments.font)
-    for dtype in ("float32", *FORMATS):
-        pipeline, pictures, seconds = npdiffusion.load(dtype=dtype, threads=threads), [], []
+    for name, (loading, more, share) in SAVINGS.items():
+        if name != PLAIN and not any(part in name for part in arguments.only):
+            continue
+        pipeline, pictures, seconds = npdiffusion.load(threads=threads, **loading), [], []
         for question in asked:
             before = time.perf_counter()
-            pictures += pipeline.generate(question.text, seed=question.seed, steps=arguments.steps, sampler=arguments.sampler,
-                                          progress=False)
+            pictures += pipeline.generate(question.text, seed=question.seed, steps=round(share * arguments.steps),
+                                          sampler=arguments.sampler, progress=False, **more)
             seconds.append(time.perf_counter() - before)
-        noise = decibels(pictures, found["float32"][0] if found else pictures)
+        noise = decibels(pictures, found[PLAIN][0] if found else pictures)
         marks = exam.figures_of(asked, [judge.marks(question.scene, picture) for question, picture in zip(asked, pictures)]
                                 ) if judge else {}
-        found[dtype] = pictures, noise, statistics.median(seconds), marks
-    rows = [(dtype, *((None, None) if dtype == "float32" else (statistics.mean(noise), min(noise))), seconds, *marks.values())
-            for dtype, (_, noise, seconds, marks) in found.items()]
+        found[name] = pictures, noise, statistics.median(seconds), marks
+    rows = [(name, *((None, None) if name == PLAIN else (statistics.mean(noise), min(noise))), seconds, *marks.values())
+            for name, (_, noise, seconds, marks) in found.items()]
     turns.table([("dB, mean", ".1f"), ("least", ".1f"), ("s a picture", ".2f"),
-                 *((f"{kind}, %", ".1f") for kind in found["float32"][-1])], rows)
-    turns.last_line(benchmark="formats", steps=arguments.steps, sampler=arguments.sampler, threads=threads, **{
-        dtype: {"dB": statistics.mean(noise), "least": min(noise), "seconds": seconds, **marks}
-        for dtype, (_, noise, seconds, marks) in found.items()})
+                 *((f"{kind}, %", ".1f") for kind in found[PLAIN][-1])], rows)
+    turns.last_line(benchmark="savings", steps=arguments.steps, sampler=arguments.sampler, threads=threads, **{
+        name: {"dB": statistics.mean(noise), "least": min(noise), "seconds": seconds, **marks}
+        for name, (_, noise, seconds, marks) in found.items()})
 
 
 def questions(count):
