@@ -16,22 +16,7 @@ import torch
 from diffusers.models.attention_processor import Attention
 from PIL import Image
 
-from bench import (
-    gradients,
-    growth,
-    models,
-    network,
-    operations,
-    peak,
-    peers,
-    plot,
-    results,
-    savings,
-    train,
-    turbo,
-    turns,
-    xl,
-)
+from bench import gradients, growth, models, network, operations, peak, peers, plot, results, savings, train, turbo, turns, xl
 from npdiffusion import kernels, load
 from npdiffusion.errors import UserError
 from npdiffusion.models import flops
