@@ -123,8 +123,9 @@ def written(rows, head, dtype):
                 [f"{row.announced:.2f}", f"{row.seconds:.2f}", f"{row.announced / row.seconds:.2f}"]),
               f"{row.seconds / row.images:.2f}"] for row in rows]
     table = "".join(f"| {' | '.join(line)} |\n" for line in [COLUMNS, ["---"] * len(COLUMNS), *lines])
-    return (f"# How time grows\n\n{head}, {dtype}, {datetime.date.today()}. Written by `python -m bench growth`: a guided step "
-            f"of Stable Diffusion v1 and its\ndecoding, with random weights.\n\n{table}\n![Seconds by pixels](growth.png)\n")
+    return (f"# How time grows\n\n{head},\n{dtype}, {datetime.date.today()}. Written by `python -m bench growth`: a guided "
+            "step of Stable Diffusion v1 and its decoding, with random\nweights.\n\n"
+            f"{table}\n![Seconds by pixels](growth.png)\n")
 
 
 def draw(rows, head):
@@ -141,6 +142,7 @@ def draw(rows, head):
                          fontsize=8)
     by_size.set_xticks([row.size for row in plain], [f"{row.size}²" for row in plain])
     by_size.set_ylim(min(row.seconds for row in plain) / 2, 2.5 * max(row.seconds for row in plain))
+    by_size.margins(x=0.1)
     by_size.minorticks_off()
     by_size.legend(frameon=False)
     by_size.set_title("A guided step", fontsize=11, loc="left")
