@@ -4,6 +4,7 @@ Whoever judges must be judged first: real scenes have to pass, scenes that show 
 tested with a few stand-in sprites, so that it needs no font, and with the font's own where it is installed.
 """
 
+import itertools
 import json
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from npdiffusion.weights.recipe import captions, exam, newcomer, recognition, scenes, scribbles, settings, subjects
+from npdiffusion.weights.recipe import captions, exam, newcomer, recognition, scenes, scribbles, seeds, settings, subjects
 
 STAND_INS = ("cat", "dog", "fox", "bear", "panda", "frog")
 
@@ -71,6 +72,15 @@ def test_judge_passes_a_real_scene(scene, sprites):
 def test_judge_sees_what_is_wrong(shown, asked, wrong, sprites):
     marks = recognition.Judge(sprites).marks(asked, drawn(shown, sprites))
     assert {name for name, right in marks.items() if not right} == wrong
+
+
+def test_what_a_caption_leaves_open_cannot_be_wrong_and_what_it_says_can(sprites):
+    judge, shown = recognition.Judge(sprites), scenes.Scene(("fox",), "white", "small", "top left")
+    picture = drawn(shown, sprites)
+    for size, place, right in (("", "", (True, True)), ("", "centre", (True, False)), ("big", "", (False, True)),
+                               ("", "top left", (True, True)), ("small", "top", (True, False))):
+        marks = judge.marks(scenes.Scene(("fox",), "white", size, place), picture)
+        assert (marks["size"], marks["place"]) == right
 
 
 def test_judge_finds_no_second_subject_in_half_of_one(sprites):
@@ -196,6 +206,50 @@ def test_same_generator_state_draws_the_same_scene(sprites):
     first, second = (drawn(scenes.Scene(("cat",), "night", "big"), sprites) for _ in range(2))
     assert first.shape == (settings.PIXELS, settings.PIXELS, 3) and first.dtype == np.uint8
     assert np.array_equal(first, second)
+
+
+@pytest.mark.parametrize("scene", [
+    scenes.Scene(("cat",), "white"), scenes.Scene(("cat",), "white", "small"), scenes.Scene(("fox", "panda"), "white"),
+    scenes.Scene(("bear",), "white", count=3)], ids=captions.caption)
+def test_seeds_move_what_is_put_nowhere_and_several_stay_apart(scene, sprites):
+    boxes = []
+    for seed in range(60):
+        placed = list(scenes.laid_out(scene, sprites, np.random.default_rng(seed)))
+        boxes.append([(*corner, corner[0] + sprite.width, corner[1] + sprite.height) for sprite, corner in placed])
+        for one, other in itertools.combinations(boxes[-1], 2):
+            assert one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
+    boxes = np.array(boxes, float)
+    assert boxes.min() >= settings.MARGIN and boxes.max() <= settings.PIXELS - settings.MARGIN
+    middles = (boxes[..., :2] + boxes[..., 2:]) / 2
+    assert (middles.std(axis=0).max(axis=1) > 4).any()
+
+
+def test_a_place_that_is_said_is_kept_whatever_the_seed(sprites):
+    for place, shift in settings.OFFSET.items():
+        if place:
+            for seed in range(20):
+                picture = drawn(scenes.Scene(("cat",), "white", "small", place), sprites, seed).astype(np.float32)
+                box = recognition.box_of(recognition.outline(picture, recognition.ground_of(picture), False))
+                assert recognition.place_of(box) == place.replace("centre", ""), (place, seed)
+
+
+def test_grounds_are_told_apart_in_every_shade_and_light():
+    for ground in scenes.GROUNDS:
+        for seed in range(25):
+            picture = np.asarray(scenes.draw_ground(ground, np.random.default_rng(seed))).astype(np.float32)
+            seen = recognition.ground_of(picture)
+            assert recognition.name_of_ground(seen) == ground, (ground, seed)
+            assert not recognition.outline(picture, seen, ground in scenes.SCENERY).any() or ground in scenes.SCENERY
+
+
+def test_drawn_scenes_of_one_caption_differ_by_more_than_20_of_255(sprites):
+    scene = scenes.Scene(("cat",), "green")
+    assert seeds.difference([drawn(scene, sprites, seed) for seed in range(16)]) > 20
+
+
+def test_difference_of_seeds_is_the_mean_over_pairs():
+    black, grey = np.zeros((4, 4, 3), np.uint8), np.full((4, 4, 3), 60, np.uint8)
+    assert seeds.difference([black, grey, grey]) == pytest.approx(40)
 
 
 # The captions --------------------------------------------------------------------------------------------------

@@ -1,11 +1,11 @@
 """What is in a picture, told without a network: which sprite is nearest, how big, where, and on what ground.
 
     ground     the border's median colour, row by row in scenery          → nearest of all colours and sceneries
-    subject    what differs from the ground, cut out and made 24 × 24     → nearest of all sprites, drawn at the same
+    subject    what differs from the ground, cut out and made 48 × 48     → nearest of all sprites, drawn at the same
                                                                             place and cut out likewise (squared error)
     several    the same in the left and right half, or top, bottom left and bottom right, with a gap between
     tint       the nearest of all subjects, of all in that colour and of this one in all colours has to be it
-    size       longest side of what was cut out;   place    its middle
+    size       longest side of what was cut out;   place    its middle; what the caption doesn't say can't be wrong
 
 Pictures are (H, W, 3) in 0 … 255.
 """
@@ -22,8 +22,8 @@ from .scenes import GROUNDS, SCENERY, scaled, tinted, tints_of
 FRAME = 3                                                   # pixels of border that show the ground
 DIFFERS = 36                                                # of 255, in one channel at least: this is no longer ground
 SPECK, STAR = 12, 36                                        # pixels; what is no larger is no subject
-THUMBNAIL = 24
-SMALL, BIG, OFF_CENTRE = 62, 92, 9                          # pixels, between those of the scenes drawn
+THUMBNAIL = 48
+SMALL, BIG, OFF_CENTRE = 57, 97, 9                          # pixels, between those of the scenes drawn
 
 
 def ground_of(picture):
@@ -147,8 +147,8 @@ class Judge:
         right = dict(subject=sorted(found, key=str) == sorted(((name, scene.tint) for name in names), key=str),
                      ground=ground_is_right, size=True, place=True)
         if len(names) == 1:
-            right["size"] = bool(boxes) and size_of(boxes[0]) == scene.size
-            right["place"] = bool(boxes) and place_of(boxes[0]) == scene.place.replace("centre", "")
+            right["size"] = bool(boxes) and scene.size in ("", size_of(boxes[0]))
+            right["place"] = bool(boxes) and (not scene.place or place_of(boxes[0]) == scene.place.replace("centre", ""))
         return right
 
     def error(self, scene, picture):

@@ -1,7 +1,7 @@
 """The data: scenes of emoji on plain colours and simple scenery, drawn from a random generator without end.
 
     sample_scene   what is said       who, how many, in which colour, how big, where, on what ground
-    draw           what is not said   exact shade, size and place, the horizon, each star      → (128, 128, 3) uint8
+    draw           what is not said   shade, light, size and place, the horizon, each star     → (128, 128, 3) uint8
 
 How a scene is put into words is told in `captions`. One combination in ten, chosen by a hash, is held out: a subject
 on a ground, two subjects together, a subject in another colour than its own. No training scene has it, so that the
@@ -128,8 +128,10 @@ def tinted(sprite, tint):
 
 
 def draw_ground(background, rng):
-    """→ RGB image: a plain colour, or a sky that grows lighter downwards, above a ground or full of stars"""
-    shade, side = rng.normal(0, settings.SHADE, 3), settings.PIXELS
+    """→ RGB image: a plain colour, or a sky that grows lighter downwards, above a ground or full of stars; a little lighter
+    towards one side"""
+    brighter, coloured = settings.SHADE
+    shade, side = rng.normal(0, brighter) + rng.normal(0, coloured, 3), settings.PIXELS
     horizon = int(rng.integers(*settings.HORIZON, endpoint=True))
     if background in settings.PALETTE:
         rows = np.tile(np.array(settings.PALETTE[background], np.float64), (side, 1))
@@ -140,7 +142,10 @@ def draw_ground(background, rng):
         rows = (1 - down) * top + down * low
         if ground:
             rows = np.concatenate([rows, np.tile(np.array(ground, np.float64), (side - horizon, 1))])
-    picture = np.tile((rows + shade)[:, None], (1, side, 1)).round().clip(0, 255).astype(np.uint8)
+    down, across = np.meshgrid(*[np.linspace(-1, 1, side)] * 2, indexing="ij")
+    strength, angle = rng.uniform(0, settings.LIGHT), rng.uniform(0, 2 * np.pi)
+    light = strength * (np.cos(angle) * across + np.sin(angle) * down)
+    picture = ((rows + shade)[:, None] + light[..., None]).round().clip(0, 255).astype(np.uint8)
     if background == "night":
         for x, y, light in rng.integers((2, 2, 190), (side - 4, side - 4, 255), (rng.integers(*settings.STARS), 3)):
             picture[y:y + 3, x:x + 3] = light, light, light * 9 // 10
@@ -155,17 +160,28 @@ def laid_out(scene, sprites, rng, bend=None):
     names = scene.subjects * scene.count
     low, high = settings.LONGEST_SIDE[scene.size if len(names) < 2 else "two" if len(names) == 2 else "three"]
     offsets = ([settings.OFFSET[scene.place]], settings.TWO, settings.THREE)[max(0, len(names) - 1)]
-    for name, offset in zip(names, offsets):
+    for name, offset, wander in zip(names, offsets, wandering(scene, len(names))):
         whole = tinted(sprites[name], scene.tint) if scene.tint else sprites[name]
         sprite = scaled(whole, int(rng.integers(low, high + 1)))
         if bend:
             sprite = bend(sprite, rng)
-        wander = rng.integers(-settings.WANDER, settings.WANDER + 1, 2)
+        wander = [int(rng.integers(-by, by + 1)) for by in wander]
         last = settings.PIXELS - settings.MARGIN
         yield sprite, [
             int(np.clip((settings.PIXELS - side) // 2 + shift + by, settings.MARGIN, last - side))
             for side, shift, by in zip(sprite.size, offset, wander)
         ]
+
+
+def wandering(scene, count):
+    """How many pixels each of the subjects may be off its place, across and down: those that a caption puts nowhere may be
+    nearly anywhere, and several only keep apart"""
+    near, far = settings.WANDER, settings.ROVE
+    if count == 2:
+        return [(near, far)] * 2
+    if count == 3:
+        return [(far, near), (near, near), (near, near)]
+    return [(near, near) if scene.place else (far, far)]
 
 
 def draw(scene, sprites, rng):

@@ -30,15 +30,17 @@ SCENERY = {                                                 # sky, ground
     "sunset": (((120, 70, 145), (250, 150, 75)), (66, 48, 62)),
     "night": (((16, 20, 60), (42, 46, 104)), None),         # sky alone, with stars
 }
-HORIZON, STARS = (80, 92), (16, 24)                         # rows from the top; how many
-SHADE = 4                                                   # standard deviation of a background's colour, of 255
-LONGEST_SIDE = {"small": (44, 50), "": (74, 82), "big": (102, 110), "two": (48, 54), "three": (42, 48)}   # of a sprite
+HORIZON, STARS = (68, 98), (10, 30)                         # rows from the top; how many
+SHADE = 8, 4                                                # of 255: deviation of a ground's brightness, of its three colours
+LIGHT = 12                                                  # of 255: at most so much lighter towards one side, darker away
+LONGEST_SIDE = {"small": (38, 52), "": (64, 90), "big": (102, 116), "two": (42, 54), "three": (36, 50)}   # of a sprite
 OFFSET = {                                                  # from the middle, before the sprite is held in the picture
     "": (0, 0), "left": (-36, 0), "right": (36, 0), "top": (0, -36), "bottom": (0, 36), "centre": (0, 0),
     "top left": (-36, -36), "top right": (36, -36), "bottom left": (-36, 36), "bottom right": (36, 36),
 }
 TWO, THREE = ((-31, 0), (31, 0)), ((0, -29), (-31, 29), (31, 29))            # offsets of several sprites
-WANDER, MARGIN = 3, 4                                       # pixels off its place; pixels kept free at the border
+WANDER, ROVE = 3, 20                                        # pixels off its place, where that is said and where it isn't
+MARGIN = 4                                                  # pixels kept free at the border
 SHARES = dict(                                              # of scenes: nothing, two of a kind, three, two different
     none=0.02, two=0.07, three=0.07, pair=0.22,             # subjects; the rest show one subject
     scenery=0.25, tint=0.30, size=0.40, place=0.40,         # of those with a background, with one subject
@@ -79,9 +81,9 @@ SCHEDULER = dict(                                           # Stable Diffusion v
 )
 UNET_TRAINING = dict(
     # the rate falls towards the end of each leg, after which the averaged weights are worth shipping
-    legs=(6_100, 16_000), decay=1_000, batch=64, rate=1.2e-3, warm_up=100, averaging=0.999, snr_cap=5.0,
+    legs=(6_100, 7_000), decay=700, batch=32, rate=8e-4, warm_up=50, averaging=0.999, snr_cap=5.0,
     empty_captions=0.1, plain=("embedding.weight", "conv_in", "conv_out"),
-    first_scenes=8_000, scenes=64_000, more_every=250,      # 1,000 more scenes every so many steps
+    first_scenes=2_000, scenes=64_000, more_every=200,      # of a leg; 1,000 more scenes every so many steps
 )
 
 # The ControlNet and the LoRA ---------------------------------------------------------------------------------

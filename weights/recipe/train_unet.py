@@ -38,9 +38,10 @@ def denoising():
 
 
 def scenes_at(step):
-    """How many scenes the bank holds at a step."""
+    """How many scenes the bank holds at a step; each leg begins with few, since what scenes show may have changed."""
     plan = settings.UNET_TRAINING
-    return min(plan["scenes"], plan["first_scenes"] + PIECE * (step // plan["more_every"]))
+    begun = max(end for end in (0, *plan["legs"]) if end <= step)
+    return min(plan["scenes"], plan["first_scenes"] + PIECE * ((step - begun) // plan["more_every"]))
 
 
 def examples(bank, step):
