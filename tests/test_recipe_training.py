@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 import npdiffusion
+from npdiffusion.checkpoints.safetensors_file import read_file
 from npdiffusion.diffusion.samplers.consistency import lcm
 from npdiffusion.training import initial, loop, runs
 from npdiffusion.training.optimizers import muon_and_adamw
@@ -256,6 +257,28 @@ def test_training_goes_on_from_the_shipped_model_and_exports_it_unchanged(tiny, 
     assert not (tiny / "second" / "vae").exists()
 
 
+def test_an_export_can_go_a_share_of_the_way_from_the_shipped_weights_to_the_learnt_ones(tiny, monkeypatch):
+    run_all(tiny / "first")
+    export.main(["--runs", str(tiny / "first"), "--to", str(tiny / "shipped")])
+    monkeypatch.setattr(settings, "MODEL", tiny / "shipped")
+    settings.PROGRESS.write_text('{"vae": 5, "unet": 3, "controlnet": 3, "few_steps": 3}')
+    assert train_unet.main(["--runs", str(tiny / "second")])
+    for share in "0", "0.25", "1":
+        export.main(["--runs", str(tiny / "second"), "--to", str(tiny / share), "--share", share])
+    for file in "unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors":
+        before, none, some, all_of_it = (
+            {name: np.asarray(tensor(), np.float32) for name, tensor in read_file(tiny / folder / file).items()}
+            for folder in ("shipped", "0", "0.25", "1"))
+        assert all((none[name] == before[name]).all() for name in before)
+        learnt = {name.split(".", 2)[2]: tensor() for name, tensor in training.kept_state("unet")[0].items()
+                  if name.startswith(f"average.{file.split('/')[0]}.")}
+        assert learnt.keys() == before.keys() and any((learnt[name] != before[name]).any() for name in before)
+        for name, value in learnt.items():
+            agree("recipe", f"all of the way: {name}", all_of_it[name], value, 1e-3, relative=True)
+            agree("recipe", f"a quarter of the way: {name}", some[name], 0.75 * before[name] + 0.25 * value, 1e-3,
+                  relative=True)
+
+
 def test_rate_warms_up_stays_and_falls_to_zero_at_the_end_of_the_plan():
     plan = dict(end=1000, fresh=0, warm_up=100, decay=200)
     assert training.rate_at(9, **plan) == pytest.approx(0.1)
@@ -271,6 +294,12 @@ def test_the_rate_falls_at_the_end_of_each_leg_and_warms_up_again(monkeypatch):
     assert shares[9] == shares[50] == shares[109] == shares[250] == 1.0
     assert max(shares[98:101]) < 0.11 and shares[299] < 0.01
     assert train_unet.rate(150, begun=150) == pytest.approx(0.1)
+
+
+def test_the_bank_of_scenes_grows_anew_in_each_leg(monkeypatch):
+    monkeypatch.setattr(settings, "UNET_TRAINING", dict(legs=(100, 300), first_scenes=2000, scenes=4500, more_every=50))
+    assert [train_unet.scenes_at(step) for step in (0, 49, 50, 99, 100, 149, 150, 299)] == [
+        2000, 2000, 3000, 3000, 2000, 2000, 3000, 4500]
 
 
 def test_weights_of_the_loss_are_those_of_its_formula():

@@ -2,6 +2,12 @@
 
     python -m weights.recipe.export                     into runs/model/, to be judged
     python -m weights.recipe.export --to weights        ships it
+    python -m weights.recipe.export --share 0.65        goes only so far from the shipped weights to the learnt ones
+
+    θ = θ₀ + share (θ₁ − θ₀)        θ₀ shipped, θ₁ learnt since
+
+When a leg taught something new, weights between both ends keep more of what was known than the last do (Wortsman et al. 2022,
+arXiv:2109.01903). What is shipped is θ₀ of the next time: the same share taken twice is another model.
 
 The ControlNet goes to controlnet/, the LoRA to lora/lcm.safetensors in PEFT's names, as diffusers has them, once they have
 been trained.
@@ -27,7 +33,7 @@ from .train_control import new_controlnet, newest
 from .train_few_steps import FILE as LORA_FILE
 from .train_few_steps import PART as FEW_STEPS
 from .train_few_steps import attach, spelled
-from .training import fill, steps_behind
+from .training import fill, named, steps_behind
 
 INDEX = {
     "_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.42.1", "requires_safety_checker": False,
@@ -66,15 +72,24 @@ def control_sizes(controlnet):
                     "controlnet_conditioning_channel_order": "rgb"}
 
 
+def between(models, share):
+    """Give {folder: model} the weights that are such a share of the way from the shipped to the newest ones, in place."""
+    newest = {name: value.copy() for name, value in named(fill(models)).items()}
+    for name, value in named(fill(models, from_runs=False)).items():
+        value[...] = np.float32(1 - share) * value + np.float32(share) * newest[name]
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=settings.RUNS, help="folder of states, logs and caches")
     parser.add_argument("--to", type=Path, default=None, metavar="FOLDER", help="default: model/ in that folder")
+    parser.add_argument("--share", type=float, default=1.0, help="of the way from the shipped UNet and text encoder, 0 … 1")
     args = parser.parse_args(arguments)
     settings.RUNS = args.runs
     folder = (args.to or settings.RUNS / "model").resolve()
     vae, unet, text_encoder = new_vae(scaling_factor()), new_unet(), new_text_encoder()
-    fill(dict(vae=vae, unet=unet, text_encoder=text_encoder))
+    fill(dict(vae=vae))
+    between(dict(unet=unet, text_encoder=text_encoder), args.share)
     weights = "diffusion_pytorch_model.safetensors"
     for name, file, model, sizes in (("vae", weights, vae, settings.VAE), ("unet", weights, unet, settings.UNET),
                                      ("text_encoder", "model.safetensors", text_encoder, settings.TEXT)):

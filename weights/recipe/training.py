@@ -93,9 +93,9 @@ def at_random(folder, model):
     initial.begin(model, np.random.default_rng([settings.SEED, *folder.encode()]))
 
 
-def fill(models, begin=at_random):
-    """Give {folder: model} their newest weights: averages of the runs, else the shipped ones, else what begin(folder, model)
-    gives them."""
+def fill(models, begin=at_random, from_runs=True):
+    """Give {folder: model} their newest weights: averages of the runs (unless these shall not count), else the shipped ones,
+    else what begin(folder, model) gives them."""
     wanted = named(models)
     for folder, model in models.items():
         if shipped_steps(folder):
@@ -104,7 +104,8 @@ def fill(models, begin=at_random):
                 wanted[f"{folder}.{name}"][...] = tensor()
         else:
             begin(folder, model)
-    fill_from_runs(wanted)
+    if from_runs:
+        fill_from_runs(wanted)
     return models
 
 
