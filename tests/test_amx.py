@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from npdiffusion.kernels import environment, fast, fast_gradients, gradients, machine, reference
-from npdiffusion.kernels.products import amx_tile, winograd
+from npdiffusion.kernels.products import amx_tile, windows, winograd
 from npdiffusion.kernels.products.patches import Geometry
 from tests.differences import agree
 from tests.operations import LIMIT, assert_twin, convolution, error, values
@@ -78,6 +78,25 @@ def test_nan_stays_in_its_row_and_its_column():
 def test_an_enlarged_image_is_convolved_without_being_written(height, width):
     x, weight, _ = convolution((2, 5, 7), (32, 40), 3)
     assert_twin("upsample_conv2d", x, reference.pack_conv2d(weight, "bfloat16"), values(40), height, width)
+
+
+@has_tiles
+@pytest.mark.parametrize("image, channels, kernel, padding", [
+    ((2, 16, 32), (64, 40), (3, 3), (1, 1, 1, 1)), ((1, 8, 64), (32, 33), (3, 3), (1, 1, 1, 1)),
+    ((3, 8, 96), (32, 70), (3, 3), (1, 1, 1, 1)), ((1, 9, 33), (96, 32), (2, 2), (0, 0, 0, 0)),
+    ((1, 8, 32), (320, 32), (3, 3), (1, 1, 1, 1))])      # a run of more terms than a block has
+def test_windows_are_read_as_they_lie(image, channels, kernel, padding):
+    x, weight, bias = convolution(image, channels, kernel)
+    packed = fast.pack_conv2d(weight, "bfloat16")
+    out = image[1] + padding[0] + padding[1] - kernel[0] + 1, image[2] + padding[2] + padding[3] - kernel[1] + 1
+    assert windows.words(Geometry(*image[1:], channels[0], *kernel, 1, padding[0], padding[2], *out, *image[1:]), packed)
+    assert_twin("conv2d", x, reference.pack_conv2d(weight, "bfloat16"), bias, 1, padding)
+
+
+@has_tiles
+def test_windows_of_enlarged_images():
+    x, weight, _ = convolution((2, 8, 16), (32, 40), 3)
+    assert_twin("upsample_conv2d", x, reference.pack_conv2d(weight, "bfloat16"), values(40), 16, 32)
 
 
 @has_tiles

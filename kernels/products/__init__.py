@@ -7,5 +7,5 @@
     attention_words.py     its keys and values in bfloat16
     int8_matmul.py  linear layers with bytes for weights     int8_tile.py   their register tile     blocking.py   jobs
     microkernel.py  the register tile        packing.py   weights in the order of the tile        epilogue.py   the last pass
-    amx_tile.py     a larger one where the processor has registers for tiles
+    amx_tile.py     a larger one where the processor has registers for tiles     windows.py   which read an image as it lies
 """

@@ -23,6 +23,7 @@ class Sizes(NamedTuple):
     block_rows: int                                      # of a job
     block_columns: int
     width: int                                           # of C in working memory, where a gate stands beside its value
+    window: int                                          # words of an image that a job reads instead of A, see windows.py
 
 
 def job_size(rows, columns, thread_count, max_panels, tile_rows=TILE_ROWS, max_tiles=MAX_TILES):

@@ -29,7 +29,7 @@ from ..arrays import flat, float32
 from ..codegen.bfloat16 import factors_per_word
 from ..codegen.compiling import floats_in, floats_out, halves_in, inlined, kernels_for, size, sizes_of
 from ..codegen.memory import next_job
-from . import amx_tile, blocking, epilogue
+from . import amx_tile, blocking, epilogue, windows
 from .amx_tile import HAS_BFLOAT16 as HAS_AMX
 from .amx_tile import make_amx_tile
 from .blocking import AMX_TILES, COLUMNS, DEPTH, MAX_PANELS, MAX_TILES, SMALL, TAIL_ROWS, TILE_ROWS, Sizes, job_size
@@ -83,8 +83,11 @@ def product(x, geometry, rows, weight, bias, residual, y, gated=False):
     tiles = (amx_tile.ROWS, AMX_TILES) if amx_tile.multiplies(weight.dtype) else (TILE_ROWS, MAX_TILES)
     block_rows, panels = job_size(rows, columns, 1 if small else threads.get_threads(), MAX_PANELS // (1 + gated), *tiles)
     width = (panels + (panels + 1 if gated else 0)) * COLUMNS    # a gate that begins inside a panel touches one more
-    sizes = Sizes(rows, outputs, columns, depth, block_rows, panels * COLUMNS, width)
-    kernel, scratch = multiply[weight.dtype], block_rows * DEPTH + (block_rows + TILE_ROWS) * width     # what tiles overhang
+    window = windows.words(geometry, weight)
+    block_rows = windows.ROWS if window else block_rows
+    sizes = Sizes(rows, outputs, columns, depth, block_rows, panels * COLUMNS, width, window)
+    a_words = window or block_rows * DEPTH
+    kernel, scratch = multiply[weight.dtype], a_words + (block_rows + TILE_ROWS) * width     # what tiles overhang
     if weight.dtype == "int8":
         scratch = int8_scratch(block_rows, width)
     threads.launch(kernel, tuple(sizes), tuple(geometry), flat(x), weight.panels, bias, residual, flat(y),
@@ -105,8 +108,9 @@ def multiply(thread, counter, sizes, geometry, x, panels, bias, residual, y, mem
         first, last, column, end = blocking.rectangle(job, sizes)
         if HAS_AMX and panels.itemsize == 2:
             amx_tile.configure()
-        _block(first, last, column, end, sizes, geometry, x, panels, bias, residual, y, memory, thread * share,
-               thread * share + sizes.block_rows * DEPTH)
+        a = thread * share
+        _block(first, last, column, end, sizes, geometry, x, panels, bias, residual, y, memory, a,
+               a + (sizes.window if sizes.window > 0 else sizes.block_rows * DEPTH))
         if HAS_AMX and panels.itemsize == 2:
             amx_tile.release()
         job = next_job(counter)
@@ -121,6 +125,17 @@ def _block(first, last, column, end, sizes, geometry, x, panels, bias, residual,
 
     With a gate (fewer columns than outputs) C holds the panels of the values, then those of the gates.
     """
+    if HAS_AMX and panels.itemsize == 2 and sizes.window > 0:
+        windows.multiply(first, last, column, end, sizes, geometry, x, panels, memory, a, c)
+    else:
+        _multiply_gathered(first, last, column, end, sizes, geometry, x, panels, memory, a, c)
+    epilogue.write_rectangle(memory, c, first, last, column, end, sizes, geometry.out_height * geometry.out_width,
+                             bias, residual, y)
+
+
+@inlined
+def _multiply_gathered(first, last, column, end, sizes, geometry, x, panels, memory, a, c):
+    """memory[c:] = the sums of a job, block after block of terms"""
     width = sizes.width
     value_panel, value_panels, gate_panel, all_panels = blocking.panels_of(column, end, sizes)
     block_terms = DEPTH * factors_per_word(panels)
@@ -139,9 +154,6 @@ def _block(first, last, column, end, sizes, geometry, x, panels, bias, residual,
                                 b + 2 * done * COLUMNS, c + p * COLUMNS, width)
             else:
                 _by_vectors(last - first, terms, k0 > 0, memory, a, panels, b, c + p * COLUMNS, width)
-
-    epilogue.write_rectangle(memory, c, first, last, column, end, sizes, geometry.out_height * geometry.out_width,
-                             bias, residual, y)
 
 
 @inlined
