@@ -171,7 +171,8 @@ def test_a_worker_without_the_files_says_which_path_it_missed(models, monkeypatc
 
 
 @pytest.mark.parametrize("first", [
-    OSError("gone"), distributed.CancelledError(), distributed.scheduler.KilledWorker("x", None, 3)])
+    OSError("gone"), distributed.TimeoutError(), distributed.CancelledError(),
+    distributed.scheduler.KilledWorker("x", None, 3)])
 def test_a_worker_that_dies_while_it_is_asked_is_asked_again_and_one_of_another_program_is_left_out(first):
     answers, said, clock = [first, ({"model": "a"}, [])], [], Clock()
     client, place = Client(lambda sent: MADE, introduce=lambda: answers.pop(0)), Place()
@@ -217,7 +218,7 @@ class Future:
     def done(self):
         return self.outcome is not None
 
-    def result(self):
+    def result(self, timeout):
         if isinstance(self.outcome, Exception):
             raise self.outcome
         return self.outcome
@@ -291,6 +292,11 @@ def test_a_picture_that_always_goes_wrong_is_given_up_and_the_others_are_made():
     failed, saved = drive(client, ["a", "bad", "b"])
     assert [entry.request.prompt for entry, _ in failed] == ["bad"] and saved == ["a", "b"]
     assert client.sent.count("bad") == cluster.MOST_TRIES
+
+
+def test_a_picture_whose_worker_stands_still_before_it_is_fetched_is_made_again():
+    client = Client(lambda sent: distributed.TimeoutError() if sent == ["a"] else MADE, slots=1)
+    assert drive(client, ["a", "b"]) == ([], ["a", "b"]) and client.sent.count("a") == 2
 
 
 def test_a_picture_that_workers_refuse_is_asked_of_three_and_named_with_their_reason():

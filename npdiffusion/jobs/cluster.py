@@ -27,6 +27,7 @@ LATE = 1.5                            # times the seconds of most pictures, afte
 FIRST_PAUSE, LONGEST_PAUSE = 1, 60    # seconds between attempts to reach a scheduler
 PAUSE = 0.02                          # seconds between looks at what is done
 COUNTED = 1                           # seconds between looks at which workers there are
+FETCHED = 10                          # seconds in which what is done comes from its worker, which may stand still since
 WRITERS = 8                           # pictures that wait for the disk together
 
 
@@ -139,11 +140,11 @@ class Driver:
             self.known[worker] = differs
 
     def _answer(self, future):
-        """What `introduce` gave; (None, []) of a worker that has no such function, None of one that went meanwhile"""
+        """What `introduce` gave; (None, []) of a worker that has no such function, None of one that went or stood still"""
         import distributed
         try:
-            return future.result()
-        except (distributed.CancelledError, distributed.scheduler.KilledWorker, OSError):
+            return future.result(FETCHED)
+        except (distributed.CancelledError, distributed.scheduler.KilledWorker, distributed.TimeoutError, OSError):
             return None
         except Exception:                                # noqa: BLE001, whatever another program raises
             return None, []
@@ -197,7 +198,7 @@ class Driver:
         """What a future brings, or None and the entry is put back, or given up"""
         import distributed
         try:
-            return future.result()
+            return future.result(FETCHED)
         except UserError as error:
             self.refusals[id(entry)] += 1
             self._again(entry, str(error), self.refusals[id(entry)] < MOST_REFUSALS)
@@ -206,6 +207,8 @@ class Driver:
         except Unasked:
             self.tries[id(entry)] -= 1
             self._again(entry, "")
+        except distributed.TimeoutError:
+            self._again(entry, "the worker that made it stands still")
         except distributed.scheduler.KilledWorker:
             self.lost += 1
             self._again(entry, "the workers that made it died")
