@@ -1,7 +1,7 @@
 """What makes pictures faster at the cost of exactness: the embedded model's with each such setting beside those without it.
 
     python -m bench savings                      20 of the recipe's questions, 20 steps of dpm++2m: about three minutes
-    python -m bench savings --sampler ddim --steps 50 --only guidance,steps
+    python -m bench savings --sampler ddim --steps 50 --only steps
 
 Told are decibels, 10 log₁₀(255² / mean squared error) of a picture's levels, and seconds a picture; where the font is that the
 recipe draws with, also what its judge finds right (weights/recipe/judge.py). Fewer steps are what any other saving has to beat.
@@ -18,10 +18,9 @@ from bench import turns
 from weights.recipe import exam, settings
 
 PLAIN = "float32"
-SAVINGS = {                           # keywords of npdiffusion.load, settings, share of the steps
-    PLAIN: ({}, {}, 1), "bfloat16": ({"dtype": "bfloat16"}, {}, 1), "int8": ({"dtype": "int8"}, {}, 1),
-    "guidance every 2": ({}, {"guidance_every": 2}, 1), "guidance every 3": ({}, {"guidance_every": 3}, 1),
-    "3/4 of the steps": ({}, {}, 3 / 4), "2/3 of the steps": ({}, {}, 2 / 3), "half the steps": ({}, {}, 1 / 2)}
+SAVINGS = {                           # keywords of npdiffusion.load, share of the steps
+    PLAIN: ({}, 1), "bfloat16": ({"dtype": "bfloat16"}, 1), "int8": ({"dtype": "int8"}, 1),
+    "3/4 of the steps": ({}, 3 / 4), "2/3 of the steps": ({}, 2 / 3), "half the steps": ({}, 1 / 2)}
 SAME = 1e-3                           # mean squared error below which levels differ by rounding alone
 
 
@@ -38,14 +37,14 @@ def run(arguments):
     """Pictures with each saving beside those without: decibels, seconds, the judge's marks."""
     threads, asked, found = turns.set_threads(arguments.threads), questions(arguments.questions), {}
     judge = judge_with(arguments.font)
-    for name, (loading, more, share) in SAVINGS.items():
+    for name, (loading, share) in SAVINGS.items():
         if name != PLAIN and not any(part in name for part in arguments.only):
             continue
         pipeline, pictures, seconds = npdiffusion.load(threads=threads, **loading), [], []
         for question in asked:
             before = time.perf_counter()
             pictures += pipeline.generate(question.text, seed=question.seed, steps=round(share * arguments.steps),
-                                          sampler=arguments.sampler, progress=False, **more)
+                                          sampler=arguments.sampler, progress=False)
             seconds.append(time.perf_counter() - before)
         noise = decibels(pictures, found[PLAIN][0] if found else pictures)
         marks = exam.figures_of(asked, [judge.marks(question.scene, picture) for question, picture in zip(asked, pictures)]

@@ -268,11 +268,10 @@ class StableDiffusionPipeline:
         contexts: of the model, and of the refiner      led: what a ControlNet and a T2I-Adapter add, or None
         """
         settings = resolved.guidance, resolved.request.value("guidance_rescale")
-        every = resolved.request.value("guidance_every")
-        yield Prediction(self.unet, contexts[0], *settings, start.channels, *led, every), way.plan, start.known
+        yield Prediction(self.unet, contexts[0], *settings, start.channels, *led), way.plan, start.known
         if way.refining:
             known = refining.kept(start, way.canvas, self.vae, noise, resolved.tile)
-            yield Prediction(self.refiner.unet, contexts[1], *settings, every=every), way.refining, known
+            yield Prediction(self.refiner.unet, contexts[1], *settings), way.refining, known
 
     def load_controlnet(self, paths: Path | Sequence[Path] | None) -> None:
         """Have pictures led by ControlNets, a folder or a file each, in place of those that were there; None: by none

@@ -90,7 +90,6 @@ class Resolved:
         found = dict(
             steps=self.steps, sampler=self.sampler, guidance_scale=self.guidance_scale, seed=self.seeds[0], rng=r.rng,
             schedule=self.schedule, eta=r.eta or None, guidance_rescale=r.guidance_rescale or None,
-            guidance_every=r.guidance_every if r.value("guidance_every") > 1 else None,
             subseed=self.subseeds[0] if self.subseeds else r.subseed, subseed_strength=r.subseed_strength or None,
             timestep_spacing=self.timestep_spacing, timesteps=r.timesteps, prediction_type=r.prediction_type,
             rescale_betas_zero_snr=r.rescale_betas_zero_snr or None, width=self.size[0], height=self.size[1],

@@ -4,9 +4,7 @@ import pytest
 
 from npdiffusion import kernels
 from npdiffusion.models.conditioning import Conditioning, repeated
-from npdiffusion.models.ip_adapter import cross_attentions
-from npdiffusion.models.unet import UNet2DConditionModel
-from tests import pairs, references
+from tests import references
 from tests.references import random, relative_error
 
 SAME = 1e-6                        # largest error over largest value: sums of another batch may be ordered otherwise
@@ -77,54 +75,6 @@ def test_the_time_embedding_is_activated_once_and_projected_for_one_row(unet):
     rows = [arguments["x"] for operation, arguments in seen if operation == "linear" and arguments["x"].ndim == 2]
     assert sum(operation == "silu" for operation, _ in seen) == 2          # inside the embedding, and at its end
     assert all(len(x) == 1 for x in rows) and len({id(x) for x in rows[2:]}) == 1
-
-
-class Beside:
-    """In place of ip_adapter.ImagePrompt: keys and values that are attended to beside those of the words"""
-    scale = 0.6
-
-    def __init__(self, unet, prompts):
-        self.layers, self.prompts = cross_attentions(unet), prompts
-
-    def keys_and_values(self, attention):
-        number, channels = [*self.layers].index(attention), attention.to_k.weight.shape[0]
-        return random(self.prompts, 4, channels, seed=2 * number), random(self.prompts, 4, channels, seed=2 * number + 1)
-
-
-@pytest.mark.parametrize("pictures", [False, True], ids=["words", "and pictures"])
-def test_the_second_half_of_the_prompts_gives_the_second_half_of_the_result_by_the_same_keys_and_values(unet, pictures):
-    x, states = random(2, 8, 8, 4), random(4, 77, 24, seed=1)
-    whole = Conditioning(states, pictures=[Beside(unet, 4)] if pictures else ())
-    expected = unet(x, 41.625, whole)[2:]
-    half, found = whole.second_half(), []
-    seen = operations(lambda: found.append(unet(x, 41.625, half)))
-    assert relative_error(found[0], expected) < SAME and whole.second_half() is half
-    assert not any(arguments.get("x") is each for _, arguments in seen for each in (whole.states, half.states))
-
-
-def test_the_second_half_of_what_xl_is_conditioned_on_is_that_of_its_prompts():
-    whole = Conditioning(random(4, 77, 24), random(1, 8), random(4, 6, seed=1), random(4, 6, seed=2))
-    half = whole.second_half()
-    for name in "states", "pooled", "sizes":
-        assert np.array_equal(getattr(half, name), getattr(whole, name)[2:])
-    assert half.timestep_cond is whole.timestep_cond
-
-
-@pytest.mark.parametrize("settings", [{}, {"guidance_rescale": 0.5}])
-def test_where_guidance_adds_nothing_it_makes_no_difference_how_often_it_is_computed(settings, monkeypatch):
-    """The negative prompt says the same as the prompt, so the picture is the one without guidance."""
-    pipeline, prompts = pairs.our_twin(pairs.make_theirs()), []
-    plain_call = UNet2DConditionModel.__call__
-
-    def call(self, latents, t, conditioning, *more):
-        prompts.append(len(conditioning))
-        return plain_call(self, latents, t, conditioning, *more)
-    monkeypatch.setattr(UNet2DConditionModel, "__call__", call)
-    asked = dict(steps=5, sampler="ddim", seed=7, height=32, width=32)
-    plain, = pipeline.generate(pairs.PROMPT, guidance_scale=1, **asked)
-    found, = pipeline.generate(pairs.PROMPT, pairs.PROMPT, guidance_scale=7.5, guidance_every=2, **asked, **settings)
-    assert prompts == [1] * 5 + [2, 1, 2, 1, 2] and "CFG every: 2" in found.info["parameters"]
-    assert np.abs(pairs.levels(found) - pairs.levels(plain)).max() <= 1
 
 
 def test_latents_that_cannot_be_shared_are_an_error(unet):

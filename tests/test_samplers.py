@@ -316,36 +316,6 @@ def test_rescaled_guidance_equals_diffusers():
               relative=True)
 
 
-class Both:
-    """In place of models.conditioning.Conditioning: of two prompts, or of the second one"""
-    def __init__(self, prompts=2):
-        self.prompts = prompts
-
-    def second_half(self):
-        return Both(1)
-
-    @classmethod
-    def conditioning(cls, call):
-        return cls()
-
-
-def test_guidance_at_every_third_call_keeps_its_difference_in_between():
-    """u = 2 x, c = 5 x + call: the difference of call 0 serves calls 1 and 2, that of call 3 the next ones."""
-    asked = []
-
-    def model(x, t, conditioning):
-        asked.append(conditioning.prompts)
-        conditional = 5 * x + len(asked) - 1
-        return np.concatenate([2 * x, conditional]) if conditioning.prompts == 2 else conditional
-    predict = Prediction(model, Both, 7.5, every=3)
-    states = np.random.default_rng(3).standard_normal((5, *SHAPE), np.float32)
-    found = [predict(x, 1.0, call) for call, x in enumerate(states)]
-    assert asked == [2, 1, 1, 2, 1]
-    for call, x in enumerate(states):
-        whole = call // 3 * 3
-        np.testing.assert_allclose(found[call], 5 * x + call + 6.5 * (3 * states[whole] + whole), rtol=1e-5, atol=1e-4)
-
-
 @pytest.mark.parametrize("scale", [0.0, 1.0])
 def test_a_guidance_scale_up_to_one_is_no_guidance_as_in_diffusers(scale):
     assert Prediction(lambda x, t, conditioning: x, OneContext, scale)(INIT, 1.0, 0) is INIT

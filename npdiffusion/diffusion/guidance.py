@@ -43,37 +43,24 @@ class Prediction:
     channels  further channels that an inpainting model reads beside the latents (N or 1, H, W, K), or None
     control   models.controlnet.Controls, or None
     features  a models.t2i_adapter.Features, or None
-    every     ε(∅) is computed at one of so many calls; at the others, which cost half as much, ε(c) − ε(∅) is what it was
-              (Lv et al. 2024, "FasterCache", arXiv:2410.19355, who correct it by frequencies as well)
     """
-    def __init__(self, unet, contexts, scale=1.0, rescale=0.0, channels=None, control=None, features=None, every=1):
+    def __init__(self, unet, contexts, scale=1.0, rescale=0.0, channels=None, control=None, features=None):
         self.unet, self.contexts, self.scale, self.rescale, self.channels = unet, contexts, scale, rescale, channels
-        self.control, self.features, self.every = control, features, every
-        self.difference, self.uses = None, 0                 # ε(c) − ε(∅), and how many calls it has served
+        self.control, self.features = control, features
         self.recent = deque(maxlen=MOST_CALLS)               # the latest calls, for `check`
 
     def __call__(self, x, t, call):
-        alone = self.difference is not None and self.uses < self.every
-        self.recent.append((x, t, call, alone))
-        output = self.unet(*self.asked(x, t, call, alone))
-        if self.scale <= 1:
-            return output
-        if alone:
-            self.uses += 1
-            return guide(output - self.difference, output, self.scale, self.rescale)
-        unconditional, conditional = np.split(output, 2)
-        if self.every > 1:
-            self.difference, self.uses = conditional - unconditional, 1
-        return guide(unconditional, conditional, self.scale, self.rescale)
+        self.recent.append((x, t, call))
+        output = self.unet(*self.asked(x, t, call))
+        return guide(*np.split(output, 2), self.scale, self.rescale) if self.scale > 1 else output
 
-    def asked(self, x, t, call, alone=False):
-        """The arguments of the UNet at a call; alone: about the prompt without the negative one"""
+    def asked(self, x, t, call):
+        """The arguments of the UNet at a call"""
         latents = x
         if self.channels is not None:
             x = np.concatenate([x, np.broadcast_to(self.channels, (*x.shape[:3], self.channels.shape[-1]))], axis=-1)
         conditioning = self.contexts.conditioning(call)
-        conditioning = conditioning.second_half() if alone else conditioning
-        control = self.control and self.control.residuals(latents, t, conditioning, call, self.scale > 1 and not alone)
+        control = self.control and self.control.residuals(latents, t, conditioning, call, self.scale > 1)
         found = (x, t, conditioning, control) if control or self.features else (x, t, conditioning)
         return (*found, self.features.at(call)) if self.features else found
 

@@ -38,7 +38,6 @@ class Conditioning:
         self.pictures = pictures
         self._keys_and_values: dict[Any, tuple[Array, Array]] = {}
         self._beside: dict[Any, list[tuple[Array, Array, float]]] = {}
-        self._second_half: SecondHalf | None = None
 
     def __len__(self):
         return len(self.states)
@@ -46,12 +45,6 @@ class Conditioning:
     def with_states(self, states: Array) -> "Conditioning":
         """The same for other hidden states; nothing is remembered"""
         return Conditioning(states, self.timestep_cond, self.pooled, self.sizes, self.pictures)
-
-    def second_half(self) -> "SecondHalf":
-        """The second half of the prompts, for a call about them alone; the same object each time"""
-        if self._second_half is None:
-            self._second_half = SecondHalf(self)
-        return self._second_half
 
     def keys_and_values(self, attention: Any) -> tuple[Array, Array]:
         """k, v (N, S, C), which an `Attention` makes of the hidden states"""
@@ -65,23 +58,6 @@ class Conditioning:
             self._beside[attention] = [(*each.keys_and_values(attention), each.scale) for each in self.pictures
                                        if each.scale and attention in each.layers]
         return self._beside[attention]
-
-
-class SecondHalf(Conditioning):
-    """The last N / 2 prompts of a conditioning, with its keys and values; nothing is computed again"""
-    def __init__(self, whole: Conditioning) -> None:
-        self.whole, self.first = whole, len(whole) // 2
-
-        def half(x: Array | None) -> Array | None:
-            return None if x is None else x[self.first:] if len(x) == len(whole) else x
-        super().__init__(whole.states[self.first:], half(whole.timestep_cond), half(whole.pooled), half(whole.sizes))
-
-    def keys_and_values(self, attention: Any) -> tuple[Array, Array]:
-        k, v = self.whole.keys_and_values(attention)
-        return k[self.first:], v[self.first:]
-
-    def beside(self, attention: Any) -> list[tuple[Array, Array, float]]:
-        return [(k[self.first:], v[self.first:], scale) for k, v, scale in self.whole.beside(attention)]
 
 
 def repeated(x: Array, batch: int) -> Array:

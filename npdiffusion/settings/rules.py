@@ -56,8 +56,6 @@ NO_EFFECT = (
      lambda v, option: f"with {option.guidance_scale} {v.guidance_scale:g}"),
     ("guidance_rescale", lambda v: v.guidance_scale <= 1,
      lambda v, option: f"with {option.guidance_scale} {v.guidance_scale:g}"),
-    ("guidance_every", lambda v: v.guidance_scale <= 1,
-     lambda v, option: f"with {option.guidance_scale} {v.guidance_scale:g}"),
     ("subseed", lambda v: not v.request.subseed_strength, lambda v, option: f"with {option.subseed_strength} 0"),
     ("timestep_spacing", lambda v: v.schedule == "sgm_uniform", lambda v, option: f"with {option.schedule} sgm_uniform"),
     *((name, lambda v: not v.family.added, lambda v, option: f"with {v.family.name}") for name in (

@@ -293,9 +293,6 @@ class Request:
     guidance_rescale: float | None = setting(
         Number(0, 1), "take back the contrast that a high guidance scale adds; 0.7 suits models with zero terminal SNR "
         "(default: 0)", group=SAMPLING, metavar="X", customary=0.0, key="CFG rescale")
-    guidance_every: int | None = setting(
-        Whole(1, 10), "compute what guidance adds once in so many steps, and keep it in between: 2 saves a quarter of the time "
-        "(default: 1)", group=SAMPLING, metavar="N", customary=1, key="CFG every")
     timestep_spacing: str | None = setting(
         Choice(SPACINGS), f"which of the training's time steps: {', '.join(SPACINGS)} (default: the model's own)",
         group=SAMPLING, metavar="NAME", key="Timestep spacing")

@@ -18,8 +18,6 @@ def resolved_for(pipeline, prompt, negative_prompt="", **settings):
     resolved = pipeline.resolve(Request.of(prompt=prompt, negative_prompt=negative_prompt or "", **settings))
     if any(way.refining for way in resolved.passes):
         raise UserError("one model is looked into at a time: load it without its refiner")
-    if resolved.guidance > 1 and resolved.request.value("guidance_every") > 1:
-        raise UserError("guidance_every: what is looked into is computed whole at each step, so it can only be 1")
     return resolved
 
 
