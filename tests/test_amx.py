@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from npdiffusion.kernels import environment, fast, fast_gradients, gradients, machine, reference
+from npdiffusion.kernels.backward import paired_weights
 from npdiffusion.kernels.products import amx_tile, windows, winograd
 from npdiffusion.kernels.products.patches import Geometry
 from tests.differences import agree
@@ -131,6 +132,22 @@ def test_the_gradient_of_a_kernel_is_that_of_rounded_factors(image, channels, ke
     found = fast_gradients.conv2d.weight(g, x, fast.pack_conv2d(weight, "bfloat16"), 1, padding)
     expected = gradients.conv2d.weight(rounded(g).astype(float), rounded(x).astype(float), weight.shape, 1, padding)
     agree("gradients", "kernels by tiles of bfloat16", found, expected, LIMIT, relative=True)
+
+
+@has_tiles
+@pytest.mark.parametrize("image", [(7, 4, 4), (1, 40, 5), (2, 5, 90), (1, 1, 700)])
+@pytest.mark.parametrize("factors", [1 << 10, 1 << 14])
+def test_a_gradient_is_the_same_in_many_small_blocks_bands_and_runs(monkeypatch, image, factors):
+    kernel, padding = ((1, 1), (0, 0, 0, 0)) if image[1] == 1 else ((3, 3), (1, 1, 1, 1))
+    x, weight, _ = convolution(image, (70, 75), kernel)
+    g, packed = values(*image, 75), fast.pack_conv2d(weight, "bfloat16")
+    whole = fast_gradients.conv2d.weight(g, x, packed, 1, padding)
+    monkeypatch.setattr(paired_weights, "FACTORS", factors)
+    monkeypatch.setattr(paired_weights, "C_FLOATS", 9 * 32 * 40)
+    monkeypatch.setattr(paired_weights, "RUN", (32, 128))
+    found = fast_gradients.conv2d.weight(g, x, packed, 1, padding)
+    agree("gradients", "kernels by tiles of bfloat16, in pieces", found, whole, LIMIT, relative=True)
+    assert not np.array_equal(found, whole)              # sums are made in another order
 
 
 @has_tiles

@@ -4,7 +4,7 @@
     dV = Pᵀ G         dK = dSᵀ Q / √D   dQ = dS K / √D
 
 l = ln Σ e^S and δ = Σ G Y are one number for each query: so any tile of P can be made again by itself. Letters as in
-flash_attention.py; queries are lanes here as well, two register tiles of them, and keys are rows:
+flash_attention.py; queries are lanes here as well, two register tiles of them (one where there are no more), and keys are rows:
 
         queries            queries                keys                     width
         ┌─────┐            ┌─────┐                ┌────┐                   ┌─────┐
@@ -32,7 +32,7 @@ from ..products.microkernel import PRODUCT
 from ..products.running_softmax import LOWEST
 
 LANES = PRODUCT.columns                                  # queries of a register tile
-QUERIES = 2 * LANES                                      # of a block
+QUERIES = 2 * LANES                                      # of a block; what belongs to it is computed up to `_lanes`
 _LOWEST = np.float32(LOWEST)
 _SMALL = 200_000                                         # multiply-adds that are not worth waking threads for
 
@@ -86,6 +86,12 @@ def _places(sizes):
     return g_turned, q_rows, g_rows, sums, sums + blocks * QUERIES, turned, rows
 
 
+@inlined
+def _lanes(block, queries):
+    """How many queries of a block are computed: whole register tiles"""
+    return min(QUERIES, (queries - block * QUERIES + LANES - 1) // LANES * LANES)
+
+
 @kernel(sizes_of(Sizes), types.boolean, floats_in, floats_in, floats_in, floats_in, floats_out, floats_out, size)
 def prepare(thread, counter, sizes, causal, q, k, g, y, memory, scratch, share):
     """A job is a block of queries of a head. Qᵀ is scaled by 1 / √D; missing queries are zeros."""
@@ -97,20 +103,20 @@ def prepare(thread, counter, sizes, causal, q, k, g, y, memory, scratch, share):
     while job < sizes.images * sizes.heads * blocks:
         head, block = divmod(job, blocks)
         first = block * QUERIES
-        count = min(QUERIES, sizes.queries - first)
+        count, lanes = min(QUERIES, sizes.queries - first), _lanes(block, sizes.queries)
         source = (head // sizes.heads * sizes.queries + first) * channels + head % sizes.heads * width
-        _turn(q, source, channels, count, width, np.float32(1 / math.sqrt(width)), memory, job * turned)
-        _turn(g, source, channels, count, width, np.float32(1), memory, g_turned + job * turned)
-        _spread(q, source, channels, count, width, memory, q_rows + job * rows)
-        _spread(g, source, channels, count, width, memory, g_rows + job * rows)
-        for lane in range(QUERIES):
+        _turn(q, source, channels, count, lanes, width, np.float32(1 / math.sqrt(width)), memory, job * turned)
+        _turn(g, source, channels, count, lanes, width, np.float32(1), memory, g_turned + job * turned)
+        _spread(q, source, channels, count, lanes, width, memory, q_rows + job * rows)
+        _spread(g, source, channels, count, lanes, width, memory, g_rows + job * rows)
+        for lane in range(lanes):
             delta = np.float32(0)
             if lane < count:
                 for d in range(width):
                     delta += load(g, source + lane * channels + d) * load(y, source + lane * channels + d)
             store(memory, deltas + job * QUERIES + lane, delta)
         start = head // sizes.heads * sizes.keys * channels + head % sizes.heads * width
-        for half in range(0, QUERIES, LANES):
+        for half in range(0, lanes, LANES):
             end = min(sizes.keys, first + half + LANES) if causal else sizes.keys
             _logarithms(k, start, channels, end, causal, first + half, width, memory, job * turned + half * width,
                         sums + job * QUERIES + half, scratch, thread * share)
@@ -118,9 +124,9 @@ def prepare(thread, counter, sizes, causal, q, k, g, y, memory, scratch, share):
 
 
 @inlined
-def _turn(x, start, row, count, width, factor, memory, target):
+def _turn(x, start, row, count, lanes, width, factor, memory, target):
     """memory[target:] = xᵀ times a factor, LANES queries and then LANES more, as register tiles take them"""
-    for query in range(QUERIES):
+    for query in range(lanes):
         at = target + query // LANES * LANES * width + query % LANES
         if query < count:
             for d in range(width):
@@ -131,17 +137,15 @@ def _turn(x, start, row, count, width, factor, memory, target):
 
 
 @inlined
-def _spread(x, start, row, count, width, memory, target):
+def _spread(x, start, row, count, lanes, width, memory, target):
     """memory[target:] = x in panels of LANES numbers of each query"""
     for first in range(0, width, LANES):
-        lanes = min(LANES, width - first)
-        for query in range(QUERIES):
+        for query in range(lanes):
             at = target + first * QUERIES + query * LANES
-            if query >= count:
-                lanes = 0
-            for d in range(lanes):
+            numbers = min(LANES, width - first) if query < count else 0
+            for d in range(numbers):
                 store(memory, at + d, load(x, start + query * row + first + d))
-            for d in range(lanes, LANES):
+            for d in range(numbers, LANES):
                 store(memory, at + d, 0)
 
 
@@ -223,20 +227,20 @@ def _keys(head, first, count, blocks, sizes, causal, k, v, memory, shares, dq, d
     for i in range(2 * KEYS * padded):
         store(scratch, of_k + i, 0)
     for block in range(first // QUERIES if causal else 0, blocks):           # earlier queries don't see these keys
-        at = head * blocks + block
-        for half in range(0, QUERIES, LANES):
+        at, lanes = head * blocks + block, _lanes(block, sizes.queries)
+        for half in range(0, lanes, LANES):
             query = at * turned + half * width
             _products(count, k, start, channels, 1, width, memory, query, scratch, p + half, QUERIES, False)
             _products(count, v, start, channels, 1, width, memory, g_turned + query, scratch, ds + half, QUERIES, False)
         hidden = first - block * QUERIES if causal else -KEYS
-        _slopes(count, hidden, memory, sums + at * QUERIES, deltas + at * QUERIES, scratch, p, ds, panels)
-        for half in range(0, QUERIES, LANES):
+        _slopes(count, lanes, hidden, memory, sums + at * QUERIES, deltas + at * QUERIES, scratch, p, ds, panels)
+        for half in range(0, lanes, LANES):
             _products(width, k, start, 1, channels, count, scratch, panels + half * KEYS,
                       shares, dq + block * turned + half * width, LANES, True)
         for lane in range(0, width, LANES):
-            _products(count, scratch, ds, QUERIES, 1, QUERIES, memory, q_rows + at * rows + lane * QUERIES,
+            _products(count, scratch, ds, QUERIES, 1, lanes, memory, q_rows + at * rows + lane * QUERIES,
                       scratch, of_k + lane, padded, True)
-            _products(count, scratch, p, QUERIES, 1, QUERIES, memory, g_rows + at * rows + lane * QUERIES,
+            _products(count, scratch, p, QUERIES, 1, lanes, memory, g_rows + at * rows + lane * QUERIES,
                       scratch, of_v + lane, padded, True)
     scale = np.float32(1 / math.sqrt(width))
     for s in range(count):
@@ -246,22 +250,22 @@ def _keys(head, first, count, blocks, sizes, causal, k, v, memory, shares, dq, d
 
 
 @inlined
-def _slopes(count, hidden, memory, sums, deltas, scratch, p, ds, panels):
+def _slopes(count, lanes, hidden, memory, sums, deltas, scratch, p, ds, panels):
     """P = e^(S − l) and dS = P (dP − δ) in place of S and dP, dS once more in panels
 
     Key s is hidden from the first `hidden` + s queries of the block.
     """
     for s in range(count):
-        for half in range(0, QUERIES, LANES):
+        for half in range(0, lanes, LANES):
             for lane in range(half, half + LANES):
                 at = s * QUERIES + lane
                 power = exp(load(scratch, p + at) - load(memory, sums + lane))
                 store(scratch, p + at, power)
                 store(scratch, ds + at, power * (load(scratch, ds + at) - load(memory, deltas + lane)))
-        for lane in range(min(QUERIES, hidden + s)):
+        for lane in range(min(lanes, hidden + s)):
             store(scratch, p + s * QUERIES + lane, 0)
             store(scratch, ds + s * QUERIES + lane, 0)
-        for half in range(0, QUERIES, LANES):
+        for half in range(0, lanes, LANES):
             for lane in range(LANES):
                 store(scratch, panels + half * KEYS + s * LANES + lane, load(scratch, ds + s * QUERIES + half + lane))
 

@@ -2,15 +2,18 @@
 
     dW[o, i, u, v] = Σ over n, r, q of g̃[n, r, q, o] · x̃[n, r + u − top, q + v − left, i]        ~ rounds to bfloat16
 
-As there the sum runs over pixels, and a job keeps C, all taps of a block of inputs by a block of outputs, while it goes through
-the images, R rows of g by P columns at a time: pixel k of g, in a copy with zeros between the rows, meets pixel k + u · P + v
-of x, for all k of a run. Tiles (`amx_tile`) take words of two neighbouring k:
+As there the sum runs over pixels. Multiplying is cheap here and arranging is not, so a job takes a share of all pixels, for as
+large a block of dW as the second-level cache holds, and arranges each number once for all taps. It goes band by band: R rows
+of g by P pixels, with the zeros that make pixel k of g meet pixel k + u · P + v of x. Bands of small images follow each other
+in one run, with zeros between them in g as well, kh − 1 rows of P, so that one sum goes through many images. Tiles
+(`amx_tile`) take words of two neighbouring pixels:
 
-    A    x, turned round: a row of pixels for each input, where those of a tap begin `shift` pixels later
+    A    x, turned round: a row of pixels for each input, where those of a tap begin u · P + v pixels later
     B    g: a word of pixels 2 k and 2 k + 1 for each output, COLUMNS of them in a row
 
-A row of A may begin in the middle of a word, and so one copy serves all taps.
+A row of A may begin in the middle of a word, and so one copy serves all taps. `partial_sums` adds up what the jobs found.
 """
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -23,9 +26,11 @@ from ..products import amx_tile
 from ..products.microkernel import LANES, PRODUCT
 from ..products.packing import COLUMNS
 from ..products.transposition import make_pairs, make_transpose
+from .partial_sums import added
 
-RUN, RUN_OF_ONE_TAP = 256, 512                           # pixels that the tile sums at once, or so
-C_FLOATS = 128 << 10                                     # of a job, 512 KB
+C_FLOATS = 384 << 10                                     # of a job, 1.5 MB
+FACTORS = 384 << 10                                      # numbers of A and B, 768 KB
+RUN = 256, 4096                                          # pixels of a run: at least, at most
 GROUP = 2 * amx_tile.SIDE                                # pixels that fill a tile's words
 _SMALL = 500_000                                         # multiply-adds that are not worth waking threads for
 _ONE = np.float32(1)
@@ -35,7 +40,7 @@ turn_pairs, pair_rows = make_transpose(LANES, narrow="in columns"), make_pairs(P
 
 
 class Sizes(NamedTuple):
-    """Of images, blocks and jobs."""
+    """Of images, bands, blocks and jobs."""
     images: int
     height: int                                          # of x
     width: int
@@ -47,11 +52,11 @@ class Sizes(NamedTuple):
     kernel_width: int
     top: int
     left: int
-    block_inputs: int                                    # of a job
+    block_inputs: int                                    # of a job, whole tiles
     block_outputs: int
-    run_rows: int                                        # R
-    run_columns: int                                     # of a row of g in a run
-    pitch: int                                           # P
+    band_rows: int                                       # R, of g
+    band_columns: int                                    # of a row of g in a band
+    bands: int                                           # of a run
     pixels: int                                          # of a run, zeros included: whole groups
     pixels_of_x: int                                     # of a row of A
     parts: int                                           # jobs that share the images
@@ -62,33 +67,41 @@ def paired_gradient(g, x, kernel, padding):
     g, x = float32(g, "g"), float32(x, "x")
     (images, out_height, out_width, outputs), (_, height, width, inputs) = g.shape, x.shape
     kh, kw = kernel
-    taps, side = kh * kw, amx_tile.ROWS
-    block_outputs = min(-(-outputs // COLUMNS), 4 if taps > 1 else 8) * COLUMNS
-    block_inputs = min(-(-inputs // side) * side, max(side, C_FLOATS // (taps * block_outputs) // side * side))
-    run = RUN_OF_ONE_TAP if taps == 1 else RUN
-    run_columns = min(out_width, run)
-    pitch = run_columns + kw - 1
-    run_rows = max(1, min(out_height, run // pitch)) if run_columns == out_width else 1
-    pixels = _whole(run_rows * pitch)
-    pixels_of_x = _whole(pixels + (kh - 1) * pitch + kw - 1)
-    pixels_of_x += GROUP if pixels_of_x // GROUP % 2 == 0 else 0         # an odd number of lines, which spread over the cache
+    taps = kh * kw
+    block_outputs = min(_whole(outputs, COLUMNS), C_FLOATS // (taps * amx_tile.ROWS) // COLUMNS * COLUMNS)
+    block_inputs = min(_whole(inputs, amx_tile.ROWS), C_FLOATS // (taps * block_outputs) // amx_tile.ROWS * amx_tile.ROWS)
     blocks = -(-inputs // block_inputs) * -(-outputs // block_outputs)
-    runs = images * -(-out_height // run_rows) * -(-out_width // run_columns)
     small = images * out_height * out_width * taps * inputs * outputs < _SMALL
-    parts = 1 if small else max(1, min(runs, -(-4 * threads.get_threads() // blocks)))
+    run = min(max(RUN[0], FACTORS // (block_inputs + block_outputs)), RUN[1])
+    count = 1 if small or blocks % threads.get_threads() == 0 else threads.get_threads()
+    band_columns = _even(out_width, run, count if images * out_height < count else 1)
+    pitch = band_columns + kw - 1
+    band_rows = max(1, min(out_height, run // pitch - kh + 1)) if band_columns == out_width else 1
+    band = (band_rows + kh - 1) * pitch
+    all_bands = images * -(-out_height // band_rows) * -(-out_width // band_columns)
+    parts = max(1, min(count, all_bands, all_bands * band // RUN[0]))
+    bands = max(1, min(run // band, -(-all_bands // parts)))
+    pixels = _whole((bands - 1) * band + band_rows * pitch, GROUP)
+    pixels_of_x = _whole(pixels + (kh - 1) * pitch + kw - 1, GROUP)
+    pixels_of_x += GROUP if pixels_of_x // GROUP % 2 == 0 else 0         # an odd number of lines, which spread over the cache
     sizes = Sizes(images, height, width, inputs, out_height, out_width, outputs, kh, kw, padding[0], padding[2], block_inputs,
-                  block_outputs, run_rows, run_columns, pitch, pixels, pixels_of_x, parts)
-    sums = np.empty((parts, taps, inputs, outputs), np.float32)
-    threads.launch(sum_pairs["bfloat16"], tuple(sizes), flat(g), flat(x), flat(sums), parallel=not small,
-                   scratch=taps * block_inputs * block_outputs + (block_inputs * pixels_of_x + block_outputs * pixels) // 2
-                   + GROUP * COLUMNS)
-    total = sums[0] if parts == 1 else sums.sum(axis=0)
-    return np.ascontiguousarray(total.transpose(2, 1, 0)).reshape(outputs, inputs, kh, kw)
+                  block_outputs, band_rows, band_columns, bands, pixels, pixels_of_x, parts)
+    shape = parts, taps, _whole(outputs, block_outputs) // COLUMNS, _whole(inputs, block_inputs), COLUMNS
+    sums = threads.working_memory("sums of pixels", math.prod(shape))
+    threads.launch(sum_pairs["bfloat16"], tuple(sizes), flat(g), flat(x), sums, parallel=not small,
+                   scratch=(block_inputs * pixels_of_x + block_outputs * pixels) // 2
+                   + GROUP * max(block_inputs, block_outputs))
+    return added(sums[:math.prod(shape)].reshape(shape), inputs, outputs).reshape(outputs, inputs, kh, kw)
 
 
-def _whole(pixels):
-    """As many as fill groups"""
-    return -(-pixels // GROUP) * GROUP
+def _whole(count, of):
+    """As many as fill groups of so many"""
+    return -(-count // of) * of
+
+
+def _even(count, most, of):
+    """The size of the parts of `count`, at most `most`, if a multiple of `of` parts are to be alike"""
+    return -(-count // _whole(-(-count // most), of))
 
 
 _SIGNATURE = sizes_of(Sizes), floats_in, floats_in, floats_out, floats_out, size
@@ -96,7 +109,7 @@ _SIGNATURE = sizes_of(Sizes), floats_in, floats_in, floats_out, floats_out, size
 
 @kernels_for(**({"bfloat16": _SIGNATURE} if amx_tile.HAS_BFLOAT16 else {}))
 def sum_pairs(thread, counter, sizes, g, x, sums, memory, share):
-    """A job is a block of C for a part of all runs."""
+    """A job is a block of dW for a part of all bands."""
     sizes = Sizes(*sizes)
     row_blocks = (sizes.inputs + sizes.block_inputs - 1) // sizes.block_inputs
     column_blocks = (sizes.outputs + sizes.block_outputs - 1) // sizes.block_outputs
@@ -105,88 +118,88 @@ def sum_pairs(thread, counter, sizes, g, x, sums, memory, share):
         part, block = divmod(job, row_blocks * column_blocks)
         amx_tile.configure()
         row, column = divmod(block, column_blocks)
-        _block(part, row * sizes.block_inputs, column * sizes.block_outputs, sizes, g, x, sums, memory, thread * share)
+        _block(part, row * sizes.block_inputs, row_blocks * sizes.block_inputs, column * sizes.block_outputs,
+               column_blocks * sizes.block_outputs // COLUMNS, sizes, g, x, sums, memory, thread * share)
         amx_tile.release()
         job = next_job(counter)
 
 
 @inlined
-def _block(part, row, column, sizes, g, x, sums, memory, c):
-    """sums[part, :, row:, column:] of a block; memory[c:] holds C, A, B, and a group of pixels on its way there."""
-    taps = sizes.kernel_height * sizes.kernel_width
+def _block(part, row, all_rows, column, panels, sizes, g, x, sums, memory, a):
+    """A block of sums[part], of (taps, panels, all_rows, COLUMNS); memory[a:] holds A, B, and pixels on their way"""
     rows, columns = min(sizes.block_inputs, sizes.inputs - row), min(sizes.block_outputs, sizes.outputs - column)
-    c_step = sizes.block_inputs * sizes.block_outputs    # from a tap to the next
-    a = c + taps * c_step
     b = a + sizes.block_inputs * sizes.pixels_of_x // 2
     group = b + sizes.block_outputs * sizes.pixels // 2
-    for i in range(taps * c_step):
-        store(memory, c + i, 0)
-
-    across = (sizes.out_width + sizes.run_columns - 1) // sizes.run_columns
-    down = (sizes.out_height + sizes.run_rows - 1) // sizes.run_rows
-    runs = sizes.images * down * across
-    for run in range(runs * part // sizes.parts, runs * (part + 1) // sizes.parts):
-        image, place = divmod(run, down * across)
-        r, q = place // across * sizes.run_rows, place % across * sizes.run_columns
-        height, width = min(sizes.run_rows, sizes.out_height - r), min(sizes.run_columns, sizes.out_width - q)
-        seen = height + sizes.kernel_height - 1
-        for k in range(0, sizes.pixels_of_x, GROUP):
+    taps, pitch = sizes.kernel_height * sizes.kernel_width, sizes.band_columns + sizes.kernel_width - 1
+    seen = sizes.band_rows + sizes.kernel_height - 1     # rows of x that a band sees
+    across = (sizes.out_width + sizes.band_columns - 1) // sizes.band_columns
+    down = (sizes.out_height + sizes.band_rows - 1) // sizes.band_rows
+    all_bands = sizes.images * down * across
+    first, end = all_bands * part // sizes.parts, all_bands * (part + 1) // sizes.parts
+    for begin in range(first, end, sizes.bands):
+        bands = min(sizes.bands, end - begin)
+        pixels = ((bands - 1) * seen + sizes.band_rows) * pitch
+        pixels = (pixels + GROUP - 1) // GROUP * GROUP
+        for k in range(0, pixels + (sizes.kernel_height - 1) * pitch + sizes.kernel_width - 1, GROUP):
+            _gather(x, sizes.height, sizes.width, sizes.inputs, sizes.top, sizes.left, seen, pitch, begin, bands, down, across,
+                    sizes, k, row, rows, memory, group, sizes.block_inputs)
             for channel in range(0, rows, LANES):
-                _copy(x, image, r - sizes.top, q - sizes.left, sizes.height, sizes.width, sizes.inputs, seen, sizes.pitch,
-                      sizes.pitch, k, row + channel, min(LANES, rows - channel), LANES, memory, group)
                 place = a + (channel * sizes.pixels_of_x + k) // 2
-                turn_pairs(memory, group, LANES, _ONE, memory, place, sizes.pixels_of_x // 2)
-        for k in range(0, sizes.pixels, GROUP):
+                turn_pairs(memory, group + channel, sizes.block_inputs, _ONE, memory, place, sizes.pixels_of_x // 2)
+        for k in range(0, pixels, GROUP):
+            _gather(g, sizes.out_height, sizes.out_width, sizes.outputs, 0, 0, sizes.band_rows, sizes.band_columns, begin,
+                    bands, down, across, sizes, k, column, columns, memory, group, sizes.block_outputs)
             for lane in range(0, columns, COLUMNS):
-                _copy(g, image, r, q, sizes.out_height, sizes.out_width, sizes.outputs, height, width, sizes.pitch, k,
-                      column + lane, min(COLUMNS, columns - lane), COLUMNS, memory, group)
                 place = b + (lane * sizes.pixels + k * COLUMNS) // 2
                 for pair in range(amx_tile.SIDE):
-                    pair_rows(memory, group + 2 * pair * COLUMNS, memory, place + pair * COLUMNS)
+                    source = group + 2 * pair * sizes.block_outputs + lane
+                    pair_rows(memory, source, sizes.block_outputs, memory, place + pair * COLUMNS)
         for i in range(0, rows, amx_tile.ROWS):
             for lane in range(0, columns, COLUMNS):
                 for tap in range(taps):
-                    shift = tap // sizes.kernel_width * sizes.pitch + tap % sizes.kernel_width
+                    shift = tap // sizes.kernel_width * pitch + tap % sizes.kernel_width
                     source = 2 * a + i * sizes.pixels_of_x + shift
-                    target = c + tap * c_step + i * sizes.block_outputs + lane
-                    _tile(rows - i, memory, source, sizes.pixels_of_x // 2, b + lane * sizes.pixels // 2, target,
-                          sizes.block_outputs, sizes.pixels // 2)
-
-    for tap in range(taps):
-        for i in range(rows):
-            source, target = c + tap * c_step + i * sizes.block_outputs, \
-                ((part * taps + tap) * sizes.inputs + row + i) * sizes.outputs + column
-            for j in range(columns):
-                store(sums, target + j, load(memory, source + j))
+                    panel = (part * taps + tap) * panels + (column + lane) // COLUMNS
+                    target = (panel * all_rows + row + i) * COLUMNS
+                    _tile(rows - i, memory, source, sizes.pixels_of_x // 2, b + lane * sizes.pixels // 2, sums, target,
+                          pixels // 2, target if begin > first else -1)
 
 
 @inlined
-def _tile(rows, memory, a, a_stride, b, c, c_stride, words):
-    """C += A B of the larger tile, or of the smaller one if it holds all rows that are left"""
+def _tile(rows, memory, a, a_stride, b, c, target, words, begin):
+    """C += A B, or = if `begin` is negative, of the larger tile, or of the smaller one if it holds all rows that are left"""
     if rows > amx_tile.SIDE:
-        full_tile(memory, a, a_stride, memory, b, memory, c, c_stride, words, memory, c, c_stride)
+        full_tile(memory, a, a_stride, memory, b, c, target, COLUMNS, words, c, begin, COLUMNS)
     else:
-        half_tile(memory, a, a_stride, memory, b, memory, c, c_stride, words, memory, c, c_stride)
+        half_tile(memory, a, a_stride, memory, b, c, target, COLUMNS, words, c, begin, COLUMNS)
 
 
 @inlined
-def _copy(source, image, row, column, height, width, channels, rows, columns, pitch, k, channel, count, lanes, memory, target):
-    """memory[target:] = GROUP pixels of an image from number k on, `lanes` channels of each, `count` of them from `channel` on
+def _gather(source, height, width, channels, top, left, rows, columns, first, bands, down, across, sizes, k, channel, count,
+            memory, target, row):
+    """memory[target + row · p:] = `count` channels, from `channel` on, of GROUP pixels p of a run, from number k on
 
-    Pixels are those of a window at (row, column) whose rows are `pitch` long; zeros outside the image, beyond `rows` rows of
-    the window and `columns` pixels of each, and for lanes without a channel.
+    A run is `bands` bands from number `first` on, each of kernel_height − 1 rows more than R, of P pixels. Zeros outside the
+    images, and beyond `rows` rows of a band and `columns` pixels of a row.
     """
-    i, j = divmod(k, pitch)
+    pitch, band_height = sizes.band_columns + sizes.kernel_width - 1, sizes.band_rows + sizes.kernel_height - 1
+    line, j = divmod(k, pitch)
+    band, i = divmod(line, band_height)
+    image, place = divmod(first + band, down * across)
+    y, z = place // across * sizes.band_rows - top, place % across * sizes.band_columns - left
     for pixel in range(GROUP):
-        goal = target + pixel * lanes
-        inside = i < rows and j < columns and 0 <= row + i and row + i < height and 0 <= column + j and column + j < width
-        at = ((image * height + row + i) * width + column + j) * channels + channel
-        if inside and count == lanes:                    # whole vectors
-            for lane in range(lanes):
+        goal = target + pixel * row
+        if band < bands and i < rows and j < columns and 0 <= y + i and y + i < height and 0 <= z + j and z + j < width:
+            at = ((image * height + y + i) * width + z + j) * channels + channel
+            for lane in range(count):
                 store(memory, goal + lane, load(source, at + lane))
         else:
-            for lane in range(lanes):
-                store(memory, goal + lane, load(source, at + lane) if inside and lane < count else np.float32(0))
+            for lane in range(count):
+                store(memory, goal + lane, np.float32(0))
         j += 1
         if j == pitch:
             i, j = i + 1, 0
+            if i == band_height:
+                band, i = band + 1, 0
+                image, place = divmod(first + band, down * across)
+                y, z = place // across * sizes.band_rows - top, place % across * sizes.band_columns - left

@@ -3,16 +3,17 @@
     dW[o, i, u, v] = Σ over n, r, q of g[n, r, q, o] · x[n, s·r + u − top, s·q + v − left, i]
 
 For one tap (u, v) that is a matrix product whose sum runs over pixels. A job is a block of inputs by a block of outputs,
-all taps of it, C, which stays in the second-level cache while the job goes through the images, a few rows at a time:
+all taps of it, C, which stays in the second-level cache while the job goes through the images, R rows of Q pixels at a time:
 
-    x, with zeros around it    (s (R − 1) + kh) × P pixels      R rows of outputs, P columns: a row and what pads it
-    g, P columns as well       R × P pixels, the last of each row zeros
+    g, R × Q pixels        x, for each v and each p < s: rows s · i + p − top, of them pixels s · q + v − left, Q as well: what
+                           tap (u, v) sees of row r is row r + ⌊u / s⌋ of p = u mod s
 
-so that pixel k of g meets pixel k + u · P + v of x (if s = 1), for all k in one run of the register tile: the two copies
-serve all taps, and no patch is ever written. With stride s > 1, R is 1 and k steps s pixels in x. The tile's rows are
-channels of one, its columns panels of the other: of the two ways the one that computes less beyond the edges is taken,
-a convolution to 3 outputs would waste nine tenths of a panel. Few jobs share the images, and their sums are added.
+so that pixel k of g meets pixel k + Q ⌊u / s⌋ of a copy of x, for all k in one run of the register tile: kw copies serve all
+taps, whole patches are never written, and zeros stand only where the padding is. The tile's rows are channels of one, its
+columns panels of the other: of the two ways the one that computes less beyond the edges is taken, a convolution to 3 outputs
+would waste nine tenths of a panel. Few jobs share the images, and their sums are added (`partial_sums`).
 """
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ from ..codegen.compiling import floats_in, floats_out, inlined, kernel, size, si
 from ..codegen.memory import load, next_job, store
 from ..products.matmul import TAIL_ROWS, TILE_ROWS, full_tile, tail_tile
 from ..products.packing import COLUMNS
+from .partial_sums import added
 
 RUN = 160                                                # pixels that the tile sums at once, or so
 C_FLOATS = 96 << 10                                      # of a job, 384 KB
@@ -32,8 +34,8 @@ _SMALL = 500_000                                         # multiply-adds that ar
 def matrix_gradient(g, x):
     """gᵀ x      g: (rows, out)   x: (rows, in)   → (out, in)"""
     g, x = float32(g, "g"), float32(x, "x")
-    sums = _sums(g.reshape(1, 1, *g.shape), x.reshape(1, 1, *x.shape), (1, 1), 1, (0, 0), rows_of_x=False)
-    return sums[0]
+    sums = _sums(g[None, None], x[None, None], (1, 1), 1, (0, 0), rows_of_x=False)
+    return np.ascontiguousarray(sums.sum(axis=0)[0, :, :x.shape[1]])
 
 
 def convolution_gradient(g, x, kernel, stride, padding):
@@ -42,10 +44,11 @@ def convolution_gradient(g, x, kernel, stride, padding):
     outputs, inputs = g.shape[3], x.shape[3]
     if kernel == (1, 1) and stride == 1 and padding == (0, 0, 0, 0):
         return matrix_gradient(g.reshape(-1, outputs), x.reshape(-1, inputs)).reshape(outputs, inputs, 1, 1)
-    rows_of_x = stride > 1 or _cost(inputs, outputs) <= _cost(outputs, inputs)
+    rows_of_x = _cost(inputs, outputs) <= _cost(outputs, inputs)
     sums = _sums(g, x, kernel, stride, (padding[0], padding[2]), rows_of_x)
-    order = (2, 1, 0) if rows_of_x else (1, 2, 0)
-    return np.ascontiguousarray(sums.transpose(order)).reshape(outputs, inputs, *kernel)
+    if rows_of_x:
+        return added(sums, inputs, outputs).reshape(outputs, inputs, *kernel)
+    return np.array(sums.sum(axis=0)[..., :inputs].transpose(1, 2, 0), order="C").reshape(outputs, inputs, *kernel)
 
 
 def _cost(rows, columns):
@@ -72,36 +75,40 @@ class Sizes(NamedTuple):
     padded_rows: int                                     # with what whole tiles compute beyond them,
     block_columns: int                                   # and those that are its columns
     run_rows: int                                        # R
-    run_columns: int                                     # output pixels of a row in a run
-    pitch: int                                           # P
+    run_columns: int                                     # Q
     parts: int                                           # jobs that share the images
 
 
 def _sums(g, x, kernel, stride, corner, rows_of_x):
-    """→ (taps, I, O) if the tile's rows are channels of x, else (taps, O, I)"""
+    """→ (parts, taps, I, O) if the tile's rows are channels of x, else (parts, taps, O, I); the last one in whole panels
+
+    In memory that the next call uses again.
+    """
     images, out_height, out_width, outputs = g.shape
     _, height, width, inputs = x.shape
     kh, kw = kernel
     taps = kh * kw
     rows, columns = (inputs, outputs) if rows_of_x else (outputs, inputs)
-    block_columns = min(-(-columns // COLUMNS), 4 if taps > 1 else 8) * COLUMNS
+    panels, most = -(-columns // COLUMNS), 4 if taps > 1 else 8
+    block_columns = -(-panels // -(-panels // most)) * COLUMNS                   # as equal as possible, as
     block_rows = min(rows, max(TILE_ROWS, C_FLOATS // (taps * block_columns) // TILE_ROWS * TILE_ROWS))
-    block_rows = -(-rows // -(-rows // block_rows))      # as equal as possible
+    block_rows = -(-rows // -(-rows // block_rows))      # these
     run_columns = min(out_width, RUN)
-    pitch = (run_columns - 1) * stride + kw
-    run_rows = max(1, min(out_height, RUN // pitch)) if stride == 1 and run_columns == out_width else 1
+    run_rows = max(1, min(out_height, RUN // run_columns))
     blocks = -(-rows // block_rows) * -(-columns // block_columns)
     runs = images * -(-out_height // run_rows) * -(-out_width // run_columns)
     small = images * out_height * out_width * taps * rows * columns < _SMALL
     parts = 1 if small else max(1, min(runs, -(-4 * threads.get_threads() // blocks)))
     sizes = Sizes(images, height, width, inputs, out_height, out_width, outputs, kh, kw, stride, *corner, int(rows_of_x),
-                  block_rows, _padded(block_rows), block_columns, run_rows, run_columns, pitch, parts)
-    sums = np.empty((parts, taps, rows, columns), np.float32)
-    of_x = (((run_rows - 1) * stride + kh) * pitch + TILE_ROWS) * max(sizes.padded_rows, block_columns)
-    of_g = (run_rows * pitch + TILE_ROWS) * max(sizes.padded_rows, block_columns)
-    threads.launch(products, tuple(sizes), flat(g), flat(x), flat(sums), parallel=not small,
-                   scratch=taps * sizes.padded_rows * block_columns + of_x + of_g)
-    return sums[0] if parts == 1 else sums.sum(axis=0)
+                  block_rows, _padded(block_rows), block_columns, run_rows, run_columns, parts)
+    shape = parts, taps, rows, panels * COLUMNS
+    sums = threads.working_memory("sums of pixels", math.prod(shape))
+    planes = min(stride, kh)
+    copies = kw * planes * (run_rows + (kh - 1) // planes) * run_columns, run_rows * run_columns
+    threads.launch(products, tuple(sizes), flat(g), flat(x), sums, parallel=not small,
+                   scratch=taps * sizes.padded_rows * block_columns
+                   + sum(pixels + TILE_ROWS for pixels in copies) * max(sizes.padded_rows, block_columns))
+    return sums[:math.prod(shape)].reshape(shape)
 
 
 def _whole(rows):
@@ -135,12 +142,16 @@ def products(thread, counter, sizes, g, x, sums, memory, share):
 
 @inlined
 def _block(part, row, row_count, rows, column, column_count, columns, sizes, g, x, sums, memory, c):
-    """sums[part, :, row:, column:] of a block; memory[c:] holds C, the copy of x, the copy of g."""
+    """sums[part, :, row:, column:] of a block; memory[c:] holds C, the copies of x, the copy of g."""
     taps = sizes.kernel_height * sizes.kernel_width
+    planes = min(sizes.stride, sizes.kernel_height)      # of a copy of x, rows by p
+    further = (sizes.kernel_height - 1) // planes        # rows of one more than g has
+    plane = (sizes.run_rows + further) * sizes.run_columns
+    pixels, pixels_of_x = sizes.run_rows * sizes.run_columns, sizes.kernel_width * planes * plane
     x_copy = c + taps * sizes.padded_rows * sizes.block_columns
-    x_rows = (sizes.run_rows - 1) * sizes.stride + sizes.kernel_height
-    widest = max(sizes.padded_rows, sizes.block_columns)
-    g_copy = x_copy + (x_rows * sizes.pitch + TILE_ROWS) * widest
+    g_copy = x_copy + (pixels_of_x + TILE_ROWS) * max(sizes.padded_rows, sizes.block_columns)
+    channel, count, panel = (row, row_count, sizes.padded_rows) if sizes.rows_of_x else (column, column_count, COLUMNS)
+    g_channel, g_count, g_panel = (column, column_count, COLUMNS) if sizes.rows_of_x else (row, row_count, sizes.padded_rows)
     for i in range(taps * sizes.padded_rows * sizes.block_columns):
         store(memory, c + i, 0)
 
@@ -152,41 +163,37 @@ def _block(part, row, row_count, rows, column, column_count, columns, sizes, g, 
         r, q = place // across * sizes.run_rows, place % across * sizes.run_columns
         height = min(sizes.run_rows, sizes.out_height - r)
         width = min(sizes.run_columns, sizes.out_width - q)
-        if sizes.rows_of_x:
-            _copy(x, image, r * sizes.stride - sizes.top, q * sizes.stride - sizes.left, sizes.height, sizes.width,
-                  (height - 1) * sizes.stride + sizes.kernel_height, sizes.pitch, sizes.pitch, row, row_count, sizes.inputs,
-                  sizes.padded_rows, memory, x_copy, 0)
-            _copy(g, image, r, q, sizes.out_height, sizes.out_width, height, width, sizes.pitch, column, column_count,
-                  sizes.outputs, COLUMNS, memory, g_copy, sizes.run_rows * sizes.pitch)
-        else:
-            _copy(x, image, r * sizes.stride - sizes.top, q * sizes.stride - sizes.left, sizes.height, sizes.width,
-                  (height - 1) * sizes.stride + sizes.kernel_height, sizes.pitch, sizes.pitch, column, column_count,
-                  sizes.inputs, COLUMNS, memory, x_copy, x_rows * sizes.pitch)
-            _copy(g, image, r, q, sizes.out_height, sizes.out_width, height, width, sizes.pitch, row, row_count,
-                  sizes.outputs, sizes.padded_rows, memory, g_copy, 0)
-        depth = (height - 1) * sizes.pitch + width
+        for v in range(sizes.kernel_width):
+            for p in range(planes):
+                _copy(x, image, r * sizes.stride + p - sizes.top, q * sizes.stride + v - sizes.left, sizes.height, sizes.width,
+                      sizes.stride, height + further, width, sizes.run_columns, channel, count, sizes.inputs, panel,
+                      memory, x_copy + (v * planes + p) * plane * panel, pixels_of_x)
+        _copy(g, image, r, q, sizes.out_height, sizes.out_width, 1, height, width, sizes.run_columns, g_channel, g_count,
+              sizes.outputs, g_panel, memory, g_copy, pixels)
+        depth = (height - 1) * sizes.run_columns + width
         for tap in range(taps):
-            shift = tap // sizes.kernel_width * sizes.pitch + tap % sizes.kernel_width
+            u, v = divmod(tap, sizes.kernel_width)
+            start = (v * planes + u % planes) * plane + u // planes * sizes.run_columns
             for lane in range(0, column_count, COLUMNS):
                 target = c + tap * sizes.padded_rows * sizes.block_columns + lane
                 if sizes.rows_of_x:
-                    _multiply(memory, x_copy + shift * sizes.padded_rows, sizes.stride * sizes.padded_rows,
-                              g_copy + lane * sizes.run_rows * sizes.pitch, row_count, target, sizes.block_columns,
-                              sizes.padded_rows, depth)
+                    _multiply(memory, x_copy + start * panel, panel, g_copy + lane * pixels, row_count, target,
+                              sizes.block_columns, depth)
                 else:
-                    _multiply(memory, g_copy, sizes.padded_rows, x_copy + lane * x_rows * sizes.pitch + shift * COLUMNS,
-                              row_count, target, sizes.block_columns, sizes.padded_rows, depth)
+                    _multiply(memory, g_copy, g_panel, x_copy + lane * pixels_of_x + start * COLUMNS, row_count, target,
+                              sizes.block_columns, depth)
 
+    width = (columns + COLUMNS - 1) // COLUMNS * COLUMNS
     for tap in range(taps):
         for i in range(row_count):
             source = c + (tap * sizes.padded_rows + i) * sizes.block_columns
-            target = ((part * taps + tap) * rows + row + i) * columns + column
+            target = ((part * taps + tap) * rows + row + i) * width + column
             for j in range(column_count):
                 store(sums, target + j, load(memory, source + j))
 
 
 @inlined
-def _multiply(memory, a, step, b, count, target, stride, padded, depth):
+def _multiply(memory, a, step, b, count, target, stride, depth):
     """C += Aᵀ B for a panel of columns      A: `count` numbers of each pixel, pixels `step` apart   B: COLUMNS of each"""
     whole = (count + TILE_ROWS - 2 * TAIL_ROWS - 1) // TILE_ROWS * TILE_ROWS
     for i in range(0, whole, TILE_ROWS):
@@ -196,20 +203,25 @@ def _multiply(memory, a, step, b, count, target, stride, padded, depth):
 
 
 @inlined
-def _copy(source, image, row, column, height, width, rows, filled, pitch, channel, count, channels, panel,
+def _copy(source, image, row, column, height, width, stride, rows, columns, pitch, channel, count, channels, panel,
           memory, target, pixels):
-    """`rows` rows of `pitch` pixels of an image, from (row, column) on, zeros outside it and beyond `filled` pixels of a row
+    """`rows` rows of `columns` pixels of an image, each `stride` further, from (row, column) on; zeros outside it
 
-    `count` channels from `channel` on; memory[target:] = panels of `panel` channels, `pixels` pixels from one to the next
+    `count` channels from `channel` on; memory[target:] = panels of `panel` channels, `pixels` pixels from one to the next,
+    `pitch` pixels from row to row
     """
     for i in range(rows):
-        for j in range(pitch):
-            inside = 0 <= row + i and row + i < height and 0 <= column + j and column + j < width and j < filled
-            at = ((image * height + row + i) * width + column + j) * channels + channel
+        for j in range(columns):
+            y, z = row + i * stride, column + j * stride
+            inside = 0 <= y and y < height and 0 <= z and z < width
+            at = ((image * height + y) * width + z) * channels + channel
             for first in range(0, count, panel):
                 goal = target + first * pixels + (i * pitch + j) * panel
                 lanes = min(panel, count - first)
-                if inside:
+                if inside and lanes == COLUMNS:          # known when this is compiled: whole vectors
+                    for lane in range(COLUMNS):
+                        store(memory, goal + lane, load(source, at + first + lane))
+                elif inside:
                     for lane in range(lanes):
                         store(memory, goal + lane, load(source, at + first + lane))
                     for lane in range(lanes, panel):

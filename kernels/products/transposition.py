@@ -74,24 +74,25 @@ def make_transpose(lanes, narrow=None):
 
 
 def make_pairs(shape):
-    """→ pair_rows(source, s, target, t), for use in kernels; source is float32, the target memory of any type.
+    """→ pair_rows(source, s, s_row, target, t), for use in kernels; source is float32, the target memory of any type.
 
-    `columns` words of two bfloat16, of a row at source[s :] and of the one that follows it: word j of the target, from its
-    word t on, is made of number j of either.
+    `columns` words of two bfloat16, of rows at source[s :] and source[s + s_row :]: word j of the target, from its word t
+    on, is made of number j of either.
     """
     vector = ir.VectorType(FLOAT, shape.lanes)
 
     @intrinsic
-    def pair_rows(typing, source, s, target, t):
+    def pair_rows(typing, source, s, s_row, target, t):
         def generate(context, builder, signature, arguments):
             source, target = (builder.bitcast(context.make_array(signature.args[i])(context, builder, arguments[i]).data,
-                                              FLOAT.as_pointer()) for i in (0, 2))
+                                              FLOAT.as_pointer()) for i in (0, 3))
+            _, s, s_row, _, t = arguments
             for first in range(0, shape.columns, shape.lanes):
-                starts = (builder.add(arguments[1], INTEGER(first + row)) for row in (0, shape.columns))
+                starts = (builder.add(start, INTEGER(first)) for start in (s, builder.add(s, s_row)))
                 even, odd = (builder.load(vector_pointer(builder, source, start, vector), align=4) for start in starts)
-                place = vector_pointer(builder, target, builder.add(arguments[3], INTEGER(first)), vector)
+                place = vector_pointer(builder, target, builder.add(t, INTEGER(first)), vector)
                 builder.store(emit_narrowed(builder, even, odd), place, align=4)
             return context.get_dummy_value()
-        return types.void(source, types.intp, target, types.intp), generate
+        return types.void(source, types.intp, types.intp, target, types.intp), generate
 
     return pair_rows
