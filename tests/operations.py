@@ -11,6 +11,9 @@ CONVOLUTIONS = [                                         # image, (I, O), kernel
     ((3, 9, 12), (20, 70), 3, 2, (1, 1, 1, 1)),          # down-sampling of the UNet
     ((2, 8, 5), (31, 32), 3, 2, (0, 1, 0, 1)),           # down-sampling of the VAE
     ((3, 5, 7), (48, 100), 1, 1, (0, 0, 0, 0)),
+    ((1, 30, 29), (1, 17), 3, 1, (1, 1, 1, 1)),          # direct: one input, bands of rows, tiles that go on in the next row
+    ((2, 11, 7), (16, 48), 5, 3, (2, 1, 0, 3)),          # rows of three phases, a panel that is half full
+    ((2, 7, 8), (6, 10), 1, 2, (0, 0, 0, 0)),            # strides that leave out pixels
     ((1, 1, 1), (1, 1), 1, 1, (0, 0, 0, 0)),
     ((1, 6, 6), (2, 5), (2, 3), 2, (2, 0, 1, 3)),        # more zeros than needed, a kernel that is not square
     ((1, 24, 25), (320, 96), 3, 1, (1, 1, 1, 1)),        # several blocks of rows and of terms

@@ -2,7 +2,7 @@
 
     matmul.py       linear layers, and the blocked product itself     patches.py   rows of a product gathered from an image
     convolution.py  picks an algorithm       winograd.py   3×3 in a quarter of the products       winograd_transforms.py
-    few_outputs.py  to 1 or 3 channels
+    few_outputs.py  to 1 or 3 channels       direct.py     few channels, patches read from the image as it lies
     flash_attention.py     running_softmax.py  its softmax, block by block     transposition.py  L × L blocks in registers
     attention_words.py     its keys and values in bfloat16
     int8_matmul.py  linear layers with bytes for weights     int8_tile.py   their register tile     blocking.py   jobs

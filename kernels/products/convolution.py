@@ -1,16 +1,17 @@
-"""Convolution, by the one of three algorithms that suits its shape.
+"""Convolution, by the one of four algorithms that suits its shape.
 
     y[n, i, j] = Σ over u, v of W[:, :, u, v] x[n, s·i + u − top, s·j + v − left] + b (+ r)
 
-3×3 kernels of stride 1 go through Winograd's minimal filtering, with a quarter of the multiplications (`winograd`), and
-kernels with a few outputs take all taps in one product (`few_outputs`). All others are one matrix product whose rows are
-patches, gathered a block at a time instead of all at once (`patches`, `matmul`): im2col, Chellapilla, Puri & Simard 2006,
-"High performance convolutional neural networks for document processing".
+3×3 kernels of stride 1 go through Winograd's minimal filtering, with a quarter of the multiplications (`winograd`), kernels
+with a few outputs take all taps in one product (`few_outputs`), and with few channels a pixel's products are so few that
+patches are best read where they are (`direct`). All others are one matrix product whose rows are patches, gathered a block
+at a time instead of all at once (`patches`, `matmul`): im2col, Chellapilla, Puri & Simard 2006, "High performance
+convolutional neural networks for document processing".
 """
 import numpy as np
 
 from ..arrays import float32
-from . import epilogue, few_outputs, winograd
+from . import direct, epilogue, few_outputs, winograd
 from .matmul import product
 from .packing import packed
 from .patches import Geometry
@@ -39,7 +40,7 @@ def _convolve(x, height, width, weight, bias, stride, padding, residual):
     geometry = _geometry(x, height, width, weight, stride, padding)
     images, outputs = len(x), weight.shape[0]
     y = np.empty((images, geometry.out_height, geometry.out_width, outputs), np.float32)
-    for way in (winograd, few_outputs):
+    for way in (direct, winograd, few_outputs):
         if way.suits(geometry, weight):
             return way.convolve(x, geometry, weight, *epilogue.checked(bias, residual, images, outputs, y.shape), y)
     return product(x, geometry, images * geometry.out_pixels, weight, bias, residual, y)

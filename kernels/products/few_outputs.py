@@ -60,10 +60,13 @@ def add_taps(thread, counter, geometry, images, height, width, outputs, z, bias,
                 row = image * height + row * height // geometry.height
                 for v in range(geometry.kernel_width):
                     tap = (u * geometry.kernel_width + v) * outputs
-                    for j in range(max(0, geometry.left - v), min(geometry.out_width, geometry.width + geometry.left - v)):
-                        column = (j + v - geometry.left) * width // geometry.width
-                        source = (row * width + column) * row_of_z + tap
-                        target = start + j * outputs
+                    first = max(0, geometry.left - v)
+                    column, rest = divmod((first + v - geometry.left) * width, geometry.width)
+                    for j in range(first, min(geometry.out_width, geometry.width + geometry.left - v)):
+                        source, target = (row * width + column) * row_of_z + tap, start + j * outputs
                         for o in range(outputs):
                             store(y, target + o, load(y, target + o) + load(z, source + o))
+                        rest += width                    # the next column: a division would take longer than all else
+                        while rest >= geometry.width:
+                            column, rest = column + 1, rest - geometry.width
         job = next_job(counter)

@@ -86,13 +86,13 @@ def emit_prefetch(builder, pointer):
     builder.call(cgutils.get_or_insert_function(builder.module, signature, name), [pointer, read, nearest, data])
 
 
-def make_tile(shape, prefetching=False):
+def make_tile(shape, prefetching=False, b_stride=None):
     """→ tile(a, a_start, row_stride, k_stride, b, b_start, c, c_start, c_stride, depth, accumulate), used in kernels.
 
     The matrices lie in flat arrays, a and c of float32:
 
         A[i, k] = a[a_start + i · row_stride + k · k_stride]
-        B[k, :] = b[b_start + k · columns :][: columns]
+        B[k, :] = b[b_start + k · b_stride :][: columns]         b_stride: `columns` unless given
         C[i, :] = c[c_start + i · c_stride :][: columns]
 
     `depth` ≥ 1 terms are summed and added to C if `accumulate`, else C is overwritten. Nothing is checked, and all of C
@@ -136,7 +136,7 @@ def make_tile(shape, prefetching=False):
         sums = {ij: builder.phi(vector) for ij in cells}
         if prefetching:
             emit_prefetch(builder, builder.gep(later, [builder.mul(k, INTEGER(CACHE_LINE))]))
-        row = builder.mul(k, INTEGER(shape.columns))
+        row = builder.mul(k, INTEGER(b_stride or shape.columns))
         updated = dict(sums)
         for step in range(steps):
             bs = [builder.load(at(b, builder.add(row, INTEGER(j * shape.lanes))), align=4)

@@ -44,6 +44,12 @@ def rows_of_a_matrix(rows, channels):
 
 
 @inlined
+def enlarged(geometry):
+    """Whether the kernel sees more pixels than there are in memory."""
+    return geometry.rows != geometry.height or geometry.columns != geometry.width
+
+
+@inlined
 def gather(x, geometry, first, last, k0, k1, buffer, start, row_stride, panels):
     """buffer[start + r · row_stride :] = columns k0 … k1 − 1 of row first + r, for rows first … last − 1
 
@@ -52,7 +58,6 @@ def gather(x, geometry, first, last, k0, k1, buffer, start, row_stride, panels):
     """
     per_word = factors_per_word(panels)
     height, width, channels = geometry.height, geometry.width, geometry.channels
-    enlarged = geometry.rows != height or geometry.columns != width
     first_tap, first_channel = divmod(k0, channels)
     first_u, first_v = divmod(first_tap, geometry.kernel_width)
     n, pixel = divmod(first, geometry.out_height * geometry.out_width)
@@ -65,7 +70,7 @@ def gather(x, geometry, first, last, k0, k1, buffer, start, row_stride, panels):
             count = min(channels - channel, k1 - k)
             row, column = i * geometry.stride + u - geometry.top, j * geometry.stride + v - geometry.left
             if 0 <= row and row < height and 0 <= column and column < width:
-                if enlarged:
+                if enlarged(geometry):
                     row, column = row * geometry.rows // height, column * geometry.columns // width
                 source = ((n * geometry.rows + row) * geometry.columns + column) * channels + channel
                 if HAS_DOT and panels.itemsize == 2:
