@@ -63,7 +63,8 @@ def bands_of(x, groups):
     """(Sizes, whether they are worth several threads) of a group norm      x: (N, ..., C)"""
     images, channels, pixels = x.shape[0], x.shape[-1], math.prod(x.shape[1:-1])
     parallel = x.size > _SMALL
-    bands = min(max(8, 2 * threads.get_threads()), -(-pixels // _RUN)) if parallel else 1
+    most = max(8, 2 * threads.get_threads())             # of an image, fewer of each where there are many: merging takes time
+    bands = min(most, -(-2 * most // images), -(-pixels // _RUN)) if parallel else 1
     band = -(-pixels // bands)
     return Sizes(images, pixels, channels, groups, -(-pixels // band), band), parallel
 
