@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import threads
 from ..arrays import flat
-from ..codegen.compiling import floats_in, floats_out, kernel, size, sizes_of
+from ..codegen.compiling import floats_in, floats_out, inlined, kernel, size, sizes_of
 from ..codegen.memory import load, next_job, store
 from . import epilogue
 from .matmul import product
@@ -60,13 +60,20 @@ def add_taps(thread, counter, geometry, images, height, width, outputs, z, bias,
                 row = image * height + row * height // geometry.height
                 for v in range(geometry.kernel_width):
                     tap = (u * geometry.kernel_width + v) * outputs
-                    first = max(0, geometry.left - v)
-                    column, rest = divmod((first + v - geometry.left) * width, geometry.width)
-                    for j in range(first, min(geometry.out_width, geometry.width + geometry.left - v)):
-                        source, target = (row * width + column) * row_of_z + tap, start + j * outputs
-                        for o in range(outputs):
-                            store(y, target + o, load(y, target + o) + load(z, source + o))
-                        rest += width                    # the next column: a division would take longer than all else
-                        while rest >= geometry.width:
-                            column, rest = column + 1, rest - geometry.width
+                    first, end = max(0, geometry.left - v), min(geometry.out_width, geometry.width + geometry.left - v)
+                    begin, rest = divmod((first + v - geometry.left) * width, geometry.width)
+                    for o in range(outputs):             # not innermost: beginning a loop takes longer than so few
+                        _add_row(z, row * width * row_of_z + tap + o, begin, rest, row_of_z, width, geometry.width, y,
+                                 start + first * outputs + o, outputs, end - first)
         job = next_job(counter)
+
+
+@inlined
+def _add_row(z, source, column, rest, row_of_z, width, seen, y, target, outputs, count):
+    """Add one number of each of `count` pixels of z to y: the pixels of `width` that are seen as `seen`, from `column` on"""
+    for j in range(count):
+        at = target + j * outputs
+        store(y, at, load(y, at) + load(z, source + column * row_of_z))
+        rest += width                                    # the next column: a division would take longer than all else
+        while rest >= seen:
+            column, rest = column + 1, rest - seen
