@@ -160,7 +160,7 @@ def _panel(image, first, rows, output, sizes, geometry, panels, bias, residual, 
         for m in range(height):
             if j < width and i < rows:
                 target = (((image * geometry.out_height + first + i) * width) + j) * sizes.outputs + output
-                epilogue.write(memory, c + m * columns, lanes, bias, shift, residual, y, target)
+                epilogue.write_vectors(memory, c + m * columns, lanes, bias, shift, residual, y, target)
             j += 1
             if j == step:
                 i, j = i + 1, 0

@@ -54,10 +54,18 @@ def add_vectors(typing, x, x_start, y, y_start, target, start):
 
 @inlined
 def write(memory, sums, count, bias, shift, residual, y, target):
-    """y[target:] = memory[sums:] + bias[shift:] (+ residual[target:]), `count` numbers
+    """y[target:] = memory[sums:] + bias[shift:] (+ residual[target:]), `count` numbers"""
+    if residual.size > 0:
+        for i in range(count):
+            store(y, target + i, load(memory, sums + i) + load(bias, shift + i) + load(residual, target + i))
+    else:
+        for i in range(count):
+            store(y, target + i, load(memory, sums + i) + load(bias, shift + i))
 
-    Whole vectors first: LLVM's own loop takes several at once, and number by number what doesn't fill those: few outputs.
-    """
+
+@inlined
+def write_vectors(memory, sums, count, bias, shift, residual, y, target):
+    """The same by single vectors: LLVM's loops above take several at once, and one by one what doesn't fill them."""
     whole = count // LANES * LANES
     for i in range(0, whole, LANES):
         add_vectors(memory, sums + i, bias, shift + i, y, target + i)
