@@ -83,14 +83,15 @@ def test_an_enlarged_image_is_convolved_without_being_written(height, width):
 
 @has_tiles
 @pytest.mark.parametrize("image, channels, kernel, padding", [
-    ((2, 16, 32), (64, 40), (3, 3), (1, 1, 1, 1)), ((1, 8, 64), (32, 33), (3, 3), (1, 1, 1, 1)),
+    ((2, 16, 32), (64, 40), (3, 3), (1, 1, 1, 1)), ((1, 128, 128), (32, 40), (3, 3), (1, 1, 1, 1)),
+    ((2, 1, 512), (32, 33), (3, 3), (1, 1, 1, 1)), ((1, 8, 64), (32, 33), (3, 3), (1, 1, 1, 1)),
     ((3, 8, 96), (32, 70), (3, 3), (1, 1, 1, 1)), ((1, 9, 33), (96, 32), (2, 2), (0, 0, 0, 0)),
     ((1, 8, 32), (320, 32), (3, 3), (1, 1, 1, 1))])      # a run of more terms than a block has
 def test_windows_are_read_as_they_lie(image, channels, kernel, padding):
     x, weight, bias = convolution(image, channels, kernel)
     packed = fast.pack_conv2d(weight, "bfloat16")
     out = image[1] + padding[0] + padding[1] - kernel[0] + 1, image[2] + padding[2] + padding[3] - kernel[1] + 1
-    assert windows.words(Geometry(*image[1:], channels[0], *kernel, 1, padding[0], padding[2], *out, *image[1:]), packed)
+    assert windows.of(Geometry(*image[1:], channels[0], *kernel, 1, padding[0], padding[2], *out, *image[1:]), packed)
     assert_twin("conv2d", x, reference.pack_conv2d(weight, "bfloat16"), bias, 1, padding)
 
 

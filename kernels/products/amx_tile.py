@@ -78,7 +78,7 @@ def release(typing):
     return types.void(), generate
 
 
-def make_amx_tile(rows, instruction, halves=False):
+def make_amx_tile(rows, instruction, halves=False, runs=False):
     """→ tile(a, a_start, a_stride, b, b_start, c, c_start, c_stride, words, old, begin, begin_stride), used in kernels.
 
     rows: 16 or 32     instruction: "tdpbf16ps" for words of two bfloat16 and a C of float32, or "tdpbusd" for words of four
@@ -91,13 +91,15 @@ def make_amx_tile(rows, instruction, halves=False):
 
     `words` ≥ 16 are summed, a multiple of 16. Sums begin with what is at old[begin + i · begin_stride :], or with zeros if
     `begin` is negative. With `halves` a_start alone counts 16 bits, so that a row of A may begin in the middle of a word.
+    With `runs` there are two more arguments, `count` and `jump`: of each row so many runs of `words` are summed, one of which
+    begins `jump` words after the other; in b all follow each other.
     Nothing is checked, and the thread's tile registers must be configured.
     """
     above = range(rows // SIDE)
     cells = [(i, j, BYTE(_C[2 * i + j])) for i in above for j in range(2)]
 
     def generate(context, builder, signature, arguments):
-        a, a_start, a_stride, b, b_start, c, c_start, c_stride, words, old, begin, begin_stride = arguments
+        a, a_start, a_stride, b, b_start, c, c_start, c_stride, words, old, begin, begin_stride, *more = arguments
 
         def counted(number):                             # bytes of so many words
             return builder.mul(number, INTEGER(4))
@@ -127,25 +129,46 @@ def make_amx_tile(rows, instruction, halves=False):
         builder.branch(loop)
         builder.position_at_end(loop)
         k = builder.phi(INTEGER)
+        if runs:                                         # k goes on through all runs, `place` jumps from one to the next
+            place, left = builder.phi(INTEGER), builder.phi(INTEGER)
+        else:
+            place = k
         for j in range(2):
             _call(builder, "tileloadd64", BYTE(_B[j]), of_cell(further(b, builder.mul(k, b_stride)), b_stride, 0, j), b_stride)
         for i in above:
-            _call(builder, "tileloadd64", BYTE(_A[i]), of_cell(further(a, counted(k)), a_stride, i, 0), a_stride)
+            _call(builder, "tileloadd64", BYTE(_A[i]), of_cell(further(a, counted(place)), a_stride, i, 0), a_stride)
         for i, j, register in cells:
             _call(builder, instruction, register, BYTE(_A[i]), BYTE(_B[j]))
-        next_k = builder.add(k, INTEGER(SIDE))
+        next_k, end = builder.add(k, INTEGER(SIDE)), words
         k.add_incoming(INTEGER(0), start)
         k.add_incoming(next_k, loop)
-        builder.cbranch(builder.icmp_signed("<", next_k, words), loop, after)
+        if runs:
+            end, jump = builder.mul(words, more[0]), builder.sub(more[1], words)
+            still = builder.sub(left, INTEGER(SIDE))     # of this run
+            over = builder.icmp_signed("==", still, INTEGER(0))
+            next_place = builder.add(builder.add(place, INTEGER(SIDE)), builder.select(over, jump, INTEGER(0)))
+            next_left = builder.select(over, words, still)
+            for value, first, next_value in ((place, INTEGER(0), next_place), (left, words, next_left)):
+                value.add_incoming(first, start)
+                value.add_incoming(next_value, loop)
+        builder.cbranch(builder.icmp_signed("<", next_k, end), loop, after)
 
         builder.position_at_end(after)
         for i, j, register in cells:
             _call(builder, "tilestored64", register, of_cell(c, c_stride, i, j), c_stride)
         return context.get_dummy_value()
 
+    def signature(a, b, c, old, *more):
+        size = types.intp
+        return types.void(a, size, size, b, size, c, size, size, size, old, size, size, *more)
+
     @intrinsic
     def tile(typing, a, a_start, a_stride, b, b_start, c, c_start, c_stride, words, old, begin, begin_stride):
-        size = types.intp
-        return types.void(a, size, size, b, size, c, size, size, size, old, size, size), generate
+        return signature(a, b, c, old), generate
 
-    return tile
+    @intrinsic
+    def tile_of_runs(typing, a, a_start, a_stride, b, b_start, c, c_start, c_stride, words, old, begin, begin_stride,
+                     count, jump):
+        return signature(a, b, c, old, types.intp, types.intp), generate
+
+    return tile_of_runs if runs else tile

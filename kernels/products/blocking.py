@@ -23,7 +23,8 @@ class Sizes(NamedTuple):
     block_rows: int                                      # of a job
     block_columns: int
     width: int                                           # of C in working memory, where a gate stands beside its value
-    window: int                                          # words of an image that a job reads instead of A, see windows.py
+    window: int = 0                                      # words of an image that a job reads instead of A, and pixels in
+    window_columns: int = 0                              # a row of its results, see windows.py
 
 
 def job_size(rows, columns, thread_count, max_panels, tile_rows=TILE_ROWS, max_tiles=MAX_TILES):

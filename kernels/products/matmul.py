@@ -83,11 +83,12 @@ def product(x, geometry, rows, weight, bias, residual, y, gated=False):
     tiles = (amx_tile.ROWS, AMX_TILES) if amx_tile.multiplies(weight.dtype) else (TILE_ROWS, MAX_TILES)
     block_rows, panels = job_size(rows, columns, 1 if small else threads.get_threads(), MAX_PANELS // (1 + gated), *tiles)
     width = (panels + (panels + 1 if gated else 0)) * COLUMNS    # a gate that begins inside a panel touches one more
-    window = windows.words(geometry, weight)
-    block_rows = windows.ROWS if window else block_rows
-    sizes = Sizes(rows, outputs, columns, depth, block_rows, panels * COLUMNS, width, window)
-    a_words = window or block_rows * DEPTH
-    kernel, scratch = multiply[weight.dtype], a_words + (block_rows + TILE_ROWS) * width     # what tiles overhang
+    sizes = Sizes(rows, outputs, columns, depth, block_rows, panels * COLUMNS, width)
+    if window := windows.of(geometry, weight):
+        block_rows = window.rows * window.columns
+        sizes = sizes._replace(block_rows=block_rows, window=window.words, window_columns=window.columns)
+    kernel, scratch = multiply[weight.dtype], (sizes.window or block_rows * DEPTH)
+    scratch += (block_rows + TILE_ROWS) * width          # what tiles overhang
     if weight.dtype == "int8":
         scratch = int8_scratch(block_rows, width)
     threads.launch(kernel, tuple(sizes), tuple(geometry), flat(x), weight.panels, bias, residual, flat(y),
@@ -125,12 +126,16 @@ def _block(first, last, column, end, sizes, geometry, x, panels, bias, residual,
 
     With a gate (fewer columns than outputs) C holds the panels of the values, then those of the gates.
     """
+    out_pixels = geometry.out_height * geometry.out_width
     if HAS_AMX and panels.itemsize == 2 and sizes.window > 0:
-        windows.multiply(first, last, column, end, sizes, geometry, x, panels, memory, a, c)
+        windows.multiply(first, column, end, sizes, geometry, x, panels, memory, a, c)
+        for row in range(0, sizes.block_rows, sizes.window_columns):
+            pixel = windows.pixel(first, row, sizes, geometry)
+            epilogue.write_rectangle(memory, c + row * sizes.width, pixel, pixel + sizes.window_columns, column, end, sizes,
+                                     out_pixels, bias, residual, y)
     else:
         _multiply_gathered(first, last, column, end, sizes, geometry, x, panels, memory, a, c)
-    epilogue.write_rectangle(memory, c, first, last, column, end, sizes, geometry.out_height * geometry.out_width,
-                             bias, residual, y)
+        epilogue.write_rectangle(memory, c, first, last, column, end, sizes, out_pixels, bias, residual, y)
 
 
 @inlined
