@@ -16,7 +16,6 @@ import numpy as np
 
 from bench import models, turns
 from npdiffusion import kernels
-from npdiffusion.memory.malloc import memory_reused
 from npdiffusion.models import parameters
 from npdiffusion.models.configs import UNetConfig, VAEConfig
 from npdiffusion.models.parameters import modules
@@ -54,9 +53,8 @@ def run(arguments, sizes=None):
         both = "torch", "torch, channels last"
         for layout in (both[arguments.dtype == "bfloat16"],) if what == "lora" else both:
             calls[layout] = theirs(what, sizes, inputs, arguments.dtype, threads, layout != "torch")
-    with memory_reused():                                                # as in training/loop.py, and so for all of them
-        losses = {name: call() for name, call in calls.items()}          # warms up
-        times = turns.take(calls, arguments.repeats)
+    losses = {name: call() for name, call in calls.items()}          # warms up
+    times = turns.take(calls, arguments.repeats)
     median = turns.medians(times)
     best = min((t for name, t in median.items() if name != turns.OURS), default=None)
     difference = {name: abs(loss / losses[turns.OURS] - 1) for name, loss in losses.items()}
