@@ -55,7 +55,8 @@ TORCH = {
     "upsample_nearest": torch_upsample,
     "upsample_conv2d": lambda x, weight, bias, *size: torch_conv2d(torch_upsample(x, *size), weight, bias, 1, (1, 1, 1, 1)),
 }
-IMAGES = [((2, 5, 7), (32, 48), (10, 14)), ((2, 5, 7), (6, 10), (9, 13)), ((1, 5, 7), (6, 10), (4, 5))]
+IMAGES = [((2, 5, 7), (32, 48), (10, 14)), ((1, 3, 5), (8, 8), (6, 10)), ((2, 5, 7), (6, 10), (9, 13)),
+          ((1, 5, 7), (6, 10), (4, 5))]
 
 
 def cases():
