@@ -176,11 +176,11 @@ def laid_out(scene, sprites, rng, bend=None):
 def wandering(scene, count):
     """How many pixels each of the subjects may be off its place, across and down: those that a caption puts nowhere may be
     nearly anywhere, and several only keep apart"""
-    near, far = settings.WANDER, settings.ROVE
+    near, far, rise = settings.WANDER, settings.ROVE, settings.RISE
     if count == 2:
-        return [(near, far)] * 2
+        return [(near, rise)] * 2
     if count == 3:
-        return [(far, near), (near, near), (near, near)]
+        return [(rise, near), (near, near), (near, near)]
     return [(near, near) if scene.place else (far, far)]
 
 
