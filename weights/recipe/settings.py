@@ -39,7 +39,7 @@ OFFSET = {                                                  # from the middle, b
     "top left": (-36, -36), "top right": (36, -36), "bottom left": (-36, 36), "bottom right": (36, 36),
 }
 TWO, THREE = ((-31, 0), (31, 0)), ((0, -29), (-31, 29), (31, 29))            # offsets of several sprites
-WANDER, ROVE, RISE = 3, 16, 8                               # pixels off its place: where that is said, where it isn't, and of several
+WANDER, ROVE, RISE = 3, 16, 8                               # pixels off its place, where that is said, where not; of several
 MARGIN = 4                                                  # pixels kept free at the border
 SHARES = dict(                                              # of scenes: nothing, two of a kind, three, two different
     none=0.02, two=0.07, three=0.07, pair=0.22,             # subjects; the rest show one subject
