@@ -57,6 +57,7 @@ def run(arguments, unet_sizes=UNetConfig(), vae_sizes=VAEConfig()):
         raise UserError('charts need matplotlib: pip install -e ".[bench]"') from None
     matplotlib.use("Agg")
     threads = turns.set_threads(arguments.threads)
+    arguments.output.mkdir(parents=True, exist_ok=True)      # minutes are lost if that fails afterwards
     rows = []
     for row in measured(arguments.dtype, threads, unet_sizes, vae_sizes):
         print(f"{row.what}, {row.size}², {row.images}, {row.threads} threads: {row.seconds:.2f} s", flush=True)

@@ -53,7 +53,7 @@ def run(arguments, sizes=None):
         both = "torch", "torch, channels last"
         for layout in (both[arguments.dtype == "bfloat16"],) if what == "lora" else both:
             calls[layout] = theirs(what, sizes, inputs, arguments.dtype, threads, layout != "torch")
-    losses = {name: call() for name, call in calls.items()}          # warms up
+    losses = {name: call() for name, call in calls.items()}              # warms up
     times = turns.take(calls, arguments.repeats)
     median = turns.medians(times)
     best = min((t for name, t in median.items() if name != turns.OURS), default=None)

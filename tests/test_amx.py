@@ -126,6 +126,7 @@ def test_the_gradient_of_a_matrix_is_that_of_rounded_factors(rows, inputs, outpu
 @pytest.mark.parametrize("image, channels, kernel, padding", [
     ((2, 9, 14), (20, 70), (3, 3), (1, 1, 1, 1)), ((1, 6, 6), (2, 5), (2, 3), (2, 0, 1, 3)),
     ((1, 3, 300), (33, 32), (3, 3), (1, 1, 1, 1)),       # rows that are longer than a run
+    ((1, 23, 22), (33, 40), (20, 20), (0, 0, 0, 0)),     # 400 taps: a block of one tile is more than a job's share
     ((3, 8, 8), (100, 30), (1, 1), (0, 0, 0, 0)), ((1, 40, 33), (32, 40), (3, 3), (0, 2, 3, 0))])
 def test_the_gradient_of_a_kernel_is_that_of_rounded_factors(image, channels, kernel, padding):
     x, weight, _ = convolution(image, channels, kernel)
@@ -158,6 +159,13 @@ def test_the_gradient_of_a_kernel_on_an_enlarged_image_is_that_of_rounded_factor
     found = fast_gradients.upsample_conv2d.weight(g, x, fast.pack_conv2d(weight, "bfloat16"))
     expected = gradients.upsample_conv2d.weight(rounded(g).astype(float), rounded(x).astype(float), weight.shape)
     agree("gradients", "enlarged images by tiles of bfloat16", found, expected, LIMIT, relative=True)
+
+
+@has_tiles
+def test_pixels_are_shared_out_only_as_far_as_threads_would_be_idle():
+    assert [paired_weights._shared(blocks, 2) for blocks in (1, 2, 3, 4, 5)] == [2, 1, 2, 1, 1]
+    assert paired_weights._shared(40, 16) == 1           # each part of a weight of 1280 × 1280 × 9 takes 59 MB
+    assert paired_weights._shared(1, 16) == 13 and paired_weights._shared(5, 16) == 3    # 3 and 1 of 16 threads have none
 
 
 # ---- permission

@@ -68,12 +68,13 @@ def paired_gradient(g, x, kernel, padding):
     (images, out_height, out_width, outputs), (_, height, width, inputs) = g.shape, x.shape
     kh, kw = kernel
     taps = kh * kw
-    block_outputs = min(_whole(outputs, COLUMNS), C_FLOATS // (taps * amx_tile.ROWS) // COLUMNS * COLUMNS)
-    block_inputs = min(_whole(inputs, amx_tile.ROWS), C_FLOATS // (taps * block_outputs) // amx_tile.ROWS * amx_tile.ROWS)
+    block_outputs = min(_whole(outputs, COLUMNS), max(COLUMNS, C_FLOATS // (taps * amx_tile.ROWS) // COLUMNS * COLUMNS))
+    fitting = max(1, C_FLOATS // (taps * block_outputs * amx_tile.ROWS))
+    block_inputs = min(_whole(inputs, amx_tile.ROWS), fitting * amx_tile.ROWS)
     blocks = -(-inputs // block_inputs) * -(-outputs // block_outputs)
     small = images * out_height * out_width * taps * inputs * outputs < _SMALL
     run = min(max(RUN[0], FACTORS // (block_inputs + block_outputs)), RUN[1])
-    count = 1 if small or blocks % threads.get_threads() == 0 else threads.get_threads()
+    count = 1 if small else _shared(blocks, threads.get_threads())
     band_columns = _even(out_width, run, count if images * out_height < count else 1)
     pitch = band_columns + kw - 1
     band_rows = max(1, min(out_height, run // pitch - kh + 1)) if band_columns == out_width else 1
@@ -97,6 +98,12 @@ def paired_gradient(g, x, kernel, padding):
 def _whole(count, of):
     """As many as fill groups of so many"""
     return -(-count // of) * of
+
+
+def _shared(blocks, threads):
+    """Among how many jobs the pixels of a block are shared out: few, since each sums a block of its own, but so many that
+    threads are idle for a fifth of the time at most"""
+    return next(parts for parts in range(1, threads + 1) if -(-parts * blocks // threads) * threads <= 1.25 * parts * blocks)
 
 
 def _even(count, most, of):
