@@ -2,6 +2,7 @@
 
     reference.py   their definitions in plain NumPy                      fast.py            the compiled twins, gathered
     gradients.py   the gradient of each, in plain NumPy                  fast_gradients.py  the compiled twins of these
+    steps.py       steps of optimisers, in plain NumPy                   fast_steps.py      the compiled twins of these
     products/      linear layers, convolution, attention                 backward/          kernels of gradients
     normalization.py   group and layer norm
     activations.py SiLU, GELU, ReLU, element by element                  arrays.py          what the twins accept
@@ -33,6 +34,7 @@ OPERATIONS = ("pack_linear", "pack_conv2d", "linear", "conv2d", "linear_geglu", 
               "timestep_embedding")
 BACKENDS = {"numpy": "reference", "numba": "fast"}
 GRADIENTS = {"numpy": "gradients", "numba": "fast_gradients"}
+STEPS = {"numpy": "steps", "numba": "fast_steps"}
 DTYPES = ("float32", "bfloat16", "int8")                 # that weights can be kept in
 
 Watch = Callable[[str, dict[str, Any], Any], Any]        # (operation, its arguments, its result)
@@ -110,6 +112,11 @@ def recorder() -> Record | None:
 def gradient(name: str) -> Any:
     """The rules by which gradients of an operation are computed on the backend in use, see gradients.py."""
     return getattr(_module(GRADIENTS[backend()]), name)
+
+
+def step(name: str) -> Any:
+    """An optimiser's step on the backend in use, see steps.py."""
+    return getattr(_module(STEPS[backend()]), name)
 
 
 def __getattr__(name):

@@ -281,12 +281,12 @@ dB, tolerance = gradient(lambda b: np.sum(g * (W @ x + alpha / r * b @ (A @ x)))
     Bound("npdiffusion/training/lora_layers.py", "dA = (α/r) Bᵀ g xᵀ", LORA + """
 dA, tolerance = gradient(lambda a: np.sum(g * (W @ x + alpha / r * B @ (a @ x))), A), 1e-7
 """),
-    Bound("npdiffusion/training/optimizers.py", "β₁ m + (1 − β₁) g", ADAM, "m_next"),
-    Bound("npdiffusion/training/optimizers.py", "β₂ v + (1 − β₂) g²", ADAM, "v_next"),
-    Bound("npdiffusion/training/optimizers.py", "θ − η m̂ / (√v̂ + ε)", ADAM + """
+    Bound("kernels/steps.py", "β₁ m + (1 − β₁) g", ADAM, "m_next"),
+    Bound("kernels/steps.py", "β₂ v + (1 − β₂) g²", ADAM, "v_next"),
+    Bound("kernels/steps.py", "θ − η m̂ / (√v̂ + ε)", ADAM + """
 m_hat, v_hat = m_next / (1 - 0.8**3), v_next / (1 - 0.9**3)
 """, "after"),
-    Bound("npdiffusion/training/optimizers.py", "(1 − η λ) θ", ADAM + """
+    Bound("kernels/steps.py", "(1 − η λ) θ", ADAM + """
 history = np.zeros((3, 4))
 theta, lambda_ = start, 0.3
 after, *_ = run(AdamW, 1, decay=0.3)

@@ -2,6 +2,7 @@
 import numpy as np
 import pytest
 
+from npdiffusion.kernels import fast_steps, steps
 from npdiffusion.training import optimizers, rates
 from npdiffusion.training.averages import Average
 from npdiffusion.training.clipping import accumulated, clipped, norm
@@ -43,11 +44,38 @@ def both(make, optimizer, shapes=SHAPES, rate=0.02):
      lambda torch: lambda p: torch.optim.Adam(p, betas=(0.8, 0.95), weight_decay=0.1)),
     ("AdamW", optimizers.AdamW, lambda torch: torch.optim.AdamW),
 ])
-def test_an_optimiser_takes_the_steps_of_torchs(what, make, optimizer):
+def test_an_optimiser_takes_the_steps_of_torchs(each_backend, what, make, optimizer):
     found, expected = both(make, optimizer)
     for name in SHAPES:
         assert found[name].dtype == np.float32
         agree("optimisers", f"{what}, {STEPS} steps", found[name], expected[name], 1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"decay": 0.1}, {"decay": 0.1, "apart": True, "betas": (0.5, 0.9), "eps": 1e-3}])
+@pytest.mark.parametrize("shape", [(1,), (5, 7), (8192, 3), (33, 1000, 2)])
+def test_adams_compiled_twin_takes_the_same_step(shape, options):
+    """One number, less than a vector, whole jobs, and more than a thread's"""
+    value, gradient, mean, square = (numbers(seed, {"x": shape})["x"] for seed in range(4))
+    square *= square
+    exact = [x.astype(np.float64) for x in (value, gradient, mean, square)]
+    untouched = gradient.copy()
+    fast_steps.adam(value, gradient, mean, square, 3, 0.02, **options)
+    steps.adam(*exact, 3, 0.02, **options)
+    for name, found, expected in zip(("θ", "g", "m", "v"), (value, gradient, mean, square), exact):
+        assert found.dtype == np.float32
+        agree("optimisers", f"Adam's compiled step, {name}", found, expected, 1e-6, relative=True)
+    assert (gradient == untouched).all()
+
+
+def test_adams_compiled_twin_moves_views_and_other_types_by_the_definition():
+    whole, gradient = numbers(0, {"x": (6, 8)})["x"], numbers(1, {"x": (4, 3)})["x"]
+    view, plain, double = whole[1:5, ::3], whole[1:5, ::3].copy(), whole[1:5, ::3].astype(np.float64)
+    outside = whole[:, 1::3].copy()
+    for value in (view, plain, double):
+        fast_steps.adam(value, gradient, np.zeros_like(value), np.zeros_like(value), 1, 0.02)
+    agree("optimisers", "Adam's step of a view", view, plain, 1e-6)
+    agree("optimisers", "Adam's step of a view", view, double, 1e-6)
+    assert (whole[:, 1::3] == outside).all()
 
 
 def test_muon_takes_the_steps_of_torchs_whose_products_are_rounded_to_bfloat16():

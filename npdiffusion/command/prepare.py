@@ -68,7 +68,7 @@ def compile_kernels(dtype, gradients=False, meanwhile=lambda: None):
     what = "kernels (first run only)"
     if gradients:
         what = "gradients (first training only)" if fast.is_cached(dtype) else "kernels and gradients (first run only)"
-        from npdiffusion.kernels import fast_gradients  # noqa: F401 (from here on they are among those that `fast` knows)
+        from npdiffusion.kernels import fast_gradients, fast_steps  # noqa: F401 (from here on they are among those that `fast` knows)
     if fast.is_cached(dtype):
         meanwhile()
         return False

@@ -20,7 +20,7 @@ from npdiffusion.kernels import threads
 class Optimizer:
     """What all have in common: parameters, the number of steps, and memories that begin as zeros."""
     slots: tuple[str, ...] = ()           # names of what is remembered for each parameter
-    large = 50_000                        # numbers of a parameter that is worth a thread
+    large: float = 50_000                 # numbers of a parameter that is worth a thread
 
     def __init__(self, parameters, decay=0.0):
         self.parameters, self.decay, self.steps = parameters, decay, 0
@@ -68,45 +68,25 @@ class SGD(Optimizer):
 
 
 class Adam(Optimizer):
-    """Adam (Kingma & Ba 2014, arXiv:1412.6980, algorithm 1): a step of about η for each number, whatever its gradient's size
-
-        m ← β₁ m + (1 − β₁) g        m̂ = m / (1 − β₁ᵗ)        both averages begin at 0; m̂ and v̂ take that out
-        v ← β₂ v + (1 − β₂) g²       v̂ = v / (1 − β₂ᵗ)
-        θ ← θ − η m̂ / (√v̂ + ε)                                decay: g ← g + λ θ first
-    """
+    """Adam (Kingma & Ba 2014, arXiv:1412.6980, algorithm 1); its equations stand where they are computed, kernels/steps.py"""
     slots = ("mean", "square")
+    large = math.inf                      # the kernel shares out a parameter itself
+    apart = False
 
     def __init__(self, parameters, betas=(0.9, 0.999), eps=1e-8, decay=0.0):
         super().__init__(parameters, decay)
         self.betas, self.eps = betas, eps
 
     def update(self, value, gradient, rate, mean, square):
-        if self.decay:
-            gradient = self.decayed(value, gradient, rate)
-        one, two = self.betas
-        mean += (1 - one) * (gradient - mean)
-        square *= two
-        square += (1 - two) * (gradient * gradient)
-        scale = np.sqrt(square)
-        scale *= 1 / math.sqrt(1 - two ** self.steps)
-        scale += self.eps
-        value -= rate / (1 - one ** self.steps) * mean / scale
-
-    def decayed(self, value, gradient, rate):
-        return gradient + self.decay * value
+        kernels.step("adam")(value, gradient, mean, square, self.steps, rate, self.betas, self.eps, self.decay, self.apart)
 
 
 class AdamW(Adam):
-    """Adam with decay beside the step instead of inside the averages: θ ← (1 − η λ) θ first
+    """Adam with decay beside the step, not inside the averages (Loshchilov & Hutter 2017, arXiv:1711.05101, algorithm 2)"""
+    apart = True
 
-    Loshchilov & Hutter 2017, arXiv:1711.05101, algorithm 2
-    """
     def __init__(self, parameters, betas=(0.9, 0.999), eps=1e-8, decay=0.01):
         super().__init__(parameters, betas, eps, decay)
-
-    def decayed(self, value, gradient, rate):
-        value *= 1 - rate * self.decay
-        return gradient
 
 
 class Muon(Optimizer):
