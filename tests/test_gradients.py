@@ -5,7 +5,9 @@ import torch
 
 from npdiffusion import kernels
 from npdiffusion.kernels import fast, fast_gradients, gradients, reference
+from npdiffusion.kernels.backward.direct_weights import direct_gradient
 from npdiffusion.kernels.backward.transposed import transposed
+from npdiffusion.kernels.backward.weights import convolution_gradient
 from npdiffusion.kernels.products.packing import Packed
 from npdiffusion.training.tape import Tape
 from tests.differences import agree
@@ -245,6 +247,27 @@ def test_the_parts_of_a_strided_convolution_s_gradient_make_the_whole(image, ker
         arguments = values(2, *size, outputs), weight, (2, *image, 20), stride, padding
         agree("gradients", f"conv2d of stride {stride} in {dtype}", fast_gradients.conv2d.x(*arguments),
               gradients.conv2d.x(*arguments), LIMIT, relative=True)
+
+
+@pytest.mark.parametrize(("image", "channels", "kernel", "stride", "padding", "is_direct"), [
+    ((3, 28, 28), (16, 16), (3, 3), 1, (1, 1, 1, 1), True),          # a narrow panel that is full, whole tiles
+    ((2, 30, 41), (1, 13), (3, 3), 1, (1, 1, 1, 1), True),           # one input; lanes beyond the outputs
+    ((2, 29, 24), (7, 50), (3, 3), 2, (1, 1, 1, 1), True),           # two panels, a small tile, rows of two phases
+    ((1, 40, 37), (5, 33), (2, 4), 3, (2, 0, 1, 3), True),           # zeros on one side only
+    ((2, 9, 700), (3, 1), (3, 3), 1, (0, 1, 0, 1), True),            # a row is a band
+    ((5, 20, 20), (48, 16), (1, 1), 1, (0, 0, 0, 0), True),
+    ((6, 5, 4), (40, 33), (3, 3), 1, (1, 1, 1, 1), False),           # small images
+    ((2, 12, 12), (100, 130), (3, 3), 1, (1, 1, 1, 1), False),       # many channels
+    ((3, 13, 12), (150, 100), (3, 3), 2, (0, 1, 0, 1), False),
+])
+def test_gradients_of_weights_match_their_definition(image, channels, kernel, stride, padding, is_direct):
+    inputs, outputs = channels
+    x, weight = values(*image, inputs), values(outputs, inputs, *kernel)
+    g = values(*reference.conv2d(x, weight, None, stride, padding).shape, seed=1)
+    assert (direct_gradient(g, x, kernel, stride, padding) is not None) == is_direct
+    expected = gradients.conv2d.weight(g.astype(np.float64), x.astype(np.float64), weight.shape, stride, padding)
+    agree("gradients", "conv2d by its weight", convolution_gradient(g, x, kernel, stride, padding), expected, LIMIT,
+          relative=True)
 
 
 @pytest.mark.parametrize("name", kernels.OPERATIONS)

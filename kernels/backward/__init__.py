@@ -1,6 +1,7 @@
 """Gradients that need kernels of their own; fast_gradients.py says which and when.
 
     weights.py        of a product's weight      attention.py      of queries, keys and values, in tiles
+    direct_weights.py of the same, of few channels, from images as they lie
     paired_weights.py of the same, from factors in bfloat16, by tile registers
     partial_sums.py   of the same, from what several jobs have summed
     transposed.py     a packed weight, read the other way, so that the gradient of x is a product like any other

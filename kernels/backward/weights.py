@@ -24,6 +24,7 @@ from ..codegen.compiling import floats_in, floats_out, inlined, kernel, size, si
 from ..codegen.memory import load, next_job, store
 from ..products.matmul import TAIL_ROWS, TILE_ROWS, full_tile, tail_tile
 from ..products.packing import COLUMNS
+from .direct_weights import direct_gradient
 from .partial_sums import added
 
 RUN = 160                                                # pixels that the tile sums at once, or so
@@ -42,6 +43,9 @@ def convolution_gradient(g, x, kernel, stride, padding):
     """dW, see above      g: (N, H_out, W_out, O)   x: (N, H, W, I)   kernel: (kh, kw)   → (O, I, kh, kw)"""
     g, x = float32(g, "g"), float32(x, "x")
     outputs, inputs = g.shape[3], x.shape[3]
+    direct = direct_gradient(g, x, kernel, stride, padding)
+    if direct is not None:
+        return direct
     if kernel == (1, 1) and stride == 1 and padding == (0, 0, 0, 0):
         return matrix_gradient(g.reshape(-1, outputs), x.reshape(-1, inputs)).reshape(outputs, inputs, 1, 1)
     rows_of_x = _cost(inputs, outputs) <= _cost(outputs, inputs)

@@ -55,10 +55,10 @@ def suits(geometry, weight):
         return False
     if few_outputs.suits(geometry, weight) and (channels > MOST_CHANNELS or enlarged.py_func(geometry)):
         return False
-    return _sizes(geometry, 1, 1, 1).window <= WINDOW
+    return sizes_of_bands(geometry, 1, 1, 1).window <= WINDOW
 
 
-def _sizes(geometry, images, outputs, band):
+def sizes_of_bands(geometry, images, outputs, band):
     """With bands of so many rows."""
     stride = geometry.stride
     seen = (geometry.out_width - 1) * stride + geometry.kernel_width     # columns
@@ -80,9 +80,9 @@ def convolve(x, geometry, weight, bias, residual, y):
     parallel = y.size * weight.depth >= SMALL
     wanted = JOBS_PER_THREAD * threads.get_threads() if parallel else 1
     band = -(-height // min(height, -(-wanted // images)))
-    while band > 1 and _sizes(geometry, images, outputs, band).window > WINDOW:
+    while band > 1 and sizes_of_bands(geometry, images, outputs, band).window > WINDOW:
         band = (band + 1) // 2
-    sizes = _sizes(geometry, images, outputs, band)
+    sizes = sizes_of_bands(geometry, images, outputs, band)
     threads.launch(convolve_bands, tuple(sizes), tuple(geometry), flat(x), weight.panels, bias, residual, flat(y),
                    parallel=parallel, scratch=sizes.window + 2 * TILE_ROWS * COLUMNS)
     return y
@@ -100,14 +100,14 @@ def convolve_bands(thread, counter, sizes, geometry, x, panels, bias, residual, 
         image, band = divmod(job, bands)
         first = band * sizes.band
         rows = min(sizes.band, geometry.out_height - first)
-        _fill(image, first, sizes, geometry, x, memory, window)
+        fill(image, first, sizes, geometry, x, memory, window)
         for output in range(0, sizes.outputs, COLUMNS):
             _panel(image, first, rows, output, sizes, geometry, panels, bias, residual, y, memory, window, c)
         job = next_job(counter)
 
 
 @inlined
-def _fill(image, first, sizes, geometry, x, memory, window):
+def fill(image, first, sizes, geometry, x, memory, window):
     """memory[window:] = what rows from `first` on of y see of an image of x, zeros around it"""
     channels = geometry.channels
     left = min(geometry.left, sizes.pitch)
