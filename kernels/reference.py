@@ -26,11 +26,8 @@ def pack_linear(weight: Array, dtype: str = "float32") -> Array | Int8:
 
 
 def pack_conv2d(weight: Array, dtype: str = "float32") -> Array | Int8:
-    """The layout `conv2d` wants: here a copy (O, I, kh, kw) as stored, or rounded if dtype says so.
-
-    int8 is for kernels of 1×1; others become bfloat16, whose products Winograd's algorithm makes as fast.
-    """
-    return pack_linear(weight, "bfloat16" if dtype == "int8" and weight.shape[2:] != (1, 1) else dtype)
+    """The layout `conv2d` wants: here a copy (O, I, kh, kw) as stored, or rounded if dtype says so."""
+    return pack_linear(weight, dtype)
 
 
 def to_bfloat16(x: Array) -> Array:

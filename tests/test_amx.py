@@ -214,12 +214,15 @@ print(amx_tile.HAS_BFLOAT16, amx_tile.HAS_INT8, digest_of_int8_products())
 
 
 def digest_of_int8_products():
-    """Of all bits of some results: whole tiles and ragged ones, one block of terms and several, a gate."""
+    """Of all bits of some results: whole tiles and ragged ones, one block of terms and several, a gate, convolutions."""
     digest = hashlib.sha256()
     for rows, inputs, outputs in ((70, 128, 96), (33, 2048, 50), (5, 64, 32), (40, 100, 40)):
         x, weight = values(rows, inputs), values(2 * outputs, inputs)
         digest.update(fast.linear(x, fast.pack_linear(weight, "int8"), values(2 * outputs)).tobytes())
         digest.update(fast.linear_geglu(x, fast.pack_linear(weight, "int8"), values(2 * outputs)).tobytes())
+    for image, channels in (((2, 9, 8), (64, 40)), ((1, 4, 5), (20, 33)), ((2, 3, 4), (1088, 32))):
+        x, weight, bias = convolution(image, channels, 3)
+        digest.update(fast.conv2d(x, fast.pack_conv2d(weight, "int8"), bias, 1, (1, 1, 1, 1)).tobytes())
     return digest.hexdigest()
 
 

@@ -11,10 +11,11 @@ import npdiffusion
 from npdiffusion import kernels
 from npdiffusion.kernels import fast, reference
 from npdiffusion.kernels.int8 import BLOCK, Int8, rounded_rows
+from npdiffusion.kernels.products import int8_matmul, int8_packing
 from npdiffusion.models import parameters
-from npdiffusion.models.layers import Linear
+from npdiffusion.models.layers import Conv2d, Linear
 from tests.differences import agree
-from tests.operations import PRODUCTS, values
+from tests.operations import CONVOLUTIONS, PRODUCTS, convolution, values
 from tests.processes import output_of
 
 SUMS = 3e-6             # of the largest number: sums of whole numbers are exact, scaling and adding blocks is not
@@ -73,7 +74,8 @@ def test_what_is_not_finite_stays_so_and_is_seen_in_weights(wrong):
 
 # ---- packing
 
-@pytest.mark.parametrize("shape", [(1, 1), (33, 7), (64, 320), (50, 1027), (40, 2 * BLOCK + 9), (96, 20, 1, 1)])
+@pytest.mark.parametrize("shape", [(1, 1), (33, 7), (64, 320), (50, 1027), (40, 2 * BLOCK + 9), (96, 20, 1, 1), (33, 7, 3, 3),
+                                   (40, BLOCK + 5, 2, 3)])
 def test_packing_loses_nothing(shape):
     weight = values(*shape)
     found, wanted = (fast.pack_conv2d if len(shape) == 4 else fast.pack_linear)(weight, "int8").unpack(), Int8.nearest(weight)
@@ -89,8 +91,17 @@ def test_float16_and_bfloat16_are_packed_as_the_float32_that_they_are():
 
 
 def test_a_byte_is_kept_for_each_number():
-    weight = fast.pack_linear(values(640, 2560), "int8")
-    assert 1 <= weight.nbytes / (640 * 2560) < 1.02
+    for shape in (640, 2560), (640, 640, 3, 3):
+        weight = fast.pack_conv2d(values(*shape), "int8")
+        assert 1 <= weight.nbytes / math.prod(shape) < 1.02
+
+
+@pytest.mark.parametrize("shape", [(1000, 40), (300, 40, 3, 3)])
+def test_a_weight_is_packed_part_by_part(monkeypatch, shape):
+    weight = values(*shape)
+    whole = fast.pack_conv2d(weight, "int8").panels
+    monkeypatch.setattr(int8_packing, "NUMBERS_AT_ONCE", 1 << 14)
+    np.testing.assert_array_equal(fast.pack_conv2d(weight, "int8").panels, whole)
 
 
 # ---- products
@@ -124,14 +135,55 @@ def test_the_sums_are_those_of_whole_numbers(backend):
     np.testing.assert_allclose(y, a @ b.T / 256, rtol=2e-6)
 
 
-def test_1x1_convolutions_are_int8_and_others_bfloat16():
-    x, shift = values(2, 5, 7, 40), values(2, 30)
-    pointwise, square = values(30, 40, 1, 1), values(30, 40, 3, 3)
-    plain, packed = reference.pack_conv2d(pointwise, "int8"), fast.pack_conv2d(pointwise, "int8")
-    agree("operations", "int8 conv2d 1×1, compiled", fast.conv2d(x, packed, shift, residual=values(2, 5, 7, 30)),
-          reference.conv2d(x, plain, shift, residual=values(2, 5, 7, 30)), SUMS, relative=True)
-    np.testing.assert_array_equal(plain.numbers[..., 0, 0], Int8.nearest(pointwise[..., 0, 0]).numbers)
-    assert fast.pack_conv2d(square, "int8").dtype == "bfloat16" and reference.pack_conv2d(square, "int8").dtype == np.uint16
+def both_of_a_convolution(image, channels, kernel):
+    """x, a weight as both backends keep it, and a bias for each image"""
+    x, weight, bias = convolution(image, channels, kernel)
+    return x, reference.pack_conv2d(weight, "int8"), fast.pack_conv2d(weight, "int8"), bias
+
+
+@pytest.mark.parametrize("image, channels, kernel, stride, padding", [
+    *CONVOLUTIONS,
+    ((2, 8, 8), (64, 40), 3, 1, (1, 1, 1, 1)),           # whole words of tile registers; tiles that begin in the first image
+    ((1, 5, 4), (BLOCK + 7, 33), 3, 1, (1, 1, 1, 1)),    # two blocks in each tap
+    ((3, 20, 17), (128, 70), 3, 1, (1, 1, 1, 1)),        # several jobs
+    ((2, 3, 3), (8, 9), 1, 1, (2, 1, 3, 2))])            # results that see nothing but zeros
+def test_convolutions_match_their_definition(image, channels, kernel, stride, padding):
+    x, plain, packed, bias = both_of_a_convolution(image, channels, kernel)
+    residual = values(*reference.conv2d(x, plain, None, stride, padding).shape)
+    for others in {}, {"residual": residual}:
+        agree("operations", "int8 conv2d, compiled", fast.conv2d(x, packed, bias, stride, padding, **others),
+              reference.conv2d(x, plain, bias, stride, padding, **others), SUMS, relative=True)
+
+
+@pytest.mark.parametrize("height, width", [(10, 14), (9, 11), (5, 7)])
+def test_an_enlarged_image_is_convolved_without_being_written(height, width):
+    x, plain, packed, bias = both_of_a_convolution((2, 5, 7), (20, 40), 3)
+    agree("operations", "int8 upsample_conv2d, compiled", fast.upsample_conv2d(x, packed, bias[0], height, width),
+          reference.upsample_conv2d(x, plain, bias[0], height, width), SUMS, relative=True)
+
+
+def test_a_large_pixel_makes_only_itself_coarse():
+    x, plain, packed, _ = both_of_a_convolution((1, 6, 6), (32, 40), 3)
+    x[0, 0, 0] *= 1e4
+    exact = reference.conv2d(x, reference.as_float32(plain), padding=(1, 1, 1, 1))
+    off = np.abs(fast.conv2d(x, packed, padding=(1, 1, 1, 1)) - exact)[0].max(axis=-1)
+    assert off[:2, :2].min() > 20 and off[2:].max() < 1 and off[:, 2:].max() < 1
+
+
+def test_what_memory_held_before_does_not_matter():
+    from npdiffusion.kernels import threads
+    x, _, packed, bias = both_of_a_convolution((2, 7, 5), (20, 40), 3)
+    before = fast.conv2d(x, packed, bias, 1, (1, 1, 1, 1))
+    threads.working_memory("int8", 1).fill(np.nan)
+    np.testing.assert_array_equal(fast.conv2d(x, packed, bias, 1, (1, 1, 1, 1)), before)
+
+
+def test_the_size_of_jobs_changes_nothing(monkeypatch):
+    x, _, packed, bias = both_of_a_convolution((2, 16, 15), (64, 100), 3)
+    whole = fast.conv2d(x, packed, bias, 1, (1, 1, 1, 1))
+    monkeypatch.setattr(int8_matmul, "ROW_BYTES", 0)
+    monkeypatch.setattr(int8_matmul, "MOST_PANELS", 1)
+    np.testing.assert_array_equal(fast.conv2d(x, packed, bias, 1, (1, 1, 1, 1)), whole)
 
 
 def test_both_backends_take_either_form():
@@ -157,19 +209,24 @@ from npdiffusion.kernels import fast
 from npdiffusion.kernels.products import int8_tile
 rng = np.random.default_rng(0)
 x, w = (rng.standard_normal(shape, dtype=np.float32) for shape in ((33, 1027), (70, 1027)))
-print(json.dumps([int8_tile.HAS_DOT, fast.linear(x, fast.pack_linear(w, "int8")).tolist()]))
+image, kernel = (rng.standard_normal(shape, dtype=np.float32) for shape in ((2, 5, 6, 37), (40, 37, 3, 3)))
+print(json.dumps([int8_tile.HAS_DOT, fast.linear(x, fast.pack_linear(w, "int8")).tolist(),
+                  fast.conv2d(image, fast.pack_conv2d(kernel, "int8"), padding=(1, 1, 1, 1)).tolist()]))
 """
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="NUMBA_CPU_NAME names an x86 processor")
 def test_processors_without_products_of_bytes_give_the_same(tmp_path):
     printed = output_of(ONE_CPU, NUMBA_CPU_NAME="haswell", NUMBA_CPU_FEATURES="", NUMBA_CACHE_DIR=str(tmp_path))
-    has_dot, said = json.loads(printed)
+    has_dot, said, convolved = json.loads(printed)
     rng = np.random.default_rng(0)
     x, w = (rng.standard_normal(s, dtype=np.float32) for s in ((33, 1027), (70, 1027)))
+    image, kernel = (rng.standard_normal(s, dtype=np.float32) for s in ((2, 5, 6, 37), (40, 37, 3, 3)))
     assert not has_dot
     expected = reference.linear(x, reference.pack_linear(w, "int8"))
     agree("operations", "int8 without VNNI", np.array(said, np.float32), expected, SUMS, relative=True)
+    expected = reference.conv2d(image, reference.pack_conv2d(kernel, "int8"), padding=(1, 1, 1, 1))
+    agree("operations", "int8 conv2d without VNNI", np.array(convolved, np.float32), expected, SUMS, relative=True)
 
 
 # ---- models
@@ -182,12 +239,20 @@ def embedded():
 def test_what_is_int8_in_a_model(embedded):
     kinds = {name: getattr(layer.weight, "dtype", None) for part in ("unet", "vae", "text_encoder")
              for name, layer in parameters.modules(getattr(embedded["int8"], part)) if hasattr(layer, "weight")}
-    kept = {"conv_in": "float32", "time_embedding.linear_1": "float32", "down_blocks.0.resnets.0.conv1": "bfloat16",
+    kept = {"conv_in": "float32", "time_embedding.linear_1": "float32", "decoder.mid_block.resnets.0.conv1": "bfloat16",
             "down_blocks.0.resnets.0.time_emb_proj": "bfloat16", "encoder.layers.0.mlp.fc1": "bfloat16"}
     assert {name: kinds[name] for name in kept} == kept
     linear = [name for name, layer in parameters.modules(embedded["int8"].unet) if isinstance(layer, Linear)
               and "time_emb" not in name]
     assert len(linear) > 20 and {kinds[name] for name in linear} == {"int8"}
+
+
+@pytest.mark.parametrize("tiles", [False, True])
+def test_small_3x3_kernels_are_int8_where_tile_registers_multiply_them_and_large_ones_everywhere(monkeypatch, tiles):
+    monkeypatch.setattr(parameters.machine, "multiplies_bytes_in_tiles", lambda: tiles)
+    kinds = [parameters.kept_as("conv1.weight", conv, "weight", "int8")
+             for conv in (Conv2d(1280, 1280), Conv2d(1280, 640), Conv2d(1280, 640, kernel=1))]
+    assert kinds == ["int8", "int8" if tiles else "bfloat16", "int8"]
 
 
 def test_memory_is_as_announced(embedded):

@@ -40,7 +40,7 @@ def _convolve(x, height, width, weight, bias, stride, padding, residual):
     geometry = _geometry(x, height, width, weight, stride, padding)
     images, outputs = len(x), weight.shape[0]
     y = np.empty((images, geometry.out_height, geometry.out_width, outputs), np.float32)
-    for way in (direct, winograd, few_outputs):
+    for way in () if weight.dtype == "int8" else (direct, winograd, few_outputs):
         if way.suits(geometry, weight):
             return way.convolve(x, geometry, weight, *epilogue.checked(bias, residual, images, outputs, y.shape), y)
     return product(x, geometry, images * geometry.out_pixels, weight, bias, residual, y)

@@ -52,12 +52,12 @@ def emit_spread(builder, scalar, vector):
 
 
 def make_int8_tile(shape):
-    """→ tile(memory, a, row_stride, scales, c, c_stride, b, start, outputs, words, accumulate), used in kernels.
+    """→ tile(x, a, row_stride, scales, scale_stride, memory, c, c_stride, b, start, outputs, words, accumulate), in kernels.
 
-    All of A, its scales and C lie in `memory`, flat float32; B, its first row and its scales in `b`, flat int32:
+    A and its scales lie in `x`, C in `memory`, both flat float32; B, its first row and its scales in `b`, flat int32:
 
-        A[i, 4 k : 4 k + 4] = memory[a + i · row_stride + k]              as four bytes, or four float32 (see above)
-        s_i = memory[scales + i]                                          C[i, :] = memory[c + i · c_stride :]
+        A[i, 4 k : 4 k + 4] = x[a + i · row_stride + k]                   as four bytes, or four float32 (see above)
+        s_i = x[scales + i · scale_stride]                                C[i, :] = memory[c + i · c_stride :]
         B[4 k : 4 k + 4, :] = b[start + (k + 1) · columns :]              as bytes; −128 Σ is b[start :]
         t = b[outputs :]                                                  float32
 
@@ -89,11 +89,10 @@ def make_int8_tile(shape):
                     sums[i, j] = multiply_add(builder, some, wide[j], sums[i, j])
 
     def generate(context, builder, signature, arguments):
-        memory, a, stride, scales, c, c_stride, b, start, outputs, words, accumulate = arguments
-        data = context.make_array(signature.args[0])(context, builder, memory).data
-        A = builder.bitcast(builder.gep(data, [a]), LANE.as_pointer())
-        S, C = builder.gep(data, [scales]), builder.gep(data, [c])
-        B = context.make_array(signature.args[6])(context, builder, b).data
+        x, a, stride, scales, scale_stride, memory, c, c_stride, b, start, outputs, words, accumulate = arguments
+        X, C, B = (context.make_array(signature.args[position])(context, builder, array).data
+                   for position, array in ((0, x), (5, memory), (8, b)))
+        A, S, C = builder.bitcast(builder.gep(X, [a]), LANE.as_pointer()), builder.gep(X, [scales]), builder.gep(C, [c])
         before, loop, after = builder.block, builder.append_basic_block("k"), builder.append_basic_block("store")
         if HAS_DOT:
             corrections = row_of(builder, B, start, integers)
@@ -119,7 +118,8 @@ def make_int8_tile(shape):
         builder.position_at_end(after)
         ts = row_of(builder, B, outputs, floats)
         for i in range(shape.rows):
-            scale = emit_spread(builder, builder.load(builder.gep(S, [INTEGER(i)]), align=4), floats)
+            scale = builder.load(builder.gep(S, [builder.mul(scale_stride, INTEGER(i))]), align=4)
+            scale = emit_spread(builder, scale, floats)
             for j in range(shape.vectors):
                 at = builder.add(builder.mul(c_stride, INTEGER(i)), INTEGER(j * shape.lanes))
                 cell = vector_pointer(builder, C, at, floats)
@@ -128,27 +128,27 @@ def make_int8_tile(shape):
         return context.get_dummy_value()
 
     @intrinsic
-    def tile(typing, memory, a, row_stride, scales, c, c_stride, b, start, outputs, words, accumulate):
+    def tile(typing, x, a, row_stride, scales, scale_stride, memory, c, c_stride, b, start, outputs, words, accumulate):
         size = types.intp
-        return types.void(memory, size, size, size, size, size, b, size, size, size, types.boolean), generate
+        return types.void(x, size, size, size, size, memory, size, size, b, size, size, size, types.boolean), generate
 
     return tile
 
 
 def make_scaled_row(shape):
-    """→ scaled_row(memory, sums, scale, c, b, outputs, accumulate), used in kernels: what leaves the tile, of one row
+    """→ scaled_row(memory, sums, x, scale, c, b, outputs, accumulate), used in kernels: what leaves the tile, of one row
 
-        C (+)= s t Σ        Σ = memory[sums :], int32     s = memory[scale]     t = b[outputs :], float32     C = memory[c :]
+        C (+)= s t Σ        Σ = memory[sums :], int32     s = x[scale]     t = b[outputs :], float32     C = memory[c :]
     """
     floats, integers = ir.VectorType(FLOAT, shape.lanes), ir.VectorType(LANE, shape.lanes)
 
     @intrinsic
-    def scaled_row(typing, memory, sums, scale, c, b, outputs, accumulate):
+    def scaled_row(typing, memory, sums, x, scale, c, b, outputs, accumulate):
         def generate(context, builder, signature, arguments):
-            memory, sums, scale, c, b, outputs, accumulate = arguments
-            memory, b = (context.make_array(signature.args[position])(context, builder, array).data
-                         for position, array in ((0, memory), (4, b)))
-            s = emit_spread(builder, builder.load(builder.gep(memory, [scale]), align=4), floats)
+            memory, sums, x, scale, c, b, outputs, accumulate = arguments
+            memory, x, b = (context.make_array(signature.args[position])(context, builder, array).data
+                            for position, array in ((0, memory), (2, x), (5, b)))
+            s = emit_spread(builder, builder.load(builder.gep(x, [scale]), align=4), floats)
             for j in range(shape.vectors):
                 def at(base, start, vector, j=j):
                     return vector_pointer(builder, base, builder.add(start, INTEGER(j * shape.lanes)), vector)
@@ -159,6 +159,6 @@ def make_scaled_row(shape):
             return context.get_dummy_value()
 
         size = types.intp
-        return types.void(memory, size, size, size, b, size, types.boolean), generate
+        return types.void(memory, size, x, size, size, b, size, types.boolean), generate
 
     return scaled_row

@@ -29,12 +29,10 @@ from ..arrays import flat, float32
 from ..codegen.bfloat16 import factors_per_word
 from ..codegen.compiling import floats_in, floats_out, halves_in, inlined, kernels_for, size, sizes_of
 from ..codegen.memory import next_job
-from . import amx_tile, blocking, epilogue, windows
+from . import amx_tile, blocking, epilogue, int8_matmul, windows
 from .amx_tile import HAS_BFLOAT16 as HAS_AMX
 from .amx_tile import make_amx_tile
 from .blocking import AMX_TILES, COLUMNS, DEPTH, MAX_PANELS, MAX_TILES, SMALL, TAIL_ROWS, TILE_ROWS, Sizes, job_size
-from .int8_matmul import multiply_int8
-from .int8_matmul import scratch as int8_scratch
 from .microkernel import PRODUCT, make_tile
 from .packing import packed, packed_depth
 from .patches import Geometry, gather, rows_of_a_matrix
@@ -80,6 +78,8 @@ def product(x, geometry, rows, weight, bias, residual, y, gated=False):
     bias, residual = epilogue.checked(bias, residual, rows // geometry.out_pixels, outputs, y.shape)
     columns = y.shape[-1]
     small = rows * outputs * depth < SMALL
+    if weight.dtype == "int8":
+        return int8_matmul.product(x, geometry, rows // geometry.out_pixels, weight, bias, residual, y, parallel=not small)
     tiles = (amx_tile.ROWS, AMX_TILES) if amx_tile.multiplies(weight.dtype) else (TILE_ROWS, MAX_TILES)
     block_rows, panels = job_size(rows, columns, 1 if small else threads.get_threads(), MAX_PANELS // (1 + gated), *tiles)
     width = (panels + (panels + 1 if gated else 0)) * COLUMNS    # a gate that begins inside a panel touches one more
@@ -89,8 +89,6 @@ def product(x, geometry, rows, weight, bias, residual, y, gated=False):
         sizes = sizes._replace(block_rows=block_rows, window=window.words, window_columns=window.columns)
     kernel, scratch = multiply[weight.dtype], (sizes.window or block_rows * DEPTH)
     scratch += (block_rows + TILE_ROWS) * width          # what tiles overhang
-    if weight.dtype == "int8":
-        scratch = int8_scratch(block_rows, width)
     threads.launch(kernel, tuple(sizes), tuple(geometry), flat(x), weight.panels, bias, residual, flat(y),
                    parallel=not small, scratch=scratch)
     return y
@@ -117,7 +115,6 @@ def multiply(thread, counter, sizes, geometry, x, panels, bias, residual, y, mem
         job = next_job(counter)
 
 
-multiply["int8"] = multiply_int8
 
 
 @inlined

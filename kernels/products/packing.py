@@ -31,7 +31,7 @@ from ..codegen.bfloat16 import narrowed, widened
 from ..codegen.compiling import floats_out, halves_in, halves_out, inlined, integers_out, kernel, size, sizes_of
 from ..codegen.memory import load, load_float, load_half, next_job, store_float, store_half
 from ..int8 import Int8
-from .int8_matmul import PackedInt8
+from .int8_packing import PackedInt8
 from .microkernel import PRODUCT
 
 COLUMNS = PRODUCT.columns
@@ -102,8 +102,8 @@ def pack_linear(weight, dtype="float32"):
 
 
 def pack_conv2d(weight, dtype="float32"):
-    """The layout `conv2d` wants: (O, I, kh, kw) in panels; as `pack_linear`, but int8 is for kernels of 1×1 alone."""
-    return pack_linear(weight, "bfloat16" if dtype == "int8" and weight.shape[2:] != (1, 1) else dtype)
+    """The layout `conv2d` wants: (O, I, kh, kw) in panels; otherwise as `pack_linear`."""
+    return pack_linear(weight, dtype)
 
 
 def packed(weight):
