@@ -12,7 +12,7 @@ import time
 FRESH = 0.1                           # seconds for which it is taken as known how much memory is free
 FEATURES = {                          # as the system names it → as people do; x86 in /proc/cpuinfo, ARM there, macOS
     "avx2": "AVX2", "fma": "FMA", "avx512f": "AVX-512", "avx512_vnni": "AVX512-VNNI", "avx512_bf16": "AVX512-BF16",
-    "amx_bf16": "AMX-BF16", "amx_int8": "AMX-INT8",
+    "amx_bf16": "AMX-BF16",
     "asimd": "NEON", "sve": "SVE", "bf16": "BF16",
     "hw.optional.avx2_0": "AVX2", "hw.optional.avx512f": "AVX-512", "hw.optional.AdvSIMD": "NEON",
     "hw.optional.arm.FEAT_BF16": "BF16",
@@ -44,11 +44,6 @@ def multiplies_bfloat16():
 def multiplies_bytes():
     """Whether the processor has products of bytes that the kernels use; others widen them to float32 for products."""
     return "AVX512-VNNI" in cpu_features()
-
-
-def multiplies_bytes_in_tiles():
-    """Whether it has tile registers for bytes, and this process may use them."""
-    return "AMX-INT8" in cpu_features() and may_use_tiles()
 
 
 @functools.cache

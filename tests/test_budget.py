@@ -42,8 +42,9 @@ EMBEDDED = 61e6        # bytes of its weights in float32; feature maps of a pict
 
 
 @pytest.fixture(autouse=True)
-def on_one_thread(monkeypatch):
+def on_one_thread_of_a_processor_that_multiplies_bytes(monkeypatch):
     monkeypatch.setattr(threads, "_count", 1)
+    monkeypatch.setattr(machine, "multiplies_bytes", lambda: True)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def test_the_command_refuses_what_is_no_amount_before_anything_else(text, capsys
 # ---- choices
 
 @pytest.mark.parametrize(("room", "dtype", "expected"), [
-    (1.3, None, ("float32", 0)), (0.75, None, ("bfloat16", 0)), (0.6, None, ("int8", 0)), (0.5, None, ("bfloat16", 1)),
+    (1.3, None, ("float32", 0)), (0.75, None, ("bfloat16", 0)), (0.6, None, ("int8", 0)), (0.4, None, ("bfloat16", 1)),
     (0.75, "float32", ("float32", 1))])
 def test_the_choice_follows_the_amount(room, dtype, expected):
     limit = budget.RUNTIME + room * EMBEDDED

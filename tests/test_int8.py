@@ -247,12 +247,11 @@ def test_what_is_int8_in_a_model(embedded):
     assert len(linear) > 20 and {kinds[name] for name in linear} == {"int8"}
 
 
-@pytest.mark.parametrize("tiles", [False, True])
-def test_small_3x3_kernels_are_int8_where_tile_registers_multiply_them_and_large_ones_everywhere(monkeypatch, tiles):
-    monkeypatch.setattr(parameters.machine, "multiplies_bytes_in_tiles", lambda: tiles)
-    kinds = [parameters.kept_as("conv1.weight", conv, "weight", "int8")
-             for conv in (Conv2d(1280, 1280), Conv2d(1280, 640), Conv2d(1280, 640, kernel=1))]
-    assert kinds == ["int8", "int8" if tiles else "bfloat16", "int8"]
+@pytest.mark.parametrize("vnni", [False, True])
+def test_3x3_kernels_are_int8_where_the_processor_multiplies_bytes(monkeypatch, vnni):
+    monkeypatch.setattr(parameters.machine, "multiplies_bytes", lambda: vnni)
+    kinds = [parameters.kept_as("conv1.weight", conv, "weight", "int8") for conv in (Conv2d(64, 32), Conv2d(64, 32, kernel=1))]
+    assert kinds == ["int8" if vnni else "bfloat16", "int8"]
 
 
 def test_memory_is_as_announced(embedded):

@@ -15,6 +15,7 @@ from npdiffusion.adapters import delta_weights, merging
 from npdiffusion.checkpoints import families, safetensors_file
 from npdiffusion.checkpoints.part import Part
 from npdiffusion.checkpoints.tensors import Tensor
+from npdiffusion.kernels import machine
 from npdiffusion.memory import budget, estimates, seconds
 from npdiffusion.models import flops, layers, parameters
 from npdiffusion.models.conditioning import Conditioning
@@ -52,9 +53,10 @@ def loaded(config):
 # ---- what is chosen
 
 @pytest.mark.parametrize(("limit", "dtype", "read", "tile"), [
-    (2e9, "bfloat16", 4.3e9, 512), (4e9, "bfloat16", 2.3e9, 512), (5e9, "int8", 0, 736), (8e9, "bfloat16", 0, 896),
+    (2e9, "bfloat16", 4.3e9, 512), (3.5e9, "bfloat16", 2.8e9, 512), (4e9, "int8", 0, 576), (5e9, "int8", 0, 800), (8e9, "bfloat16", 0, 896),
     (12e9, "bfloat16", 0, None)])
-def test_xl_at_1024_keeps_as_much_of_the_unet_as_good_tiles_leave_room_for(limit, dtype, read, tile, parts):
+def test_xl_at_1024_keeps_as_much_of_the_unet_as_good_tiles_leave_room_for(limit, dtype, read, tile, parts, monkeypatch):
+    monkeypatch.setattr(machine, "multiplies_bytes", lambda: True)
     found = budget.plan(parts, limit, [(1024, 1024)])
     assert (found.dtype, found.tile if found.tile != 1024 else None) == (dtype, tile)
     assert found.read == pytest.approx(read, rel=0.05) and found.foretold <= limit
@@ -132,9 +134,9 @@ def test_a_weight_that_a_lora_changes_takes_what_is_estimated(tmp_path):
 
 
 def test_a_lora_in_a_prompt_leaves_fewer_weights_in_memory(parts):
-    without, with_it = (budget.plan(parts, 4e9, [(1024, 1024)], adapted=adapted) for adapted in ((), ROW.adapted))
+    without, with_it = (budget.plan(parts, 3.5e9, [(1024, 1024)], adapted=adapted) for adapted in ((), ROW.adapted))
     more = 3 * 4 * 1280 * 2560 * 9
-    assert with_it.buffer - without.buffer == more and with_it.foretold <= 4e9
+    assert with_it.buffer - without.buffer == more and with_it.foretold <= 3.5e9
     assert without.kept - with_it.kept == pytest.approx(more, rel=0.02)
     with pytest.warns(UserWarning, match="an adapter is merged into weights .* may take 0.35 GB more than max_memory"):
         without.allow_merging()

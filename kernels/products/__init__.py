@@ -5,7 +5,8 @@
     few_outputs.py  to 1 or 3 channels       direct.py     few channels, patches read from the image as it lies
     flash_attention.py     running_softmax.py  its softmax, block by block     transposition.py  L × L blocks in registers
     attention_words.py     its keys and values in bfloat16
-    int8_matmul.py  linear layers with bytes for weights     int8_tile.py   their register tile     blocking.py   jobs
+    int8_matmul.py  products and convolutions with bytes for weights          int8_rows.py   x as bytes
+    int8_packing.py        their weights in panels     int8_tile.py   their register tile     blocking.py   jobs
     microkernel.py  the register tile        packing.py   weights in the order of the tile        epilogue.py   the last pass
     amx_tile.py     a larger one where the processor has registers for tiles     windows.py   which read an image as it lies
 """

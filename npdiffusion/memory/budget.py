@@ -7,7 +7,7 @@ From what is best for the picture to what needs least, the first that fits is ta
     1  all weights in memory, float32
     2  the same in bfloat16: half the memory, and faster where the processor multiplies it
     3  the UNet alone in memory, all others stay on disk and are read when they are used (on_disk.py), once or twice a picture
-    4  as 2, then as 3, with the UNet's linear layers in int8, a quarter of float32's
+    4  as 2, then as 3, with the UNet's weights in int8, a quarter of float32's
     5  as 3, in bfloat16, and what doesn't fit of the UNet's weights is read in each step
 
 From 3 on the picture is decoded in tiles (models/tiling.py) if more weights stay in memory for it: of GOOD_TILE pixels or

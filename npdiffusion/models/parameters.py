@@ -25,9 +25,8 @@ LONGEST = 200     # and how many characters of each
 DELICATE = re.compile(r"(^|\.)(conv_in|conv_out|quant_conv|post_quant_conv|time_embedding\..*)\.weight$")
 
 # Weights that are bfloat16 in a model of int8: those of the autoencoder, of encoders and of adapters, which run once or twice a
-# picture, and what turns the time embedding into shifts. 3×3 kernels of fewer than LARGE numbers a tap are, too, unless there are
-# tile registers: Winograd's algorithm makes them faster than bytes would, at 32 × 32 pixels and more.
-LARGE = 1280 * 1280
+# picture, and what turns the time embedding into shifts. So are 3×3 kernels where the processor doesn't multiply bytes: there
+# Winograd's algorithm saves more than bytes would.
 IN_BFLOAT16 = re.compile(
     r"^(encoder|decoder|text_projection|vision_model|visual_projection|image_proj|adapter)\.|time_emb_proj")
 
@@ -89,14 +88,14 @@ def kept_as(name, owner, attribute, dtype):
     """One of `kernels.DTYPES`: how a parameter is kept in a model that is loaded as `dtype`."""
     if not is_packed(owner, attribute) or DELICATE.search(name):
         return "float32"
-    if dtype == "int8" and (IN_BFLOAT16.search(name) or _faster_by_winograd(getattr(owner, attribute).shape)):
+    if dtype == "int8" and (IN_BFLOAT16.search(name) or _winograd_is_faster(getattr(owner, attribute).shape)):
         return "bfloat16"
     return dtype
 
 
-def _faster_by_winograd(shape):
-    """Whether a weight (O, I, kh, kw) or (out, in) is a 3×3 kernel that bytes would not make faster."""
-    return shape[2:] == (3, 3) and shape[0] * shape[1] < LARGE and not machine.multiplies_bytes_in_tiles()
+def _winograd_is_faster(shape):
+    """Whether a weight (O, I, kh, kw) or (out, in) is a 3×3 kernel that bytes would not make faster on this machine."""
+    return shape[2:] == (3, 3) and not machine.multiplies_bytes()
 
 
 def load(module, tensors, source, dtype="float32"):
