@@ -53,8 +53,8 @@ def loaded(config):
 # ---- what is chosen
 
 @pytest.mark.parametrize(("limit", "dtype", "read", "tile"), [
-    (2e9, "bfloat16", 4.3e9, 512), (3.5e9, "bfloat16", 2.8e9, 512), (4e9, "int8", 0, 576), (5e9, "int8", 0, 800), (8e9, "bfloat16", 0, 896),
-    (12e9, "bfloat16", 0, None)])
+    (2e9, "bfloat16", 4.3e9, 512), (3.5e9, "bfloat16", 2.8e9, 512), (4e9, "int8", 0, 576), (5e9, "int8", 0, 800),
+    (8e9, "bfloat16", 0, 896), (12e9, "bfloat16", 0, None)])
 def test_xl_at_1024_keeps_as_much_of_the_unet_as_good_tiles_leave_room_for(limit, dtype, read, tile, parts, monkeypatch):
     monkeypatch.setattr(machine, "multiplies_bytes", lambda: True)
     found = budget.plan(parts, limit, [(1024, 1024)])

@@ -115,8 +115,6 @@ def multiply(thread, counter, sizes, geometry, x, panels, bias, residual, y, mem
         job = next_job(counter)
 
 
-
-
 @inlined
 def _block(first, last, column, end, sizes, geometry, x, panels, bias, residual, y, memory, a, c):
     """Rows first … last − 1, columns column … end − 1 of y. A begins at memory[a], C at memory[c].
