@@ -61,8 +61,8 @@ def layout_of(geometry, images):
     image = height * pitch
     filled = images * image + (kh - 1) * pitch + kw - 1
     words = -(-geometry.channels // 4) * (1 if HAS_DOT else 4)
-    if words > LINE:                                     # an odd number of lines: a power of two apart, rows would fight for the
-        words = (words + LINE - 1) // LINE // 2 * 2 * LINE + LINE                # same lines of the cache
+    if words > LINE:                                     # an odd number of lines: a power of two apart, rows would all fight
+        words = (-(-words // LINE) // 2 * 2 + 1) * LINE  # for the same ones of the cache
     return Layout(images, pitch, image, filled, filled + (ROWS + PRODUCT.rows) * stride, words)
 
 
@@ -155,8 +155,8 @@ def highest_of(typing, x, start, count):
 def round_vector(typing, x, start, inverse, target, byte):
     """Bytes from target's number `byte` on: 128 + x[start + i] · inverse, rounded, for LANES numbers
 
-    Adding 1.5 · 2²³ leaves a whole number in the low bits. (It would also round, but to something else if multiplying and adding
-    became one instruction.)
+    Adding 1.5 · 2²³ leaves a whole number in the low bits. (It would round, too, but LLVM makes one instruction of multiplying
+    and adding, which rounds some numbers otherwise.)
     """
     def generate(context, builder, signature, arguments):
         x, start, inverse, target, byte = arguments
