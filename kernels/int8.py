@@ -4,10 +4,10 @@
     x = s_r q_r      one scale for each row r and BLOCK of its terms                anew in each product
     y = Σ over blocks of s_r s_o Σ q_r q_o          the inner sum is a whole number below 2²⁴, so it is exact
 
-A row of x is a pixel's channels, for a convolution with 3×3 kernels as well: the sums of each tap have the scale of the pixel it
-sees, and so a pixel is rounded once for all taps. Scales of x come from x itself as it passes by ("dynamic quantisation"), so that nothing has to be calibrated beforehand.
-By rows, as in Dettmers et al. 2022, arXiv:2208.07339 ("vector-wise"); blocks keep one large number from making all
-others of its row coarse. What is lost is the rounding of W and x to 1/254 of their largest at most.
+A row of x is a pixel's channels, under 3×3 kernels as well: the sums of a tap have the scale of the pixel that it sees, and so
+a pixel is rounded once for all taps. Scales of x come from x itself just before ("dynamic quantisation"), so that nothing has
+to be calibrated. By rows, as in Dettmers et al. 2022, arXiv:2208.07339 ("vector-wise"); blocks keep one large number from
+making all others of its row coarse. What is lost is the rounding of W and x to 1/254 of their largest at most.
 
 Weights that come so take a byte for each number; processors with VNNI multiply four of them in the time of one float32.
 """

@@ -13,7 +13,6 @@ Where the processor has tile registers for bytes (`amx_tile`), they sum blocks t
 """
 from typing import NamedTuple
 
-import numpy as np
 from numba import types
 
 from .. import threads
