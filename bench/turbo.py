@@ -1,12 +1,14 @@
-"""SD-Turbo and XL-Turbo at full size: a picture in one step without guidance, ours beside OpenVINO.
+"""SD-Turbo and XL-Turbo at full size: a picture in one step, ours beside OpenVINO and torch.
 
     loading     ours: folder → pipeline      OpenVINO: its three or four models, converted before, → compiled
     a picture   prompt → text encoders → UNet, once → decoder → levels
 
-Each system has a process of its own, for XL does not fit in memory twice; so turns are not taken, and a quiet machine is
-needed. Weights are random, and each system's are its own: time does not depend on them. OpenVINO gets token ids.
+Without guidance, as these models are used; or --guided, as SD 2 and XL themselves are: two texts, which the UNet hears in
+one batch. Each system has a process of its own, for XL does not fit in memory twice; so turns are not taken, and a quiet
+machine is needed. Weights are random, and each system's are its own: time does not depend on them. Peers get token ids.
 """
 import contextlib
+import functools
 import multiprocessing
 import pathlib
 import resource
@@ -21,6 +23,7 @@ from npdiffusion.checkpoints.config_json import config
 
 FAMILIES = {"sd": families.V2, "xl": families.XL}
 PROMPT = "a lighthouse at dawn"
+SCALE = 7.5                            # of guidance
 REDUCTION = 8
 
 
@@ -29,30 +32,32 @@ def add_arguments(parser):
     parser.add_argument("--family", choices=FAMILIES, default="sd")
     parser.add_argument("--model", type=pathlib.Path, default=None,
                         help="folder that is written, or was (default: a temporary one)")
+    parser.add_argument("--guided", action="store_true", help="with guidance: the UNet hears two texts")
+    parser.add_argument("--apart", action="store_true",
+                        help="a process for each of a peer's models, where memory doesn't hold them all")
     parser.set_defaults(against=["openvino"], dtype="bfloat16")
 
 
 def run(arguments, sizes=None):
-    """SD-Turbo or XL-Turbo: one step without guidance, from prompt to levels, beside OpenVINO."""
+    """SD-Turbo or XL-Turbo: one step, from prompt to levels, beside OpenVINO and torch."""
     family = FAMILIES[arguments.family]
     sizes = sizes or xl.sizes(family)
     threads = turns.set_threads(arguments.threads)
-    turns.describe(f"turbo, {family}, one step", threads, arguments)
+    turns.describe(f"turbo, {family}, one {'guided ' * arguments.guided}step", threads, arguments)
     with contextlib.ExitStack() as stack:
         folder = arguments.model or pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()), "model")
         if not folder.exists():
             alone(xl.write_folder, folder, family)
         found = {turns.OURS: alone(ours, folder, arguments, threads)}
-        if "openvino" in arguments.against:
-            found["openvino"] = alone(on_openvino, sizes, arguments, threads)
+        found |= {name: peer(name, sizes, arguments, threads) for name in arguments.against}
     least = {name: min(each["pictures"]) for name, each in found.items()}
     turns.table([("loading s", ".1f"), ("least s", ".2f"), ("median s", ".2f"), ("ours ÷ it", ".2f"), ("GB at most", ".2f")],
                 [(name, each["loading"], least[name], float(np.median(each["pictures"])), least[turns.OURS] / least[name],
                   each["memory"] / 1e9) for name, each in found.items()])
     for name, each in found.items():
         print(f"{name}: " + ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in each["stages"].items()))
-    turns.last_line(benchmark="turbo", family=family, dtype=arguments.dtype, size=arguments.size, threads=threads,
-                    seconds=least, loading={name: each["loading"] for name, each in found.items()},
+    turns.last_line(benchmark="turbo", family=family, dtype=arguments.dtype, size=arguments.size, guided=arguments.guided,
+                    threads=threads, seconds=least, loading={name: each["loading"] for name, each in found.items()},
                     versions=turns.versions(arguments.against))
 
 
@@ -97,59 +102,77 @@ def ours(folder, arguments, threads):
     fast.warm_up(dtype=arguments.dtype)
 
     def draw(pipeline):
-        pipeline.generate(PROMPT, steps=1, guidance_scale=1.0, seed=0, width=arguments.size, height=arguments.size,
-                          progress=False)
+        pipeline.generate(PROMPT, steps=1, guidance_scale=SCALE if arguments.guided else 1.0, seed=0, width=arguments.size,
+                          height=arguments.size, progress=False)
         return dict(pipeline.timings)
     return timed(lambda: npdiffusion.load(folder, dtype=arguments.dtype, threads=threads), draw, arguments.repeats)
 
 
-def on_openvino(sizes, arguments, threads):
-    """Its models one after the other, a time step and noise given"""
-    side = arguments.size // REDUCTION
-    inputs = {"unet": [np.zeros((1, 4, side, side), np.float32), np.array([999.0], np.float32),
-                       np.zeros((1, 77, sizes["unet"].cross_attention_dim), np.float32)],
-              "vae": [np.zeros((1, 4, side, side), np.float32)]}
-    if sizes["unet"].added_width:
-        inputs["unet"] += [np.zeros((1, sizes["text_encoder_2"].projection_dim), np.float32), np.zeros((1, 6), np.float32)]
-    texts = [name for name in sizes if name.startswith("text")]
-    inputs |= {name: [np.zeros((1, 77), np.int64)] for name in texts}
-    requests, loading = {}, 0.0
-    for name in [*texts, "unet", "vae"]:                 # one at a time: a converted model is as large as a compiled one
-        model = peers.converted(module(name, sizes), inputs[name])
-        start = time.perf_counter()
-        requests[name] = peers.compiled(model, "bfloat16" if arguments.dtype == "int8" else arguments.dtype, threads)
-        loading += time.perf_counter() - start
-        del model
-    noise = np.random.default_rng(0).standard_normal(inputs["vae"][0].shape, np.float32)
+def peer(name, sizes, arguments, threads):
+    """By a peer; with --apart what its models take is added up."""
+    parts = [part for part in sizes if part.startswith("text")] + ["unet", "vae"]
+    groups = [[part] for part in parts] if arguments.apart else [parts]
+    found = [alone(on_peer, name, group, sizes, arguments, threads) for group in groups]
+    return {"loading": sum(each["loading"] for each in found), "memory": sum(each["memory"] for each in found),
+            "pictures": [sum(runs) for runs in zip(*(each["pictures"] for each in found))],
+            "stages": {stage: seconds for each in found for stage, seconds in each["stages"].items()}}
+
+
+def on_peer(name, parts, sizes, arguments, threads):
+    """Some of its models one after the other, on zeros and noise"""
+    side, texts = arguments.size // REDUCTION, 1 + arguments.guided
+    rng = np.random.default_rng(0)
+
+    def normal(*shape):
+        return rng.standard_normal(shape, np.float32)
+    unet = sizes["unet"]
+    inputs = {part: [np.zeros((texts, 77), np.int64)] for part in parts}
+    inputs |= {"unet": [normal(texts, 4, side, side), np.array([999.0], np.float32),
+                        normal(texts, 77, unet.cross_attention_dim)], "vae": [normal(1, 4, side, side)]}
+    if unet.added_width:
+        inputs["unet"] += [normal(texts, sizes["text_encoder_2"].projection_dim), normal(texts, 6)]
+    calls, loading = {}, 0.0
+    for part in parts:                                   # one at a time: a converted model is as large as a compiled one
+        calls[part], seconds = SYSTEMS[name](part, sizes, inputs[part], arguments.dtype, threads)
+        loading += seconds
 
     def draw(_):
-        stages, states, pooled = {}, [], []
-        for name in texts:
-            stages[name], found = clocked(requests[name], inputs[name])
-            states.append(found[0])
-            pooled = [found[1]] if len(found) > 1 else pooled
-        context = np.concatenate(states, axis=-1)
-        stages["unet"], found = clocked(requests["unet"], [noise, inputs["unet"][1], context, *pooled, *inputs["unet"][4:]])
-        stages["decoding"], found = clocked(requests["vae"], [noise - found[0]])
-        np.clip(found[0] * 127.5 + 127.5, 0, 255).astype(np.uint8)
-        return stages
-    return timed(lambda: requests, draw, arguments.repeats) | {"loading": loading}
+        return {part: turns.seconds(functools.partial(calls[part], inputs[part])) for part in parts}
+    return timed(lambda: calls, draw, arguments.repeats) | {"loading": loading}
 
 
-def clocked(request, arrays):
-    """Seconds, [result]"""
+def on_openvino(part, sizes, arrays, dtype, threads):
+    """→ call(arrays), seconds of compiling"""
+    model = peers.converted(module(part, sizes, "float16"), arrays)
     start = time.perf_counter()
-    found = request.infer(arrays)
-    return time.perf_counter() - start, [*found.values()]
+    request = peers.compiled(model, "bfloat16" if dtype == "int8" else dtype, threads)
+    return request.infer, time.perf_counter() - start
 
 
-def module(name, sizes):
-    """A part as a torch module of random weights, which returns tensors alone; float16, half of float32's memory"""
+def on_torch(part, sizes, _, dtype, threads):
+    """→ call(arrays), 0: there is nothing to compile. Channels last, which is faster in bfloat16"""
+    import torch
+    torch.set_num_threads(threads)
+    dtype = torch.float32 if dtype == "float32" else torch.bfloat16
+    model = module(part, sizes, str(dtype).removeprefix("torch.")).to(memory_format=torch.channels_last)
+
+    def call(arrays):
+        given = [torch.from_numpy(array) for array in arrays]
+        with torch.inference_mode():
+            model(*(each.to(dtype) if each.is_floating_point() else each for each in given))
+    return call, 0.0
+
+
+SYSTEMS = {"openvino": on_openvino, "torch": on_torch}
+
+
+def module(name, sizes, dtype):
+    """A part as a torch module of random weights, which returns tensors alone      dtype: of its weights, a name"""
     import torch
     import transformers
 
     from bench import models
-    torch.set_default_dtype(torch.float16)
+    torch.set_default_dtype(getattr(torch, dtype))
     try:
         if name == "unet":
             return peers.unet_module(models.torch_model(sizes[name]))

@@ -207,18 +207,28 @@ def tiny(family):
     return found | {"unet": unet, "vae": replace(full["vae"], block_out_channels=(32, 32, 32, 32))}
 
 
+@pytest.mark.parametrize("guided", [[], ["--guided"]], ids=["alone", "guided"])
 @pytest.mark.parametrize("family", turbo.FAMILIES)
-def test_a_picture_in_one_step_is_timed_stage_by_stage_ours_and_openvinos(family, tmp_path, monkeypatch):
+def test_a_picture_in_one_step_is_timed_stage_by_stage_ours_and_the_peers(family, guided, tmp_path, monkeypatch):
     sizes = tiny(turbo.FAMILIES[family])
     monkeypatch.setattr(xl, "sizes", lambda family: sizes)
-    asked = options(turbo.add_arguments, "--family", family, "--dtype", "float32")
+    asked = options(turbo.add_arguments, "--family", family, "--dtype", "float32", *guided)
     xl.write_folder(tmp_path / "model", turbo.FAMILIES[family])
     found = turbo.ours(tmp_path / "model", asked, 1)
     assert {"text", "sampling", "decoding"} <= found["stages"].keys() and found["loading"] > 0 < found["memory"]
-    pytest.importorskip("openvino")
-    found = turbo.on_openvino(sizes, asked, 1)
-    assert found["stages"].keys() == {*sizes} - {"vae"} | {"decoding"}
-    assert len(found["pictures"]) == 1 and found["pictures"][0] >= sum(found["stages"].values())
+    for peer in turbo.SYSTEMS:
+        if importlib.util.find_spec(peer):
+            found = turbo.on_peer(peer, [*sizes], sizes, asked, 1)
+            assert found["stages"].keys() == sizes.keys()
+            assert len(found["pictures"]) == 1 and found["pictures"][0] >= sum(found["stages"].values())
+
+
+def test_what_models_of_a_peer_take_in_processes_of_their_own_is_added_up(monkeypatch):
+    monkeypatch.setattr(turbo, "alone", lambda function, name, parts, *_: dict(
+        loading=1.0, memory=10, pictures=[2.0, 3.0], stages=dict.fromkeys(parts, 0.5)))
+    asked = options(turbo.add_arguments, "--apart")
+    assert turbo.peer("torch", {"unet": None, "vae": None, "text_encoder": None}, asked, 1) == dict(
+        loading=3.0, memory=30, pictures=[6.0, 9.0], stages=dict(text_encoder=0.5, unet=0.5, vae=0.5))
 
 
 def test_parts_of_a_profile_add_up_to_the_whole(capsys):
