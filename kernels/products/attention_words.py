@@ -2,7 +2,7 @@
 
     K (N, h, S, words)               two neighbours in width in a word: a row of the product K Qᵀ is a key
     V (N, h, ⌈S/2⌉, D)               two neighbouring keys in a word: vectors broadcast the words of Vᵀ one by one
-    V (N, h, blocks, D, KEYS / 2)    with tile registers, which load rows of Vᵀ: a block of keys is turned round
+    V (N, h, blocks, D, WORD_KEYS / 2)   with tile registers, which load rows of Vᵀ: a block of keys is turned round
 
 What a word lacks at an odd end is zero. Tile registers take 16 words at a time, and so K is filled up with zeros to a
 multiple of that, V with zeros to whole blocks and its D to a multiple of 16 rows. A head's keys follow each other in
@@ -22,6 +22,7 @@ from .transposition import make_transpose
 
 _ONE, _ZERO = np.float32(1), np.uint16(0)
 KEYS = 128                                               # of a block, an even number: P is 16 KB with AVX-512
+WORD_KEYS = 64 if HAS_AMX else KEYS                      # of a block of words: with tile registers there are two of P
 
 narrow_run = make_narrow_run(LANES)
 turn_pairs = make_transpose(LANES, narrow="in columns")
@@ -62,8 +63,8 @@ def lengths(sizes):
     keys = heads * sizes.keys * words_of_key.py_func(sizes.width)
     if not HAS_AMX:
         return keys, heads * -(-sizes.keys // 2) * sizes.width
-    rows = heads * -(-sizes.keys // KEYS) * rows_of_values.py_func(sizes.width)
-    return keys + ROWS * words_of_key.py_func(sizes.width), (rows + ROWS) * KEYS // 2
+    rows = heads * -(-sizes.keys // WORD_KEYS) * rows_of_values.py_func(sizes.width)
+    return keys + ROWS * words_of_key.py_func(sizes.width), (rows + ROWS) * WORD_KEYS // 2
 
 
 @inlined
@@ -76,8 +77,8 @@ def start_of_keys(head, first, sizes):
 def start_of_values(head, first, sizes):
     """The same in V; with tile registers `first` begins a block."""
     if HAS_AMX:
-        block = head * ((sizes.keys + KEYS - 1) // KEYS) + first // KEYS
-        return block * rows_of_values(sizes.width) * KEYS
+        block = head * ((sizes.keys + WORD_KEYS - 1) // WORD_KEYS) + first // WORD_KEYS
+        return block * rows_of_values(sizes.width) * WORD_KEYS
     return (head * ((sizes.keys + 1) // 2) + first // 2) * sizes.width * 2
 
 
@@ -85,12 +86,12 @@ def start_of_values(head, first, sizes):
 def pair(thread, counter, sizes, k, v, k_words, v_words):
     """K and V as words. A job is a block of keys of a head."""
     sizes = Sizes(*sizes)
-    channels, blocks, row = sizes.heads * sizes.width, (sizes.keys + KEYS - 1) // KEYS, words_of_key(sizes.width)
+    channels, blocks, row = sizes.heads * sizes.width, (sizes.keys + WORD_KEYS - 1) // WORD_KEYS, words_of_key(sizes.width)
     job = next_job(counter)
     while job < sizes.images * sizes.heads * blocks:
         head, block = divmod(job, blocks)
-        first = block * KEYS
-        count = min(KEYS, sizes.keys - first)
+        first = block * WORD_KEYS
+        count = min(WORD_KEYS, sizes.keys - first)
         source = (head // sizes.heads * sizes.keys + first) * channels + head % sizes.heads * sizes.width
         target = start_of_keys(head, first, sizes)
         for s in range(count):
@@ -117,15 +118,15 @@ def _pair_values(v, source, channels, count, width, v_words, target):
 
 @inlined
 def _turn_values(v, source, channels, count, width, v_words, target):
-    """The same words as rows of Vᵀ, one for each d, which are KEYS / 2 words long"""
+    """The same words as rows of Vᵀ, one for each d, which are WORD_KEYS / 2 words long"""
     for first in range(0, whole_keys(count), 2 * SIDE):
         if first + 2 * SIDE <= count and width >= LANES:
             for d in range(0, width, LANES):
                 d = min(d, width - LANES)                # the last columns may be turned twice
                 turn_pairs(v, source + first * channels + d, channels, _ONE,
-                           v_words, target // 2 + d * (KEYS // 2) + first // 2, KEYS // 2)
+                           v_words, target // 2 + d * (WORD_KEYS // 2) + first // 2, WORD_KEYS // 2)
         else:
             for d in range(width):
                 for key in range(first, first + 2 * SIDE):
                     number = narrowed(load(v, source + key * channels + d)) if key < count else _ZERO
-                    store(v_words, target + d * KEYS + key, number)
+                    store(v_words, target + d * WORD_KEYS + key, number)

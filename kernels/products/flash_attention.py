@@ -12,12 +12,13 @@ are computed transposed, keys as rows and queries as lanes, a block of keys at a
         └─────┘              └─────┘                    └─────┘
 
 Each lane keeps its own maximum m and sum l (`running_softmax`); when a block raises m, what was summed before is scaled
-by 2^(m_old − m). So softmax needs no step across lanes, 2^(P − m) is already the operand that the tile wants next, and
+by f = 2^(m_old − m). So softmax needs no step across lanes, 2^(P − m) is already the operand that the tile wants next, and
 rows of K and V are read where the linear layer wrote them. Powers of two, not of e: log₂ e is part of the scale on Q.
 
 In bfloat16 both products take words of two terms (`bfloat16`): K's are neighbours in width and V's are neighbouring
 keys, which `attention_words` prepares once for all queries; Q is rounded when it is scaled, and 2^(P − m) when it is
-computed. Where the processor has tile registers (`amx_tile`) these multiply the words.
+computed. Where the processor has tile registers (`amx_tile`) these multiply the words, those of the next block of keys
+while powers of this one are computed: a processor runs instructions of both kinds at a time if they come in turns.
 """
 import math
 
@@ -32,9 +33,9 @@ from ..codegen.memory import load, next_job, store
 from . import amx_tile
 from . import attention_words as words
 from .amx_tile import HAS_BFLOAT16 as HAS_AMX
-from .attention_words import KEYS, Sizes
+from .attention_words import KEYS, WORD_KEYS, Sizes
 from .microkernel import LANES, PRODUCT, make_tile
-from .running_softmax import LOWEST, make_softmax_step
+from .running_softmax import LOWEST, make_powers, make_raise_maximum, make_scale
 from .transposition import make_transpose
 
 ROWS = 8 if PRODUCT.rows > 8 else 4                      # divides the usual head widths: 40, 64, 80, 160, 512
@@ -45,8 +46,8 @@ _SMALL = 200_000                                         # multiply-adds that ar
 many_rows = make_tile(PRODUCT._replace(rows=ROWS))
 one_row = make_tile(PRODUCT._replace(rows=1))            # for what is left over
 full_tile, half_tile = (amx_tile.make_amx_tile(rows, "tdpbf16ps") for rows in (amx_tile.ROWS, amx_tile.SIDE))
-softmax_step = make_softmax_step(PRODUCT)
-narrowing_step = make_softmax_step(PRODUCT, narrow=True) if HAS_DOT else softmax_step
+raise_maximum, powers, scale = make_raise_maximum(PRODUCT), make_powers(PRODUCT), make_scale(PRODUCT)
+narrow_powers = make_powers(PRODUCT, narrow=True) if HAS_DOT else powers
 transpose = make_transpose(LANES)
 transpose_narrowed = make_transpose(LANES, narrow="in rows") if HAS_DOT else transpose
 
@@ -76,7 +77,7 @@ def attention(q, k, v, heads, causal=False, dtype="float32"):
         threads.launch(words.pair, sizes, k, v, k_words, v_words, parallel=parallel)
         k, v = k_words, v_words
     threads.launch(attend[dtype], sizes, causal, flat(q), k, v, flat(y),
-                   parallel=parallel, scratch=(2 * (width + amx_tile.SIDE) + KEYS + 3) * QUERIES)
+                   parallel=parallel, scratch=(2 * (width + amx_tile.SIDE) + max(KEYS, 2 * WORD_KEYS) + 3) * QUERIES)
     return y
 
 
@@ -103,14 +104,17 @@ def attend(thread, counter, sizes, causal, q, k, v, y, memory, share):
 
 @inlined
 def _attend_block(image, head, first, sizes, causal, q, k, v, y, memory, query):
-    """Queries first … first + QUERIES − 1 of one head; memory[query:] holds Qᵀ, Oᵀ, P, then m, l, a factor per lane."""
+    """Queries first … first + QUERIES − 1 of one head; memory[query:] holds Qᵀ, Oᵀ, P of a block, with tile registers that of
+    the next as well, then m, l and f of each lane."""
     keys, heads, width = sizes.keys, sizes.heads, sizes.width
     terms = 4 // k.itemsize                              # of a word: 1 float32 or 2 bfloat16
+    by_amx, keys_at_once = HAS_AMX and terms == 2, KEYS if terms == 1 else WORD_KEYS
     channels = heads * width
     k_row, v_row = (channels, channels) if terms == 1 else (words.words_of_key(width), width)      # from a row to the next
     output = query + (width if terms == 1 else k_row) * QUERIES
     score = output + words.rows_of_values(width) * QUERIES
-    maximum = score + KEYS * QUERIES
+    next_score = score + WORD_KEYS * QUERIES if by_amx else score
+    maximum = next_score + keys_at_once * QUERIES
     total, factor = maximum + QUERIES, maximum + 2 * QUERIES
     lanes = min(QUERIES, sizes.queries - first)
     q_row = (image * sizes.queries + first) * channels + head * width
@@ -121,31 +125,43 @@ def _attend_block(image, head, first, sizes, causal, q, k, v, y, memory, query):
         store(memory, total + lane, 0)
 
     end = min(keys, first + lanes) if causal else keys   # later keys are masked for every query of the block
-    for start in range(0, end, KEYS):
-        count = min(KEYS, end - start)
+    for start in range(0, end, keys_at_once):
+        count = min(keys_at_once, end - start)
         if terms == 1:
             k_start = v_start = (image * keys + start) * channels + head * width
         else:
             k_start = words.start_of_keys(image * heads + head, start, sizes)
             v_start = words.start_of_values(image * heads + head, start, sizes)
-        _scores(count, k, k_start, k_row, width, memory, query, score)
+        if start == 0 or not by_amx:
+            _scores(count, k, k_start, k_row, width, memory, query, score)
         if causal and start + count > first + 1:
             for s in range(count):
                 for lane in range(min(QUERIES, start + s - first)):
                     store(memory, score + s * QUERIES + lane, _MASKED)
-        if terms == 1:
-            softmax_step(memory, score, count, maximum, total, factor)
-        else:
+        if terms == 2:
             for i in range(count * QUERIES, words.whole_keys(count) * QUERIES):
                 store(memory, score + i, _MASKED)
-            narrowing_step(memory, score, words.whole_keys(count), maximum, total, factor)
-        if start > 0 and _differs(memory, factor):       # rarely, for m is a whole number
-            _scale(memory, output, width, factor)
+        raised = raise_maximum(memory, score, count, maximum, total, factor)
+        if by_amx:
+            left = min(keys_at_once, end - start - keys_at_once)
+            for part in range(0, count, amx_tile.ROWS):
+                narrow_powers(memory, score, part, amx_tile.ROWS, maximum, total)
+                if part < left:
+                    _scores(min(amx_tile.ROWS, left - part), k, k_start + 2 * (keys_at_once + part) * k_row, k_row, width,
+                            memory, query, next_score + part * QUERIES)
+        elif terms == 2:
+            narrow_powers(memory, score, 0, words.whole_keys(count), maximum, total)
+        else:
+            powers(memory, score, 0, count, maximum, total)
+        if start > 0 and raised:                         # rarely, for m is a whole number
+            scale(memory, output, width, factor)
         _accumulate(count, v, v_start, v_row, width, memory, score, output, start > 0)
+        if by_amx:
+            score, next_score = next_score, score
 
     for lane in range(QUERIES):
         store(memory, factor + lane, np.float32(1) / load(memory, total + lane))
-    _scale(memory, output, width, factor)
+    scale(memory, output, width, factor)
     _transpose_outputs(memory, output, lanes, width, y, q_row, channels)
 
 
@@ -194,24 +210,6 @@ def _transpose_outputs(memory, output, lanes, width, y, start, row):
 
 
 @inlined
-def _differs(memory, factor):
-    """Whether the factor of any lane is other than 1; NaN is."""
-    others = 0
-    for lane in range(QUERIES):
-        others += load(memory, factor + lane) != _ONE
-    return others > 0
-
-
-@inlined
-def _scale(memory, output, width, factor):
-    """Oᵀ times the factor of each lane"""
-    for d in range(width):
-        for lane in range(QUERIES):
-            at = output + d * QUERIES + lane
-            store(memory, at, load(memory, at) * load(memory, factor + lane))
-
-
-@inlined
 def _scores(count, k, k_start, row, width, memory, query, score):
     """P = K Qᵀ for `count` keys"""
     terms = 4 // k.itemsize
@@ -232,7 +230,7 @@ def _accumulate(count, v, v_start, row, width, memory, score, output, further):
     """Oᵀ = Vᵀ P for the first `count` keys, Oᵀ += Vᵀ P for further ones"""
     terms = 4 // v.itemsize
     if HAS_AMX and terms == 2:
-        _tiles_of_rows(width, v, v_start // 2, KEYS // 2, memory, score, output, words.whole_keys(count) // 2, further)
+        _tiles_of_rows(width, v, v_start // 2, WORD_KEYS // 2, memory, score, output, words.whole_keys(count) // 2, further)
     else:
         whole = width // ROWS * ROWS
         for d in range(0, whole, ROWS):
