@@ -12,7 +12,7 @@ import numpy as np
 from . import fast, gradients
 from .activations import GELU, QUICK_GELU, SILU
 from .backward.attention import attention_gradient
-from .backward.elementwise import activation_gradient, cell_sums, gate_gradient
+from .backward.elementwise import activation_gradient, cell_sums, gate_gradient, total
 from .backward.normalization import group_norm_gradient, layer_norm_gradient
 from .backward.paired_weights import paired_gradient
 from .backward.sums import row_sums
@@ -20,11 +20,12 @@ from .backward.transposed import of_taps, transposed
 from .backward.weights import convolution_gradient, matrix_gradient
 from .gradients import embedding, pack_conv2d, pack_linear, relu, rows, softmax, timestep_embedding
 from .products import amx_tile, direct
+from .products.microkernel import LANES
 from .products.packing import packed
 
 __all__ = ["attention", "conv2d", "embedding", "gelu", "group_norm", "group_norm_silu", "layer_norm", "linear", "linear_geglu",
-           "pack_conv2d", "pack_linear", "quick_gelu", "relu", "silu", "softmax", "timestep_embedding", "upsample_conv2d",
-           "upsample_nearest"]
+           "pack_conv2d", "pack_linear", "quick_gelu", "relu", "silu", "softmax", "timestep_embedding", "total",
+           "upsample_conv2d", "upsample_nearest"]
 
 
 def in_tiles(weight):
@@ -187,17 +188,26 @@ def doubled_x(g, weight):
     return fast.conv2d(g, kernel, stride=2, padding=(1, 1, 1, 1))
 
 
+FELL = np.array([[[1, 0, 0], [0, 1, 1], [0, 0, 0]], [[0, 0, 0], [1, 1, 0], [0, 0, 1]]], np.float32)
+
+
 def doubled_weight(g, x, weight):
     """dW of an image of twice the size: pixels (2 i + a, 2 j + b) saw 2 × 2 of x, rows i + a − 1 and i + a, not 3 × 3
 
-    Row u of the kernel fell on row i + ⌊(a + u − 1) / 2⌋: the first of the two for u = 0, and for u = 1 as well if a = 1.
-    4 · 4 products for each pixel of x in place of 4 · 9.
+    Row u of the kernel fell on row i + ⌊(a + u − 1) / 2⌋: on that of i − 1, i and i + 1 where FELL[a, :, u] is 1. So sums are
+    taken for 2 × 2, 4 · 4 products for each pixel of x in place of 4 · 9, and then go to the taps that fell there. A few
+    outputs side by side for all a and b fill one vector: there sums for 3 × 3 are taken at once.
     """
-    fell = (0, 1, 1), (0, 0, 1)
-    gradient = np.zeros(weight.shape, np.float32)
+    outputs, inputs, *_ = weight.shape
     sums = paired_gradient if in_tiles(weight) else functools.partial(convolution_gradient, stride=1)
-    for a in (0, 1):
-        for b in (0, 1):
-            seen = sums(g[:, a::2, b::2], x, (2, 2), padding=(1 - a, a, 1 - b, b))
-            gradient += seen[:, :, fell[a]][:, :, :, fell[b]]
-    return gradient
+    gradient = np.zeros((outputs * inputs, 9), np.float32)
+    parts = [(a, b, g[:, a::2, b::2]) for a in (0, 1) for b in (0, 1)]
+    if 4 * outputs <= LANES:
+        seen = sums(np.concatenate([part for *_, part in parts], axis=-1), x, (3, 3), padding=(1, 1, 1, 1))
+        for (a, b, _), each in zip(parts, seen.reshape(4, -1, 9)):
+            gradient += each @ np.kron(FELL[a], FELL[b])
+    else:
+        for a, b, part in parts:
+            seen = sums(part, x, (2, 2), padding=(1 - a, a, 1 - b, b))
+            gradient += seen.reshape(-1, 4) @ np.kron(FELL[a, a:a + 2], FELL[b, b:b + 2])
+    return gradient.reshape(weight.shape)

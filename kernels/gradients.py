@@ -42,6 +42,14 @@ def over_pixels(g, shape):
     return g.sum(axis=(1, 2)) if len(shape) == 2 else rows(g).sum(axis=0)
 
 
+def total(a, b, owned=False):
+    """What was used twice gets the sum of both gradients      owned: whether a itself may become it"""
+    if owned:
+        a += b
+        return a
+    return a + b
+
+
 # --- weights: their layout changes, not their numbers ----------------------------------------------------------------
 
 class pack_linear:

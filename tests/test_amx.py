@@ -153,9 +153,10 @@ def test_a_gradient_is_the_same_in_many_small_blocks_bands_and_runs(monkeypatch,
 
 
 @has_tiles
-def test_the_gradient_of_a_kernel_on_an_enlarged_image_is_that_of_rounded_factors():
-    x, weight, _ = convolution((2, 5, 7), (32, 40), 3)
-    g = values(2, 10, 14, 40)
+@pytest.mark.parametrize("outputs", [40, 3])
+def test_the_gradient_of_a_kernel_on_an_enlarged_image_is_that_of_rounded_factors(outputs):
+    x, weight, _ = convolution((2, 5, 7), (32, outputs), 3)
+    g = values(2, 10, 14, outputs)
     found = fast_gradients.upsample_conv2d.weight(g, x, fast.pack_conv2d(weight, "bfloat16"))
     expected = gradients.upsample_conv2d.weight(rounded(g).astype(float), rounded(x).astype(float), weight.shape)
     agree("gradients", "enlarged images by tiles of bfloat16", found, expected, LIMIT, relative=True)

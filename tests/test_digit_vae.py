@@ -7,8 +7,9 @@ from PIL import Image
 
 from npdiffusion.command import cli, prepare
 from npdiffusion.training import digits, initial, loop, runs, vae_lesson
-from npdiffusion.training.digit_vae import DigitVAE, drawn, probability
+from npdiffusion.training.digit_vae import DigitVAE, drawn, probability, softplus
 from npdiffusion.training.optimizers import Adam
+from npdiffusion.training.tape import Tape
 from tests import sample_digits
 from tests.differences import agree
 from tests.errors import message_of
@@ -79,6 +80,19 @@ def test_the_likelihood_is_that_of_bernoulli_pixels():
     p = probability(model.decoder(mean + np.exp(0.5 * logvar) * z)).astype(np.float64)
     expected = np.log(np.where(x == 1, p, 1 - p)).sum(axis=(1, 2, 3)).mean()
     assert model.elbo(x, z)[0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_softplus_and_its_slope_are_torchs_also_far_from_zero():
+    torch, x = pytest.importorskip("torch"), np.float32([-1000, -90, -20, -0.5, 0, 1e-6, 2, 30, 1000])
+    tensor, tape = torch.tensor(x, requires_grad=True), Tape()
+    torch.nn.functional.softplus(tensor).sum().backward()
+    with tape:
+        variable = tape.variable(x)
+        total = softplus(variable).sum()
+    tape.backward(total)
+    assert (softplus(x) == softplus(variable).value).all()
+    agree("VAE of digits", "softplus", softplus(x), torch.nn.functional.softplus(tensor).detach().numpy(), 1e-6, relative=True)
+    agree("VAE of digits", "softplus, slope", tape.gradient(variable), tensor.grad.numpy(), 1e-6)
 
 
 def test_binary_targets_are_ones_as_often_as_a_pixel_is_grey():

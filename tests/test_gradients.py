@@ -58,7 +58,7 @@ TORCH = {
     "upsample_conv2d": lambda x, weight, bias, *size: torch_conv2d(torch_upsample(x, *size), weight, bias, 1, (1, 1, 1, 1)),
 }
 IMAGES = [((2, 5, 7), (32, 48), (10, 14)), ((1, 3, 5), (8, 8), (6, 10)), ((2, 5, 7), (6, 10), (9, 13)),
-          ((1, 5, 7), (6, 10), (4, 5))]
+          ((1, 5, 7), (6, 10), (4, 5)), ((2, 6, 7), (5, 3), (12, 14))]
 
 
 def cases():
@@ -268,6 +268,18 @@ def test_gradients_of_weights_match_their_definition(image, channels, kernel, st
     expected = gradients.conv2d.weight(g.astype(np.float64), x.astype(np.float64), weight.shape, stride, padding)
     agree("gradients", "conv2d by its weight", convolution_gradient(g, x, kernel, stride, padding), expected, LIMIT,
           relative=True)
+
+
+@pytest.mark.parametrize("shape", [(3,), (7, 5001), (4, 100, 100)])
+@pytest.mark.parametrize("owned", [False, True])
+def test_the_compiled_sum_of_two_gradients_is_numpys(shape, owned):
+    a, b = values(*shape), values(*shape, seed=1)
+    for one, other in ((a.copy(), b), (np.repeat(a, 2, axis=-1)[..., ::2], b), (a.copy(), np.broadcast_to(b[..., :1], shape)),
+                       (a.astype(np.float64), b)):
+        expected, untouched = one + other, other.copy()
+        found = fast_gradients.total(one, other, owned)
+        assert (found == expected).all() and found.dtype == expected.dtype
+        assert (found is one) == owned and (other == untouched).all()
 
 
 @pytest.mark.parametrize("name", kernels.OPERATIONS)

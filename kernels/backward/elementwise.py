@@ -3,6 +3,7 @@
     silu           dx = g σ (1 + x (1 − σ))                   quick-gelu     the same of 1.702 x
     gelu           dx = g (Φ(x) + x φ(x))                     φ(x) = e^(−x²/2) / √2π
     v · gelu(w)    dv = g gelu(w), dw = g v gelu′(w)
+    used twice     dx = a + b, of both
     nearest        dx[r, c] = Σ g over the pixels that x[r, c] was copied to
 """
 import math
@@ -10,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .. import threads
+from .. import gradients, threads
 from ..activations import GELU, QUICK_GELU, SILU, gelu_of
 from ..arrays import flat, float32
 from ..codegen.compiling import floats_in, floats_out, inlined, kernel, size, sizes_of
@@ -39,6 +40,15 @@ def gate_gradient(g, gated):
     result = np.empty(gated.shape, np.float32)
     channels = g.shape[-1]
     threads.launch(gate_back, g.size // channels, channels, flat(gated), flat(g), flat(result), parallel=g.size > 4 * _JOB)
+    return result
+
+
+def total(a, b, owned=False):
+    """a + b, as in gradients.py, which takes what is small or not contiguous float32"""
+    if a.size <= 4 * _JOB or any(x.dtype != np.float32 or not x.flags.carray for x in (a, b)):
+        return gradients.total(a, b, owned)
+    result = a if owned else np.empty(a.shape, np.float32)
+    threads.launch(add, a.size, flat(a), flat(b), flat(result))
     return result
 
 
@@ -88,6 +98,16 @@ def activate_back(thread, counter, count, which, x, g, dx):
         elif which == QUICK_GELU:
             for i in range(start, end):
                 store(dx, i, load(g, i) * _quick_gelu_slope(load(x, i)))
+        start = next_job(counter) * _JOB
+
+
+@kernel(size, floats_in, floats_in, floats_out)
+def add(thread, counter, count, a, b, result):
+    """A job is a run of elements."""
+    start = next_job(counter) * _JOB
+    while start < count:
+        for i in range(start, min(start + _JOB, count)):
+            store(result, i, load(a, i) + load(b, i))
         start = next_job(counter) * _JOB
 
 

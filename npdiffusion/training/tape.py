@@ -37,10 +37,8 @@ class Node:
         """gradient += g, in memory of its own from the second time on; the first may belong to others as well."""
         if self.gradient is None:
             self.gradient = g
-        elif self.owned:
-            self.gradient += g
         else:
-            self.gradient, self.owned = self.gradient + g, True
+            self.gradient, self.owned = kernels.gradient("total")(self.gradient, g, self.owned), True
 
 
 class Tape:

@@ -268,7 +268,7 @@ def _concatenate(arrays, axis=0):
     ends = np.cumsum([x.shape[axis] for x in values]).tolist()
 
     def part(start, end):
-        return lambda g: g[_along(axis, g.ndim, start, end)]
+        return lambda g: np.ascontiguousarray(g[_along(axis, g.ndim, start, end)])        # once, not by each that takes it
 
     parts = [part(start, end) for start, end in zip([0, *ends], ends)]
     return _tape_of(arrays).join("concatenate", np.concatenate(values, axis), zip(arrays, parts))
