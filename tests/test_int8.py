@@ -1,4 +1,5 @@
 """Weights in int8: rounding, packing, products of bytes, and pictures made with them."""
+import itertools
 import json
 import math
 import platform
@@ -181,9 +182,17 @@ def test_what_memory_held_before_does_not_matter():
 def test_the_size_of_jobs_changes_nothing(monkeypatch):
     x, _, packed, bias = both_of_a_convolution((2, 16, 15), (64, 100), 3)
     whole = fast.conv2d(x, packed, bias, 1, (1, 1, 1, 1))
-    monkeypatch.setattr(int8_matmul, "ROW_BYTES", 0)
-    monkeypatch.setattr(int8_matmul, "MOST_PANELS", 1)
+    monkeypatch.setattr(int8_matmul, "job_size", lambda *_: (2 * int8_matmul.HEIGHT, 3))
     np.testing.assert_array_equal(fast.conv2d(x, packed, bias, 1, (1, 1, 1, 1)), whole)
+
+
+def test_jobs_fit_into_the_cache_and_are_enough_for_all_threads():
+    for rows, columns, channels in (8192, 320, 320), (8192, 1280, 320), (512, 1280, 5120), (40, 1280, 1280):
+        for gated, count in itertools.product((False, True), (1, 2, 16)):
+            high, wide = int8_matmul.job_size(rows, columns, channels // 4, channels // 4, gated, count)
+            jobs = -(-rows // high) * -(-columns // (wide * int8_matmul.COLUMNS))
+            assert high * (channels // 4 + wide * (1 + gated) * int8_matmul.COLUMNS) <= int8_matmul.CACHE
+            assert jobs >= min(count, 40)
 
 
 def test_both_backends_take_either_form():

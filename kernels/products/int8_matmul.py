@@ -11,6 +11,7 @@ between two rows of pixels, and between two images, are computed in vain.
 
 Where the processor has tile registers for bytes (`amx_tile`), they sum blocks that fill them: sums are exact either way.
 """
+import functools
 from typing import NamedTuple
 
 from numba import types
@@ -22,7 +23,7 @@ from ..codegen.memory import next_job
 from ..int8 import BLOCK
 from . import amx_tile, blocking, epilogue, int8_rows
 from .amx_tile import HAS_INT8 as HAS_AMX
-from .blocking import COLUMNS, TAIL_ROWS, TILE_ROWS
+from .blocking import COLUMNS, JOBS_PER_THREAD, TAIL_ROWS, TILE_ROWS
 from .int8_packing import WORDS
 from .int8_rows import Layout
 from .int8_tile import HAS_DOT, make_int8_tile, make_scaled_row
@@ -30,8 +31,8 @@ from .microkernel import PRODUCT
 from .patches import Geometry
 
 HEIGHT = amx_tile.ROWS if HAS_AMX else TILE_ROWS         # rows of a tile
-ROW_BYTES, MOST_TILES = 768 << 10, 24                    # of the rows of a job, which stay in the second-level cache
-MOST_PANELS = 20
+LEAST_TILES = 2                                          # of a job
+CACHE = (256 if HAS_AMX else 128) << 10                  # words of its rows of A and C, half of the second-level cache
 
 full_tile = make_int8_tile(PRODUCT)
 tail_tile = make_int8_tile(PRODUCT._replace(rows=TAIL_ROWS))
@@ -59,15 +60,33 @@ def product(x, geometry, images, weight, bias, residual, y, parallel):
     rows = ((images - 1) * layout.image // geometry.stride + (geometry.out_height - 1) * layout.pitch + geometry.out_width)
     outputs, columns = weight.shape[0], y.shape[-1]
     gated = columns < outputs
-    tiles = max(4, min(MOST_TILES, ROW_BYTES // (4 * layout.words * HEIGHT)))
-    block_rows, panels = blocking.job_size(rows, columns, threads.get_threads() if parallel else 1, MOST_PANELS // (1 + gated),
-                                           HEIGHT, tiles)
+    count = threads.get_threads() if parallel else 1
+    block_rows, panels = job_size(rows, columns, weight.depth // 4, layout.words, gated, count)
     sizes = Sizes(rows, outputs, columns, block_rows, panels * COLUMNS, (panels + (panels + 1 if gated else 0)) * COLUMNS)
     q = threads.working_memory("int8", int8_rows.size_of(layout, geometry))
     threads.launch(int8_rows.round_rows, tuple(layout), tuple(geometry), flat(x), q, parallel=parallel)
     threads.launch(multiply_int8, tuple(sizes), tuple(layout), tuple(geometry), q, weight.panels, bias, residual, flat(y),
                    parallel=parallel, scratch=HEIGHT * COLUMNS + (block_rows + TILE_ROWS) * sizes.width)
     return y
+
+
+@functools.lru_cache(1000)
+def job_size(rows, columns, depth, row, gated, thread_count):
+    """(rows, panels) of a job: those for which least comes from beyond the second-level cache, with some jobs for each thread.
+
+    depth: words of an output in a panel     row: words of a row of A
+    """
+    tiles, panels, sides = -(-rows // HEIGHT), -(-columns // COLUMNS), 1 + gated
+    wanted = JOBS_PER_THREAD * thread_count if thread_count > 1 else 1
+    weight = panels * sides * COLUMNS * depth
+    found = []
+    for each in range(1, panels + 1):
+        column_parts = -(-panels // each)
+        most = max(LEAST_TILES, CACHE // ((row + each * sides * COLUMNS) * HEIGHT))
+        row_parts = max(-(-tiles // most), min(-(-wanted // column_parts), -(-tiles // LEAST_TILES)))
+        traffic = column_parts * rows * row + (row_parts if weight > CACHE // 2 else 1) * weight
+        found.append((max(0, wanted - row_parts * column_parts), traffic, -(-tiles // row_parts) * HEIGHT, each))
+    return min(found)[2:]
 
 
 words_in = types.Array(types.int32, 1, "C", readonly=True)
@@ -87,9 +106,7 @@ def multiply_int8(thread, counter, sizes, layout, geometry, q, panels, bias, res
         value_panel, value_panels, gate_panel, all_panels = blocking.panels_of(column, end, sizes)
         for p in range(all_panels):
             panel = value_panel + p if p < value_panels else gate_panel + p - value_panels
-            for m in range(first, last, HEIGHT):
-                _sums(m, min(HEIGHT, last - m), panel, layout, geometry, q, panels, memory, sums,
-                      c + (m - first) * sizes.width + p * COLUMNS, sizes.width)
+            _sums(first, last - first, panel, layout, geometry, q, panels, memory, sums, c + p * COLUMNS, sizes.width)
         _write(first, last, column, end, sizes, layout, geometry, memory, c, bias, residual, y)
         if HAS_AMX:
             amx_tile.release()
@@ -98,7 +115,10 @@ def multiply_int8(thread, counter, sizes, layout, geometry, q, panels, bias, res
 
 @inlined
 def _sums(m, rows, panel, layout, geometry, q, panels, memory, sums, c, width):
-    """memory[c:] = results m … m + rows − 1 of a panel; memory[sums:] is needed meanwhile"""
+    """memory[c:] = results m … m + rows − 1 of a panel; memory[sums:] is needed meanwhile.
+
+    Block after block of it goes down all these rows, for which it stays in the nearest cache.
+    """
     channels, stride = geometry.channels, geometry.stride
     rows_of_tap = (channels + 3) // 4 + (channels + BLOCK - 1) // BLOCK
     top = panel * (geometry.kernel_height * geometry.kernel_width * rows_of_tap + 1)
@@ -113,8 +133,9 @@ def _sums(m, rows, panel, layout, geometry, q, panels, memory, sums, c, width):
                 b = (top + k0 // BLOCK * (WORDS + 1)) * COLUMNS
                 further = u + v + k0 > 0
                 if HAS_AMX and words % amx_tile.SIDE == 0:
-                    _by_amx(rows, words, further, q, a, stride * layout.words, scales, stride, panels, b, outputs,
-                            memory, sums, c, width)
+                    for i in range(0, rows, HEIGHT):
+                        _by_amx(min(HEIGHT, rows - i), words, further, q, a + i * stride * layout.words, stride * layout.words,
+                                scales + i * stride, stride, panels, b, outputs, memory, sums, c + i * width, width)
                 else:
                     _by_vectors(rows, words, further, q, a, stride * layout.words, scales, stride, panels, b, outputs,
                                 memory, c, width)

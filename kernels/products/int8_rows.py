@@ -26,10 +26,11 @@ from ..codegen.memory import load, next_job, store, store_byte
 from ..int8 import BLOCK, HIGHEST
 from .amx_tile import ROWS
 from .int8_tile import HAS_DOT, emit_spread
-from .microkernel import BYTE, FLOAT, INTEGER, LANE, LANES, PRODUCT, vector_pointer
+from .microkernel import BYTE, FLOAT, INTEGER, LANE, LANES, PRODUCT, emit_prefetch, vector_pointer
 from .patches import Geometry, enlarged
 
 RUN = 32                                                 # pixels of a job
+AHEAD = 2048                                             # numbers of x that are fetched ahead: hardware stops at each page
 LINE = 16                                                # words of a cache line
 
 _WORDS = ir.VectorType(LANE, LANES)
@@ -142,6 +143,7 @@ def highest_of(typing, x, start, count):
         positive = ir.Constant(_WORDS, [int(_POSITIVE)] * LANES)
         highest = cgutils.alloca_once_value(builder, ir.Constant(_WORDS, [0] * LANES))
         with cgutils.for_range_slice(builder, INTEGER(0), count, INTEGER(LANES), INTEGER) as (i, _):
+            emit_prefetch(builder, builder.gep(data, [builder.add(i, INTEGER(AHEAD))]))
             size = builder.and_(builder.load(vector_pointer(builder, data, i, _WORDS), align=4), positive)
             so_far = builder.load(highest)
             builder.store(builder.select(builder.icmp_unsigned(">", size, so_far), size, so_far), highest)
