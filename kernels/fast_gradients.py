@@ -30,10 +30,12 @@ __all__ = ["attention", "conv2d", "embedding", "gelu", "group_norm", "group_norm
 
 def in_tiles(weight):
     """Whether a weight's products are those of bfloat16 in tile registers."""
-    return amx_tile.HAS_BFLOAT16 and str(weight.dtype) == "bfloat16"
+    return amx_tile.HAS_BFLOAT16 and not isinstance(weight, np.ndarray) and weight.dtype == "bfloat16"
 
 
 class linear(gradients.linear):
+    _packed = staticmethod(packed)
+
     def x(g, weight):
         return fast.linear(g, transposed(weight))
 
@@ -53,6 +55,8 @@ def over_pixels(g, shape):
 
 class conv2d(gradients.conv2d):
     """dx of stride 1 pads g inside the kernel, and Winograd's way is open to it; of stride s it comes in s² parts."""
+    _packed = staticmethod(packed)
+
     def x(g, weight, x_shape, stride, padding):
         turned = transposed(weight)
         _, _, kh, kw = turned.shape
@@ -99,6 +103,8 @@ def parts(seen, size, taps, stride, before):
 
 
 class linear_geglu(gradients.linear_geglu):
+    _packed = staticmethod(packed)
+
     def x(g, x, weight, bias):
         return linear.x(gate_gradient(g, fast.linear(x, weight, bias)), weight)
 
@@ -157,6 +163,8 @@ class upsample_nearest(gradients.upsample_nearest):
 
 
 class upsample_conv2d(gradients.upsample_conv2d):
+    _packed = staticmethod(packed)
+
     def x(g, weight, x_shape):
         weight = packed(weight)
         few = weight.dtype == "float32" and math.prod(weight.shape[:2]) <= 2 * direct.MOST_PRODUCTS

@@ -9,6 +9,7 @@ import torch
 
 from npdiffusion import kernels
 from npdiffusion.kernels.gradients import matrix
+from npdiffusion.kernels.products import packing
 from npdiffusion.models import layers
 from npdiffusion.models.conditioning import Conditioning
 from npdiffusion.models.parameters import modules, walk
@@ -266,6 +267,23 @@ def test_a_packed_weight_is_a_parameter_like_an_array():
         kernels.use_backend(before)
     assert layer.weight is not weight
     np.testing.assert_array_equal(*found)
+
+
+def test_an_array_is_packed_once_for_both_ways_and_anew_for_the_next_step(monkeypatch):
+    x, matrix, kernel, count = values(2, 6, 5, 8), values(16, 8), values(20, 16, 3, 3), []
+    pack = packing.Packed.__init__
+    monkeypatch.setattr(packing.Packed, "__init__", lambda self, *arguments: count.append(1) or pack(self, *arguments))
+    tape = Tape({"matrix": matrix, "kernel": kernel})
+    gradients = []
+    for step in (1, 2):
+        with tape:
+            given = tape.variable(x)
+            loss = kernels.conv2d(kernels.linear(given, matrix), kernel, padding=(1, 1, 1, 1)).sum()
+        gradients.append(tape.backward(loss))
+        assert len(count) == 2 * step
+        matrix *= 2
+    agree("tape", "gradients after a weight has changed", 2 * gradients[0]["kernel"], gradients[1]["kernel"], LIMIT,
+          relative=True)
 
 
 def test_a_parameter_on_which_the_loss_does_not_depend_has_no_gradient(on_numpy):

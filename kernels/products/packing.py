@@ -36,7 +36,7 @@ from .microkernel import PRODUCT
 
 COLUMNS = PRODUCT.columns
 FLOAT32, FLOAT16, BFLOAT16 = range(3)                    # what a weight may come as; bfloat16 as uint16
-_KINDS = {"float32": FLOAT32, "float16": FLOAT16, "uint16": BFLOAT16}
+_KINDS = {"f4": FLOAT32, "f2": FLOAT16, "u2": BFLOAT16}
 _RUN = 256                                               # about as many numbers of an output are moved at a time
 
 _ZERO = np.float32(0)
@@ -65,7 +65,7 @@ class Packed:
             self.panels = aligned(count * COLUMNS * (-(-self.depth // 2))).view(np.uint16)
         outcome = np.ones(1, np.int64)
         sizes = Sizes(outputs, channels, math.prod(self.shape[2:]))
-        threads.launch(pack, tuple(sizes), flat(weight).view(np.uint16), _KINDS[weight.dtype.name],
+        threads.launch(pack, tuple(sizes), flat(weight).view(np.uint16), _KINDS[weight.dtype.str[1:]],
                        self.panels.view(np.uint16), dtype != "float32", outcome,
                        parallel=weight.size > 100_000, scratch=(_RUN + sizes.taps) * (COLUMNS + 1))
         self.is_finite = bool(outcome[0])
@@ -120,8 +120,8 @@ def packed(weight):
 def _contiguous(weight):
     """`weight` in one piece of memory; TypeError if it is of no kind that weights have."""
     weight = np.asarray(weight)
-    if weight.dtype.name not in _KINDS:
-        raise TypeError(f"weight is {weight.dtype}, but {', '.join(_KINDS)} (bfloat16) are what can be packed")
+    if weight.dtype.str[1:] not in _KINDS:
+        raise TypeError(f"weight is {weight.dtype}, but float32, float16 and uint16 (bfloat16) are what can be packed")
     return np.require(weight, weight.dtype.newbyteorder("="), ["C", "A"])
 
 

@@ -128,13 +128,16 @@ class Tape:
             return Variable(result, None, self)
         return self.record(result, lambda g: ((node, pull(g)) for node, pull in parts), name)
 
-    def follow(self, rules, arguments, result):
-        """`result`, which rules (see kernels/gradients.py) were made for and `arguments` {name: value} led to, as a Variable"""
+    def follow(self, rules, arguments, result, values=None):
+        """`result`, which rules (see kernels/gradients.py) were made for and `arguments` {name: value} led to, as a Variable
+
+        values: what rules are given of the arguments, if it isn't these themselves
+        """
         sources = {name: node for name, x in arguments.items() if (node := self.node(x)) is not None}
         if not sources:
             return Variable(result, None, self)
         steps, needed = _plan(rules, frozenset(sources))
-        kept = {name: _kept(name, arguments, result) for name in needed}
+        kept = {name: _kept(name, values or arguments, result) for name in needed}
         shapes = {name: arguments[name].shape for name in sources}
 
         def pull(g):
@@ -149,11 +152,14 @@ class Tape:
     def _operation(self, name, operation):
         """What `kernels` gives out under an operation's name while this tape records."""
         rules, defaults = kernels.gradient(name), _defaults(inspect.unwrap(operation))
+        packed = getattr(rules, "_packed", None)
 
         def call(*args, **options):
             arguments = defaults | dict(zip(defaults, args)) | options
-            result = operation(**{name: value_of(x) for name, x in arguments.items()})
-            return self.follow(rules, arguments, result)
+            values = {name: value_of(x) for name, x in arguments.items()}
+            if packed and isinstance(values["weight"], np.ndarray):
+                values["weight"] = packed(values["weight"])              # once for both ways
+            return self.follow(rules, arguments, operation(**values), values)
         return call
 
 
