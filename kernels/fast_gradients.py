@@ -206,16 +206,12 @@ def doubled_weight(g, x, weight):
     taken for 2 × 2, 4 · 4 products for each pixel of x in place of 4 · 9, and then go to the taps that fell there. A few
     outputs side by side for all a and b fill one vector: there sums for 3 × 3 are taken at once.
     """
-    outputs, inputs, *_ = weight.shape
     sums = paired_gradient if in_tiles(weight) else functools.partial(convolution_gradient, stride=1)
-    gradient = np.zeros((outputs * inputs, 9), np.float32)
     parts = [(a, b, g[:, a::2, b::2]) for a in (0, 1) for b in (0, 1)]
-    if 4 * outputs <= LANES:
-        seen = sums(np.concatenate([part for *_, part in parts], axis=-1), x, (3, 3), padding=(1, 1, 1, 1))
-        for (a, b, _), each in zip(parts, seen.reshape(4, -1, 9)):
-            gradient += each @ np.kron(FELL[a], FELL[b])
+    if 4 * weight.shape[0] <= LANES:
+        seen = sums(np.concatenate([part for *_, part in parts], axis=-1), x, (3, 3), padding=(1, 1, 1, 1)).reshape(4, -1, 9)
+        fell = [np.kron(FELL[a], FELL[b]) for a, b, _ in parts]
     else:
-        for a, b, part in parts:
-            seen = sums(part, x, (2, 2), padding=(1 - a, a, 1 - b, b))
-            gradient += seen.reshape(-1, 4) @ np.kron(FELL[a, a:a + 2], FELL[b, b:b + 2])
-    return gradient.reshape(weight.shape)
+        seen = [sums(part, x, (2, 2), padding=(1 - a, a, 1 - b, b)).reshape(-1, 4) for a, b, part in parts]
+        fell = [np.kron(FELL[a, a:a + 2], FELL[b, b:b + 2]) for a, b, _ in parts]
+    return fast.linear(np.concatenate([*seen], axis=-1), np.concatenate(fell).T).reshape(weight.shape)
