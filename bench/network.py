@@ -19,7 +19,8 @@ from npdiffusion.models import flops
 from npdiffusion.models.conditioning import Conditioning
 from npdiffusion.models.configs import UNetConfig, VAEConfig
 
-TIME = 500.0
+TIME, TIMES = 500.0, 1000
+SAMPLES = 4                            # by which a peer's int8 is calibrated
 REDUCTION = VAEConfig().reduction      # pixels that a latent pixel stands for
 
 
@@ -40,8 +41,10 @@ def run_decode(arguments, sizes=VAEConfig()):
 
 def run(what, arguments, sizes):
     threads = turns.set_threads(arguments.threads)
-    if arguments.dtype == "int8":                        # peers have it only after a calibration of their own
-        arguments.against = []
+    if arguments.dtype == "int8":
+        turns.leave_out_without_int8(arguments)
+        if what == "decode":                             # of which nothing is int8, see models/parameters.py
+            arguments.against = []
     turns.describe(f"{what} of {arguments.images} image{'s' * (arguments.images > 1)}", threads, arguments)
     calls, memory, difference = {}, {}, {}
     expected = None
@@ -90,9 +93,17 @@ def systems(what, arguments, sizes, threads):
             "torch.compile": peers.on_compiled_torch}
     for name in sorted(arguments.against):               # torch comes last: it may change the module
         with turns.Growth() as growth:
-            peer = make[name](module, arrays, arguments.dtype, threads)
+            peer = make[name](module, arrays, arguments.dtype, threads,
+                              **{"samples": samples(*arrays)} if arguments.dtype == "int8" else {})
         weights = sum(p.nbytes for p in module.parameters()) if name.startswith("torch") else 0
         yield name, lambda peer=peer: peer().transpose(0, 2, 3, 1), weights or growth.bytes
+
+
+def samples(latents, _, context):
+    """Inputs like those of a step, random ones at random times, by which a peer's int8 is calibrated"""
+    rng = np.random.default_rng(1)
+    return [[rng.standard_normal(latents.shape, dtype=np.float32), rng.uniform(0, TIMES, 1).astype(np.float32),
+             rng.standard_normal(context.shape, dtype=np.float32)] for _ in range(SAMPLES)]
 
 
 def report(what, arguments, threads, flops, times, memory, difference, peak):
@@ -109,4 +120,4 @@ def report(what, arguments, threads, flops, times, memory, difference, peak):
                     least={name: min(times[name]) for name in median},
                     ratios={name: median[turns.OURS] / t for name, t in median.items() if name != turns.OURS},
                     memory=memory, difference=difference,
-                    versions=turns.versions(arguments.against))
+                    versions=turns.versions(arguments.against, arguments.dtype))

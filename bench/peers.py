@@ -8,8 +8,11 @@ the work once.
     torch bfloat16       weights and activations in bfloat16, channels last
     torch.compile        the same through TorchInductor, whose C++ a compiler builds for minutes; weights folded in ("freezing")
     openvino             converted with static shapes, INFERENCE_PRECISION_HINT f32 or bf16, PERFORMANCE_HINT LATENCY
+    openvino int8        the same after NNCF has quantised it, for transformers, by some random inputs; what it leaves is bf16
     onnxruntime          exported with static shapes, all of its optimisations of graphs; float32 alone on these processors
 """
+import logging
+import os
 import pathlib
 import tempfile
 import warnings
@@ -57,9 +60,12 @@ def on_onnxruntime(module, arrays, dtype, threads):
     return lambda: session.run(None, inputs)[0]
 
 
-def on_openvino(module, arrays, dtype, threads):
-    """The same; the module is not changed."""
-    request = compiled(converted(module, arrays), dtype, threads)
+def on_openvino(module, arrays, dtype, threads, samples=()):
+    """The same; the module is not changed. samples: inputs like `arrays`, by which a model of int8 is calibrated"""
+    model = converted(module, arrays)
+    if dtype == "int8":
+        model, dtype = quantised(model, samples), "bfloat16"
+    request = compiled(model, dtype, threads)
     return lambda: request.infer(arrays)[0]
 
 
@@ -74,6 +80,14 @@ def converted(module, arrays):
         warnings.simplefilter("ignore")                  # what tracing warns of does not vary here
         return openvino.convert_model(module, example_input=tuple(map(torch.from_numpy, arrays)),
                                       input=[array.shape for array in arrays])
+
+
+def quantised(model, samples):
+    """A converted model with its products in int8, of weights and activations (post-training quantisation)"""
+    os.environ.setdefault("NNCF_CI", "1")                # a benchmark reports to nobody
+    import nncf
+    nncf.set_log_level(logging.ERROR)
+    return nncf.quantize(model, nncf.Dataset(samples), subset_size=len(samples), model_type=nncf.ModelType.TRANSFORMER)
 
 
 def compiled(model, dtype, threads):

@@ -24,6 +24,7 @@ PEERS = {"torch": ("torch", "diffusers"), "openvino": ("openvino", "torch", "dif
          "torch.compile": ("torch", "diffusers"), "onnxruntime": ("onnxruntime", "onnx", "torch", "diffusers")}
 USUAL = ("torch", "openvino")                            # the others are asked for by name: they take minutes to make
 FLOAT32_ONLY = ("onnxruntime",)                          # on processors of x86
+INT8 = {"openvino": "nncf"}                              # peers that have it, and what they need for it
 REST = 0.2          # seconds between turns: thread pools spin for a moment more, on cores that the next one needs
 
 
@@ -60,6 +61,16 @@ def leave_out_missing(arguments):
     if missing:
         print(f"without {' and '.join(missing)}, which {'are' if len(missing) > 1 else 'is'} not installed here: "
               'pip install -e ".[bench]"\n', file=sys.stderr, flush=True)
+
+
+def leave_out_without_int8(arguments):
+    """Take those systems out of `--against` that have no int8 here, and say why."""
+    for name in {*arguments.against} - {*INT8}:
+        print(f"without {name}, which has no int8 here\n", file=sys.stderr, flush=True)
+    arguments.against = [name for name in arguments.against if name in INT8]
+    for name in [name for name in arguments.against if not importlib.util.find_spec(INT8[name])]:
+        print(f'without {name}, whose int8 needs {INT8[name]}: pip install -e ".[bench]"\n', file=sys.stderr, flush=True)
+        arguments.against.remove(name)
 
 
 def set_threads(count=None):
@@ -126,12 +137,14 @@ def describe(what, threads, arguments):
     load = f", load {os.getloadavg()[0]:.1f} before" if hasattr(os, "getloadavg") else ""
     print(f"{what}, {arguments.dtype}, {arguments.size}×{arguments.size}, {arguments.repeats} turns\n"
           f"{machine.cpu_name()} ({', '.join(machine.cpu_features())}), {threads} threads{load}\n"
-          f"{', '.join(f'{name} {version}' for name, version in versions(arguments.against).items())}\n", flush=True)
+          f"{', '.join(f'{name} {version}' for name, version in versions(arguments.against, arguments.dtype).items())}\n", flush=True)
 
 
-def versions(peers):
+def versions(peers, dtype="float32"):
     """{name: version} of what takes part"""
     distributions = ["numpy", "numba", *dict.fromkeys(sum((PEERS.get(name, ()) for name in peers), ()))]
+    if dtype == "int8":
+        distributions += [INT8[name] for name in peers if name in INT8]
     return {"Python": platform.python_version()} | {name: importlib.metadata.version(name) for name in distributions}
 
 

@@ -167,6 +167,34 @@ def test_peers_compute_the_same_step(peer, limit, capsys):
     assert facts["difference"][peer] < limit and peer in facts["versions"]
 
 
+def test_openvinos_int8_is_calibrated_and_measured_beside_ours(capsys):
+    for needed in "openvino", "nncf":
+        pytest.importorskip(needed)
+    network.run_step(options(network.add_arguments, "--against", "openvino", "--dtype", "int8"), TINY_UNET)
+    facts = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert list(facts["seconds"]) == ["npdiffusion", "in bfloat16", "openvino"] and "nncf" in facts["versions"]
+    assert facts["difference"]["in bfloat16"] < facts["difference"]["openvino"] < 0.5
+
+
+def test_a_quantised_model_multiplies_bytes():
+    for needed in "openvino", "nncf":
+        pytest.importorskip(needed)
+    x = np.random.default_rng(0).standard_normal((4, 64), dtype=np.float32)
+    model = peers.quantised(peers.converted(torch.nn.Linear(64, 64), [x]), [[x]])
+    assert [each.get_output_element_type(0).to_string() for each in model.get_ops()
+            if each.get_type_name() == "Constant" and tuple(each.get_output_shape(0)) == (64, 64)] == ["i8"]
+
+
+@pytest.mark.parametrize("has_nncf", [True, False])
+def test_peers_without_int8_are_left_out_and_that_is_said(has_nncf, monkeypatch, capsys):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name if has_nncf or name != "nncf" else None)
+    arguments = argparse.Namespace(against=["torch", "openvino"], dtype="int8")
+    turns.leave_out_without_int8(arguments)
+    said = capsys.readouterr().err
+    assert arguments.against == ["openvino"] * has_nncf and "without torch, which has no int8 here" in said
+    assert ("without openvino, whose int8 needs nncf" in said) != has_nncf
+
+
 def test_torch_compile_runs_what_torch_runs_and_without_gradients():
     """Through a compiler that changes nothing: TorchInductor's takes minutes."""
     module, made = torch.nn.Linear(3, 2), []
