@@ -137,7 +137,7 @@ def describe(what, threads, arguments):
     load = f", load {os.getloadavg()[0]:.1f} before" if hasattr(os, "getloadavg") else ""
     print(f"{what}, {arguments.dtype}, {arguments.size}×{arguments.size}, {arguments.repeats} turns\n"
           f"{machine.cpu_name()} ({', '.join(machine.cpu_features())}), {threads} threads{load}\n"
-          f"{', '.join(f'{name} {version}' for name, version in versions(arguments.against, arguments.dtype).items())}\n", flush=True)
+          f"{', '.join(map(' '.join, versions(arguments.against, arguments.dtype).items()))}\n", flush=True)
 
 
 def versions(peers, dtype="float32"):

@@ -1,6 +1,6 @@
 """int8: products of whole numbers of 8 bits, each kept with the scale of its row.
 
-    W = s_o q_o      one scale for each output o: the largest |W| there is 127      once, when a weight is packed
+    W = s_o q_o      one scale for each output o (and tap of a kernel): the largest |W| there is 127     once, when it is packed
     x = s_r q_r      one scale for each row r and BLOCK of its terms                anew in each product
     y = Σ over blocks of s_r s_o Σ q_r q_o          the inner sum is a whole number below 2²⁴, so it is exact
 
@@ -19,7 +19,7 @@ _SHARE = np.float32(1 / HIGHEST)
 
 
 class Int8:
-    """A weight: numbers (O, ...), int8, and scale (O,), float32."""
+    """A weight: numbers (out, in), int8, and scale (out,), float32; of a convolution (O, I, kh, kw) and (O, kh, kw)."""
     dtype = np.dtype(np.int8)
 
     def __init__(self, numbers, scale):
@@ -28,15 +28,13 @@ class Int8:
 
     @classmethod
     def nearest(cls, weight):
-        """The nearest to a weight (O, ...), float32"""
-        rows = weight.reshape(len(weight), -1)
-        scale = np.abs(rows).max(axis=1) * _SHARE
-        numbers = np.rint(rows * _inverse(scale)[:, None]).astype(np.int8)
-        return cls(numbers.reshape(weight.shape), scale)
+        """The nearest to a weight (out, in) or (O, I, kh, kw), float32"""
+        scale = np.abs(weight).max(axis=1) * _SHARE
+        return cls(np.rint(weight * _inverse(scale)[:, None]).astype(np.int8), scale)
 
     def widened(self):
         """The weight as float32"""
-        return self.numbers * self.scale.reshape(-1, *[1] * (self.numbers.ndim - 1))
+        return self.numbers * self.scale[:, None]
 
 
 def rounded_rows(x):

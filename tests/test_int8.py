@@ -35,15 +35,21 @@ def assert_same(name, x, plain, packed, *others):
 
 # ---- numbers
 
-@pytest.mark.parametrize("shape", [(1, 1), (33, 7), (64, 320), (50, 2100), (96, 20, 1, 1)])
-def test_a_weight_is_rounded_as_torch_quantises_it_by_output(shape):
+@pytest.mark.parametrize("shape", [(1, 1), (33, 7), (64, 320), (50, 2100), (96, 20, 1, 1), (30, 20, 3, 3)])
+def test_a_weight_is_rounded_as_torch_quantises_it_by_output_and_tap(shape):
     weight = values(*shape)
     found = Int8.nearest(weight)
-    zeros = torch.zeros(len(weight), dtype=torch.int64)
-    expected = torch.quantize_per_channel(torch.from_numpy(weight), torch.from_numpy(found.scale), zeros, 0, torch.qint8)
-    np.testing.assert_array_equal(found.numbers, expected.int_repr().numpy())
-    assert np.abs(found.numbers.reshape(len(weight), -1)).max(axis=1).tolist() == [127] * len(weight)
-    np.testing.assert_array_equal(found.widened(), expected.dequantize().numpy())
+
+    def rows(numbers):
+        """One for each output and tap"""
+        return np.moveaxis(numbers, 1, -1).reshape(-1, shape[1])
+
+    scales = found.scale.reshape(-1)
+    expected = torch.quantize_per_channel(torch.from_numpy(rows(weight)), torch.from_numpy(scales),
+                                          torch.zeros(len(scales), dtype=torch.int64), 0, torch.qint8)
+    np.testing.assert_array_equal(rows(found.numbers), expected.int_repr().numpy())
+    assert (np.abs(found.numbers.astype(int)).max(axis=1) == 127).all()
+    np.testing.assert_array_equal(rows(found.widened()), expected.dequantize().numpy())
 
 
 def test_rows_of_x_have_a_scale_in_each_block():

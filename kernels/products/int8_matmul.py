@@ -120,12 +120,11 @@ def _sums(m, rows, panel, layout, geometry, q, panels, memory, sums, c, width):
     Block after block of it goes down all these rows, for which it stays in the nearest cache.
     """
     channels, stride = geometry.channels, geometry.stride
-    rows_of_tap = (channels + 3) // 4 + (channels + BLOCK - 1) // BLOCK
-    top = panel * (geometry.kernel_height * geometry.kernel_width * rows_of_tap + 1)
-    outputs = (top + geometry.kernel_height * geometry.kernel_width * rows_of_tap) * COLUMNS
+    rows_of_tap = (channels + 3) // 4 + (channels + BLOCK - 1) // BLOCK + 1
+    top = panel * geometry.kernel_height * geometry.kernel_width * rows_of_tap
     for u in range(geometry.kernel_height):
         for v in range(geometry.kernel_width):
-            row = stride * m + u * layout.pitch + v
+            row, outputs = stride * m + u * layout.pitch + v, (top + rows_of_tap - 1) * COLUMNS
             for k0 in range(0, channels, BLOCK):
                 words = (min(BLOCK, channels - k0) + 3) // 4
                 a = row * layout.words + (k0 // 4 if HAS_DOT else k0)

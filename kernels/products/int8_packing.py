@@ -5,7 +5,7 @@ A panel has COLUMNS outputs. For each tap of the kernel (a matrix has one) and e
     −128 Σ of each output's bytes in the block                        one row of `columns` words
     ⌈channels / 4⌉ rows of `columns` words of four bytes              channels beyond the last are zeros
 
-and after all of them one row more: the scales of its outputs, as float32.
+and after all blocks of a tap one row more: the scales of its outputs, as float32.
 """
 import math
 
@@ -32,7 +32,7 @@ class PackedInt8:
         """weight: (out, in) or (O, I, kh, kw), an `Int8`, float32, float16, or uint16, which means bfloat16"""
         self.shape, self.is_finite = weight.shape, True
         outputs, channels, taps = self.shape[0], self.shape[1], self.taps
-        count, rows = -(-outputs // COLUMNS), panel_rows(channels, taps)
+        count, rows = -(-outputs // COLUMNS), taps * tap_rows(channels)
         self.panels = aligned(count * rows * COLUMNS).view(np.int32)
         panels = self.panels.reshape(count, rows, COLUMNS)
         at_once = max(1, NUMBERS_AT_ONCE // (COLUMNS * self.depth)) * COLUMNS
@@ -59,12 +59,14 @@ class PackedInt8:
     def unpack(self):
         """The weight as it was rounded → Int8"""
         outputs, channels = self.shape[:2]
-        panels = self.panels.reshape(-1, panel_rows(channels, self.taps), COLUMNS)
+        rows = tap_rows(channels)
+        panels = self.panels.reshape(-1, self.taps * rows, COLUMNS)
         numbers = np.empty((len(panels) * COLUMNS, channels, self.taps), np.int8)
         for tap, start, count, row in blocks(channels, self.taps):
             words = np.ascontiguousarray(panels[:, row + 1:row + 1 + -(-count // 4)].swapaxes(1, 2))
             numbers[:, start:start + count, tap] = words.view(np.int8).reshape(len(numbers), -1)[:, :count]
-        return Int8(numbers[:outputs].reshape(self.shape), panels[:, -1].reshape(-1)[:outputs].view(np.float32).copy())
+        scales = panels[:, rows - 1::rows].swapaxes(1, 2).reshape(-1, self.taps)[:outputs].view(np.float32)
+        return Int8(numbers[:outputs].reshape(self.shape), scales.reshape(outputs, *self.shape[2:]))
 
     def __repr__(self):
         return f"PackedInt8({self.shape})"
@@ -77,13 +79,8 @@ def blocks(channels, taps):
 
 
 def tap_rows(channels):
-    """Rows of words of a panel for each tap: bytes, and the row before each block."""
-    return -(-channels // 4) + -(-channels // BLOCK)
-
-
-def panel_rows(channels, taps):
-    """Rows of words of a panel, with the row of scales at its end."""
-    return taps * tap_rows(channels) + 1
+    """Rows of words of a panel for each tap: bytes, the row before each block, the row of scales."""
+    return -(-channels // 4) + -(-channels // BLOCK) + 1
 
 
 def _part(weight, rows):
@@ -103,6 +100,7 @@ def _fill(panels, weight, channels, taps):
         some = np.ascontiguousarray(numbers[tap, :, :, start:start + BLOCK])
         panels[:, row] = -128 * some.sum(axis=2, dtype=np.int32)
         panels[:, row + 1:row + 1 + some.shape[2] // 4] = some.view(np.int32).swapaxes(1, 2)
-    scales = np.zeros(len(panels) * COLUMNS, np.float32)
-    scales[:len(weight.scale)] = weight.scale
-    panels[:, -1] = scales.view(np.int32).reshape(-1, COLUMNS)
+    scales = np.zeros((len(panels) * COLUMNS, taps), np.float32)
+    scales[:len(weight.scale)] = weight.scale.reshape(-1, taps)
+    rows = tap_rows(channels)
+    panels[:, rows - 1::rows] = scales.view(np.int32).reshape(-1, COLUMNS, taps).swapaxes(1, 2)
