@@ -86,7 +86,9 @@ def test_an_enlarged_image_is_convolved_without_being_written(height, width):
     ((2, 16, 32), (64, 40), (3, 3), (1, 1, 1, 1)), ((1, 128, 128), (32, 40), (3, 3), (1, 1, 1, 1)),
     ((2, 1, 512), (32, 33), (3, 3), (1, 1, 1, 1)), ((1, 8, 64), (32, 33), (3, 3), (1, 1, 1, 1)),
     ((3, 8, 96), (32, 70), (3, 3), (1, 1, 1, 1)), ((1, 9, 33), (96, 32), (2, 2), (0, 0, 0, 0)),
-    ((1, 8, 32), (320, 32), (3, 3), (1, 1, 1, 1))])      # a run of more terms than a block has
+    ((1, 8, 32), (320, 32), (3, 3), (1, 1, 1, 1)),       # a patch of more terms than a block has
+    ((2, 16, 16), (64, 40), (3, 3), (1, 1, 1, 1)), ((1, 12, 20), (64, 33), (5, 5), (2, 2, 2, 2)),        # tiles run on
+    ((1, 13, 24), (32, 40), (2, 3), (0, 1, 1, 1)), ((1, 16, 16), (512, 33), (3, 3), (1, 1, 1, 1))])      # pixels apart
 def test_windows_are_read_as_they_lie(image, channels, kernel, padding):
     x, weight, bias = convolution(image, channels, kernel)
     packed = fast.pack_conv2d(weight, "bfloat16")

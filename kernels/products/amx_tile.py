@@ -11,6 +11,9 @@ of a panel, 32 columns wide, is a row of two tiles of B. Rows of A lie where the
        A₀   C₀₀  C₀₁          A, B  two         by one would wait for two loads at each
        A₁   C₁₀  C₁₁
 
+A load takes a cache line of each of 16 rows. Where rows lie a power of two apart, these lines share few places in the nearest
+cache, and wait for each other: at 1 KB a tile takes 1.5 times as long as at odd multiples of a line, which keep apart.
+
 Terms that do not fill 16 words are left to the vector tile (`microkernel`, `int8_tile`).
 
 A thread has tile registers from `configure` on, which sets their shapes and clears them, until `release`: meanwhile each
@@ -91,8 +94,9 @@ def make_amx_tile(rows, instruction, halves=False, runs=False):
 
     `words` ≥ 16 are summed, a multiple of 16. Sums begin with what is at old[begin + i · begin_stride :], or with zeros if
     `begin` is negative. With `halves` a_start alone counts 16 bits, so that a row of A may begin in the middle of a word.
-    With `runs` there are two more arguments, `count` and `jump`: of each row so many runs of `words` are summed, one of which
-    begins `jump` words after the other; in b all follow each other.
+    With `runs` there are four more arguments, `count`, `down`, `across` and `jump`: of each row of A count · across runs of
+    `words` are summed, the one in row u and column v of so many begins u · down + v · jump words after the first; in b all
+    follow each other.
     Nothing is checked, and the thread's tile registers must be configured.
     """
     above = range(rows // SIDE)
@@ -130,7 +134,7 @@ def make_amx_tile(rows, instruction, halves=False, runs=False):
         builder.position_at_end(loop)
         k = builder.phi(INTEGER)
         if runs:                                         # k goes on through all runs, `place` jumps from one to the next
-            place, left = builder.phi(INTEGER), builder.phi(INTEGER)
+            place, left, column = builder.phi(INTEGER), builder.phi(INTEGER), builder.phi(INTEGER)
         else:
             place = k
         for j in range(2):
@@ -143,12 +147,19 @@ def make_amx_tile(rows, instruction, halves=False, runs=False):
         k.add_incoming(INTEGER(0), start)
         k.add_incoming(next_k, loop)
         if runs:
-            end, jump = builder.mul(words, more[0]), builder.sub(more[1], words)
+            count, down, across, jump = more
+            end = builder.mul(words, builder.mul(count, across))
+            back = builder.mul(jump, builder.sub(across, INTEGER(1)))            # to the first column
             still = builder.sub(left, INTEGER(SIDE))     # of this run
+            next_column = builder.add(column, INTEGER(1))
+            last = builder.icmp_signed("==", next_column, across)
+            step = builder.sub(builder.select(last, builder.sub(down, back), jump), words)
+            next_column = builder.select(last, INTEGER(0), next_column)
             over = builder.icmp_signed("==", still, INTEGER(0))
-            next_place = builder.add(builder.add(place, INTEGER(SIDE)), builder.select(over, jump, INTEGER(0)))
-            next_left = builder.select(over, words, still)
-            for value, first, next_value in ((place, INTEGER(0), next_place), (left, words, next_left)):
+            next_place = builder.add(builder.add(place, INTEGER(SIDE)), builder.select(over, step, INTEGER(0)))
+            next_left, next_column = builder.select(over, words, still), builder.select(over, next_column, column)
+            for value, first, next_value in ((place, INTEGER(0), next_place), (left, words, next_left),
+                                             (column, INTEGER(0), next_column)):
                 value.add_incoming(first, start)
                 value.add_incoming(next_value, loop)
         builder.cbranch(builder.icmp_signed("<", next_k, end), loop, after)
@@ -168,7 +179,7 @@ def make_amx_tile(rows, instruction, halves=False, runs=False):
 
     @intrinsic
     def tile_of_runs(typing, a, a_start, a_stride, b, b_start, c, c_start, c_stride, words, old, begin, begin_stride,
-                     count, jump):
-        return signature(a, b, c, old, types.intp, types.intp), generate
+                     count, down, across, jump):
+        return signature(a, b, c, old, *[types.intp] * 4), generate
 
     return tile_of_runs if runs else tile

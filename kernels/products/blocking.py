@@ -8,6 +8,7 @@ TILE_ROWS, COLUMNS = PRODUCT.rows, PRODUCT.columns
 DEPTH = 256                                              # words of a row of A; a panel's part is 32 KB with AVX-512
 MAX_TILES, MAX_PANELS = 12, 20                           # size of a job: A takes 170 KB, C 430 KB
 AMX_TILES = 12                                           # the same of the higher tile of amx_tile.py
+AMX_DEPTH, AMX_STRIDE = 320, 336                         # DEPTH with it, and from a row to the next: see amx_tile.py
 JOBS_PER_THREAD = 4                                     # enough that the last job to finish does not matter much
 SMALL = 500_000                                         # multiply-adds that are not worth waking threads for
 

@@ -32,7 +32,20 @@ from ..codegen.memory import next_job
 from . import amx_tile, blocking, epilogue, int8_matmul, windows
 from .amx_tile import HAS_BFLOAT16 as HAS_AMX
 from .amx_tile import make_amx_tile
-from .blocking import AMX_TILES, COLUMNS, DEPTH, MAX_PANELS, MAX_TILES, SMALL, TAIL_ROWS, TILE_ROWS, Sizes, job_size
+from .blocking import (
+    AMX_DEPTH,
+    AMX_STRIDE,
+    AMX_TILES,
+    COLUMNS,
+    DEPTH,
+    MAX_PANELS,
+    MAX_TILES,
+    SMALL,
+    TAIL_ROWS,
+    TILE_ROWS,
+    Sizes,
+    job_size,
+)
 from .microkernel import PRODUCT, make_tile
 from .packing import packed, packed_depth
 from .patches import Geometry, gather, rows_of_a_matrix
@@ -84,11 +97,10 @@ def product(x, geometry, rows, weight, bias, residual, y, gated=False):
     block_rows, panels = job_size(rows, columns, 1 if small else threads.get_threads(), MAX_PANELS // (1 + gated), *tiles)
     width = (panels + (panels + 1 if gated else 0)) * COLUMNS    # a gate that begins inside a panel touches one more
     sizes = Sizes(rows, outputs, columns, depth, block_rows, panels * COLUMNS, width)
-    if window := windows.of(geometry, weight):
-        block_rows = window.rows * window.columns
-        sizes = sizes._replace(block_rows=block_rows, window=window.words, window_columns=window.columns)
-    kernel, scratch = multiply[weight.dtype], (sizes.window or block_rows * DEPTH)
-    scratch += (block_rows + TILE_ROWS) * width          # what tiles overhang
+    kernel, scratch = multiply[weight.dtype], block_rows * max(DEPTH, AMX_STRIDE) + (block_rows + TILE_ROWS) * width
+    if window := windows.of(geometry, weight):           # tiles of others overhang C
+        sizes = sizes._replace(block_rows=window.rows * window.columns, window=window.words, window_columns=window.columns)
+        scratch = window.words + window.sums * width
     threads.launch(kernel, tuple(sizes), tuple(geometry), flat(x), weight.panels, bias, residual, flat(y),
                    parallel=not small, scratch=scratch)
     return y
@@ -109,10 +121,16 @@ def multiply(thread, counter, sizes, geometry, x, panels, bias, residual, y, mem
             amx_tile.configure()
         a = thread * share
         _block(first, last, column, end, sizes, geometry, x, panels, bias, residual, y, memory, a,
-               a + (sizes.window if sizes.window > 0 else sizes.block_rows * DEPTH))
+               a + (sizes.window if sizes.window > 0 else sizes.block_rows * _row(panels)[1]))
         if HAS_AMX and panels.itemsize == 2:
             amx_tile.release()
         job = next_job(counter)
+
+
+@inlined
+def _row(panels):
+    """Words of a row of A that are multiplied at once, and from a row to the next."""
+    return (AMX_DEPTH, AMX_STRIDE) if HAS_AMX and panels.itemsize == 2 else (DEPTH, DEPTH)
 
 
 @inlined
@@ -124,10 +142,11 @@ def _block(first, last, column, end, sizes, geometry, x, panels, bias, residual,
     out_pixels = geometry.out_height * geometry.out_width
     if HAS_AMX and panels.itemsize == 2 and sizes.window > 0:
         windows.multiply(first, column, end, sizes, geometry, x, panels, memory, a, c)
-        for row in range(0, sizes.block_rows, sizes.window_columns):
-            pixel = windows.pixel(first, row, sizes, geometry)
-            epilogue.write_rectangle(memory, c + row * sizes.width, pixel, pixel + sizes.window_columns, column, end, sizes,
-                                     out_pixels, bias, residual, y)
+        across = windows.across(sizes.window_columns, geometry.kernel_width)
+        for i in range(sizes.block_rows // sizes.window_columns):
+            pixel = windows.pixel(first, i * sizes.window_columns, sizes, geometry)
+            epilogue.write_rectangle(memory, c + i * across * sizes.width, pixel, pixel + sizes.window_columns, column, end,
+                                     sizes, out_pixels, bias, residual, y)
     else:
         _multiply_gathered(first, last, column, end, sizes, geometry, x, panels, memory, a, c)
         epilogue.write_rectangle(memory, c, first, last, column, end, sizes, out_pixels, bias, residual, y)
@@ -138,10 +157,11 @@ def _multiply_gathered(first, last, column, end, sizes, geometry, x, panels, mem
     """memory[c:] = the sums of a job, block after block of terms"""
     width = sizes.width
     value_panel, value_panels, gate_panel, all_panels = blocking.panels_of(column, end, sizes)
-    block_terms = DEPTH * factors_per_word(panels)
+    depth, stride = _row(panels)
+    block_terms = depth * factors_per_word(panels)
     for k0 in range(0, sizes.depth, block_terms):
         terms = min(block_terms, sizes.depth - k0)
-        gather(x, geometry, first, last, k0, k0 + terms, memory, a, DEPTH, panels)
+        gather(x, geometry, first, last, k0, k0 + terms, memory, a, stride, panels)
         for p in range(all_panels):
             panel = value_panel + p if p < value_panels else gate_panel + p - value_panels
             b = (panel * packed_depth(sizes.depth, panels) + k0) * COLUMNS
@@ -150,29 +170,29 @@ def _multiply_gathered(first, last, column, end, sizes, geometry, x, panels, mem
                 if done > 0:
                     _by_amx(last - first, done, k0 > 0, memory, a, panels, b // 2, c + p * COLUMNS, width)
                 if 2 * done < terms:
-                    _by_vectors(last - first, terms - 2 * done, k0 + done > 0, memory, a + done, panels,
+                    _by_vectors(last - first, terms - 2 * done, k0 + done > 0, memory, a + done, stride, panels,
                                 b + 2 * done * COLUMNS, c + p * COLUMNS, width)
             else:
-                _by_vectors(last - first, terms, k0 > 0, memory, a, panels, b, c + p * COLUMNS, width)
+                _by_vectors(last - first, terms, k0 > 0, memory, a, stride, panels, b, c + p * COLUMNS, width)
 
 
 @inlined
-def _by_vectors(rows, terms, further, memory, a, panels, b, c, width):
+def _by_vectors(rows, terms, further, memory, a, stride, panels, b, c, width):
     """memory[c:] = A times a panel, or has that added if `further`, by tiles in vector registers"""
     whole = blocking.rows_in_full_tiles(rows)
     for row in range(0, whole, TILE_ROWS):
-        full_tile(memory, a + row * DEPTH, DEPTH, 1, panels, b, memory, c + row * width, width, terms, further)
+        full_tile(memory, a + row * stride, stride, 1, panels, b, memory, c + row * width, width, terms, further)
     for row in range(whole, rows, TAIL_ROWS):
-        tail_tile(memory, a + row * DEPTH, DEPTH, 1, panels, b, memory, c + row * width, width, terms, further)
+        tail_tile(memory, a + row * stride, stride, 1, panels, b, memory, c + row * width, width, terms, further)
 
 
 @inlined
 def _by_amx(rows, words, further, memory, a, panels, b, c, width):
     """The same by tile registers, for a number of words that fills them (b counts words)"""
     for row in range(0, rows, amx_tile.ROWS):
-        source, target = a + row * DEPTH, c + row * width
+        source, target = a + row * AMX_STRIDE, c + row * width
         begin = target if further else -1
         if rows - row > amx_tile.SIDE:
-            amx_full_tile(memory, source, DEPTH, panels, b, memory, target, width, words, memory, begin, width)
+            amx_full_tile(memory, source, AMX_STRIDE, panels, b, memory, target, width, words, memory, begin, width)
         else:
-            amx_half_tile(memory, source, DEPTH, panels, b, memory, target, width, words, memory, begin, width)
+            amx_half_tile(memory, source, AMX_STRIDE, panels, b, memory, target, width, words, memory, begin, width)

@@ -4,10 +4,13 @@
     pixel j      ├─ j ─┼ j + 1 ┼ j + 2 ┤                  rows of Q + kw − 1 pixels, C channels of each, for a rectangle of
     pixel j + 1        ├─ j + 1 ┼ j + 2 ┼ j + 3 ┤         R × Q results
 
-A patch's pixels in row u of the kernel follow each other, and so do their weights in a panel (`packing`): they are one run of
-terms. The runs of neighbouring patches overlap, which a tile doesn't mind, for its rows of A may lie C / 2 words apart
-(`amx_tile`). An image is rounded to bfloat16 once for all its taps; it may be enlarged by nearest neighbours on the way. The
-nearer to a square a rectangle is, the fewer pixels belong to two windows.
+A patch's pixels are runs of terms, kh · kw of them, whose weights follow each other in a panel (`packing`). The runs of
+neighbouring patches overlap, which a tile doesn't mind, for its rows of A may lie a pixel apart (`amx_tile`). An image is
+rounded to bfloat16 once for all its taps; it may be enlarged by nearest neighbours on the way. The nearer to a square a
+rectangle is, the fewer pixels belong to two windows.
+
+A tile has 16 or 32 rows. If Q is no multiple of that, tiles run through all pixels of the window's rows, Q + kw − 1 of them;
+what the last kw − 1 of a row give, whose patches reach into the next, is not looked at.
 """
 from typing import NamedTuple
 
@@ -18,7 +21,9 @@ from .blocking import COLUMNS, panels_of
 from .patches import narrow_run
 
 PIXELS, LARGE = (512, 256), 128 * 128                    # of a job, which must not leave an image; 512 of a large one
+LEAST = 128                                              # pixels of a small image that is a window: fewer are gathered faster
 MOST_WORDS = 400_000                                     # of a window, 1.6 MB
+LARGE_PIXEL = 256                                        # words: smaller ones are not set apart, which would take more cache
 
 full_tile = amx_tile.make_amx_tile(amx_tile.ROWS, "tdpbf16ps", runs=True)
 
@@ -28,25 +33,50 @@ class Window(NamedTuple):
     rows: int                                            # R
     columns: int                                         # Q
     words: int                                           # of two bfloat16
+    sums: int                                            # rows of C
 
 
 def of(geometry, weight):
     """The `Window` of each job, all alike; None if rows have to be gathered.
 
-    Tiles must be rows of one row of pixels, a pixel's channels must fill words of tiles, and strides leave out pixels.
+    It is a rectangle that tiles fill, or a whole small image. A pixel's channels must fill words of tiles, and strides leave
+    out pixels.
     """
     kh, kw, channels = geometry.kernel_height, geometry.kernel_width, geometry.channels
     if (weight.dtype != "bfloat16" or not amx_tile.HAS_BFLOAT16 or geometry.stride > 1 or kh * kw == 1
             or channels % (2 * amx_tile.SIDE)):
         return None
     for pixels in PIXELS if geometry.out_pixels >= LARGE else PIXELS[1:]:
-        ways = [Window(pixels // columns, columns, (pixels // columns + kh - 1) * (columns + kw - 1) * channels // 2)
+        ways = [_window(pixels // columns, columns, geometry)
                 for columns in range(amx_tile.ROWS, pixels + 1, amx_tile.ROWS) if pixels % columns == 0]
         ways = [way for way in ways if geometry.out_height % way.rows == 0 and geometry.out_width % way.columns == 0
                 and way.words <= MOST_WORDS]
         if ways:
             return min(ways, key=lambda way: way.words)
-    return None
+    whole = _window(geometry.out_height, geometry.out_width, geometry)
+    small = LEAST <= geometry.out_pixels <= PIXELS[0] and whole.words <= MOST_WORDS
+    return whole if small else None
+
+
+def _window(rows, columns, geometry):
+    kh, kw, tile = geometry.kernel_height, geometry.kernel_width, amx_tile.ROWS
+    sums = -(-rows * across.py_func(columns, kw) // tile) * tile
+    pixels = (rows + kh - 1) * (columns + kw - 1)
+    reach = sums + (kh - 1) * (columns + kw - 1) + kw - 1 if columns % tile else 0      # what the last tile reads
+    return Window(rows, columns, max(pixels, reach) * words_of_pixel.py_func(geometry.channels), sums)
+
+
+@inlined
+def across(columns, kernel_width):
+    """Rows of C for a row of results"""
+    return columns if columns % amx_tile.ROWS == 0 else columns + kernel_width - 1
+
+
+@inlined
+def words_of_pixel(channels):
+    """From a pixel of a window to the next, for large ones an odd multiple of a cache line: see amx_tile.py"""
+    words = channels // 2
+    return words + amx_tile.SIDE if words % (2 * amx_tile.SIDE) == 0 and words >= LARGE_PIXEL else words
 
 
 @inlined
@@ -75,7 +105,7 @@ def multiply(first, column, end, sizes, geometry, x, panels, memory, window, c):
 def _fill(first, sizes, geometry, x, memory, window):
     """memory[window:] = what a rectangle, the first of whose results is number `first` of all, sees of x, in bfloat16"""
     channels = geometry.channels
-    size = channels // 2
+    size = words_of_pixel(channels)
     image, inside = divmod(first, geometry.out_height * geometry.out_width)
     top, left = divmod(inside, geometry.out_width)
     top, left = top - geometry.top, left - geometry.left
@@ -89,7 +119,7 @@ def _fill(first, sizes, geometry, x, memory, window):
                 source = ((image * geometry.rows + row) * geometry.columns + column) * channels
                 narrow_run(x, source, memory, 2 * target, channels)
             else:
-                for c in range(size):
+                for c in range(channels // 2):
                     store(memory, target + c, 0)
             target += size
 
@@ -97,8 +127,10 @@ def _fill(first, sizes, geometry, x, memory, window):
 @inlined
 def _multiply_panel(sizes, geometry, panels, b, memory, window, c):
     """C = the window's patches times the panel whose words begin at number b of `panels`"""
-    size, pitch = geometry.channels // 2, sizes.window_columns + geometry.kernel_width - 1
-    for row in range(0, sizes.block_rows, amx_tile.ROWS):
-        i, j = divmod(row, sizes.window_columns)
-        full_tile(memory, window + (i * pitch + j) * size, size, panels, b, memory, c + row * sizes.width, sizes.width,
-                  geometry.kernel_width * size, memory, -1, 0, geometry.kernel_height, pitch * size)
+    pixel_words, pitch = words_of_pixel(geometry.channels), sizes.window_columns + geometry.kernel_width - 1
+    columns = across(sizes.window_columns, geometry.kernel_width)
+    for row in range(0, sizes.block_rows // sizes.window_columns * columns, amx_tile.ROWS):
+        i, j = divmod(row, columns)
+        full_tile(memory, window + (i * pitch + j) * pixel_words, pixel_words, panels, b, memory, c + row * sizes.width,
+                  sizes.width, geometry.channels // 2, memory, -1, 0, geometry.kernel_height, pitch * pixel_words,
+                  geometry.kernel_width, pixel_words)
