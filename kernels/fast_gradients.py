@@ -11,6 +11,7 @@ import numpy as np
 
 from . import fast, gradients
 from .activations import GELU, QUICK_GELU, SILU
+from .backward import winograd_weights
 from .backward.attention import attention_gradient
 from .backward.elementwise import activation_gradient, cell_sums, gate_gradient, total
 from .backward.normalization import group_norm_gradient, layer_norm_gradient
@@ -173,6 +174,8 @@ class upsample_conv2d(gradients.upsample_conv2d):
         return cell_sums(conv2d.x(g, weight, (x_shape[0], *g.shape[1:3], x_shape[3]), 1, (1, 1, 1, 1)), *x_shape[1:3])
 
     def weight(g, x, weight):
+        if not in_tiles(weight) and winograd_weights.suits(g, x, (3, 3), 1):
+            return winograd_weights.winograd_gradient(g, x, (1, 1, 1, 1), g.shape[1:3])
         if g.shape[1:3] == (2 * x.shape[1], 2 * x.shape[2]):
             return doubled_weight(g, x, weight)
         return conv2d.weight(g, fast.upsample_nearest(x, *g.shape[1:3]), weight, 1, (1, 1, 1, 1))

@@ -5,10 +5,19 @@ import torch
 
 from npdiffusion import kernels
 from npdiffusion.kernels import fast, fast_gradients, gradients, reference
+from npdiffusion.kernels.backward import winograd_weights
 from npdiffusion.kernels.backward.direct_weights import direct_gradient
 from npdiffusion.kernels.backward.transposed import transposed
 from npdiffusion.kernels.backward.weights import convolution_gradient
 from npdiffusion.kernels.products.packing import Packed
+from npdiffusion.kernels.products.winograd_transforms import (
+    KERNEL,
+    PATCH,
+    output_gradient,
+    output_transform,
+    weight_gradient,
+    weight_transform,
+)
 from npdiffusion.training.tape import Tape
 from tests.differences import agree
 from tests.operations import ATTENTIONS, CONVOLUTIONS, LIMIT, NORMS, PRODUCTS, convolution, queries_keys_values, values
@@ -249,25 +258,45 @@ def test_the_parts_of_a_strided_convolution_s_gradient_make_the_whole(image, ker
               gradients.conv2d.x(*arguments), LIMIT, relative=True)
 
 
-@pytest.mark.parametrize(("image", "channels", "kernel", "stride", "padding", "is_direct"), [
-    ((3, 28, 28), (16, 16), (3, 3), 1, (1, 1, 1, 1), True),          # a narrow panel that is full, whole tiles
-    ((2, 30, 41), (1, 13), (3, 3), 1, (1, 1, 1, 1), True),           # one input; lanes beyond the outputs
-    ((2, 29, 24), (7, 50), (3, 3), 2, (1, 1, 1, 1), True),           # two panels, a small tile, rows of two phases
-    ((1, 40, 37), (5, 33), (2, 4), 3, (2, 0, 1, 3), True),           # zeros on one side only
-    ((2, 9, 700), (3, 1), (3, 3), 1, (0, 1, 0, 1), True),            # a row is a band
-    ((5, 20, 20), (48, 16), (1, 1), 1, (0, 0, 0, 0), True),
-    ((6, 5, 4), (40, 33), (3, 3), 1, (1, 1, 1, 1), False),           # small images
-    ((2, 12, 12), (100, 130), (3, 3), 1, (1, 1, 1, 1), False),       # many channels
-    ((3, 13, 12), (150, 100), (3, 3), 2, (0, 1, 0, 1), False),
+@pytest.mark.parametrize(("way", "image", "channels", "kernel", "stride", "padding"), [
+    ("direct", (3, 28, 28), (16, 16), (3, 3), 1, (1, 1, 1, 1)),      # a narrow panel that is full, whole tiles
+    ("direct", (2, 30, 41), (1, 13), (3, 3), 1, (1, 1, 1, 1)),       # one input; lanes beyond the outputs
+    ("direct", (2, 29, 24), (7, 50), (3, 3), 2, (1, 1, 1, 1)),       # two panels, a small tile, rows of two phases
+    ("direct", (1, 40, 37), (5, 33), (2, 4), 3, (2, 0, 1, 3)),       # zeros on one side only
+    ("direct", (2, 9, 700), (3, 1), (3, 3), 1, (0, 1, 0, 1)),        # a row is a band
+    ("direct", (5, 20, 20), (48, 16), (1, 1), 1, (0, 0, 0, 0)),
+    ("Winograd", (2, 17, 14), (48, 96), (3, 3), 1, (1, 1, 1, 1)),    # tiles beyond the edge
+    ("Winograd", (3, 16, 12), (80, 48), (3, 3), 1, (0, 2, 3, 0)),    # two blocks of inputs, a panel that is half full
+    ("blocks", (6, 5, 4), (40, 33), (3, 3), 1, (1, 1, 1, 1)),        # small images
+    ("blocks", (2, 12, 12), (100, 130), (3, 3), 1, (1, 1, 1, 1)),    # many channels, not whole vectors
+    ("blocks", (3, 13, 12), (150, 100), (3, 3), 2, (0, 1, 0, 1)),
 ])
-def test_gradients_of_weights_match_their_definition(image, channels, kernel, stride, padding, is_direct):
+def test_gradients_of_weights_match_their_definition(way, image, channels, kernel, stride, padding):
     inputs, outputs = channels
     x, weight = values(*image, inputs), values(outputs, inputs, *kernel)
     g = values(*reference.conv2d(x, weight, None, stride, padding).shape, seed=1)
-    assert (direct_gradient(g, x, kernel, stride, padding) is not None) == is_direct
+    is_direct = direct_gradient(g, x, kernel, stride, padding) is not None
+    assert ("Winograd" if winograd_weights.suits(g, x, kernel, stride) else "direct" if is_direct else "blocks") == way
     expected = gradients.conv2d.weight(g.astype(np.float64), x.astype(np.float64), weight.shape, stride, padding)
-    agree("gradients", "conv2d by its weight", convolution_gradient(g, x, kernel, stride, padding), expected, LIMIT,
+    agree("gradients", f"conv2d by its weight, {way}", convolution_gradient(g, x, kernel, stride, padding), expected, LIMIT,
           relative=True)
+
+
+def test_winograds_gradient_of_a_weight_is_the_same_group_by_group_and_of_an_enlarged_image(monkeypatch):
+    x, weight = values(3, 13, 9, 64), values(96, 64, 3, 3)
+    monkeypatch.setattr(winograd_weights, "GROUP", 36 * 96 * 20)
+    for size in ((13, 9), (26, 18), (20, 21)):
+        g = values(3, *size, 96, seed=1)
+        found = fast_gradients.upsample_conv2d.weight(g, x, weight)
+        expected = gradients.upsample_conv2d.weight(g.astype(np.float64), x.astype(np.float64), weight.shape)
+        agree("gradients", "upsample_conv2d by its weight, Winograd", found, expected, LIMIT, relative=True)
+
+
+@pytest.mark.parametrize(("there", "back", "inputs"), [(output_transform, output_gradient, PATCH),
+                                                       (weight_transform, weight_gradient, KERNEL)])
+def test_winograds_transforms_of_gradients_are_the_transposed_ones(there, back, inputs):
+    matrix = np.array(there(np.eye(inputs)))
+    agree("gradients", "Winograd's transforms", np.array(back(np.eye(len(matrix)))), matrix.T, 1e-15)
 
 
 @pytest.mark.parametrize("shape", [(3,), (7, 5001), (4, 100, 100)])

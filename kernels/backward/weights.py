@@ -12,6 +12,8 @@ so that pixel k of g meets pixel k + Q ⌊u / s⌋ of a copy of x, for all k in 
 taps, whole patches are never written, and zeros stand only where the padding is. The tile's rows are channels of one, its
 columns panels of the other: of the two ways the one that computes less beyond the edges is taken, a convolution to 3 outputs
 would waste nine tenths of a panel. Few jobs share the images, and their sums are added (`partial_sums`).
+
+Kernels of 3×3 and many channels go Winograd's way (`winograd_weights`), those of few channels another (`direct_weights`).
 """
 import math
 from typing import NamedTuple
@@ -24,6 +26,7 @@ from ..codegen.compiling import floats_in, floats_out, inlined, kernel, size, si
 from ..codegen.memory import load, next_job, store
 from ..products.matmul import TAIL_ROWS, TILE_ROWS, full_tile, tail_tile
 from ..products.packing import COLUMNS
+from . import winograd_weights
 from .direct_weights import direct_gradient
 from .partial_sums import added
 
@@ -43,6 +46,8 @@ def convolution_gradient(g, x, kernel, stride, padding):
     """dW, see above      g: (N, H_out, W_out, O)   x: (N, H, W, I)   kernel: (kh, kw)   → (O, I, kh, kw)"""
     g, x = float32(g, "g"), float32(x, "x")
     outputs, inputs = g.shape[3], x.shape[3]
+    if winograd_weights.suits(g, x, kernel, stride):
+        return winograd_weights.winograd_gradient(g, x, padding)
     direct = direct_gradient(g, x, kernel, stride, padding)
     if direct is not None:
         return direct

@@ -60,6 +60,21 @@ def output_transform(m):
             odd_p * (P * P2) + odd_q * (Q * Q2) + m[5])
 
 
+def output_gradient(y):
+    """A y, by which the gradient of the outputs goes back to the products: `output_transform` transposed      4 → 6 values"""
+    even_p, odd_p = y[0] + y[2] * P2, y[1] * P + y[3] * (P * P2)
+    even_q, odd_q = y[0] + y[2] * Q2, y[1] * Q + y[3] * (Q * Q2)
+    return y[0], even_p + odd_p, even_p - odd_p, even_q + odd_q, even_q - odd_q, y[3]
+
+
+def weight_gradient(u):
+    """Gᵀ u, by which that of the transformed kernel goes back to the kernel: `weight_transform` transposed      6 → 3 values"""
+    p, q = 1 / (2 * P2 * (P2 - Q2)), 1 / (2 * Q2 * (Q2 - P2))
+    even_p, odd_p = (u[1] + u[2]) * p, (u[1] - u[2]) * (P * p)
+    even_q, odd_q = (u[3] + u[4]) * q, (u[3] - u[4]) * (Q * q)
+    return u[0] * (1 / (P2 * Q2)) + even_p + even_q, odd_p + odd_q, even_p * P2 + even_q * Q2 + u[5]
+
+
 class Vector:
     """A vector of float32 in LLVM code under construction, with the arithmetic that the transforms need."""
 
