@@ -20,7 +20,7 @@ from npdiffusion.models.conditioning import Conditioning
 from npdiffusion.models.configs import UNetConfig, VAEConfig
 
 TIME, TIMES = 500.0, 1000
-SAMPLES = 4                            # by which a peer's int8 is calibrated
+SAMPLES = 2                            # by which a peer's int8 is calibrated
 REDUCTION = VAEConfig().reduction      # pixels that a latent pixel stands for
 
 
