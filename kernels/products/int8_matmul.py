@@ -179,7 +179,7 @@ def _write(first, last, column, end, sizes, layout, geometry, memory, c, bias, r
                 gates = sums + value_panels * COLUMNS + (sizes.columns + column) % COLUMNS
                 epilogue.write_gated(memory, sums, gates, end - column, bias, shift, shift + sizes.columns, y, target)
             else:
-                epilogue.write(memory, sums, end - column, bias, shift, residual, y, target)
+                epilogue.write_vectors(memory, sums, end - column, bias, shift, residual, y, target)
         j += 1
         if j == layout.pitch:
             i, j = i + 1, 0
