@@ -26,7 +26,7 @@ from ..products import amx_tile
 from ..products.microkernel import LANES, PRODUCT
 from ..products.packing import COLUMNS
 from ..products.transposition import make_pairs, make_transpose
-from .partial_sums import added
+from .partial_sums import added, shared
 
 C_FLOATS = 384 << 10                                     # of a job, 1.5 MB
 FACTORS = 384 << 10                                      # numbers of A and B, 768 KB
@@ -74,7 +74,7 @@ def paired_gradient(g, x, kernel, padding):
     blocks = -(-inputs // block_inputs) * -(-outputs // block_outputs)
     small = images * out_height * out_width * taps * inputs * outputs < _SMALL
     run = min(max(RUN[0], FACTORS // (block_inputs + block_outputs)), RUN[1])
-    count = 1 if small else _shared(blocks, threads.get_threads())
+    count = 1 if small else shared(blocks, threads.get_threads())
     band_columns = _even(out_width, run, count if images * out_height < count else 1)
     pitch = band_columns + kw - 1
     band_rows = max(1, min(out_height, run // pitch - kh + 1)) if band_columns == out_width else 1
@@ -98,12 +98,6 @@ def paired_gradient(g, x, kernel, padding):
 def _whole(count, of):
     """As many as fill groups of so many"""
     return -(-count // of) * of
-
-
-def _shared(blocks, threads):
-    """Among how many jobs the pixels of a block are shared out: few, since each sums a block of its own, but so many that
-    threads are idle for a fifth of the time at most"""
-    return next(parts for parts in range(1, threads + 1) if -(-parts * blocks // threads) * threads <= 1.25 * parts * blocks)
 
 
 def _even(count, most, of):

@@ -48,6 +48,12 @@ def added(sums, inputs, outputs):
     return result
 
 
+def shared(blocks, threads):
+    """Among how many jobs the pixels of a block are shared out: few, since each sums a block of its own, but so many that
+    threads are idle for a fifth of the time at most"""
+    return next(parts for parts in range(1, threads + 1) if -(-parts * blocks // threads) * threads <= 1.25 * parts * blocks)
+
+
 @kernel(sizes_of(Sizes), floats_in, floats_out, floats_out, size)
 def add(thread, counter, sizes, sums, gradient, memory, share):
     """A job is LANES outputs."""

@@ -28,7 +28,7 @@ from ..products.matmul import TAIL_ROWS, TILE_ROWS, full_tile, tail_tile
 from ..products.packing import COLUMNS
 from . import winograd_weights
 from .direct_weights import direct_gradient
-from .partial_sums import added
+from .partial_sums import added, shared
 
 RUN = 160                                                # pixels that the tile sums at once, or so
 C_FLOATS = 96 << 10                                      # of a job, 384 KB
@@ -39,7 +39,7 @@ def matrix_gradient(g, x):
     """gᵀ x      g: (rows, out)   x: (rows, in)   → (out, in)"""
     g, x = float32(g, "g"), float32(x, "x")
     sums = _sums(g[None, None], x[None, None], (1, 1), 1, (0, 0), rows_of_x=False)
-    return np.ascontiguousarray(sums.sum(axis=0)[0, :, :x.shape[1]])
+    return sums[0, 0] if len(sums) == 1 else sums.sum(axis=0)[0]
 
 
 def convolution_gradient(g, x, kernel, stride, padding):
@@ -86,12 +86,14 @@ class Sizes(NamedTuple):
     run_rows: int                                        # R
     run_columns: int                                     # Q
     parts: int                                           # jobs that share the images
+    pitch: int                                           # of a row of sums
 
 
 def _sums(g, x, kernel, stride, corner, rows_of_x):
     """→ (parts, taps, I, O) if the tile's rows are channels of x, else (parts, taps, O, I); the last one in whole panels
 
-    In memory that the next call uses again.
+    In memory that the next call uses again. Of a matrix in memory of its own, without more panels than it has numbers, and in
+    one part if threads can share out its rows.
     """
     images, out_height, out_width, outputs = g.shape
     _, height, width, inputs = x.shape
@@ -101,23 +103,28 @@ def _sums(g, x, kernel, stride, corner, rows_of_x):
     panels, most = -(-columns // COLUMNS), 4 if taps > 1 else 8
     block_columns = -(-panels // -(-panels // most)) * COLUMNS                   # as equal as possible, as
     block_rows = min(rows, max(TILE_ROWS, C_FLOATS // (taps * block_columns) // TILE_ROWS * TILE_ROWS))
-    block_rows = -(-rows // -(-rows // block_rows))      # these
+    small, count = images * out_height * out_width * taps * rows * columns < _SMALL, threads.get_threads()
+    row_blocks, column_blocks = -(-rows // block_rows), -(-columns // block_columns)
+    is_matrix = taps == 1 and not rows_of_x
+    if is_matrix and not small and rows >= 2 * TILE_ROWS * count:
+        row_blocks = -(-row_blocks // count) * count
+    block_rows = -(-rows // row_blocks)                  # these
     run_columns = min(out_width, RUN)
     run_rows = max(1, min(out_height, RUN // run_columns))
-    blocks = -(-rows // block_rows) * -(-columns // block_columns)
     runs = images * -(-out_height // run_rows) * -(-out_width // run_columns)
-    small = images * out_height * out_width * taps * rows * columns < _SMALL
-    parts = 1 if small else max(1, min(runs, -(-4 * threads.get_threads() // blocks)))
+    parts = 1 if small else min(runs, shared(row_blocks * column_blocks, count))
+    pitch = columns if is_matrix else panels * COLUMNS
     sizes = Sizes(images, height, width, inputs, out_height, out_width, outputs, kh, kw, stride, *corner, int(rows_of_x),
-                  block_rows, _padded(block_rows), block_columns, run_rows, run_columns, parts)
-    shape = parts, taps, rows, panels * COLUMNS
-    sums = threads.working_memory("sums of pixels", math.prod(shape))
+                  block_rows, _padded(block_rows), block_columns, run_rows, run_columns, parts, pitch)
+    shape = parts, taps, rows, pitch
+    length = math.prod(shape)
+    sums = np.empty(length, np.float32) if is_matrix else threads.working_memory("sums of pixels", length)
     planes = min(stride, kh)
     copies = kw * planes * (run_rows + (kh - 1) // planes) * run_columns, run_rows * run_columns
     threads.launch(products, tuple(sizes), flat(g), flat(x), sums, parallel=not small,
                    scratch=taps * sizes.padded_rows * block_columns
                    + sum(pixels + TILE_ROWS for pixels in copies) * max(sizes.padded_rows, block_columns))
-    return sums[:math.prod(shape)].reshape(shape)
+    return sums[:length].reshape(shape)
 
 
 def _whole(rows):
@@ -192,11 +199,10 @@ def _block(part, row, row_count, rows, column, column_count, columns, sizes, g, 
                     _multiply(memory, g_copy, g_panel, x_copy + lane * pixels_of_x + start * COLUMNS, row_count, target,
                               sizes.block_columns, depth)
 
-    width = (columns + COLUMNS - 1) // COLUMNS * COLUMNS
     for tap in range(taps):
         for i in range(row_count):
             source = c + (tap * sizes.padded_rows + i) * sizes.block_columns
-            target = ((part * taps + tap) * rows + row + i) * width + column
+            target = ((part * taps + tap) * rows + row + i) * sizes.pitch + column
             for j in range(column_count):
                 store(sums, target + j, load(memory, source + j))
 
