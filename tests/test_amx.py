@@ -167,8 +167,8 @@ def test_the_gradient_of_a_kernel_on_an_enlarged_image_is_that_of_rounded_factor
 @has_tiles
 def test_pixels_are_shared_out_only_as_far_as_threads_would_be_idle():
     assert [partial_sums.shared(blocks, 2) for blocks in (1, 2, 3, 4, 5)] == [2, 1, 2, 1, 1]
-    assert partial_sums.shared(40, 16) == 1           # each part of a weight of 1280 × 1280 × 9 takes 59 MB
-    assert partial_sums.shared(1, 16) == 13 and paired_weights._shared(5, 16) == 3    # 3 and 1 of 16 threads have none
+    assert partial_sums.shared(40, 16) == 1                    # each part of a weight of 1280 × 1280 × 9 takes 59 MB
+    assert partial_sums.shared(1, 16) == 13 and partial_sums.shared(5, 16) == 3     # 3 and 1 of 16 threads have none
 
 
 # ---- permission
