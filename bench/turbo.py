@@ -174,13 +174,27 @@ def module(name, sizes, dtype):
     from bench import models
     torch.set_default_dtype(getattr(torch, dtype))
     try:
-        if name == "unet":
-            return peers.unet_module(models.torch_model(sizes[name]))
-        if name == "vae":
-            return peers.decoder_module(models.torch_model(sizes[name]))
-        settings = transformers.CLIPTextConfig(**config(sizes[name]))
-        if name == "text_encoder_2":
-            return peers.text_module(transformers.CLIPTextModelWithProjection(settings).eval())
-        return peers.text_module(transformers.CLIPTextModel(settings).eval())
+        with torch.device("meta"):                       # to draw billions of numbers one by one takes minutes
+            if name in ("unet", "vae"):
+                model = models.torch_model(sizes[name])
+            else:
+                kind = transformers.CLIPTextModelWithProjection if name == "text_encoder_2" else transformers.CLIPTextModel
+                model = kind(transformers.CLIPTextConfig(**config(sizes[name]))).eval()
+        model = filled(model.to_empty(device="cpu"))
     finally:
         torch.set_default_dtype(torch.float32)
+    return {"unet": peers.unet_module, "vae": peers.decoder_module}.get(name, peers.text_module)(model)
+
+
+def filled(model):
+    """A torch module whose memory is not set yet, with random weights, the same few over and over"""
+    import torch
+    some = torch.randn(1 << 16, dtype=torch.float32).mul_(0.02)
+    for parameter in model.parameters():
+        flat = parameter.data.view(-1)
+        flat.copy_(some.to(flat.dtype).repeat(-(-flat.numel() // some.numel()))[:flat.numel()])
+    for key, buffer in model.named_buffers():
+        if not key.endswith("position_ids"):
+            raise ValueError(f"a buffer that nothing is known of: {key}")
+        buffer.copy_(torch.arange(buffer.numel()).view(buffer.shape))
+    return model
