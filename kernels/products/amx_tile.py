@@ -30,10 +30,11 @@ from numba.extending import intrinsic
 from ..codegen import bfloat16
 from ..environment import target
 from . import int8_tile
-from .microkernel import BYTE, INTEGER, PRODUCT
+from .microkernel import BYTE, INTEGER, PRODUCT, emit_prefetch
 
 SIDE = 16                                                # rows of a tile, and words of a row
 ROWS = 2 * SIDE                                          # of the larger of two shapes of C
+AHEAD = 3                                                # lines fetched while 32 are multiplied: enough for 8 to 16 tiles
 _C, _A, _B = (0, 1, 2, 3), (4, 5), (6, 7)                # numbers of registers
 
 _features = target()[1].split(",")
@@ -94,9 +95,9 @@ def make_amx_tile(rows, instruction, halves=False, runs=False):
 
     `words` ≥ 16 are summed, a multiple of 16. Sums begin with what is at old[begin + i · begin_stride :], or with zeros if
     `begin` is negative. With `halves` a_start alone counts 16 bits, so that a row of A may begin in the middle of a word.
-    With `runs` there are four more arguments, `count`, `down`, `across` and `jump`: of each row of A count · across runs of
-    `words` are summed, the one in row u and column v of so many begins u · down + v · jump words after the first; in b all
-    follow each other.
+    With `runs` there are five more arguments, `count`, `down`, `across`, `jump` and `later`: of each row of A count · across
+    runs of `words` are summed, the one in row u and column v of so many begins u · down + v · jump words after the first; in b
+    all follow each other. Meanwhile AHEAD cache lines for every 16 words are fetched from b[later:] on, for calls to come.
     Nothing is checked, and the thread's tile registers must be configured.
     """
     above = range(rows // SIDE)
@@ -119,6 +120,7 @@ def make_amx_tile(rows, instruction, halves=False, runs=False):
             return further(base, builder.add(builder.mul(stride, INTEGER(SIDE * i)), INTEGER(4 * SIDE * j)))
 
         before = pointer(9, old, begin)
+        panels = b
         a, b, c = pointer(0, a, a_start, 2 if halves else 4), pointer(3, b, b_start), pointer(5, c, c_start)
         a_stride, b_stride, c_stride, begin_stride = map(counted, (a_stride, INTEGER(2 * SIDE), c_stride, begin_stride))
         with builder.if_else(builder.icmp_signed("<", begin, INTEGER(0))) as (zero, given):
@@ -147,7 +149,10 @@ def make_amx_tile(rows, instruction, halves=False, runs=False):
         k.add_incoming(INTEGER(0), start)
         k.add_incoming(next_k, loop)
         if runs:
-            count, down, across, jump = more
+            count, down, across, jump, later = more
+            coming = further(pointer(3, panels, later), builder.mul(k, INTEGER(4 * AHEAD)))
+            for line in range(AHEAD):
+                emit_prefetch(builder, further(coming, INTEGER(4 * SIDE * line)))
             end = builder.mul(words, builder.mul(count, across))
             back = builder.mul(jump, builder.sub(across, INTEGER(1)))            # to the first column
             still = builder.sub(left, INTEGER(SIDE))     # of this run
@@ -179,7 +184,7 @@ def make_amx_tile(rows, instruction, halves=False, runs=False):
 
     @intrinsic
     def tile_of_runs(typing, a, a_start, a_stride, b, b_start, c, c_start, c_stride, words, old, begin, begin_stride,
-                     count, down, across, jump):
-        return signature(a, b, c, old, *[types.intp] * 4), generate
+                     count, down, across, jump, later):
+        return signature(a, b, c, old, *[types.intp] * 5), generate
 
     return tile_of_runs if runs else tile

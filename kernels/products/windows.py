@@ -129,8 +129,10 @@ def _multiply_panel(sizes, geometry, panels, b, memory, window, c):
     """C = the window's patches times the panel whose words begin at number b of `panels`"""
     pixel_words, pitch = words_of_pixel(geometry.channels), sizes.window_columns + geometry.kernel_width - 1
     columns = across(sizes.window_columns, geometry.kernel_width)
+    later = b + sizes.depth // 2 * COLUMNS               # the next panel
     for row in range(0, sizes.block_rows // sizes.window_columns * columns, amx_tile.ROWS):
         i, j = divmod(row, columns)
         full_tile(memory, window + (i * pitch + j) * pixel_words, pixel_words, panels, b, memory, c + row * sizes.width,
                   sizes.width, geometry.channels // 2, memory, -1, 0, geometry.kernel_height, pitch * pixel_words,
-                  geometry.kernel_width, pixel_words)
+                  geometry.kernel_width, pixel_words, later)
+        later += sizes.depth // 2 * amx_tile.AHEAD
