@@ -6,7 +6,8 @@ A job is a rectangle of the result: it takes panel after panel, down which go ti
 of a tap are whole numbers in registers; scaled, they are added up as float32 in a place of their own, which stays in the
 nearest cache, and when all are in, an output pass adds bias and residual, or multiplies value by GELU of gate.
 
-Nothing is gathered: rows of A lie where they were rounded, for each tap some rows further on. With more than one tap, results
+Nothing is gathered: rows of A lie where they were rounded, by the job itself if no other reads them, for each tap some rows
+further on. With more than one tap, results
 between two rows of pixels, and between two images, are computed in vain.
 
 Where the processor has tile registers for bytes (`amx_tile`), they sum blocks that fill them: sums are exact either way.
@@ -47,6 +48,7 @@ class Sizes(NamedTuple):
     columns: int                                         # of y: half the outputs with a gate
     block_rows: int                                      # of a job
     block_columns: int
+    rounding: int                                        # 1 if each job rounds its rows of x, which no other job reads
     width: int                                           # of C in working memory, where a gate stands beside its value
 
 
@@ -62,10 +64,12 @@ def product(x, geometry, images, weight, bias, residual, y, parallel):
     gated = columns < outputs
     count = threads.get_threads() if parallel else 1
     block_rows, panels = job_size(rows, columns, weight.depth // 4, layout.words, gated, count)
-    sizes = Sizes(rows, outputs, columns, block_rows, panels * COLUMNS, (panels + (panels + 1 if gated else 0)) * COLUMNS)
+    alone = layout.filled == rows and panels * COLUMNS >= columns            # one launch less is worth a tenth of the time
+    sizes = Sizes(rows, outputs, columns, block_rows, panels * COLUMNS, int(alone), (panels + (panels + 1 if gated else 0)) * COLUMNS)
     q = threads.working_memory("int8", int8_rows.size_of(layout, geometry))
-    threads.launch(int8_rows.round_rows, tuple(layout), tuple(geometry), flat(x), q, parallel=parallel)
-    threads.launch(multiply_int8, tuple(sizes), tuple(layout), tuple(geometry), q, weight.panels, bias, residual, flat(y),
+    if not alone:
+        threads.launch(int8_rows.round_rows, tuple(layout), tuple(geometry), flat(x), q, parallel=parallel)
+    threads.launch(multiply_int8, tuple(sizes), tuple(layout), tuple(geometry), flat(x), q, weight.panels, bias, residual, flat(y),
                    parallel=parallel, scratch=HEIGHT * COLUMNS + (block_rows + TILE_ROWS) * sizes.width)
     return y
 
@@ -84,6 +88,8 @@ def job_size(rows, columns, depth, row, gated, thread_count):
         column_parts = -(-panels // each)
         most = max(LEAST_TILES, CACHE // ((row + each * sides * COLUMNS) * HEIGHT))
         row_parts = max(-(-tiles // most), min(-(-wanted // column_parts), -(-tiles // LEAST_TILES)))
+        while row_parts * column_parts % thread_count and row_parts < tiles // LEAST_TILES:
+            row_parts += 1                               # so that no thread has one job more than the others
         traffic = column_parts * rows * row + (row_parts if weight > CACHE // 2 else 1) * weight
         found.append((max(0, wanted - row_parts * column_parts), traffic, -(-tiles // row_parts) * HEIGHT, each))
     return min(found)[2:]
@@ -92,15 +98,17 @@ def job_size(rows, columns, depth, row, gated, thread_count):
 words_in = types.Array(types.int32, 1, "C", readonly=True)
 
 
-@kernel(sizes_of(Sizes), sizes_of(Layout), sizes_of(Geometry), floats_in, words_in, floats_in, floats_in, floats_out,
-        floats_out, size, dtype="int8")
-def multiply_int8(thread, counter, sizes, layout, geometry, q, panels, bias, residual, y, memory, share):
+@kernel(sizes_of(Sizes), sizes_of(Layout), sizes_of(Geometry), floats_in, floats_out, words_in, floats_in, floats_in,
+        floats_out, floats_out, size, dtype="int8")
+def multiply_int8(thread, counter, sizes, layout, geometry, x, q, panels, bias, residual, y, memory, share):
     sizes, layout, geometry = Sizes(*sizes), Layout(*layout), Geometry(*geometry)
     jobs = blocking.jobs_of(sizes)
     sums, c = thread * share, thread * share + HEIGHT * COLUMNS
     job = next_job(counter)
     while job < jobs:
         first, last, column, end = blocking.rectangle(job, sizes)
+        if sizes.rounding == 1:
+            int8_rows.round_run(first, last, layout, geometry, x, q)
         if HAS_AMX:
             amx_tile.configure()
         value_panel, value_panels, gate_panel, all_panels = blocking.panels_of(column, end, sizes)

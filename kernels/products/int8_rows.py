@@ -78,23 +78,29 @@ def round_rows(thread, counter, layout, geometry, x, target):
     layout, geometry = Layout(*layout), Geometry(*geometry)
     job = next_job(counter)
     while job * RUN < layout.filled:
-        image, place = divmod(job * RUN, layout.image)
-        i, j = divmod(place, layout.pitch)
-        for row in range(job * RUN, min((job + 1) * RUN, layout.filled)):
-            y, z = i - geometry.top, j - geometry.left
-            if image < layout.images and 0 <= y and y < geometry.height and 0 <= z and z < geometry.width:
-                if enlarged(geometry):
-                    y, z = y * geometry.rows // geometry.height, z * geometry.columns // geometry.width
-                source = ((image * geometry.rows + y) * geometry.columns + z) * geometry.channels
-                _round_row(x, source, row, layout, geometry.channels, target)
-            else:
-                _clear_row(row, layout, geometry.channels, target)
-            j += 1
-            if j == layout.pitch:
-                i, j = i + 1, 0
-                if i * layout.pitch == layout.image:
-                    image, i = image + 1, 0
+        round_run(job * RUN, min((job + 1) * RUN, layout.filled), layout, geometry, x, target)
         job = next_job(counter)
+
+
+@inlined
+def round_run(first, last, layout, geometry, x, target):
+    """target = rows first … last − 1 and their scales"""
+    image, place = divmod(first, layout.image)
+    i, j = divmod(place, layout.pitch)
+    for row in range(first, last):
+        y, z = i - geometry.top, j - geometry.left
+        if image < layout.images and 0 <= y and y < geometry.height and 0 <= z and z < geometry.width:
+            if enlarged(geometry):
+                y, z = y * geometry.rows // geometry.height, z * geometry.columns // geometry.width
+            source = ((image * geometry.rows + y) * geometry.columns + z) * geometry.channels
+            _round_row(x, source, row, layout, geometry.channels, target)
+        else:
+            _clear_row(row, layout, geometry.channels, target)
+        j += 1
+        if j == layout.pitch:
+            i, j = i + 1, 0
+            if i * layout.pitch == layout.image:
+                image, i = image + 1, 0
 
 
 @inlined
