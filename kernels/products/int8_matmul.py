@@ -7,8 +7,7 @@ of a tap are whole numbers in registers; scaled, they are added up as float32 in
 nearest cache, and when all are in, an output pass adds bias and residual, or multiplies value by GELU of gate.
 
 Nothing is gathered: rows of A lie where they were rounded, by the job itself if no other reads them, for each tap some rows
-further on. With more than one tap, results
-between two rows of pixels, and between two images, are computed in vain.
+further on. With more than one tap, results between two rows of pixels, and between two images, are computed in vain.
 
 Where the processor has tile registers for bytes (`amx_tile`), they sum blocks that fill them: sums are exact either way.
 """
@@ -65,12 +64,13 @@ def product(x, geometry, images, weight, bias, residual, y, parallel):
     count = threads.get_threads() if parallel else 1
     block_rows, panels = job_size(rows, columns, weight.depth // 4, layout.words, gated, count)
     alone = layout.filled == rows and panels * COLUMNS >= columns            # one launch less is worth a tenth of the time
-    sizes = Sizes(rows, outputs, columns, block_rows, panels * COLUMNS, int(alone), (panels + (panels + 1 if gated else 0)) * COLUMNS)
+    width = (panels + (panels + 1 if gated else 0)) * COLUMNS    # a gate that begins inside a panel touches one more
+    sizes = Sizes(rows, outputs, columns, block_rows, panels * COLUMNS, int(alone), width)
     q = threads.working_memory("int8", int8_rows.size_of(layout, geometry))
     if not alone:
         threads.launch(int8_rows.round_rows, tuple(layout), tuple(geometry), flat(x), q, parallel=parallel)
-    threads.launch(multiply_int8, tuple(sizes), tuple(layout), tuple(geometry), flat(x), q, weight.panels, bias, residual, flat(y),
-                   parallel=parallel, scratch=HEIGHT * COLUMNS + (block_rows + TILE_ROWS) * sizes.width)
+    threads.launch(multiply_int8, tuple(sizes), tuple(layout), tuple(geometry), flat(x), q, weight.panels, bias, residual,
+                   flat(y), parallel=parallel, scratch=HEIGHT * COLUMNS + (block_rows + TILE_ROWS) * width)
     return y
 
 
