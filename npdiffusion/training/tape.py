@@ -25,6 +25,8 @@ import numpy as np
 from npdiffusion import kernels
 from npdiffusion.training.variable import Variable, summed_to, value_of
 
+MOST_PACKED = 4 << 20      # bytes of a weight that stays packed until the walk back: all of a large model would be there twice
+
 
 class Node:
     """Something that has a gradient. Without `pull` it is a leaf: a parameter, or an input that was asked for."""
@@ -157,7 +159,7 @@ class Tape:
         def call(*args, **options):
             arguments = defaults | dict(zip(defaults, args)) | options
             values = {name: value_of(x) for name, x in arguments.items()}
-            if packed and isinstance(values["weight"], np.ndarray):
+            if packed and isinstance(values["weight"], np.ndarray) and values["weight"].nbytes <= MOST_PACKED:
                 values["weight"] = packed(values["weight"])              # once for both ways
             return self.follow(rules, arguments, operation(**values), values)
         return call
