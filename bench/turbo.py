@@ -55,7 +55,7 @@ def run(arguments, sizes=None):
                 [(name, each["loading"], least[name], float(np.median(each["pictures"])), least[turns.OURS] / least[name],
                   each["memory"] / 1e9) for name, each in found.items()])
     for name, each in found.items():
-        print(f"{name}: " + ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in each["stages"].items()))
+        print(f"{name}: {written(each['stages'])}")
     turns.last_line(benchmark="turbo", family=family, dtype=arguments.dtype, size=arguments.size, guided=arguments.guided,
                     threads=threads, seconds=least, loading={name: each["loading"] for name, each in found.items()},
                     versions=turns.versions(arguments.against))
@@ -108,11 +108,17 @@ def ours(folder, arguments, threads):
     return timed(lambda: npdiffusion.load(folder, dtype=arguments.dtype, threads=threads), draw, arguments.repeats)
 
 
+def written(stages):
+    return ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in stages.items())
+
+
 def peer(name, sizes, arguments, threads):
     """By a peer; with --apart what its models take is added up."""
-    parts = [part for part in sizes if part.startswith("text")] + ["unet", "vae"]
-    groups = [[part] for part in parts] if arguments.apart else [parts]
-    found = [alone(on_peer, name, group, sizes, arguments, threads) for group in groups]
+    groups = [[part] for part in sizes] if arguments.apart else [[*sizes]]
+    found = []
+    for group in groups:
+        found.append(alone(on_peer, name, group, sizes, arguments, threads))
+        print(name, written(found[-1]["stages"]), flush=True)
     return {"loading": sum(each["loading"] for each in found), "memory": sum(each["memory"] for each in found),
             "pictures": [sum(runs) for runs in zip(*(each["pictures"] for each in found))],
             "stages": {stage: seconds for each in found for stage, seconds in each["stages"].items()}}
@@ -143,7 +149,8 @@ def on_peer(name, parts, sizes, arguments, threads):
 
 def on_openvino(part, sizes, arrays, dtype, threads):
     """→ call(arrays), seconds of compiling"""
-    model = peers.converted(module(part, sizes, "float16"), arrays)
+    # to convert is to run it once in torch, whose convolutions of large pictures take minutes in float16
+    model = peers.converted(module(part, sizes, "float32" if part == "vae" else "float16"), arrays)
     start = time.perf_counter()
     request = peers.compiled(model, "bfloat16" if dtype == "int8" else dtype, threads)
     return request.infer, time.perf_counter() - start
