@@ -49,6 +49,7 @@ def run(arguments, sizes=None):
         if not folder.exists():
             alone(xl.write_folder, folder, family)
         found = {turns.OURS: alone(ours, folder, arguments, threads)}
+        print(turns.OURS, written(found[turns.OURS]["stages"]), flush=True)
         found |= {name: peer(name, sizes, arguments, threads) for name in arguments.against}
     least = {name: min(each["pictures"]) for name, each in found.items()}
     turns.table([("loading s", ".1f"), ("least s", ".2f"), ("median s", ".2f"), ("ours ÷ it", ".2f"), ("GB at most", ".2f")],
@@ -196,10 +197,14 @@ def module(name, sizes, dtype):
 def filled(model):
     """A torch module whose memory is not set yet, with random weights, the same few over and over"""
     import torch
-    some = torch.randn(1 << 16, dtype=torch.float32).mul_(0.02)
-    for parameter in model.parameters():
+    some = torch.randn(1 << 16, dtype=torch.float32)
+    for key, parameter in model.named_parameters():
         flat = parameter.data.view(-1)
-        flat.copy_(some.to(flat.dtype).repeat(-(-flat.numel() // some.numel()))[:flat.numel()])
+        if parameter.ndim == 1:                          # as `models.RandomTensor`: norms 1, biases 0
+            flat.fill_(float(key.endswith("weight")))
+        else:                                            # of variance 1 / inputs, else numbers would dwindle to what is slow
+            scaled = (some / parameter[0].numel() ** 0.5).to(flat.dtype)
+            flat.copy_(scaled.repeat(-(-flat.numel() // some.numel()))[:flat.numel()])
     for key, buffer in model.named_buffers():
         if not key.endswith("position_ids"):
             raise ValueError(f"a buffer that nothing is known of: {key}")
