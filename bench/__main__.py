@@ -18,6 +18,7 @@ from bench import (
     savings,
     serve,
     train,
+    tune,
     turbo,
     turns,
     xl,
@@ -31,7 +32,7 @@ COMMANDS = {"kernels": (kernels, kernels.run), "step": (network, network.run_ste
             "cluster": (cluster, cluster.run), "kills": (kills, kills.run), "overhead": (overhead, overhead.run),
             "serve": (serve, serve.run), "savings": (savings, savings.run),
             "results": (results, results.run), "plot": (plot, plot.run), "growth": (growth, growth.run), "xl": (xl, xl.run),
-            "turbo": (turbo, turbo.run)}
+            "turbo": (turbo, turbo.run), "tune": (tune, tune.run)}
 
 
 def main(arguments=None):

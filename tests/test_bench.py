@@ -1,5 +1,6 @@
 """Benchmarks: operations counted as torch would execute them, turns, and tables that end in one line of JSON."""
 import argparse
+import functools
 import importlib.util
 import json
 import math
@@ -16,10 +17,28 @@ import torch
 from diffusers.models.attention_processor import Attention
 from PIL import Image
 
-from bench import gradients, growth, models, network, operations, peak, peers, plot, results, savings, train, turbo, turns, xl
+from bench import (
+    gradients,
+    growth,
+    models,
+    network,
+    operations,
+    peak,
+    peers,
+    plot,
+    results,
+    savings,
+    train,
+    tune,
+    turbo,
+    turns,
+    xl,
+)
 from npdiffusion import kernels, load
 from npdiffusion.errors import UserError
+from npdiffusion.kernels.products import job_sizes
 from npdiffusion.models import flops
+from npdiffusion.models.conditioning import Conditioning
 from npdiffusion.models.configs import CLIPTextConfig, UNetConfig, VAEConfig
 from npdiffusion.models.unet import UNet2DConditionModel
 
@@ -123,6 +142,38 @@ def test_int8_is_measured_beside_bfloat16(capsys):
     facts = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert all(facts["seconds"][name] > 0 for name in ("npdiffusion", "in bfloat16"))
     assert 0 < facts["difference"]["in bfloat16"] < 0.2
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_sizes_of_jobs_are_tried_and_written_into_the_table(dtype, capsys, monkeypatch, tmp_path):
+    table = tmp_path / "job_sizes.json"
+    table.write_text('{"other 8×8": {"tiles": 3}}', encoding="utf-8")
+    monkeypatch.setattr(job_sizes, "TABLE", table)
+    monkeypatch.setattr(job_sizes, "of", functools.cache(job_sizes.of.__wrapped__))      # it remembers what it read
+    monkeypatch.setattr(tune, "WORTH", -1)               # the fastest is taken then, however little it gains
+    tune.run(options(tune.add_arguments, "--dtype", dtype, "--write"), TINY_UNET, TINY_VAE)
+    printed = capsys.readouterr().out
+    facts = json.loads(printed.splitlines()[-1])
+    assert job_sizes.read() == {"other 8×8": {"tiles": 3}, job_sizes.kind(dtype): facts["sizes"]}
+    assert [*facts["sizes"]] == tune.sizes_of(dtype)
+    assert all(f"{name} {value} " in printed for name in facts["sizes"] for value in tune.CANDIDATES[name])
+
+
+def test_a_size_is_changed_only_if_least_and_median_are_better():
+    assert tune.choose({"8": [1.0, 1.1, 1.2], "12": [0.9, 1.0, 1.1], "16": [0.95, 1.0, 1.0]}, 8) == 12
+    assert tune.choose({"8": [1.0, 1.1, 1.2], "12": [0.9, 1.1, 1.3]}, 8) == 8
+    assert tune.choose({"8": [1.0, 1.1, 1.2], "12": [1.0, 1.0, 1.0]}, 8) == 8
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_size_of_jobs_changes_no_number(dtype):
+    unet = models.ours(TINY_UNET, dtype)
+    conditioning = Conditioning(models.normal(2, flops.WORDS, TINY_UNET.cross_attention_dim))
+    latents = models.normal(1, 32, 32, TINY_UNET.in_channels)
+    found = unet(latents, network.TIME, conditioning)
+    for sizes in job_sizes.JobSizes(1, 2, 1, 64), job_sizes.JobSizes(30, 40, 20, 512):
+        with tune.trying(dtype, sizes):
+            np.testing.assert_array_equal(unet(latents, network.TIME, conditioning), found)
 
 
 def test_pictures_that_save_something_are_measured_beside_those_that_do_not(capsys, tmp_path):

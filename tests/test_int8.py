@@ -12,7 +12,7 @@ import npdiffusion
 from npdiffusion import kernels
 from npdiffusion.kernels import fast, reference
 from npdiffusion.kernels.int8 import BLOCK, Int8, rounded_rows
-from npdiffusion.kernels.products import int8_matmul, int8_packing
+from npdiffusion.kernels.products import int8_matmul, int8_packing, job_sizes
 from npdiffusion.models import parameters
 from npdiffusion.models.layers import Conv2d, Linear
 from tests.differences import agree
@@ -193,11 +193,12 @@ def test_the_size_of_jobs_changes_nothing(monkeypatch):
 
 
 def test_jobs_fit_into_the_cache_and_are_enough_for_all_threads():
+    cache = job_sizes.of("int8").kilowords << 10
     for rows, columns, channels in (8192, 320, 320), (8192, 1280, 320), (512, 1280, 5120), (40, 1280, 1280):
         for gated, count in itertools.product((False, True), (1, 2, 16)):
-            high, wide = int8_matmul.job_size(rows, columns, channels // 4, channels // 4, gated, count)
+            high, wide = int8_matmul.job_size(rows, columns, channels // 4, channels // 4, gated, count, cache)
             jobs = -(-rows // high) * -(-columns // (wide * int8_matmul.COLUMNS))
-            assert high * (channels // 4 + wide * (1 + gated) * int8_matmul.COLUMNS) <= int8_matmul.CACHE
+            assert high * (channels // 4 + wide * (1 + gated) * int8_matmul.COLUMNS) <= cache
             assert jobs >= min(count, 40)
 
 

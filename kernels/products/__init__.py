@@ -7,6 +7,7 @@
     attention_words.py     its keys and values in bfloat16
     int8_matmul.py  products and convolutions with bytes for weights          int8_rows.py   x as bytes
     int8_packing.py        their weights in panels     int8_tile.py   their register tile     blocking.py   jobs
+    job_sizes.py    how large they may be, as measured
     microkernel.py  the register tile        packing.py   weights in the order of the tile        epilogue.py   the last pass
     amx_tile.py     a larger one where the processor has registers for tiles     windows.py   which read an image as it lies
 """

@@ -6,8 +6,6 @@ from .microkernel import PRODUCT
 
 TILE_ROWS, COLUMNS = PRODUCT.rows, PRODUCT.columns
 DEPTH = 256                                              # words of a row of A; a panel's part is 32 KB with AVX-512
-MAX_TILES, MAX_PANELS = 12, 20                           # size of a job: A takes 170 KB, C 430 KB
-AMX_TILES = 12                                           # the same of the higher tile of amx_tile.py
 AMX_DEPTH, AMX_STRIDE = 320, 336                         # DEPTH with it, and from a row to the next: see amx_tile.py
 JOBS_PER_THREAD = 4                                     # enough that the last job to finish does not matter much
 SMALL = 500_000                                         # multiply-adds that are not worth waking threads for
@@ -28,8 +26,8 @@ class Sizes(NamedTuple):
     window_columns: int = 0                              # a row of its results, see windows.py
 
 
-def job_size(rows, columns, thread_count, max_panels, tile_rows=TILE_ROWS, max_tiles=MAX_TILES):
-    """(rows, panels) of a job: large, but with some jobs for each thread.
+def job_size(rows, columns, thread_count, max_panels, tile_rows, max_tiles):
+    """(rows, panels) of a job: large, but with some jobs for each thread. `job_sizes` has the most of both.
 
     Rows that fit into one job are split last: all of a large weight is then read once, by whichever thread.
     """

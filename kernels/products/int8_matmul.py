@@ -21,7 +21,7 @@ from ..arrays import flat
 from ..codegen.compiling import floats_in, floats_out, inlined, kernel, size, sizes_of
 from ..codegen.memory import next_job
 from ..int8 import BLOCK
-from . import amx_tile, blocking, epilogue, int8_rows
+from . import amx_tile, blocking, epilogue, int8_rows, job_sizes
 from .amx_tile import HAS_INT8 as HAS_AMX
 from .blocking import COLUMNS, JOBS_PER_THREAD, TAIL_ROWS, TILE_ROWS
 from .int8_packing import WORDS
@@ -32,7 +32,6 @@ from .patches import Geometry
 
 HEIGHT = amx_tile.ROWS if HAS_AMX else TILE_ROWS         # rows of a tile
 LEAST_TILES = 2                                          # of a job
-CACHE = (256 if HAS_AMX else 128) << 10                  # words of its rows of A and C, half of the second-level cache
 
 full_tile = make_int8_tile(PRODUCT)
 tail_tile = make_int8_tile(PRODUCT._replace(rows=TAIL_ROWS))
@@ -62,7 +61,8 @@ def product(x, geometry, images, weight, bias, residual, y, parallel):
     outputs, columns = weight.shape[0], y.shape[-1]
     gated = columns < outputs
     count = threads.get_threads() if parallel else 1
-    block_rows, panels = job_size(rows, columns, weight.depth // 4, layout.words, gated, count)
+    block_rows, panels = job_size(rows, columns, weight.depth // 4, layout.words, gated, count,
+                                  job_sizes.of("int8").kilowords << 10)
     alone = layout.filled == rows and panels * COLUMNS >= columns            # one launch less is worth a tenth of the time
     width = (panels + (panels + 1 if gated else 0)) * COLUMNS    # a gate that begins inside a panel touches one more
     sizes = Sizes(rows, outputs, columns, block_rows, panels * COLUMNS, int(alone), width)
@@ -75,10 +75,10 @@ def product(x, geometry, images, weight, bias, residual, y, parallel):
 
 
 @functools.lru_cache(1000)
-def job_size(rows, columns, depth, row, gated, thread_count):
+def job_size(rows, columns, depth, row, gated, thread_count, cache):
     """(rows, panels) of a job: those for which least comes from beyond the second-level cache, with some jobs for each thread.
 
-    depth: words of an output in a panel     row: words of a row of A
+    depth: words of an output in a panel     row: words of a row of A     cache: words of a job's rows of A and C
     """
     tiles, panels, sides = -(-rows // HEIGHT), -(-columns // COLUMNS), 1 + gated
     wanted = JOBS_PER_THREAD * thread_count if thread_count > 1 else 1
@@ -86,11 +86,11 @@ def job_size(rows, columns, depth, row, gated, thread_count):
     found = []
     for each in range(1, panels + 1):
         column_parts = -(-panels // each)
-        most = max(LEAST_TILES, CACHE // ((row + each * sides * COLUMNS) * HEIGHT))
+        most = max(LEAST_TILES, cache // ((row + each * sides * COLUMNS) * HEIGHT))
         row_parts = max(-(-tiles // most), min(-(-wanted // column_parts), -(-tiles // LEAST_TILES)))
         while row_parts * column_parts % thread_count and row_parts < tiles // LEAST_TILES:
             row_parts += 1                               # so that no thread has one job more than the others
-        traffic = column_parts * rows * row + (row_parts if weight > CACHE // 2 else 1) * weight
+        traffic = column_parts * rows * row + (row_parts if weight > cache // 2 else 1) * weight
         found.append((max(0, wanted - row_parts * column_parts), traffic, -(-tiles // row_parts) * HEIGHT, each))
     return min(found)[2:]
 

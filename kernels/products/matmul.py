@@ -29,23 +29,10 @@ from ..arrays import flat, float32
 from ..codegen.bfloat16 import factors_per_word
 from ..codegen.compiling import floats_in, floats_out, halves_in, inlined, kernels_for, size, sizes_of
 from ..codegen.memory import next_job
-from . import amx_tile, blocking, epilogue, int8_matmul, windows
+from . import amx_tile, blocking, epilogue, int8_matmul, job_sizes, windows
 from .amx_tile import HAS_BFLOAT16 as HAS_AMX
 from .amx_tile import make_amx_tile
-from .blocking import (
-    AMX_DEPTH,
-    AMX_STRIDE,
-    AMX_TILES,
-    COLUMNS,
-    DEPTH,
-    MAX_PANELS,
-    MAX_TILES,
-    SMALL,
-    TAIL_ROWS,
-    TILE_ROWS,
-    Sizes,
-    job_size,
-)
+from .blocking import AMX_DEPTH, AMX_STRIDE, COLUMNS, DEPTH, SMALL, TAIL_ROWS, TILE_ROWS, Sizes, job_size
 from .microkernel import PRODUCT, make_tile
 from .packing import packed, packed_depth
 from .patches import Geometry, gather, rows_of_a_matrix
@@ -93,8 +80,9 @@ def product(x, geometry, rows, weight, bias, residual, y, gated=False):
     small = rows * outputs * depth < SMALL
     if weight.dtype == "int8":
         return int8_matmul.product(x, geometry, rows // geometry.out_pixels, weight, bias, residual, y, parallel=not small)
-    tiles = (amx_tile.ROWS, AMX_TILES) if amx_tile.multiplies(weight.dtype) else (TILE_ROWS, MAX_TILES)
-    block_rows, panels = job_size(rows, columns, 1 if small else threads.get_threads(), MAX_PANELS // (1 + gated), *tiles)
+    most, tile_rows = job_sizes.of(weight.dtype), amx_tile.ROWS if amx_tile.multiplies(weight.dtype) else TILE_ROWS
+    block_rows, panels = job_size(rows, columns, 1 if small else threads.get_threads(), most.panels // (1 + gated), tile_rows,
+                                  most.tiles)
     width = (panels + (panels + 1 if gated else 0)) * COLUMNS    # a gate that begins inside a panel touches one more
     sizes = Sizes(rows, outputs, columns, depth, block_rows, panels * COLUMNS, width)
     kernel, scratch = multiply[weight.dtype], block_rows * max(DEPTH, AMX_STRIDE) + (block_rows + TILE_ROWS) * width

@@ -16,12 +16,12 @@ from typing import NamedTuple
 
 from ..codegen.compiling import inlined
 from ..codegen.memory import store
-from . import amx_tile
+from . import amx_tile, job_sizes
 from .blocking import COLUMNS, panels_of
 from .patches import narrow_run
 
-PIXELS, LARGE = (512, 256), 128 * 128                    # of a job, which must not leave an image; 512 of a large one
-LEAST = 128                                              # pixels of a small image that is a window: fewer are gathered faster
+LARGE = 128 * 128                                        # pixels of an image
+LEAST, MOST = 128, 512                                   # of a small image that is a window: fewer are gathered faster
 MOST_WORDS = 400_000                                     # of a window, 1.6 MB
 LARGE_PIXEL = 256                                        # words: smaller ones are not set apart, which would take more cache
 
@@ -46,7 +46,8 @@ def of(geometry, weight):
     if (weight.dtype != "bfloat16" or not amx_tile.HAS_BFLOAT16 or geometry.stride > 1 or kh * kw == 1
             or channels % (2 * amx_tile.SIDE)):
         return None
-    for pixels in PIXELS if geometry.out_pixels >= LARGE else PIXELS[1:]:
+    most = job_sizes.of(weight.dtype).pixels
+    for pixels in (2 * most, most) if geometry.out_pixels >= LARGE else (most,):
         ways = [_window(pixels // columns, columns, geometry)
                 for columns in range(amx_tile.ROWS, pixels + 1, amx_tile.ROWS) if pixels % columns == 0]
         ways = [way for way in ways if geometry.out_height % way.rows == 0 and geometry.out_width % way.columns == 0
@@ -54,7 +55,7 @@ def of(geometry, weight):
         if ways:
             return min(ways, key=lambda way: way.words)
     whole = _window(geometry.out_height, geometry.out_width, geometry)
-    small = LEAST <= geometry.out_pixels <= PIXELS[0] and whole.words <= MOST_WORDS
+    small = LEAST <= geometry.out_pixels <= MOST and whole.words <= MOST_WORDS
     return whole if small else None
 
 

@@ -33,7 +33,7 @@ from ..arrays import CACHE_LINE, flat
 from ..codegen.bfloat16 import HAS_DOT, factors_per_word
 from ..codegen.compiling import floats_in, floats_out, halves_in, inlined, kernel, kernels_for, size, sizes_of
 from ..codegen.memory import load, next_job, store
-from . import amx_tile, epilogue
+from . import amx_tile, epilogue, job_sizes
 from .matmul import TAIL_ROWS, TILE_ROWS
 from .microkernel import LANES, PRODUCT, make_tile
 from .packing import COLUMNS
@@ -42,7 +42,6 @@ from .winograd_transforms import KERNEL, OUTPUTS, PATCH, input_transform, make_t
 
 POINTS = PATCH * PATCH                                   # places ξ, 36
 DEPTH = 64                                               # words of channels in a block: U is 295 KB with AVX-512
-MOST_TILES = 8 * TILE_ROWS                               # of a job: M takes 516 KB
 V_FLOATS = 4 << 20                                       # of a group of tiles, 16 MB
 _JOBS_PER_THREAD = 4
 
@@ -92,7 +91,7 @@ def convolve(x, geometry, weight, bias, residual, y):
     blocks = -(-channels // (DEPTH * terms))
     parts = -(-tiles * POINTS * blocks * DEPTH // V_FLOATS)
     group = _whole_tiles(-(-tiles // parts))
-    job_rows = _job_rows(group, outputs)
+    job_rows = _job_rows(group, outputs, job_sizes.of(weight.dtype).winograd_tiles * TILE_ROWS)
     v_step, m_step = blocks * DEPTH * group + CACHE_LINE, (job_rows + 1) * COLUMNS         # from ξ to ξ + 1
     v = threads.working_memory("winograd", POINTS * v_step)
     for first in range(0, tiles, group):
@@ -109,11 +108,11 @@ def _whole_tiles(rows):
     return -(-rows // TILE_ROWS) * TILE_ROWS
 
 
-def _job_rows(group, outputs):
+def _job_rows(group, outputs, most):
     """Tiles of a job: as many as fit, but with some jobs for each thread."""
     panels = -(-outputs // COLUMNS)
     wanted = -(-_JOBS_PER_THREAD * threads.get_threads() // panels)
-    parts = max(-(-group // MOST_TILES), min(wanted, group // (2 * TILE_ROWS)), 1)
+    parts = max(-(-group // most), min(wanted, group // (2 * TILE_ROWS)), 1)
     return _whole_tiles(-(-group // parts))
 
 
