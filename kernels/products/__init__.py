@@ -10,4 +10,5 @@
     job_sizes.py    how large they may be, as measured
     microkernel.py  the register tile        packing.py   weights in the order of the tile        epilogue.py   the last pass
     amx_tile.py     a larger one where the processor has registers for tiles     windows.py   which read an image as it lies
+    split_matmul.py        products of float32 in it      splitting.py   each number as a sum of three bfloat16
 """

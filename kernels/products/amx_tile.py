@@ -44,7 +44,7 @@ HAS_INT8 = _fits and "+amx-int8" in _features and int8_tile.HAS_DOT
 
 
 def multiplies(dtype):
-    """Whether tile registers multiply weights of that dtype."""
+    """Whether tile registers multiply weights of that dtype; float32 isn't a dtype of theirs, but see split_matmul.py."""
     return {"bfloat16": HAS_BFLOAT16, "int8": HAS_INT8}.get(dtype, False)
 
 
@@ -82,7 +82,7 @@ def release(typing):
     return types.void(), generate
 
 
-def make_amx_tile(rows, instruction, halves=False, runs=False):
+def make_amx_tile(rows, instruction, halves=False, runs=False, split=False):
     """→ tile(a, a_start, a_stride, b, b_start, c, c_start, c_stride, words, old, begin, begin_stride), used in kernels.
 
     rows: 16 or 32     instruction: "tdpbf16ps" for words of two bfloat16 and a C of float32, or "tdpbusd" for words of four
@@ -98,6 +98,8 @@ def make_amx_tile(rows, instruction, halves=False, runs=False):
     With `runs` there are five more arguments, `count`, `down`, `across`, `jump` and `later`: of each row of A count · across
     runs of `words` are summed, the one in row u and column v of so many begins u · down + v · jump words after the first; in b
     all follow each other. Meanwhile AHEAD cache lines for every 16 words are fetched from b[later:] on, for calls to come.
+    With `split` (`splitting`) two arguments follow, `a_piece` and `b_piece`: so many words after A₁, which is A, begins A₂, and
+    as many further on A₃; likewise the Bs. C (+)= A₃B₁ + A₂B₁ + A₂B₂ + A₁B₂ + A₁B₁ + A₁B₃.
     Nothing is checked, and the thread's tile registers must be configured.
     """
     above = range(rows // SIDE)
@@ -139,12 +141,33 @@ def make_amx_tile(rows, instruction, halves=False, runs=False):
             place, left, column = builder.phi(INTEGER), builder.phi(INTEGER), builder.phi(INTEGER)
         else:
             place = k
-        for j in range(2):
-            _call(builder, "tileloadd64", BYTE(_B[j]), of_cell(further(b, builder.mul(k, b_stride)), b_stride, 0, j), b_stride)
-        for i in above:
-            _call(builder, "tileloadd64", BYTE(_A[i]), of_cell(further(a, counted(place)), a_stride, i, 0), a_stride)
-        for i, j, register in cells:
-            _call(builder, instruction, register, BYTE(_A[i]), BYTE(_B[j]))
+
+        def piece_of(base, apart, piece):                # A₁ and B₁ are all that there is without `split`
+            return further(base, builder.mul(counted(apart), INTEGER(piece - 1))) if piece > 1 else base
+
+        def load_b(piece):
+            row = piece_of(further(b, builder.mul(k, b_stride)), more[-1] if split else None, piece)
+            for j in range(2):
+                _call(builder, "tileloadd64", BYTE(_B[j]), of_cell(row, b_stride, 0, j), b_stride)
+
+        def load_a(piece):
+            column = piece_of(further(a, counted(place)), more[-2] if split else None, piece)
+            for i in above:
+                _call(builder, "tileloadd64", BYTE(_A[i]), of_cell(column, a_stride, i, 0), a_stride)
+
+        def multiply():
+            for i, j, register in cells:
+                _call(builder, instruction, register, BYTE(_A[i]), BYTE(_B[j]))
+
+        load_b(1)
+        if split:                                        # each piece is loaded as seldom as can be
+            for load, piece in ((load_a, 3), (load_a, 2), (load_b, 2), (load_a, 1), (load_b, 1)):
+                load(piece)
+                multiply()
+            load_b(3)
+        else:
+            load_a(1)
+        multiply()
         next_k, end = builder.add(k, INTEGER(SIDE)), words
         k.add_incoming(INTEGER(0), start)
         k.add_incoming(next_k, loop)
@@ -187,4 +210,9 @@ def make_amx_tile(rows, instruction, halves=False, runs=False):
                      count, down, across, jump, later):
         return signature(a, b, c, old, *[types.intp] * 5), generate
 
-    return tile_of_runs if runs else tile
+    @intrinsic
+    def split_tile(typing, a, a_start, a_stride, b, b_start, c, c_start, c_stride, words, old, begin, begin_stride,
+                   a_piece, b_piece):
+        return signature(a, b, c, old, *[types.intp] * 2), generate
+
+    return tile_of_runs if runs else split_tile if split else tile

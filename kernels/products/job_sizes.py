@@ -26,7 +26,8 @@ class JobSizes(NamedTuple):
 
 def kind(dtype):
     """How the table names weights of that dtype on this processor, such as "float32 14×32": numbers, and rows × columns."""
-    rows = amx_tile.ROWS if amx_tile.multiplies(dtype) else PRODUCT.rows
+    tiles = amx_tile.multiplies(dtype) or (dtype == "float32" and amx_tile.HAS_BFLOAT16)        # see split_matmul.py
+    rows = amx_tile.ROWS if tiles else PRODUCT.rows
     return f"{dtype} {rows}×{PRODUCT.columns}"
 
 

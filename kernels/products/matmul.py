@@ -18,7 +18,7 @@ value by GELU of gate, and writes y. Tiles are always computed in full; what lie
 Panels hold float32 or bfloat16; in the second case x is rounded to bfloat16 as well, on its way into A, while sums, C
 and y are float32. The code below is compiled for both and counts terms; where they lie in words of 32 bits is known to
 `gather`, the tile and the packing. Where the processor has tile registers for bfloat16 (`amx_tile`), these take the terms
-that fill them, and vectors the rest.
+that fill them, and vectors the rest; most products of float32 are theirs there, too, in another way (`split_matmul`).
 
 Goto & van de Geijn 2008, "Anatomy of high-performance matrix multiplication".
 """
@@ -29,7 +29,7 @@ from ..arrays import flat, float32
 from ..codegen.bfloat16 import factors_per_word
 from ..codegen.compiling import floats_in, floats_out, halves_in, inlined, kernels_for, size, sizes_of
 from ..codegen.memory import next_job
-from . import amx_tile, blocking, epilogue, int8_matmul, job_sizes, windows
+from . import amx_tile, blocking, epilogue, int8_matmul, job_sizes, split_matmul, windows
 from .amx_tile import HAS_BFLOAT16 as HAS_AMX
 from .amx_tile import make_amx_tile
 from .blocking import AMX_DEPTH, AMX_STRIDE, COLUMNS, DEPTH, SMALL, TAIL_ROWS, TILE_ROWS, Sizes, job_size
@@ -80,12 +80,15 @@ def product(x, geometry, rows, weight, bias, residual, y, gated=False):
     small = rows * outputs * depth < SMALL
     if weight.dtype == "int8":
         return int8_matmul.product(x, geometry, rows // geometry.out_pixels, weight, bias, residual, y, parallel=not small)
-    most, tile_rows = job_sizes.of(weight.dtype), amx_tile.ROWS if amx_tile.multiplies(weight.dtype) else TILE_ROWS
+    split = split_matmul.suits(x, geometry, weight, rows)
+    most, tile_rows = job_sizes.of(weight.dtype), amx_tile.ROWS if split or amx_tile.multiplies(weight.dtype) else TILE_ROWS
     block_rows, panels = job_size(rows, columns, 1 if small else threads.get_threads(), most.panels // (1 + gated), tile_rows,
                                   most.tiles)
     width = (panels + (panels + 1 if gated else 0)) * COLUMNS    # a gate that begins inside a panel touches one more
     sizes = Sizes(rows, outputs, columns, depth, block_rows, panels * COLUMNS, width)
     kernel, scratch = multiply[weight.dtype], block_rows * max(DEPTH, AMX_STRIDE) + (block_rows + TILE_ROWS) * width
+    if split:
+        kernel, scratch = split_matmul.multiply_split[weight.dtype], split_matmul.scratch(block_rows, width)
     if window := windows.of(geometry, weight):           # tiles of others overhang C
         sizes = sizes._replace(block_rows=window.rows * window.columns, window=window.words, window_columns=window.columns)
         scratch = window.words + window.sums * width
