@@ -5,7 +5,8 @@ import numba
 import numpy as np
 import pytest
 
-from npdiffusion.kernels import fast, reference, threads
+from npdiffusion.kernels import fast, fast_gradients, reference, threads
+from npdiffusion.kernels.backward import split_weights
 from npdiffusion.kernels.products import amx_tile, split_matmul, splitting
 from npdiffusion.kernels.products.patches import rows_of_a_matrix
 from tests.differences import agree
@@ -100,3 +101,21 @@ def test_sums_of_a_job_are_nearer_than_those_of_vectors(monkeypatch):
     assert not np.array_equal(by_tiles, by_vectors)
     agree("compiled twins", "linear, three bfloat16 for a float32", by_tiles, exact,
           float(np.abs(by_vectors - exact).max() / np.abs(exact).max()), relative=True)
+
+
+@pytest.mark.parametrize("terms", [256, 257, 300, 415, 1000, 2049])
+def test_gradients_of_matrices_match_their_definition(terms):
+    for outputs, inputs in ((16, 32), (48, 96), (528, 32), (32, 544)):
+        g, x = values(terms, outputs), values(terms, inputs, seed=1)
+        assert split_weights.suits(g, x)
+        found = fast_gradients.linear.weight(g[:, None], x[:, None], np.zeros((outputs, inputs)))
+        agree("gradients", "linear.weight, three bfloat16 for a float32", found, g.astype(float).T @ x.astype(float), LIMIT,
+              relative=True)
+
+
+def test_what_is_not_finite_is_found_in_its_row_and_its_column_of_a_gradient():
+    g, x = values(300, 32), values(300, 64)
+    g[7, 5], x[299, 33] = np.nan, np.inf
+    found = fast_gradients.linear.weight(g, x, np.zeros((32, 64)))
+    assert np.isnan(found[5]).all() and not np.isfinite(found[:, 33]).any()
+    assert np.isfinite(np.delete(np.delete(found, 5, axis=0), 33, axis=1)).all()

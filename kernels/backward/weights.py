@@ -13,7 +13,8 @@ taps, whole patches are never written, and zeros stand only where the padding is
 columns panels of the other: of the two ways the one that computes less beyond the edges is taken, a convolution to 3 outputs
 would waste nine tenths of a panel. Few jobs share the images, and their sums are added (`partial_sums`).
 
-Kernels of 3×3 and many channels go Winograd's way (`winograd_weights`), those of few channels another (`direct_weights`).
+Kernels of 3×3 and many channels go Winograd's way (`winograd_weights`), those of few channels another (`direct_weights`), and
+matrices to tile registers where there are any (`split_weights`).
 """
 import math
 from typing import NamedTuple
@@ -26,7 +27,7 @@ from ..codegen.compiling import floats_in, floats_out, inlined, kernel, size, si
 from ..codegen.memory import load, next_job, store
 from ..products.matmul import TAIL_ROWS, TILE_ROWS, full_tile, tail_tile
 from ..products.packing import COLUMNS
-from . import winograd_weights
+from . import split_weights, winograd_weights
 from .direct_weights import direct_gradient
 from .partial_sums import added, shared
 
@@ -38,6 +39,8 @@ _SMALL = 500_000                                         # multiply-adds that ar
 def matrix_gradient(g, x):
     """gᵀ x      g: (rows, out)   x: (rows, in)   → (out, in)"""
     g, x = float32(g, "g"), float32(x, "x")
+    if split_weights.suits(g, x):
+        return split_weights.split_gradient(g, x)
     sums = _sums(g[None, None], x[None, None], (1, 1), 1, (0, 0), rows_of_x=False)
     return sums[0, 0] if len(sums) == 1 else sums.sum(axis=0)[0]
 

@@ -88,19 +88,17 @@ def _multiply_gathered(first, last, column, end, sizes, geometry, x, panels, mem
         gather(x, geometry, first, last, k0, k0 + terms, memory, a, STRIDE, panels)
         for p in range(all_panels):
             panel = value_panel + p if p < value_panels else gate_panel + p - value_panels
-            split_panel(panels, (panel * sizes.depth + k0) * COLUMNS, memory, b, terms // 2, DEPTH * COLUMNS)
-            _run_down(last - first, terms // 2, k0 > 0, memory, a, b, c + p * COLUMNS, sizes.width)
+            split_panel(panels, (panel * sizes.depth + k0) * COLUMNS, COLUMNS, memory, b, terms // 2, DEPTH * COLUMNS)
+            run_down(last - first, terms // 2, k0 > 0, memory, a, b, memory, c + p * COLUMNS, sizes.width)
 
 
 @inlined
-def _run_down(rows, words, further, memory, a, b, c, width):
-    """memory[c:] = A times a panel, or has that added if `further`"""
+def run_down(rows, words, further, memory, a, b, sums, c, width):
+    """sums[c:] = A times a panel B, or has that added if `further`; A and B lie in memory[a:] and memory[b:]"""
     for row in range(0, rows, amx_tile.ROWS):
         source, target = a + row * STRIDE, c + row * width
         begin = target if further else -1
         if rows - row > amx_tile.SIDE:
-            full_tile(memory, source, STRIDE, memory, b, memory, target, width, words, memory, begin, width,
-                      DEPTH, DEPTH * COLUMNS)
+            full_tile(memory, source, STRIDE, memory, b, sums, target, width, words, sums, begin, width, DEPTH, DEPTH * COLUMNS)
         else:
-            half_tile(memory, source, STRIDE, memory, b, memory, target, width, words, memory, begin, width,
-                      DEPTH, DEPTH * COLUMNS)
+            half_tile(memory, source, STRIDE, memory, b, sums, target, width, words, sums, begin, width, DEPTH, DEPTH * COLUMNS)

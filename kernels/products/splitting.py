@@ -20,6 +20,7 @@ from ..codegen.bfloat16 import emit_narrowed_run, emit_pair
 from ..codegen.compiling import inlined
 from ..codegen.memory import store_half
 from .microkernel import FLOAT, INTEGER, LANE, LANES, PRODUCT, emit_prefetch, vector_pointer
+from .transposition import emit_transposed
 
 PARTS = 3
 AHEAD = 10                                               # vectors: numbers that far ahead are fetched, as measured
@@ -66,19 +67,40 @@ def _split_vectors(typing, source, start, memory, target, piece):
 
 
 @intrinsic
-def _split_rows(typing, source, start, memory, target, piece):
-    """memory[target:], memory[target + piece:], ... = words of x₁, of x₂, ... of two rows of a panel that follow each other"""
+def _split_rows(typing, source, start, step, memory, target, piece):
+    """memory[target:], memory[target + piece:], ... = words of x₁, of x₂, ... of two rows of COLUMNS numbers, `step` apart"""
     def generate(context, builder, signature, arguments):
         numbers = _pointer(context, builder, signature, arguments, 0)
-        words = builder.bitcast(_pointer(context, builder, signature, arguments, 2), FLOAT.as_pointer())
+        words = builder.bitcast(_pointer(context, builder, signature, arguments, 3), FLOAT.as_pointer())
+        below = builder.bitcast(builder.gep(builder.bitcast(numbers, FLOAT.as_pointer()), [arguments[2]]), numbers.type)
         for j in range(PRODUCT.vectors):
-            rows = [_emit_split(builder, builder.load(builder.gep(numbers, [INTEGER(i * PRODUCT.vectors + j)]), align=4))
-                    for i in range(2)]
+            rows = [_emit_split(builder, builder.load(builder.gep(row, [INTEGER(j)]), align=4)) for row in (numbers, below)]
             for place, (even, odd) in enumerate(zip(*rows)):
-                offset = builder.add(builder.mul(arguments[4], INTEGER(place)), INTEGER(j * LANES))
+                offset = builder.add(builder.mul(arguments[5], INTEGER(place)), INTEGER(j * LANES))
                 builder.store(emit_pair(builder, even, odd), vector_pointer(builder, words, offset, _VECTOR), align=4)
         return context.get_dummy_value()
-    return types.void(source, types.intp, memory, types.intp, types.intp), generate
+    return types.void(source, types.intp, types.intp, memory, types.intp, types.intp), generate
+
+
+@intrinsic
+def turn_split(typing, source, start, step, memory, target, apart, piece):
+    """memory[target + j · apart + i] = word of x₁ of numbers j of rows 2 i and 2 i + 1, memory[... + piece] of their x₂, ...
+
+    j, i < LANES; rows are `step` apart in the source.
+    """
+    def generate(context, builder, signature, arguments):
+        numbers = builder.bitcast(_pointer(context, builder, signature, arguments, 0), FLOAT.as_pointer())
+        words = builder.bitcast(_pointer(context, builder, signature, arguments, 3), FLOAT.as_pointer())
+        _, _, step, _, _, apart, piece = arguments
+        rows = [_emit_split(builder, builder.load(
+            vector_pointer(builder, numbers, builder.mul(step, INTEGER(i)), _VECTOR), align=4)) for i in range(2 * LANES)]
+        for place in range(PARTS):
+            pairs = [emit_pair(builder, rows[2 * i][place], rows[2 * i + 1][place]) for i in range(LANES)]
+            for j, column in enumerate(emit_transposed(builder, pairs)):
+                offset = builder.add(builder.mul(piece, INTEGER(place)), builder.mul(apart, INTEGER(j)))
+                builder.store(column, vector_pointer(builder, words, offset, _VECTOR), align=4)
+        return context.get_dummy_value()
+    return types.void(source, types.intp, types.intp, memory, types.intp, types.intp, types.intp), generate
 
 
 @inlined
@@ -89,10 +111,11 @@ def split_run(source, start, memory, target, count, piece):
 
 
 @inlined
-def split_panel(panels, b, memory, target, words, piece):
-    """memory[target:] = so many rows of words of x₁, from the panel at panels[b], memory[target + piece:] of its x₂, ..."""
+def split_panel(source, start, step, memory, target, words, piece):
+    """memory[target:] = so many rows of words of x₁, of rows of COLUMNS numbers from source[start] on, each `step` further;
+    memory[target + piece:] of their x₂, ..."""
     for k in range(words):
-        _split_rows(panels, b + 2 * k * COLUMNS, memory, target + k * COLUMNS, piece)
+        _split_rows(source, start + 2 * k * step, step, memory, target + k * COLUMNS, piece)
 
 
 @inlined
