@@ -81,7 +81,7 @@ SCHEDULER = dict(                                           # Stable Diffusion v
 )
 UNET_TRAINING = dict(
     # the rate falls towards the end of each leg, after which the averaged weights are worth shipping
-    legs=(6_100, 13_000), decay=1_500, batch=32, rate=8e-4, warm_up=50, averaging=0.999, snr_cap=5.0,
+    legs=(6_100, 16_000), decay=1_500, batch=32, rate=8e-4, warm_up=50, averaging=0.999, snr_cap=5.0,
     empty_captions=0.1, plain=("embedding.weight", "conv_in", "conv_out"),
     first_scenes=2_000, scenes=64_000, more_every=200,      # of a leg; 1,000 more scenes every so many steps
 )
