@@ -4,7 +4,7 @@
     gradients.py   the gradient of each, in plain NumPy                  fast_gradients.py  the compiled twins of these
     steps.py       steps of optimisers, in plain NumPy                   fast_steps.py      the compiled twins of these
     products/      linear layers, convolution, attention                 backward/          kernels of gradients
-    normalization.py   group and layer norm
+    normalization.py   group and layer norm, of which the vectors:   deviations.py   sums     scaling.py   what comes of them
     activations.py SiLU, GELU, ReLU, element by element                  arrays.py          what the twins accept
     int8.py        numbers of 8 bits and their scales
     codegen/       how kernels are written, compiled and cached          threads.py         how they are launched

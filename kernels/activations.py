@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from . import threads
-from .arrays import flat, float32
+from .arrays import empty, flat, float32
 from .codegen.compiling import floats_in, floats_out, inlined, kernel, size
 from .codegen.exponential import exp
 from .codegen.memory import load, next_job, store
@@ -47,7 +47,7 @@ def relu(x):
 
 def _activate(x, which):
     x = float32(x, "x")
-    y = np.empty(x.shape, np.float32)
+    y = empty(x.shape)
     threads.launch(activate, x.size, which, flat(x), flat(y), parallel=x.size > 4 * _JOB)
     return y
 

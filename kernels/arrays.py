@@ -2,6 +2,7 @@
 
 NumPy has no bfloat16: an array of uint16 holds its bits.
 """
+import math
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ Array = np.ndarray                                      # float32, unless a docs
 Weight = Any                                            # an Array of the checkpoint's shape, packed or not, or what has `read`
 
 CACHE_LINE = 16                                         # floats in 64 bytes, which also is the longest vector
+_LARGE = 1 << 16                                        # numbers that are worth 2 µs for finding such a place
 
 
 def float32(x, name):
@@ -51,3 +53,14 @@ def aligned(length):
     """Flat float32 memory that begins on a cache line, so that vectors do not straddle two; not initialised."""
     memory = np.empty(length + CACHE_LINE, np.float32)
     return memory[-(memory.ctypes.data // 4) % CACHE_LINE:][:length]
+
+
+def is_aligned(x):
+    """Whether an array begins on a cache line."""
+    return x.ctypes.data % (4 * CACHE_LINE) == 0
+
+
+def empty(shape):
+    """A float32 array for a result, not initialised; a large one begins on a cache line."""
+    length = math.prod(shape)
+    return np.empty(shape, np.float32) if length < _LARGE else aligned(length).reshape(shape)

@@ -2,9 +2,9 @@
 
     y = γ · (x − μ) / √(σ² + ε) + β
 
-σ² as E[x²] − E[x]² loses everything when |μ| ≫ σ. Here deviations are taken from a first estimate m of the mean, which
-may be rough because the sums of d = x − m correct it (Chan, Golub & LeVeque 1983, "Algorithms for computing the sample
-variance"):
+σ² as E[x²] − E[x]² loses everything when |μ| ≫ σ. Here deviations are taken from an estimate m of the mean, which may be
+rough because the sums of d = x − m correct it: the mean of the pixels before, at first that of a single pixel (Chan, Golub &
+LeVeque 1983, "Algorithms for computing the sample variance"):
 
     μ = m + Σd / n      M₂ = Σ (x − μ)² = Σd² − (Σd)² / n
 
@@ -19,15 +19,22 @@ from numba import types
 
 from . import threads
 from .activations import silu_of
-from .arrays import flat, float32, shaped
+from .arrays import empty, flat, float32, shaped
+from .codegen import streaming
 from .codegen.compiling import floats_in, floats_out, inlined, kernel, reordered, size, sizes_of
 from .codegen.memory import load, next_job, store
+from .deviations import add_deviations
+from .products.microkernel import LANES
+from .scaling import make_scaling
 
-_RUN = 32                                                # pixels whose sums are taken in float32
+_RUN = 64                                                # pixels whose sums are taken in float32
 _SMALL = 30_000                                          # elements that are not worth waking threads for
 _ROWS = 16                                               # rows of a job of layer norm
 
 doubles = types.Array(types.float64, 1, "C")
+
+scaled, silu_scaled, stream_scaled, stream_silu = (make_scaling(with_silu, streamed)
+                                                   for streamed in (False, True) for with_silu in (False, True))
 
 
 def group_norm(x, weight, bias, groups, eps):
@@ -49,13 +56,13 @@ def _group_norm(x, weight, bias, groups, eps, with_silu):
     if channels % groups:
         raise ValueError(f"{channels} channels cannot be divided into {groups} groups")
     weight, bias = shaped(weight, (channels,), "weight"), shaped(bias, (channels,), "bias")
-    y = np.empty(x.shape, np.float32)
+    y = empty(x.shape)
     if x.size == 0:
         return y
     sizes, parallel = bands_of(x, groups)
     partial = statistics(x, sizes, parallel)
-    threads.launch(group_norm_bands, tuple(sizes), eps, True, with_silu, flat(x), weight, bias, partial, flat(y),
-                   parallel=parallel, scratch=3 * channels)
+    threads.launch(group_norm_bands, tuple(sizes), eps, True, with_silu, streaming.suits(y, channels), flat(x), weight, bias,
+                   partial, flat(y), parallel=parallel, scratch=3 * channels)
     return y
 
 
@@ -72,7 +79,7 @@ def bands_of(x, groups):
 def statistics(x, sizes, parallel):
     """Mean and M₂ of each band of pixels and group      x: contiguous → flat float64, (N, bands, groups, 2)"""
     partial, nothing = np.empty(sizes.images * sizes.bands * sizes.groups * 2, np.float64), np.empty(0, np.float32)
-    threads.launch(group_norm_bands, tuple(sizes), 0.0, False, False, flat(x), nothing, nothing, partial, nothing,
+    threads.launch(group_norm_bands, tuple(sizes), 0.0, False, False, False, flat(x), nothing, nothing, partial, nothing,
                    parallel=parallel, scratch=3 * sizes.channels)
     return partial
 
@@ -82,7 +89,7 @@ def layer_norm(x, weight, bias, eps):
     x = float32(x, "x")
     channels = x.shape[-1]
     weight, bias = shaped(weight, (channels,), "weight"), shaped(bias, (channels,), "bias")
-    y = np.empty(x.shape, np.float32)
+    y = empty(x.shape)
     threads.launch(layer_norm_rows, x.size // channels, channels, eps, flat(x), weight, bias, flat(y),
                    parallel=x.size > _SMALL)
     return y
@@ -98,9 +105,9 @@ class Sizes(NamedTuple):
     band: int                                            # pixels of one, but fewer in the last
 
 
-@kernel(sizes_of(Sizes), types.float64, types.boolean, types.boolean, floats_in, floats_in, floats_in, doubles,
+@kernel(sizes_of(Sizes), types.float64, types.boolean, types.boolean, types.boolean, floats_in, floats_in, floats_in, doubles,
         floats_out, floats_out, size)
-def group_norm_bands(thread, counter, sizes, eps, normalize, with_silu, x, weight, bias, partial, y, memory, share):
+def group_norm_bands(thread, counter, sizes, eps, normalize, with_silu, streams, x, weight, bias, partial, y, memory, share):
     """First call: partial statistics; second call (`normalize`): the result. A job is a band of an image's pixels."""
     sizes = Sizes(*sizes)
     channels = sizes.channels
@@ -111,7 +118,7 @@ def group_norm_bands(thread, counter, sizes, eps, normalize, with_silu, x, weigh
         start = (image * sizes.pixels + first) * channels
         if normalize:
             _scale_and_shift(image, sizes, eps, weight, bias, partial, memory, thread * share)
-            _normalize_band(start, last - first, channels, with_silu, x, y, memory, thread * share)
+            _normalize_band(start, last - first, channels, with_silu, streams, x, y, memory, thread * share)
         else:
             _band_statistics(start, last - first, channels, sizes.groups, x, partial, job * sizes.groups * 2,
                              memory, thread * share)
@@ -135,26 +142,13 @@ def _band_statistics(start, pixels, channels, groups, x, partial, target, memory
         partial[target + g] = 0
     for run in range(0, pixels, _RUN):
         rows = min(_RUN, pixels - run)
-        source = start + run * channels
-        for c in range(channels):
-            store(memory, sums + c, load(x, source + c))
-        for p in range(1, rows):
-            for c in range(channels):
-                store(memory, sums + c, load(memory, sums + c) + load(x, source + p * channels + c))
-        for g in range(groups):                          # first estimate of a group's mean, at each of its channels
-            total = 0.0
+        for g in range(groups):                          # an estimate of a group's mean, at each of its channels
+            centre_of = np.float32(partial[target + 2 * g])
+            if run == 0:
+                centre_of = _mean(x, start + g * width, width)
             for c in range(g * width, (g + 1) * width):
-                total += load(memory, sums + c)
-            for c in range(g * width, (g + 1) * width):
-                store(memory, centre + c, np.float32(total / (rows * width)))
-        for c in range(channels):
-            store(memory, sums + c, 0)
-            store(memory, squares + c, 0)
-        for p in range(rows):
-            for c in range(channels):
-                d = load(x, source + p * channels + c) - load(memory, centre + c)
-                store(memory, sums + c, load(memory, sums + c) + d)
-                store(memory, squares + c, load(memory, squares + c) + d * d)
+                store(memory, centre + c, centre_of)
+        add_deviations(x, start + run * channels, rows, channels, memory, centre, sums, squares)
         for g in range(groups):
             total, square = 0.0, 0.0
             for c in range(g * width, (g + 1) * width):
@@ -165,6 +159,15 @@ def _band_statistics(start, pixels, channels, groups, x, partial, target, memory
             _, mean, m2 = _merge(float(run * width), partial[target + 2 * g], partial[target + 2 * g + 1],
                                  count, mean, square - total * total / count)
             partial[target + 2 * g], partial[target + 2 * g + 1] = mean, m2
+
+
+@inlined
+def _mean(x, start, count):
+    """Of a few numbers"""
+    total = 0.0
+    for i in range(count):
+        total += load(x, start + i)
+    return np.float32(total / count)
 
 
 @inlined
@@ -193,22 +196,29 @@ def _scale_and_shift(image, sizes, eps, weight, bias, partial, memory, mean_at):
 
 
 @inlined
-def _normalize_band(start, pixels, channels, with_silu, x, y, memory, mean):
+def _normalize_band(start, pixels, channels, with_silu, streams, x, y, memory, mean):
     """y = (x − mean) · scale + shift, or silu of that, for pixels of `channels` numbers from x[start] on.
 
     memory[mean:] holds the three for each channel, as `_scale_and_shift` leaves them.
     """
     scale, shift = mean + channels, mean + 2 * channels
-    for p in range(pixels):
-        at = start + p * channels
-        if with_silu:
-            for c in range(channels):
-                z = (load(x, at + c) - load(memory, mean + c)) * load(memory, scale + c) + load(memory, shift + c)
-                store(y, at + c, silu_of(z))
+    whole = channels // LANES * LANES
+    for at in range(start, start + pixels * channels, channels):
+        if streams and with_silu:
+            for c in range(0, whole, LANES):
+                stream_silu(x, at + c, memory, mean + c, scale + c, shift + c, y, at + c)
+        elif streams:
+            for c in range(0, whole, LANES):
+                stream_scaled(x, at + c, memory, mean + c, scale + c, shift + c, y, at + c)
+        elif with_silu:
+            for c in range(0, whole, LANES):
+                silu_scaled(x, at + c, memory, mean + c, scale + c, shift + c, y, at + c)
         else:
-            for c in range(channels):
-                z = (load(x, at + c) - load(memory, mean + c)) * load(memory, scale + c) + load(memory, shift + c)
-                store(y, at + c, z)
+            for c in range(0, whole, LANES):
+                scaled(x, at + c, memory, mean + c, scale + c, shift + c, y, at + c)
+        for c in range(whole, channels):
+            z = (load(x, at + c) - load(memory, mean + c)) * load(memory, scale + c) + load(memory, shift + c)
+            store(y, at + c, silu_of(z) if with_silu else z)
 
 
 @kernel(size, size, types.float64, floats_in, floats_in, floats_in, floats_out)

@@ -11,7 +11,7 @@ import torch
 
 from npdiffusion import kernels
 from npdiffusion.kernels import activations, fast, reference, threads
-from npdiffusion.kernels.codegen import cache
+from npdiffusion.kernels.codegen import cache, streaming
 from npdiffusion.kernels.products import winograd, winograd_transforms
 from npdiffusion.kernels.products.packing import Packed
 from npdiffusion.kernels.products.patches import Geometry
@@ -213,6 +213,32 @@ def test_activations_match_torch(name, definition):
     agree("operations", "activations match torch", getattr(reference, name)(x), expected, 1e-6, relative=True)
     agree("operations", "activations match torch", getattr(fast, name)(x), expected, 1e-6, relative=True)
     assert_twin(name, x, limit=1e-6)
+
+
+@pytest.mark.parametrize("channels, groups", [(48, 4), (160, 8), (320, 32), (40, 8)])
+def test_what_is_written_past_the_caches_is_the_same(monkeypatch, channels, groups):
+    """Of large results, those of whole lines"""
+    monkeypatch.setattr(streaming, "LARGE", 0)
+    x, weight, bias = values(1, 43, 41, channels), values(channels), values(channels, seed=1)
+    kernel, residual = values(96, channels, 3, 3), values(1, 43, 41, 96, seed=1)
+    assert streaming.suits(fast.silu(x), channels) == (channels != 40)
+    calls = (lambda: fast.group_norm(x, weight, bias, groups, 1e-5),
+             lambda: fast.group_norm_silu(x, weight, bias, groups, 1e-5),
+             lambda: fast.conv2d(x, kernel, values(96), padding=(1, 1, 1, 1)),
+             lambda: fast.conv2d(x, kernel, values(96), padding=(1, 1, 1, 1), residual=residual))
+    streamed = [call() for call in calls]
+    monkeypatch.setattr(streaming, "suits", lambda y, run: False)
+    for found, call in zip(streamed, calls):
+        np.testing.assert_array_equal(found, call())
+
+
+def test_group_norm_of_an_image_whose_parts_lie_far_apart():
+    """Deviations are taken from what was seen before, which is no estimate of what follows here."""
+    x = values(2, 64, 40, 96)
+    x[:, :1, :1] += 3000
+    x[:, 30:] -= 200
+    x[1, 50:] = 7
+    assert_twin("group_norm", x, values(96), values(96, seed=1), 8, 1e-5)
 
 
 @pytest.mark.parametrize("name", ["silu", "gelu", "quick_gelu", "relu"])

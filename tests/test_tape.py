@@ -21,7 +21,7 @@ from tests.differences import agree
 from tests.operations import values
 from tests.references import random, twin
 
-LIMIT = 1e-5                                             # largest error over largest value, float32
+LIMIT = 1.5e-5                                           # largest error over largest value, float32, of 40 layers and more
 
 # ---- whole models
 

@@ -4,5 +4,5 @@
     inlining.py    functions that kernels call                      exponential.py  eˣ and 2ˣ in vectors
     sharing.py     running one on several threads                   processes.py    compiling several at once
     cache.py       compiled kernels on disk                         helper.py       a process that does its share
-    bfloat16.py    a type that numba does not have
+    bfloat16.py    a type that numba does not have                  streaming.py    stores that pass by the caches
 """

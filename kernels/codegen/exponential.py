@@ -74,3 +74,23 @@ def emit_exp2(builder, multiply_add, x):
         p = multiply_add(p, f, constant(float(coefficient)))
     exponent = builder.shl(builder.bitcast(rounded, integers), ir.Constant(integers, [23] * integers.count))
     return builder.fmul(p, builder.bitcast(exponent, x.type))
+
+
+def emit_exp(builder, multiply_add, x):
+    """Write LLVM code for eˣ as `exp` computes it, where x is a vector; `multiply_add(a, b, c)` writes a · b + c."""
+    def constant(value):
+        return ir.Constant(x.type, [float(value)] * x.type.count)
+
+    integers = ir.VectorType(ir.IntType(32), x.type.count)
+    for bound, beyond in ((_LOWEST_E, "<"), (_HIGHEST_E, ">")):
+        x = builder.select(builder.fcmp_ordered(beyond, x, constant(bound)), constant(bound), x)
+    rounded = multiply_add(x, constant(_LOG2_E), constant(_ROUND))
+    n = builder.fsub(rounded, constant(_ROUND))
+    r = multiply_add(n, constant(-_LN2_LOW), multiply_add(n, constant(-_LN2_HIGH), x))
+    p = constant(_E6)
+    for coefficient in (_E5, _E4, _E3, _E2):
+        p = multiply_add(p, r, constant(coefficient))
+    p = builder.fadd(multiply_add(builder.fmul(p, r), r, r), constant(_ONE))
+    exponent = builder.shl(builder.bitcast(rounded, integers), ir.Constant(integers, [int(_MANTISSA)] * integers.count))
+    exponent = builder.add(exponent, ir.Constant(integers, [int(_BIAS)] * integers.count))
+    return builder.fmul(p, builder.bitcast(exponent, x.type))

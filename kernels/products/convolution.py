@@ -8,9 +8,7 @@ patches are best read where they are (`direct`). All others are one matrix produ
 at a time instead of all at once (`patches`, `matmul`): im2col, Chellapilla, Puri & Simard 2006, "High performance
 convolutional neural networks for document processing".
 """
-import numpy as np
-
-from ..arrays import float32
+from ..arrays import empty, float32
 from . import direct, epilogue, few_outputs, winograd
 from .matmul import product
 from .packing import packed
@@ -39,7 +37,7 @@ def _convolve(x, height, width, weight, bias, stride, padding, residual):
     """The convolution of x enlarged to height × width."""
     geometry = _geometry(x, height, width, weight, stride, padding)
     images, outputs = len(x), weight.shape[0]
-    y = np.empty((images, geometry.out_height, geometry.out_width, outputs), np.float32)
+    y = empty((images, geometry.out_height, geometry.out_width, outputs))
     for way in () if weight.dtype == "int8" else (direct, winograd, few_outputs):
         if way.suits(geometry, weight):
             return way.convolve(x, geometry, weight, *epilogue.checked(bias, residual, images, outputs, y.shape), y)

@@ -13,6 +13,7 @@ from ..activations import gelu_of
 from ..arrays import shaped
 from ..codegen.compiling import inlined
 from ..codegen.memory import load, store
+from ..codegen.streaming import mark_streamed
 from .blocking import COLUMNS, panels_of
 from .microkernel import FLOAT, LANES, vector_pointer
 
@@ -52,10 +53,38 @@ def add_vectors(typing, x, x_start, y, y_start, target, start):
     return types.void(x, types.intp, y, types.intp, target, types.intp), generate
 
 
+def _make_streamed_sum(with_residual):
+    """→ add_up(memory, sums, bias, shift, residual, y, target), for use in kernels: LANES numbers of y, see `write`."""
+    @intrinsic
+    def add_up(typing, memory, sums, bias, shift, residual, y, target):
+        def generate(context, builder, signature, arguments):
+            def at(array, offset):
+                data = context.make_array(signature.args[array])(context, builder, arguments[array]).data
+                return vector_pointer(builder, data, arguments[offset], ir.VectorType(FLOAT, LANES))
+
+            total = builder.fadd(builder.load(at(0, 1), align=4), builder.load(at(2, 3), align=4))
+            if with_residual:
+                total = builder.fadd(total, builder.load(at(4, 6), align=4))
+            mark_streamed(builder, builder.store(total, at(5, 6)))
+            return context.get_dummy_value()
+        return types.void(memory, types.intp, bias, types.intp, residual, y, types.intp), generate
+
+    return add_up
+
+
+_stream_sum, _stream_sum_with_residual = (_make_streamed_sum(with_residual) for with_residual in (False, True))
+
+
 @inlined
-def write(memory, sums, count, bias, shift, residual, y, target):
-    """y[target:] = memory[sums:] + bias[shift:] (+ residual[target:]), `count` numbers"""
-    if residual.size > 0:
+def write(memory, sums, count, bias, shift, residual, streams, y, target):
+    """y[target:] = memory[sums:] + bias[shift:] (+ residual[target:]), `count` numbers, past the caches if it `streams`"""
+    if streams and residual.size > 0:
+        for i in range(0, count, LANES):
+            _stream_sum_with_residual(memory, sums + i, bias, shift + i, residual, y, target + i)
+    elif streams:
+        for i in range(0, count, LANES):
+            _stream_sum(memory, sums + i, bias, shift + i, residual, y, target + i)
+    elif residual.size > 0:
         for i in range(count):
             store(y, target + i, load(memory, sums + i) + load(bias, shift + i) + load(residual, target + i))
     else:
@@ -99,4 +128,4 @@ def write_rectangle(memory, c, first, last, column, end, sizes, out_pixels, bias
             gates = sums + value_panels * COLUMNS + (sizes.columns + column) % COLUMNS
             write_gated(memory, sums, gates, end - column, bias, shift, shift + sizes.columns, y, target)
         else:
-            write(memory, sums, end - column, bias, shift, residual, y, target)
+            write(memory, sums, end - column, bias, shift, residual, False, y, target)

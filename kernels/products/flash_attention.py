@@ -26,7 +26,7 @@ import numpy as np
 from numba import types
 
 from .. import threads
-from ..arrays import flat, float32
+from ..arrays import empty, flat, float32
 from ..codegen.bfloat16 import HAS_DOT, store_factor
 from ..codegen.compiling import floats_in, floats_out, halves_in, inlined, kernels_for, size, sizes_of
 from ..codegen.memory import load, next_job, store
@@ -66,7 +66,7 @@ def attention(q, k, v, heads, causal=False, dtype="float32"):
         raise ValueError(f"attention of {heads} heads cannot take q {q.shape}, k {k.shape}, v {v.shape}")
     if causal and queries != keys:
         raise ValueError(f"causal attention needs as many keys as queries, not {keys} and {queries}")
-    y = np.empty(q.shape, np.float32)
+    y = empty(q.shape)
     width = channels // heads
     sizes = tuple(Sizes(images, queries, keys, heads, width))
     k, v, parallel = flat(k), flat(v), images * queries * keys * channels > _SMALL

@@ -22,10 +22,8 @@ that fill them, and vectors the rest; most products of float32 are theirs there,
 
 Goto & van de Geijn 2008, "Anatomy of high-performance matrix multiplication".
 """
-import numpy as np
-
 from .. import threads
-from ..arrays import flat, float32
+from ..arrays import empty, flat, float32
 from ..codegen.bfloat16 import factors_per_word
 from ..codegen.compiling import floats_in, floats_out, halves_in, inlined, kernels_for, size, sizes_of
 from ..codegen.memory import next_job
@@ -47,7 +45,7 @@ def linear(x, weight, bias=None, residual=None):
     x, weight = float32(x, "x"), packed(weight)
     outputs, depth = weight.shape
     rows = x.size // depth
-    y = np.empty((*x.shape[:-1], outputs), np.float32)
+    y = empty((*x.shape[:-1], outputs))
     return product(x, rows_of_a_matrix(rows, x.shape[-1]), rows, weight, bias, residual, y)
 
 
@@ -60,7 +58,7 @@ def linear_geglu(x, weight, bias):
     x, weight = float32(x, "x"), packed(weight)
     outputs, depth = weight.shape
     rows = x.size // depth
-    y = np.empty((*x.shape[:-1], outputs // 2), np.float32)
+    y = empty((*x.shape[:-1], outputs // 2))
     return product(x, rows_of_a_matrix(rows, x.shape[-1]), rows, weight, bias, None, y, gated=True)
 
 

@@ -30,6 +30,7 @@ import numpy as np
 
 from .. import threads
 from ..arrays import CACHE_LINE, flat
+from ..codegen import streaming
 from ..codegen.bfloat16 import HAS_DOT, factors_per_word
 from ..codegen.compiling import floats_in, floats_out, halves_in, inlined, kernel, kernels_for, size, sizes_of
 from ..codegen.memory import load, next_job, store
@@ -96,7 +97,8 @@ def convolve(x, geometry, weight, bias, residual, y):
     v = threads.working_memory("winograd", POINTS * v_step)
     for first in range(0, tiles, group):
         count = min(group, tiles - first)
-        sizes = tuple(Sizes(first, count, group, rows, columns, height, width, outputs, job_rows, v_step, m_step))
+        sizes = tuple(Sizes(first, count, group, rows, columns, height, width, outputs, job_rows, v_step, m_step,
+                            int(streaming.suits(y, outputs))))
         threads.launch(transform_patches, sizes, tuple(geometry), terms, flat(x), v, scratch=PATCH_FLOATS)
         threads.launch(multiply_points[weight.dtype], sizes, tuple(geometry), v, weight.panels, bias, residual,
                        flat(y), scratch=U_FLOATS + POINTS * m_step + Y_FLOATS)
@@ -129,6 +131,7 @@ class Sizes(NamedTuple):
     job_rows: int                                        # tiles of a job
     v_step: int                                          # from ξ to ξ + 1 in V
     m_step: int                                          # and in M
+    streams: int = 0                                     # whether y is written past the caches, see streaming.py
 
 
 @kernel(sizes_of(Sizes), sizes_of(Geometry), size, floats_in, floats_out, floats_out, size)
@@ -276,4 +279,4 @@ def _write_tile(memory, out, tile, output, sizes, geometry, bias, residual, y):
     for i in range(min(OUTPUTS, height - row)):
         for j in range(min(OUTPUTS, width - column)):
             target = ((image * height + row + i) * width + column + j) * sizes.outputs + output
-            epilogue.write(memory, out + (i * OUTPUTS + j) * COLUMNS, lanes, bias, shift, residual, y, target)
+            epilogue.write(memory, out + (i * OUTPUTS + j) * COLUMNS, lanes, bias, shift, residual, sizes.streams, y, target)
