@@ -5,15 +5,16 @@
 A few vectors of channels at a time stay in registers with both of their sums while the pixels go by, so that a number is read
 once and nothing else is.
 """
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
 from .codegen.compiling import inlined
 from .codegen.memory import load, store
-from .products.microkernel import FLOAT, INTEGER, LANES, PRODUCT, multiply_add, vector_pointer
+from .products.microkernel import FLOAT, INTEGER, LANES, multiply_add, registers, vector_pointer
 
-VECTORS = 8 if PRODUCT.rows > 6 else 4                   # at once: three registers each, of 32 or 16
+VECTORS = registers()[1] // 4                            # at once: three registers each, of 32 or 16
 _VECTOR = ir.VectorType(FLOAT, LANES)
 
 
@@ -70,7 +71,7 @@ def add_deviations(x, start, pixels, channels, memory, centre, sums, squares):
     for c in range(some, whole, LANES):
         _one(x, start + c, channels, pixels, memory, centre + c, sums + c, squares + c)
     for c in range(whole, channels):
-        total = square = load(memory, centre + c) * 0
+        total = square = np.float32(0)
         for p in range(pixels):
             d = load(x, start + p * channels + c) - load(memory, centre + c)
             total += d

@@ -39,13 +39,12 @@ def test_three_parts_are_the_number():
     assert (np.abs(parts[1]) <= np.abs(x) * 2 ** -8).all() and (np.abs(parts[2]) <= np.abs(x) * 2 ** -16).all()
 
 
-@pytest.mark.parametrize("numbers", [(np.nan, np.inf, -np.inf, 3.4e38)])
-def test_what_has_no_parts_is_not_a_number(numbers):
+def test_what_has_no_parts_is_not_a_number():
     x = np.ones(32, np.float32)
-    x[:len(numbers)] = numbers
+    x[:4] = np.nan, np.inf, -np.inf, 3.4e38              # the last is finite, but its x₁ isn't
     with np.errstate(invalid="ignore"):
         sums = parts_of(x).sum(axis=0)
-    assert not np.isfinite(sums[:len(numbers)]).any() and (sums[len(numbers):] == 1).all()
+    assert not np.isfinite(sums[:4]).any() and (sums[4:] == 1).all()
 
 
 @pytest.mark.parametrize("rows", [16, 17, 33, 64, 70, 500])

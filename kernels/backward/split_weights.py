@@ -21,7 +21,7 @@ from ..codegen.memory import load, next_job, store
 from ..products import amx_tile
 from ..products.blocking import COLUMNS
 from ..products.microkernel import LANES
-from ..products.split_matmul import DEPTH, PANEL, STRIDE, run_down
+from ..products.split_matmul import DEPTH, PANEL, STRIDE, multiply_rows
 from ..products.splitting import split_panel, turn_split
 from .partial_sums import shared
 
@@ -112,7 +112,8 @@ def _block(first, last, row, end, column, column_end, sizes, g, x, sums, target,
             if whole < terms:
                 _fill(x, (k0 + whole) * inputs + lane, inputs, terms - whole, COLUMNS, memory, filled)
                 split_panel(memory, filled, COLUMNS, memory, b + whole // 2 * COLUMNS, amx_tile.SIDE, DEPTH * COLUMNS)
-            run_down(end - row, words, k0 > first, memory, a, b, sums, target + row * inputs + lane, inputs)
+            multiply_rows(end - row, memory, a, STRIDE, memory, b, sums, target + row * inputs + lane, inputs, words,
+                          k0 > first)
 
 
 @inlined

@@ -28,6 +28,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ..codegen import bfloat16
+from ..codegen.compiling import inlined
 from ..environment import target
 from . import int8_tile
 from .microkernel import BYTE, INTEGER, PRODUCT, emit_prefetch
@@ -82,7 +83,7 @@ def release(typing):
     return types.void(), generate
 
 
-def make_amx_tile(rows, instruction, halves=False, runs=False, split=False):
+def make_amx_tile(rows, instruction, halves=False, runs=False, pieces=None):
     """→ tile(a, a_start, a_stride, b, b_start, c, c_start, c_stride, words, old, begin, begin_stride), used in kernels.
 
     rows: 16 or 32     instruction: "tdpbf16ps" for words of two bfloat16 and a C of float32, or "tdpbusd" for words of four
@@ -98,8 +99,8 @@ def make_amx_tile(rows, instruction, halves=False, runs=False, split=False):
     With `runs` there are five more arguments, `count`, `down`, `across`, `jump` and `later`: of each row of A count · across
     runs of `words` are summed, the one in row u and column v of so many begins u · down + v · jump words after the first; in b
     all follow each other. Meanwhile AHEAD cache lines for every 16 words are fetched from b[later:] on, for calls to come.
-    With `split` (`splitting`) two arguments follow, `a_piece` and `b_piece`: so many words after A₁, which is A, begins A₂, and
-    as many further on A₃; likewise the Bs. C (+)= A₃B₁ + A₂B₁ + A₂B₂ + A₁B₂ + A₁B₁ + A₁B₃.
+    With `pieces` (`splitting`) A and B are sums: the first of the two says how many words after A₁, which lies where A does, A₂
+    begins, and A₃ after that; the second likewise for B. C (+)= A₃B₁ + A₂B₁ + A₂B₂ + A₁B₂ + A₁B₁ + A₁B₃.
     Nothing is checked, and the thread's tile registers must be configured.
     """
     above = range(rows // SIDE)
@@ -142,16 +143,17 @@ def make_amx_tile(rows, instruction, halves=False, runs=False, split=False):
         else:
             place = k
 
-        def piece_of(base, apart, piece):                # A₁ and B₁ are all that there is without `split`
-            return further(base, builder.mul(counted(apart), INTEGER(piece - 1))) if piece > 1 else base
-
-        def load_b(piece):
-            row = piece_of(further(b, builder.mul(k, b_stride)), more[-1] if split else None, piece)
+        def load_b(piece=1):
+            row = further(b, builder.mul(k, b_stride))
+            if piece > 1:
+                row = further(row, INTEGER(4 * pieces[1] * (piece - 1)))
             for j in range(2):
                 _call(builder, "tileloadd64", BYTE(_B[j]), of_cell(row, b_stride, 0, j), b_stride)
 
-        def load_a(piece):
-            column = piece_of(further(a, counted(place)), more[-2] if split else None, piece)
+        def load_a(piece=1):
+            column = further(a, counted(place))
+            if piece > 1:
+                column = further(column, INTEGER(4 * pieces[0] * (piece - 1)))
             for i in above:
                 _call(builder, "tileloadd64", BYTE(_A[i]), of_cell(column, a_stride, i, 0), a_stride)
 
@@ -159,14 +161,14 @@ def make_amx_tile(rows, instruction, halves=False, runs=False, split=False):
             for i, j, register in cells:
                 _call(builder, instruction, register, BYTE(_A[i]), BYTE(_B[j]))
 
-        load_b(1)
-        if split:                                        # each piece is loaded as seldom as can be
+        load_b()
+        if pieces:                                       # each is loaded as seldom as can be
             for load, piece in ((load_a, 3), (load_a, 2), (load_b, 2), (load_a, 1), (load_b, 1)):
                 load(piece)
                 multiply()
             load_b(3)
         else:
-            load_a(1)
+            load_a()
         multiply()
         next_k, end = builder.add(k, INTEGER(SIDE)), words
         k.add_incoming(INTEGER(0), start)
@@ -210,9 +212,28 @@ def make_amx_tile(rows, instruction, halves=False, runs=False, split=False):
                      count, down, across, jump, later):
         return signature(a, b, c, old, *[types.intp] * 5), generate
 
-    @intrinsic
-    def split_tile(typing, a, a_start, a_stride, b, b_start, c, c_start, c_stride, words, old, begin, begin_stride,
-                   a_piece, b_piece):
-        return signature(a, b, c, old, *[types.intp] * 2), generate
+    return tile_of_runs if runs else tile
 
-    return tile_of_runs if runs else split_tile if split else tile
+
+def make_multiply_rows(pieces=None):
+    """→ multiply_rows(rows, a, start, a_stride, panels, b, target, c, c_stride, words, further), for use in kernels.
+
+    target[c:] = A B, or has that added if `further`, of words of two bfloat16, by the larger tile and, if the smaller holds
+    what is left, by that; arrays, starts and strides are those of `make_amx_tile`, and so is `pieces`.
+    """
+    full_tile, half_tile = (make_amx_tile(rows, "tdpbf16ps", pieces=pieces) for rows in (ROWS, SIDE))
+
+    @inlined
+    def multiply_rows(rows, a, start, a_stride, panels, b, target, c, c_stride, words, further):
+        for row in range(0, rows, ROWS):
+            source, goal = start + row * a_stride, c + row * c_stride
+            begin = goal if further else -1
+            if rows - row > SIDE:
+                full_tile(a, source, a_stride, panels, b, target, goal, c_stride, words, target, begin, c_stride)
+            else:
+                half_tile(a, source, a_stride, panels, b, target, goal, c_stride, words, target, begin, c_stride)
+
+    return multiply_rows
+
+
+multiply_rows = make_multiply_rows()

@@ -45,7 +45,6 @@ _SMALL = 200_000                                         # multiply-adds that ar
 
 many_rows = make_tile(PRODUCT._replace(rows=ROWS))
 one_row = make_tile(PRODUCT._replace(rows=1))            # for what is left over
-full_tile, half_tile = (amx_tile.make_amx_tile(rows, "tdpbf16ps") for rows in (amx_tile.ROWS, amx_tile.SIDE))
 raise_maximum, powers, scale = make_raise_maximum(PRODUCT), make_powers(PRODUCT), make_scale(PRODUCT)
 narrow_powers = make_powers(PRODUCT, narrow=True) if HAS_DOT else powers
 transpose = make_transpose(LANES)
@@ -214,7 +213,7 @@ def _scores(count, k, k_start, row, width, memory, query, score):
     """P = K Qᵀ for `count` keys"""
     terms = 4 // k.itemsize
     if HAS_AMX and terms == 2:
-        _tiles_of_rows(count, k, k_start // 2, row, memory, query, score, row, False)
+        amx_tile.multiply_rows(count, k, k_start // 2, row, memory, query, memory, score, QUERIES, row, False)
     else:
         whole = count // ROWS * ROWS
         for s in range(0, whole, ROWS):
@@ -230,7 +229,8 @@ def _accumulate(count, v, v_start, row, width, memory, score, output, further):
     """Oᵀ = Vᵀ P for the first `count` keys, Oᵀ += Vᵀ P for further ones"""
     terms = 4 // v.itemsize
     if HAS_AMX and terms == 2:
-        _tiles_of_rows(width, v, v_start // 2, WORD_KEYS // 2, memory, score, output, words.whole_keys(count) // 2, further)
+        amx_tile.multiply_rows(width, v, v_start // 2, WORD_KEYS // 2, memory, score, memory, output, QUERIES,
+                               words.whole_keys(count) // 2, further)
     else:
         whole = width // ROWS * ROWS
         for d in range(0, whole, ROWS):
@@ -239,15 +239,3 @@ def _accumulate(count, v, v_start, row, width, memory, score, output, further):
         for d in range(whole, width):
             one_row(v, v_start + d * terms, 1, row, memory, score,
                     memory, output + d * QUERIES, QUERIES, count, further)
-
-
-@inlined
-def _tiles_of_rows(rows, a, start, stride, memory, b, c, depth, further):
-    """memory[c:] (+)= A B by tile registers, `depth` words      A: rows of words of a, `stride` apart   B: memory[b:]"""
-    for row in range(0, rows, amx_tile.ROWS):
-        source, target = start + row * stride, c + row * QUERIES
-        begin = target if further else -1
-        if rows - row > amx_tile.SIDE:
-            full_tile(a, source, stride, memory, b, memory, target, QUERIES, depth, memory, begin, QUERIES)
-        else:
-            half_tile(a, source, stride, memory, b, memory, target, QUERIES, depth, memory, begin, QUERIES)

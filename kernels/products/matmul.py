@@ -29,7 +29,6 @@ from ..codegen.compiling import floats_in, floats_out, halves_in, inlined, kerne
 from ..codegen.memory import next_job
 from . import amx_tile, blocking, epilogue, int8_matmul, job_sizes, split_matmul, windows
 from .amx_tile import HAS_BFLOAT16 as HAS_AMX
-from .amx_tile import make_amx_tile
 from .blocking import AMX_DEPTH, AMX_STRIDE, COLUMNS, DEPTH, SMALL, TAIL_ROWS, TILE_ROWS, Sizes, job_size
 from .microkernel import PRODUCT, make_tile
 from .packing import packed, packed_depth
@@ -37,7 +36,6 @@ from .patches import Geometry, gather, rows_of_a_matrix
 
 full_tile = make_tile(PRODUCT)
 tail_tile = make_tile(PRODUCT._replace(rows=TAIL_ROWS))
-amx_full_tile, amx_half_tile = (make_amx_tile(rows, "tdpbf16ps") for rows in (amx_tile.ROWS, amx_tile.SIDE))
 
 
 def linear(x, weight, bias=None, residual=None):
@@ -157,7 +155,8 @@ def _multiply_gathered(first, last, column, end, sizes, geometry, x, panels, mem
             if HAS_AMX and panels.itemsize == 2:
                 done = terms // (2 * amx_tile.SIDE) * amx_tile.SIDE              # words that fill tiles
                 if done > 0:
-                    _by_amx(last - first, done, k0 > 0, memory, a, panels, b // 2, c + p * COLUMNS, width)
+                    amx_tile.multiply_rows(last - first, memory, a, stride, panels, b // 2, memory, c + p * COLUMNS, width,
+                                           done, k0 > 0)
                 if 2 * done < terms:
                     _by_vectors(last - first, terms - 2 * done, k0 + done > 0, memory, a + done, stride, panels,
                                 b + 2 * done * COLUMNS, c + p * COLUMNS, width)
@@ -173,15 +172,3 @@ def _by_vectors(rows, terms, further, memory, a, stride, panels, b, c, width):
         full_tile(memory, a + row * stride, stride, 1, panels, b, memory, c + row * width, width, terms, further)
     for row in range(whole, rows, TAIL_ROWS):
         tail_tile(memory, a + row * stride, stride, 1, panels, b, memory, c + row * width, width, terms, further)
-
-
-@inlined
-def _by_amx(rows, words, further, memory, a, panels, b, c, width):
-    """The same by tile registers, for a number of words that fills them (b counts words)"""
-    for row in range(0, rows, amx_tile.ROWS):
-        source, target = a + row * AMX_STRIDE, c + row * width
-        begin = target if further else -1
-        if rows - row > amx_tile.SIDE:
-            amx_full_tile(memory, source, AMX_STRIDE, panels, b, memory, target, width, words, memory, begin, width)
-        else:
-            amx_half_tile(memory, source, AMX_STRIDE, panels, b, memory, target, width, words, memory, begin, width)

@@ -23,7 +23,7 @@ STRIDE = PARTS * DEPTH                                   # of a cache line, see 
 PANEL = PARTS * DEPTH * COLUMNS
 LEAST_ROWS = amx_tile.SIDE                               # of an image: with fewer, splitting the weights takes longest
 
-full_tile, half_tile = (amx_tile.make_amx_tile(rows, "tdpbf16ps", split=True) for rows in (amx_tile.ROWS, amx_tile.SIDE))
+multiply_rows = amx_tile.make_multiply_rows(pieces=(DEPTH, DEPTH * COLUMNS))
 
 
 def suits(x, geometry, weight, rows):
@@ -89,16 +89,4 @@ def _multiply_gathered(first, last, column, end, sizes, geometry, x, panels, mem
         for p in range(all_panels):
             panel = value_panel + p if p < value_panels else gate_panel + p - value_panels
             split_panel(panels, (panel * sizes.depth + k0) * COLUMNS, COLUMNS, memory, b, terms // 2, DEPTH * COLUMNS)
-            run_down(last - first, terms // 2, k0 > 0, memory, a, b, memory, c + p * COLUMNS, sizes.width)
-
-
-@inlined
-def run_down(rows, words, further, memory, a, b, sums, c, width):
-    """sums[c:] = A times a panel B, or has that added if `further`; A and B lie in memory[a:] and memory[b:]"""
-    for row in range(0, rows, amx_tile.ROWS):
-        source, target = a + row * STRIDE, c + row * width
-        begin = target if further else -1
-        if rows - row > amx_tile.SIDE:
-            full_tile(memory, source, STRIDE, memory, b, sums, target, width, words, sums, begin, width, DEPTH, DEPTH * COLUMNS)
-        else:
-            half_tile(memory, source, STRIDE, memory, b, sums, target, width, words, sums, begin, width, DEPTH, DEPTH * COLUMNS)
+            multiply_rows(last - first, memory, a, STRIDE, memory, b, memory, c + p * COLUMNS, sizes.width, terms // 2, k0 > 0)
